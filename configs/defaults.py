@@ -1,0 +1,100 @@
+"""Every field and its default: BYOL as the replication ran it on CIFAR-10.
+
+Höppe et al. 2022 (ReScience C), section 4; where the text is silent, the published code of the replication or of
+the original decides (each case is in the comments).
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.task = "pretrain"  # pretrain | probe | views (a picture grid of augmented views, nothing trained)
+    config.method = "byol"  # a label for tables and headers; the fields below decide what happens
+    config.seed = 0
+    config.epochs = 100
+    config.batch_size = 128  # over all devices together
+    config.init = "glorot"  # glorot (replication) | pytorch (original)
+    config.precision = "float32"  # float32 | bfloat16 (forward and backward only)
+    config.loss_scale = 1.0  # c in c * (-cos) a direction: 1 replication, 2 original code
+    config.devices = 0  # 0: all
+    config.sync_batch_norm = True  # BatchNorm statistics over all devices, or each its own
+    config.steps_per_call = "auto"  # steps in one compiled call: auto is 1 on the CPU, 10 elsewhere
+    config.log_every = 50  # steps
+    config.eval_every = 5  # epochs; 0: only at the end
+    config.checkpoint_every = 5  # epochs; 0: only at the end
+
+    config.data = ConfigDict()
+    config.data.name = "cifar10"  # digits, or an image-classification set of TensorFlow Datasets
+    config.data.data_dir = ""  # where TFDS keeps its sets; "": its own default
+    config.data.train_size = 0  # the first so many training images; 0: all
+    config.data.image_size = 0  # side in pixels of what the network sees; 0: as in the set
+    config.data.resident = "auto"  # auto | yes | no: images on the device, or streamed to it
+
+    config.views = ConfigDict()
+    config.views.recipe = "cifar"  # cifar | stl10 | digits; a field below, where given, overrides the recipe's
+    config.views.crop_scale = placeholder(tuple)  # smallest and largest share of the image's area
+    config.views.crop_ratio = placeholder(tuple)  # smallest and largest width / height
+    config.views.flip = placeholder(float)  # probability
+    config.views.jitter = placeholder(float)  # probability of the next four
+    config.views.brightness = placeholder(float)
+    config.views.contrast = placeholder(float)
+    config.views.saturation = placeholder(float)
+    config.views.hue = placeholder(float)
+    config.views.gray = placeholder(float)  # probability
+    config.views.blur = placeholder(float)  # probability
+    config.views.mean = placeholder(tuple)
+    config.views.std = placeholder(tuple)
+
+    config.encoder = ConfigDict()
+    config.encoder.name = "resnet18"
+    config.encoder.width = 64
+    config.encoder.stem = "cifar"  # cifar (3x3, stride 1) | imagenet (7x7, stride 2, max-pool)
+    config.encoder.norm = "batch"  # batch | group | none
+
+    config.projector = ConfigDict()
+    config.projector.hidden = 512
+    config.projector.out = 128
+    config.projector.output_bias = False  # replication: off; original: on
+
+    config.predictor = ConfigDict()
+    config.predictor.kind = "mlp"  # mlp | linear | direct_pred | direct_copy
+    config.predictor.hidden = 512  # mlp
+    config.predictor.symmetric = False  # mlp, linear: projected to symmetric after each step
+    config.predictor.every = 1  # direct_*: set every so many steps, trained by the optimizer in between
+    config.predictor.eps = 0.1  # direct_*
+    config.predictor.eps_mode = "relative"  # direct_pred: relative (both codes) | literal (as printed)
+    config.predictor.rho = 0.3  # how much of the old correlation is kept each step
+
+    config.target = ConfigDict()
+    config.target.tau = 0.996  # 0: no average, the target is the online network (SimSiam)
+    config.target.schedule = "constant"  # constant | cosine (rises to 1)
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "momentum"  # sgd | momentum | nesterov
+    config.optimizer.learning_rate = 0.03
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 4e-4
+    config.optimizer.decay = "coupled"
+    # The replication decays kernels and BatchNorm's affine parameters, not the biases of linear layers.
+    config.optimizer.exclude = r"linear\d*/bias"
+    config.optimizer.predictor = ConfigDict()
+    config.optimizer.predictor.learning_rate = placeholder(float)  # None: as above
+    config.optimizer.predictor.weight_decay = placeholder(float)  # None: as above
+
+    config.schedule = ConfigDict()
+    config.schedule.name = "constant"  # constant | cosine
+    config.schedule.warmup_epochs = 0
+
+    config.probe = ConfigDict()
+    config.probe.protocol = "seed"  # seed | original | both
+    config.probe.epochs = 0  # of the linear probe; 0: as the protocol has it (100, 50)
+    config.probe.ridge = True
+    config.probe.knn_k = 200
+    config.probe.knn_temperature = 0.1
+    config.probe.validation_size = 2000  # training images held out of the kNN bank to judge checkpoints by
+    config.probe.random_init = True  # the same probes on the untrained encoder
+    config.probe.few_labels = 0  # labels a class of the few-label probe; 0: none
+    config.probe.few_label_draws = 20
+    return config

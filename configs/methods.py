@@ -1,0 +1,35 @@
+"""The methods, each as what it changes of BYOL with a two-layer predictor."""
+
+from ml_collections import ConfigDict
+
+from ssl_jax.errors import UserError, nearest
+
+LINEAR = {"predictor.kind": "linear"}
+DIRECTPRED = {"predictor.kind": "direct_pred"}
+# Wang et al. 2021 (arXiv 2110.04947) with the replication's constants.
+DIRECTCOPY = {"predictor.kind": "direct_copy", "predictor.eps": 0.3, "predictor.rho": 0.5}
+NO_EMA = {"target.tau": 0.0}
+SYMMETRIC = {"predictor.symmetric": True}
+
+METHODS: dict[str, dict] = {
+    "byol": {},
+    "byol_sym": SYMMETRIC,
+    "simsiam": NO_EMA,
+    "simsiam_sym": NO_EMA | SYMMETRIC,
+    "linear": LINEAR,
+    "linear_noema": LINEAR | NO_EMA,
+    "directpred": DIRECTPRED,
+    "directpred_noema": DIRECTPRED | NO_EMA,
+    "directpred5": DIRECTPRED | {"predictor.every": 5},
+    "directcopy": DIRECTCOPY,
+    "directcopy_noema": DIRECTCOPY | NO_EMA,
+}
+
+
+def apply_method(config: ConfigDict, method: str) -> ConfigDict:
+    """`config` with the fields of `method`; UserError for a name that is not there."""
+    if method not in METHODS:
+        raise UserError(f"method: got {method!r}, {nearest(method, METHODS)}")
+    config.method = method
+    config.update_from_flattened_dict(METHODS[method])
+    return config

@@ -1,0 +1,1 @@
+"""Augmentations that run inside the compiled training step. Images are float32 in [0, 1], (H, W, C)."""

@@ -1,0 +1,178 @@
+"""Two views of each image of a batch, by a named recipe whose every number can be overridden.
+
+Value contract: images come as uint8 in [0, 255] (or float in [0, 1]), channels last; inside they are float32
+in [0, 1]; views leave normalised by `(image - mean) / std`. Which view an example gets follows from its key
+and its pixels alone, whatever batch, place or device it sits in.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from numbers import Real
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.augment import colour, geometry
+from ssl_jax.errors import UserError, nearest
+
+
+class Recipe(NamedTuple):
+    """What is done to an image, in the order of the fields. Probability or strength 0: not traced at all."""
+
+    crop_scale: tuple = (0.08, 1.0)  # share of the image's area that the crop covers
+    crop_ratio: tuple = (3 / 4, 4 / 3)  # width / height of the crop
+    flip: float = 0.5  # probability of mirroring
+    brightness: float = 0.4  # factors are U(max(0, 1 - x), 1 + x)
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1  # shifts are U(-x, x) of a full circle
+    jitter: float = 0.8  # probability of those four, in random order
+    gray: float = 0.2  # probability of losing the colours
+    blur: float = 0.0  # probability of the Gaussian blur
+    blur_kernel: int = 9  # width of the blur, in pixels
+    blur_sigma: tuple = (0.1, 2.0)
+    mean: tuple = (0.0,)  # one number, or one a channel
+    std: tuple = (1.0,)
+
+
+RECIPES = {
+    # BYOL on CIFAR in the DirectPred paper's code; the statistics are those of CIFAR-10.
+    "cifar": Recipe(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
+    # The same code on STL-10: stronger colours, every view blurred (a tenth of 96 pixels), not normalised.
+    "stl10": Recipe(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=1.0),
+    # 8x8 digits, one channel: a mirrored digit is another sign, a small crop is none. Their own statistics.
+    "digits": Recipe(crop_scale=(0.5, 1.0), flip=0.0, saturation=0.0, hue=0.0, gray=0.0, mean=(0.3053,), std=(0.3761,)),
+}
+
+
+def make_recipe(recipe: str, **overrides) -> Recipe:
+    """The recipe of that name, some fields replaced; None leaves the recipe's own value. Checked."""
+    if recipe not in RECIPES:
+        raise UserError(f"views.recipe: got {recipe!r}, {nearest(str(recipe), RECIPES)}")
+    for field in overrides:
+        if field not in Recipe._fields:
+            raise UserError(f"views.{field}: no such field, {nearest(field, Recipe._fields)}")
+    made = RECIPES[recipe]._replace(**{k: v for k, v in overrides.items() if v is not None})
+    check_recipe(made)
+    return made
+
+
+def make_views(recipe: Recipe, size: int) -> Callable:
+    """views(keys (B,), image (B, H, W, C) uint8) -> two arrays (B, size, size, C) float32, normalised.
+
+    The two views of an image are independent; both follow from its key. UserError for an illegal value: at
+    once, or, where it depends on the number of channels, when the function is traced.
+    """
+    check_recipe(recipe)
+    if recipe.blur > 0 and recipe.blur_kernel // 2 >= size:
+        takes = f"an odd whole number below {2 * size} for images of {size} pixels"
+        raise UserError(f"views.blur_kernel: got {recipe.blur_kernel}, takes {takes}")
+
+    def two_views(key, image):
+        one_view = partial(augment, recipe=recipe, size=size)
+        return jax.vmap(one_view, in_axes=(0, None))(jax.random.split(key), image)
+
+    def views(keys, image):
+        chex.assert_rank(image, 4)
+        chex.assert_shape(keys, image.shape[:1])
+        check_channels(recipe, image.shape[-1])
+        first, second = jax.vmap(two_views, out_axes=1)(keys, to_unit(image))
+        return first, second
+
+    return views
+
+
+def augment(key, image, recipe: Recipe, size: int):
+    """One view (size, size, C), normalised, of one image (H, W, C) in [0, 1]: the recipe, step by step."""
+    crop_key, flip_key, jitter_key, gray_key, blur_key = jax.random.split(key, 5)
+    image = geometry.random_resized_crop(crop_key, image, size, recipe.crop_scale, recipe.crop_ratio)
+    if recipe.flip > 0:
+        image = geometry.random_flip(flip_key, image, recipe.flip)
+    if recipe.jitter > 0:
+        strengths = {name: getattr(recipe, name) for name in colour.OPERATIONS}
+        image = colour.random_colour_jitter(jitter_key, image, probability=recipe.jitter, **strengths)
+    if recipe.gray > 0:
+        image = colour.random_grayscale(gray_key, image, recipe.gray)
+    if recipe.blur > 0:
+        image = geometry.random_gaussian_blur(blur_key, image, recipe.blur_kernel, recipe.blur_sigma, recipe.blur)
+    return normalise(image, recipe.mean, recipe.std)
+
+
+def to_unit(image):
+    """uint8 [0, 255] to float32 [0, 1]; floats are taken as they are."""
+    return image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
+
+
+def normalise(image, mean, std):
+    """(image - mean) / std, channels last, of an image or a batch: uint8 in [0, 255] or float in [0, 1]."""
+    return (to_unit(image) - _channels_last(mean, image)) / _channels_last(std, image)
+
+
+def to_display(view, mean, std):
+    """Undo `normalise`: a picture in [0, 1] again."""
+    return jnp.clip(view * _channels_last(std, view) + _channels_last(mean, view), 0.0, 1.0)
+
+
+def make_normalise(mean, std) -> Callable:
+    """normalise(image (B, H, W, C) uint8) -> float32, for probes: no augmentation."""
+    check_recipe(Recipe(mean=mean, std=std))
+    return partial(normalise, mean=mean, std=std)
+
+
+def _channels_last(values, image):
+    channels = image.shape[-1]
+    if len(values) not in (1, channels):
+        raise UserError(f"views.mean, views.std: got {values}, take one number or {channels}, one a channel")
+    return jnp.asarray(values, jnp.float32).reshape((1,) * (image.ndim - 1) + (-1,))
+
+
+def check_channels(recipe: Recipe, channels: int) -> None:
+    """UserError where an operation that needs red, green and blue is asked for on other images."""
+    jitters = ("saturation", "hue") if recipe.jitter > 0 else ()
+    for field in (*jitters, "gray"):
+        value = getattr(recipe, field)
+        if value > 0 and channels != 3:
+            raise UserError(f"views.{field}: got {value}, takes 0 for images of {channels} channel(s): it needs 3")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """UserError that names the first field with an illegal value."""
+    for field, (takes, is_legal) in _LEGAL.items():
+        value = getattr(recipe, field)
+        if not is_legal(value):
+            raise UserError(f"views.{field}: got {value!r}, takes {takes}")
+
+
+def _number(value, low=-math.inf, high=math.inf) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
+
+
+def _numbers(value, low=-math.inf) -> bool:
+    return isinstance(value, tuple | list) and len(value) > 0 and all(_number(v, low) for v in value)
+
+
+def _span(value, high=math.inf) -> bool:
+    return _numbers(value) and len(value) == 2 and 0 < value[0] <= value[1] <= high
+
+
+_PROBABILITY = ("a probability, a number in [0, 1]", partial(_number, low=0, high=1))
+_STRENGTH = ("a number of 0 or more", partial(_number, low=0))
+_LEGAL = {
+    "crop_scale": ("two numbers, 0 < low <= high <= 1", partial(_span, high=1)),
+    "crop_ratio": ("two numbers, 0 < low <= high", _span),
+    "flip": _PROBABILITY,
+    "brightness": _STRENGTH,
+    "contrast": _STRENGTH,
+    "saturation": _STRENGTH,
+    "hue": ("a number in [0, 0.5]", partial(_number, low=0, high=0.5)),
+    "jitter": _PROBABILITY,
+    "gray": _PROBABILITY,
+    "blur": _PROBABILITY,
+    "blur_kernel": ("an odd whole number", lambda v: isinstance(v, int) and v > 0 and v % 2 == 1),
+    "blur_sigma": ("two numbers, 0 < low <= high", _span),
+    "mean": ("a list of numbers, one, or one a channel", _numbers),
+    "std": ("a list of numbers above 0, one, or one a channel", lambda v: _numbers(v) and min(v) > 0),
+}

@@ -1,0 +1,1 @@
+"""Images on the host, and which of them each step takes."""

@@ -1,0 +1,26 @@
+"""The one exception that stands for a user's mistake.
+
+Raise it with a sentence that names the field or file, what it got, and what it takes; `launch.py` prints it
+as one `error:` line. Every other exception is a defect of ours and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A configuration, file, checkpoint, image or label that cannot be used as given."""
+
+
+def nearest(name: str, known: Iterable[str], few: bool = False) -> str:
+    """The sentence end that names what is known: the nearest spelling first, then all of it (unless `few`).
+
+    >>> nearest("byoll", ["byol", "simsiam"])
+    "did you mean 'byol'? It takes: byol, simsiam"
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close and few:
+        return f"did you mean {close[0]!r}?"
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}{'It' if hint else 'it'} takes: {', '.join(known)}"

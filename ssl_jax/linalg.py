@@ -1,0 +1,52 @@
+"""Leaf maths on one symmetric matrix, always in float32 at full precision.
+
+An accelerator multiplies float32 matrices with shortened mantissas unless told otherwise; the spectra that
+decide between learning and collapse span many orders of magnitude, so every product here says HIGHEST.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a @ b in full float32 precision on every backend."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def second_moment(z1: jax.Array, z2: jax.Array) -> jax.Array:
+    """Uncentred correlation C = (Z1ᵀZ1 + Z2ᵀZ2) / 2B of two views' projections, each (B, D) -> (D, D).
+
+    Tian et al. 2021 (arXiv 2102.06810), section 5: F = E[f fᵀ], estimated from both views and not centred.
+    """
+    chex.assert_equal_shape([z1, z2])
+    z1, z2 = z1.astype(jnp.float32), z2.astype(jnp.float32)
+    return (matmul(z1.T, z1) + matmul(z2.T, z2)) / (2 * z1.shape[0])
+
+
+def symmetric_eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Eigenvalues (D,), ascending, and eigenvectors (D, D), by column, of (M + Mᵀ) / 2."""
+    chex.assert_rank(matrix, 2)
+    return jnp.linalg.eigh((matrix + matrix.T) / 2, symmetrize_input=False)
+
+
+def from_spectrum(eigenvectors: jax.Array, eigenvalues: jax.Array) -> jax.Array:
+    """U diag(p) Uᵀ for U (D, D) with eigenvectors by column and p (D,)."""
+    return matmul(eigenvectors * eigenvalues[None, :], eigenvectors.T)
+
+
+def effective_rank(eigenvalues: jax.Array) -> jax.Array:
+    """exp of the entropy of the eigenvalues (D,) taken as a distribution; between 1 and D.
+
+    Roy & Vetterli 2007, "The effective rank", eq. 4. Negative rounding errors count as zero; the zero matrix
+    has effective rank 1.
+    """
+    s = jnp.maximum(eigenvalues, 0)
+    share = s / jnp.maximum(s.sum(), jnp.finfo(s.dtype).tiny)
+    return jnp.exp(-jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1)), 0)))
+
+
+def asymmetry(matrix: jax.Array) -> jax.Array:
+    """||M - Mᵀ||_F / ||M||_F: 0 for a symmetric matrix, about sqrt(2) for a random one."""
+    norm = jnp.linalg.norm(matrix)
+    return jnp.linalg.norm(matrix - matrix.T) / jnp.maximum(norm, jnp.finfo(matrix.dtype).tiny)

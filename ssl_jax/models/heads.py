@@ -1,0 +1,40 @@
+"""Projector and two-layer predictor: one and the same block."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.models.layers import batch_norm, linear_init
+
+
+class MLPHead(nn.Module):
+    """Linear(hidden, bias) -> BatchNorm without affine -> ReLU -> Linear(out), (B, D) -> (B, out) float32.
+
+    The head of BYOL as Tian et al. 2021 and Höppe et al. 2022 use it. The first bias is absorbed by the norm;
+    `output_bias` is off in the replication and on in the original.
+    """
+
+    hidden: int
+    out: int
+    output_bias: bool = False
+    preset: str = "pytorch"
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        kernel_init: Callable = linear_init(self.preset)
+        bias_init = linear_init(self.preset, bias_fan_in=x.shape[-1])
+        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init, bias_init=bias_init, name="linear1")(x)
+        x = batch_norm(self.axis_name, affine=False, dtype=self.dtype, name="norm")(x, use_running_average=not train)
+        x = nn.Dense(
+            self.out,
+            use_bias=self.output_bias,
+            dtype=self.dtype,
+            kernel_init=kernel_init,
+            bias_init=linear_init(self.preset, bias_fan_in=self.hidden),
+            name="linear2",
+        )(nn.relu(x))
+        return x.astype(jnp.float32)

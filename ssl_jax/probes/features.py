@@ -1,0 +1,114 @@
+"""Features of a frozen encoder: extracted in batches of one shape, kept on disk, and checked before use.
+
+Features are (N, F) float32 NumPy arrays, labels (N,) integers in [0, num_classes), one row per image.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+from jax.tree_util import Partial
+
+from ssl_jax.errors import UserError
+
+_HEADER = "__header__"  # beside the arrays: what they belong to, and which there are
+
+
+@jax.jit
+def _call(apply: Partial, batch: jax.Array) -> jax.Array:
+    return apply(batch)
+
+
+def extract(apply: Callable, image: np.ndarray, batch_size: int = 500) -> np.ndarray:
+    """apply(image) for all images, batch by batch: (N, H, W, C) uint8 -> (N, F) float32.
+
+    The last batch is filled up with copies of its last image, so one compiled program serves all batches.
+    With `apply = jax.tree_util.Partial(f, variables)` the variables are arguments of that program, and the
+    next call with the same `f` uses it again; any other callable is compiled with its variables as constants.
+    """
+    chex.assert_rank(image, 4)
+    if not len(image) or batch_size < 1:
+        raise UserError(f"features: got {len(image)} images in batches of {batch_size}, takes 1 or more of each")
+    batch_size = min(batch_size, len(image))
+    apply = apply if isinstance(apply, Partial) else Partial(apply)
+    starts = range(0, len(image), batch_size)
+    return np.concatenate([_extract_batch(apply, image[i : i + batch_size], batch_size) for i in starts])
+
+
+def _extract_batch(apply: Partial, image: np.ndarray, batch_size: int) -> np.ndarray:
+    count = len(image)
+    padded = np.pad(image, [(0, batch_size - count), (0, 0), (0, 0), (0, 0)], mode="edge")
+    features = _call(apply, padded)
+    chex.assert_shape(features, (batch_size, None))
+    return np.asarray(features, np.float32)[:count]
+
+
+def cached_features(
+    path: str | os.PathLike, fingerprint: dict, compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The arrays of `compute()`, read from the .npz file at `path` if that was written for `fingerprint`.
+
+    `fingerprint` holds all that the arrays depend on, as JSON values (checkpoint, dataset, sizes, ...). A
+    file with another fingerprint is written anew, and so is a damaged one, with one line on standard error.
+    """
+    path, wanted = Path(path), json.dumps(fingerprint, sort_keys=True)
+    arrays = _read(path, wanted) if path.exists() else None
+    if arrays is None:
+        arrays = {name: np.asarray(array) for name, array in compute().items()}
+        _write(path, wanted, arrays)
+    return arrays
+
+
+def _read(path: Path, wanted: str) -> dict[str, np.ndarray] | None:
+    """The arrays, or None where the file is damaged or was written for something else."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            header = json.loads(arrays[_HEADER].item())
+            if header["fingerprint"] != wanted:
+                return None
+            return {name: arrays[name] for name in header["names"]}
+    except Exception as error:  # zipfile, zlib, struct and NumPy each have their own for a damaged file
+        print(f"{path}: damaged, features are computed again ({type(error).__name__})", file=sys.stderr)
+        return None
+
+
+def _write(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
+    """All or nothing: a reader sees the old file or the new one, never a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = np.array(json.dumps({"fingerprint": fingerprint, "names": list(arrays)}))
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, **{_HEADER: header}, **arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_examples(name: str, x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
+    """Raises UserError where features are not finite or labels lie outside [0, num_classes).
+
+    name: which examples, for the message, such as "train". x: (N, F). y: (N,).
+    """
+    chex.assert_rank([x, y], [2, 1])
+    chex.assert_equal_shape_prefix([x, y], 1)
+    if not len(x):
+        raise UserError(f"{name} features: got 0 examples, takes at least 1")
+    bad = np.argwhere(~np.isfinite(x))
+    if len(bad):
+        row, column = bad[0]
+        raise UserError(
+            f"{name} features: got {len(bad)} values that are not finite in {len(np.unique(bad[:, 0]))} of "
+            f"{len(x)} rows, the first at row {row}, column {column}; takes finite values only"
+        )
+    outside = np.flatnonzero((y < 0) | (y >= num_classes))
+    if len(outside):
+        raise UserError(
+            f"{name} labels: got {len(outside)} outside the range, the first {y[outside[0]]} at row "
+            f"{outside[0]}; takes 0 to {num_classes - 1}"
+        )

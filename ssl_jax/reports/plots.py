@@ -1,0 +1,105 @@
+"""Figures of one run, drawn from its result files."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
+from sklearn.decomposition import PCA  # noqa: E402
+
+from ssl_jax.augment.views import to_display, to_unit  # noqa: E402
+from ssl_jax.train.metrics import read_rows  # noqa: E402
+
+PROJECTED = 2000  # points in the projection of features: more only hide each other
+
+
+def draw_run(directory: Path) -> None:
+    """training.png, collapse.png and spectrum.png from metrics.csv and result.json of a work directory."""
+    rows = read_rows(directory / "metrics.csv")
+    columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in rows[0]}
+    result = json.loads((directory / "result.json").read_text())
+    title = f"{result['method']} on {result['dataset']}, seed {result['seed']}"
+    figures = directory / "figures"
+    _curves(
+        columns,
+        {"loss": "loss", "knn_validation": "kNN accuracy, held-out training images"},
+        title,
+        figures / "training.png",
+    )
+    _curves(
+        columns,
+        {
+            "relative_spread": "relative spread of projections (0: collapsed)",
+            "effective_rank": "effective rank of the correlation F",
+            "predictor_norm": "norm of the predictor",
+            "predictor_asymmetry": "asymmetry of the predictor",
+        },
+        title,
+        figures / "collapse.png",
+    )
+    _spectrum(np.array(result["correlation_eigenvalues"]), title, figures / "spectrum.png")
+
+
+def _curves(columns: dict[str, np.ndarray], panels: dict[str, str], title: str, path: Path) -> None:
+    """One panel for each column, against the epoch."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained")
+    for axis, (name, label) in zip(axes, panels.items(), strict=True):
+        known = np.isfinite(columns[name])
+        axis.plot(columns["epoch"][known], columns[name][known], marker="o" if known.sum() < 30 else None, ms=3)
+        axis.set(xlabel="epoch", title=label)
+        axis.title.set_fontsize(9)
+        axis.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _spectrum(eigenvalues: np.ndarray, title: str, path: Path) -> None:
+    """Eigenvalues of the correlation, largest first, on a log scale; rounding errors at or below 0 are left out."""
+    figure, axis = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
+    floor = eigenvalues.max(initial=0) * 1e-9
+    axis.semilogy(np.arange(1, len(eigenvalues) + 1), np.where(eigenvalues > floor, eigenvalues, np.nan), ".-", ms=3)
+    axis.set(xlabel="rank", ylabel="eigenvalue of F", title=title)
+    axis.title.set_fontsize(9)
+    axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_features(features: dict[str, np.ndarray], names: tuple[str, ...], path: Path) -> None:
+    """The test features on their first two principal components, coloured by label."""
+    x, y = features["test_x"][:PROJECTED], features["test_y"][:PROJECTED]
+    flat = PCA(2, random_state=0).fit_transform(x)
+    figure, axis = plt.subplots(figsize=(6, 4.6), layout="constrained")
+    colours = plt.get_cmap("tab10" if len(names) <= 10 else "nipy_spectral")
+    for label, name in list(enumerate(names))[:20]:
+        chosen = y == label
+        axis.scatter(
+            *flat[chosen].T,
+            s=5,
+            color=colours(label % 10 if len(names) <= 10 else label / len(names)),
+            label=name,
+        )
+    axis.legend(fontsize=7, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.set(title="test features, first two principal components", xticks=[], yticks=[])
+    axis.title.set_fontsize(9)
+    _save(figure, path)
+
+
+def draw_views(image: np.ndarray, pairs, mean, std, path: Path) -> None:
+    """A row of originals (B, H, W, C) uint8 over two rows of their views."""
+    rows = [np.asarray(to_unit(image)), *(np.asarray(to_display(view, mean, std)) for view in pairs)]
+    figure, axes = plt.subplots(3, len(image), figsize=(1.2 * len(image), 3.9), layout="constrained", squeeze=False)
+    for row, pictures, label in zip(axes, rows, ("image", "view 1", "view 2"), strict=True):
+        for axis, picture in zip(row, pictures, strict=True):
+            axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(label, fontsize=9)
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

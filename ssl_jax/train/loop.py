@@ -1,0 +1,114 @@
+"""The loop: calls the compiled program, and at every event reads, records, evaluates and saves.
+
+It knows no probe, no file and no configuration: what happens at an event is handed to it as callables.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ssl_jax.errors import UserError
+
+
+class Cadence(NamedTuple):
+    """When things happen, in steps: last step of the run, and the distances between logs, evaluations, saves."""
+
+    total: int
+    log: int
+    evaluate: int
+    save: int
+
+    def next_event(self, step: int) -> int:
+        """The first step after `step` at which anything happens."""
+        return min(self.total, *((step // every + 1) * every for every in self[1:]))
+
+    def due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.total
+
+
+class Hooks(NamedTuple):
+    """signs(state) -> dict of floats, at every event; evaluate(state, step) -> dict of floats; record(row);
+    save(state, step, row); stop(event) -> bool, asked after each call; progress(step, row), after each call.
+    """
+
+    signs: Callable[[Any], dict]
+    evaluate: Callable[[Any, int], dict]
+    record: Callable[[dict], None]
+    save: Callable[[Any, int, dict], None]
+    stop: Callable[[bool], bool]
+    progress: Callable[[int, dict], None]
+
+
+def plan_calls(first: int, cadence: Cadence, size: int) -> Iterable[tuple[int, int]]:
+    """(first step, count) of each call: `size` steps where no event lies inside, single steps otherwise.
+
+    So at most two programs are ever compiled.
+    """
+    while first < cadence.total:
+        count = size if cadence.next_event(first) - first >= size else 1
+        yield first, count
+        first += count
+
+
+def train_loop(
+    run: Callable,
+    state: Any,
+    batches: Iterable[dict],
+    *,
+    start: int,
+    cadence: Cadence,
+    batch_size: int,
+    seconds_before: float,
+    hooks: Hooks,
+) -> tuple[Any, int]:
+    """Runs from step `start` to the end, or until `hooks.stop(...)`; returns the state and the step reached.
+
+    run(state, batches) -> (state, metrics, each (count,)). A loss that is not finite raises UserError and nothing
+    is saved after it. Rows hold the mean over the steps since the last event, and the wall time of all starts
+    together (`seconds_before`: of the earlier ones).
+    """
+    step, pending = start, []
+    begin = mark = time.perf_counter()
+    marked = start
+    for batch in batches:
+        state, metrics = run(state, batch)
+        step += len(batch["position"])
+        pending.append(metrics)
+        event = step == cadence.next_event(step - 1)
+        stopping = hooks.stop(event)
+        if not (stopping or event):
+            hooks.progress(step, {})
+            continue
+        row = {"step": step, **_mean_of(pending, step), **hooks.signs(state)}
+        now = time.perf_counter()
+        row |= {
+            "images_per_second": (step - marked) * batch_size / (now - mark),
+            "seconds": seconds_before + now - begin,
+        }
+        if cadence.due(step, cadence.evaluate):
+            row |= hooks.evaluate(state, step)
+        hooks.record(row)
+        if stopping or cadence.due(step, cadence.save):
+            hooks.save(state, step, row)
+        hooks.progress(step, row)
+        pending, marked, mark = [], step, time.perf_counter()
+        if stopping:
+            break
+    return state, step
+
+
+def _mean_of(pending: list[dict], step: int) -> dict[str, float]:
+    """Means over the steps since the last event; UserError that names the first step with a loss not finite."""
+    host = jax.device_get(pending)
+    joined = {name: np.concatenate([m[name] for m in host]) for name in host[0]}
+    bad = np.flatnonzero(~np.isfinite(joined["loss"]))
+    if bad.size:
+        at = step - len(joined["loss"]) + int(bad[0])
+        raise UserError(
+            f"loss: became {joined['loss'][bad[0]]} at step {at}, must stay finite; the last checkpoint before it is "
+            "kept. Lower optimizer.learning_rate, or run in float32"
+        )
+    return {name: float(np.mean(values, dtype=np.float64)) for name, values in joined.items()}

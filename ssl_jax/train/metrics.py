@@ -1,0 +1,57 @@
+"""`metrics.csv`: one row for each logged step, appended while the run goes on."""
+
+import csv
+import os
+from pathlib import Path
+
+COLUMNS = (
+    "step",
+    "epoch",
+    "loss",
+    "relative_spread",
+    "effective_rank",
+    "top_eigenvalue",
+    "predictor_norm",
+    "predictor_asymmetry",
+    "learning_rate",
+    "knn_validation",
+    "images_per_second",
+    "seconds",
+)
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """All rows, blanks as NaN; a last line cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r.get("seconds") not in (None, "")]
+    return [{k: float(v) if v else float("nan") for k, v in row.items() if k in COLUMNS} for row in rows]
+
+
+def truncate_after(path: Path, step: int) -> list[dict[str, float]]:
+    """Drops the rows of steps that a resumed run will take again, and returns those that stay."""
+    rows = [row for row in read_rows(path) if row["step"] <= step]
+    scratch = path.with_suffix(".tmp")
+    with scratch.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(_text(row) for row in rows)
+    os.replace(scratch, path)
+    return rows
+
+
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """One more row; columns that it lacks stay blank."""
+    with path.open("a", newline="") as file:
+        csv.DictWriter(file, COLUMNS).writerow(_text(row))
+
+
+def _text(row: dict[str, float]) -> dict[str, str]:
+    def one(name):
+        value = row.get(name)
+        if value is None or value != value:
+            return ""
+        return str(int(value)) if name == "step" else f"{value:.6g}"
+
+    return {name: one(name) for name in COLUMNS}

@@ -1,0 +1,103 @@
+"""The one file that says pmap: a pure step becomes a program for all devices and several steps.
+
+The state is unstacked (`in_axes=None`, `out_axes=None`): it is saved, restored and read with no device axis, and
+donated, so that a step needs no second copy of it. Every replica computes the same state, because gradients,
+statistics and correlation are averaged inside the step; a test asserts it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ssl_jax.errors import UserError
+
+AXIS = "batch"
+
+
+def pick_devices(count: int) -> list[jax.Device]:
+    """The first `count` local devices, or all of them for 0. Several processes use all of theirs."""
+    devices = jax.local_devices()
+    if count < 0 or count > len(devices):
+        raise UserError(f"devices: got {count}, takes 0 (all) to {len(devices)}, as many as this machine shows")
+    if count not in (0, len(devices)) and jax.process_count() > 1:
+        raise UserError(f"devices: got {count}; several processes each use all their devices, leave it at 0")
+    return devices[: count or None]
+
+
+def per_device(batch_size: int, devices: list) -> int:
+    """Examples a device takes of the global batch; UserError where they do not divide."""
+    total = len(devices) * jax.process_count()
+    if batch_size < 1 or batch_size % total:
+        raise UserError(f"batch_size: got {batch_size}, must be a positive multiple of the {total} devices")
+    return batch_size // total
+
+
+def process_rows(batch_size: int) -> slice:
+    """The rows of the global batch that this process feeds to its devices."""
+    share = batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def parallelise(step: Callable, load: Callable, devices: list) -> Callable:
+    """run(state, data, batches, key) -> (state, metrics of every step, each (count,)).
+
+    step(state, batch, key) is pure and averages over AXIS; load(data, batch) -> images makes the batch's "image"
+    from `data`, which lives on every device. batches: host arrays (count, B, ...), `count` steps of this
+    process's rows; they are taken one after the other inside the compiled program.
+    """
+
+    def one(state, data, batch, key):
+        return step(state, {"image": load(data, batch), "position": batch["position"]}, key)
+
+    def many(state, data, batches, key):
+        count = len(batches["position"])
+        if count == 1:  # no loop: on the CPU backend a convolution inside one is some thirty times slower
+            state, metrics = one(state, data, jax.tree.map(lambda x: x[0], batches), key)
+            return state, jax.tree.map(lambda x: x[None], metrics)
+        return jax.lax.scan(lambda state, batch: one(state, data, batch, key), state, batches)
+
+    program = jax.pmap(
+        many, AXIS, in_axes=(None, None, 0, None), out_axes=None, donate_argnums=0, devices=_listed(devices)
+    )
+    return lambda state, data, batches, key: program(state, data, _by_device(batches, len(devices)), key)
+
+
+def replicate(data: Any, devices: list) -> Any:
+    """The arrays on each of this process's devices, so that no call moves them again."""
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    return jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
+
+
+def steps_per_call(value: int | str, devices: list) -> int:
+    """ "auto" is 1 on the CPU, where convolutions inside a compiled loop are slow, and 10 elsewhere."""
+    if value == "auto":
+        return 1 if devices[0].platform == "cpu" else 10
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"steps_per_call: got {value!r}, takes 'auto' or a whole number of at least 1")
+    return value
+
+
+def any_process(flag: bool) -> bool:
+    """True on every process as soon as it is on one, so that all of them stop at the same step."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def _by_device(batches, devices: int):
+    """(count, B, ...) -> (devices, count, B / devices, ...)."""
+
+    def split(x):
+        count, rows = x.shape[:2]
+        return np.swapaxes(np.reshape(x, (count, devices, rows // devices, *x.shape[2:])), 0, 1)
+
+    return jax.tree.map(split, batches)
+
+
+def _listed(devices: list):
+    """None lets pmap find the devices of all processes by itself; a list names those of a single process."""
+    return devices if jax.process_count() == 1 else None

@@ -1,0 +1,85 @@
+"""The pretraining step of every method: BYOL, SimSiam, DirectPred, DirectCopy.
+
+They differ in three things only, all handed in: the predictor (learned or in closed form), whether it is made
+symmetric, and how slowly the target follows (tau = 0: it *is* the online network).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssl_jax.dynamics.collapse import relative_spread
+from ssl_jax.linalg import second_moment
+from ssl_jax.losses import negative_cosine
+from ssl_jax.models import Network
+from ssl_jax.optim import Optimizer
+from ssl_jax.predictors import Predictor
+from ssl_jax.train.state import PretrainState
+
+Step = Callable[[PretrainState, dict, jax.Array], tuple[PretrainState, dict]]
+
+
+def make_pretrain_step(
+    *,
+    views: Callable,
+    network: Network,
+    predictor: Predictor,
+    optimizer: Optimizer,
+    tau: Callable | None,
+    loss_scale: float = 1.0,
+    axis_name: str | None = None,
+) -> Step:
+    """step(state, batch, key) -> (state, metrics), pure.
+
+    batch: "image" (B, H, W, C) uint8 and "position" (B,) int32, the examples' places in the global batch, which
+    their randomness follows. key: the run's, the same at every step and on every device. tau: step -> rate of
+    the target average, or None for no average. loss_scale: c in c * (-cos), summed over both directions (1: the
+    replication, 2: the original authors' code). axis_name: the mapped device axis, None for a single device.
+    metrics: "loss" (), "relative_spread" ().
+    """
+    mean = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
+
+    def step(state: PretrainState, batch: dict, key: jax.Array) -> tuple[PretrainState, dict]:
+        view1, view2 = views(example_keys(key, state.step, batch["position"]), batch["image"])
+        params = optimizer.pre(state.params, state.opt_state)
+
+        def loss_of(params):
+            # Each view passes by itself: BatchNorm's statistics are one view's, never both together.
+            z1, stats = network.train(params, state.stats, view1)
+            z2, stats = network.train(params, stats, view2)
+            # Without an average the target is the online network, so its output is z, with no gradient.
+            t1, t2 = (z1, z2) if tau is None else target_projections(state, view1, view2)
+            p1, p2 = (predictor.apply(params["predictor"], state.memory, z) for z in (z1, z2))
+            loss = loss_scale * jnp.mean(negative_cosine(p1, t2) + negative_cosine(p2, t1))
+            return loss, (stats, z1, z2)
+
+        def target_projections(state, *images):
+            return tuple(network.train(state.target, state.stats, image)[0] for image in images)
+
+        (loss, (stats, z1, z2)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, opt_state = optimizer.update(mean(grads), state.opt_state, params)
+        params = optax.apply_updates(params, updates)
+
+        corr = mean(second_moment(z1, z2))
+        predictor_params, memory = predictor.update(params["predictor"], state.memory, corr, state.step)
+        params = {**params, "predictor": predictor_params}
+
+        target = state.target if tau is None else average(state.target, params, tau(state.step))
+        metrics = mean({"loss": loss, "relative_spread": relative_spread(z1)})
+        return PretrainState(state.step + 1, params, mean(stats), target, opt_state, memory), metrics
+
+    return step
+
+
+def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Array:
+    """One key for each example (B,), a function of the run's key, the step and the place in the global batch."""
+    step_key = jax.random.fold_in(key, step)
+    return jax.vmap(lambda place: jax.random.fold_in(step_key, place))(position)
+
+
+def average(target, online, tau):
+    """W_a <- W_a + (1 - tau)(W - W_a) over the parameters that the target has (Höppe et al. 2022, section 3.1)."""
+    shared = {part: online[part] for part in target}
+    return jax.tree.map(lambda a, w: a + (1 - tau) * (w - a), target, shared)

@@ -1,0 +1,446 @@
+"""Sets as arrays: digits, TFDS sets (tiny ones, written here without TensorFlow), the cache, user errors."""
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssl_jax.data import cache, sources
+from ssl_jax.data.sources import load_dataset
+from ssl_jax.errors import UserError
+
+REAL = Path(os.environ.get("SSL_JAX_TFDS_DIR") or Path(__file__).parents[2] / "shared/data/tfds")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze()).save(file, "png")
+    return file.getvalue()
+
+
+def random_images(count: int, shape=(5, 5, 3), seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), np.uint8)
+
+
+def write_tfds(folder: Path, splits: dict, features: dict, name="tiny", file_format="array_record") -> Path:
+    """A prepared TFDS set: `splits` maps to lists of examples, dicts of bytes or int. Gives the data_dir."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+
+    def value(x):
+        if isinstance(x, bytes):
+            return tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=[x]))
+        return tf_feature_pb2.Feature(int64_list=tf_feature_pb2.Int64List(value=[x]))
+
+    root = folder / name / "1.0.0"
+    root.mkdir(parents=True)
+    for split, examples in splits.items():
+        path = root / f"{name}-{split}.{file_format}-00000-of-00001"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for example in examples:
+            fields = tf_feature_pb2.Features(feature={k: value(v) for k, v in example.items()})
+            writer.write(tf_example_pb2.Example(features=fields).SerializeToString())
+        writer.close()
+    tfds.features.FeaturesDict(features).save_config(str(root))
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    info = {
+        "name": name,
+        "version": "1.0.0",
+        "fileFormat": file_format,
+        "moduleName": "tests.tiny",
+        "splits": [
+            {"name": s, "shardLengths": [str(len(x))], "numBytes": "1", "filepathTemplate": template}
+            for s, x in splits.items()
+        ],
+    }
+    (root / "dataset_info.json").write_text(json.dumps(info))
+    return folder
+
+
+def labelled(images, labels, ids=None) -> list[dict]:
+    examples = [{"image": png(x), "label": int(y)} for x, y in zip(images, labels, strict=True)]
+    return examples if ids is None else [{"id": i, **x} for i, x in zip(ids, examples, strict=True)]
+
+
+def usual_features(shape=(5, 5, 3), with_id=False) -> dict:
+    import tensorflow_datasets as tfds
+
+    features = {
+        "image": tfds.features.Image(shape=shape),
+        "label": tfds.features.ClassLabel(names=list("ab")),
+    }
+    return features | ({"id": tfds.features.Text()} if with_id else {})
+
+
+IMAGES, LABELS = random_images(6), np.array([0, 1, 0, 1, 1, 0])
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    """Six 5x5 training images stored in reverse order of their ids, and two test images."""
+    order = [5, 4, 3, 2, 1, 0]
+    ids = [b"train_%d" % i for i in order]
+    train = labelled(IMAGES[order], LABELS[order], ids)
+    test = labelled(IMAGES[:2], LABELS[:2], [b"test_0", b"test_1"])
+    return write_tfds(tmp_path / "data", {"train": train, "test": test}, usual_features(with_id=True))
+
+
+# --- digits -----------------------------------------------------------------------------------------------
+
+
+def test_digits_are_scikit_learns_split_once_and_evenly():
+    from sklearn.datasets import load_digits
+
+    digits = load_dataset("digits")
+    assert digits.train.image.shape == (1297, 8, 8, 1) and digits.test.image.shape == (500, 8, 8, 1)
+    assert digits.train.image.dtype == np.uint8 and digits.train.label.dtype == np.int32
+    assert digits.num_classes == 10 and digits.label_names == tuple("0123456789")
+
+    def rows(image, label):
+        return sorted((int(y), x.tobytes()) for x, y in zip(image, label, strict=True))
+
+    stored = load_digits()
+    reference = np.floor(stored.images * 255 / 16 + 0.5)  # 16 x 255 / 16 is whole; halves come only from x = 8
+    reference[stored.images == 8] = 128  # round half to even, as 127.5 goes to 128
+    both = (np.concatenate(pair) for pair in zip(digits.train, digits.test, strict=True))
+    assert rows(*both) == rows(reference.astype(np.uint8)[..., None], stored.target)
+    share = np.bincount(digits.test.label) / np.bincount(stored.target)
+    np.testing.assert_allclose(share, 500 / 1797, atol=0.005)
+    np.testing.assert_array_equal(load_dataset("digits").train.image, digits.train.image)
+
+
+def test_digits_are_resized_on_request():
+    image = load_dataset("digits", image_size=16).train.image
+    assert image.shape == (1297, 16, 16, 1)
+    small = Image.fromarray(load_dataset("digits").train.image[0, ..., 0])
+    np.testing.assert_array_equal(image[0, ..., 0], np.asarray(small.resize((16, 16), Image.Resampling.BILINEAR)))
+
+
+def test_digits_do_not_import_tfds():
+    code = (
+        "import sys; from ssl_jax.data.sources import load_dataset; load_dataset('digits');"
+        "print([m for m in ('tensorflow_datasets', 'jax') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- TFDS -------------------------------------------------------------------------------------------------
+
+
+def test_tfds_set_comes_in_the_order_of_its_ids(tiny):
+    data = load_dataset("tiny", str(tiny))
+    np.testing.assert_array_equal(data.train.image, IMAGES)
+    np.testing.assert_array_equal(data.train.label, LABELS)
+    np.testing.assert_array_equal(data.pretrain.image, IMAGES)
+    np.testing.assert_array_equal(data.test.image, IMAGES[:2])
+    assert (data.name, data.num_classes, data.label_names) == ("tiny", 2, ("a", "b"))
+    assert data.train.image.dtype == np.uint8 and data.train.label.dtype == np.int32
+
+
+def test_order_is_as_stored_without_ids_and_validation_stands_in_for_test(tmp_path):
+    images = random_images(3, (4, 6, 1))
+    splits = {"train": labelled(images, [1, 0, 1]), "validation": labelled(images[:1], [1])}
+    data = load_dataset("tiny", str(write_tfds(tmp_path / "data", splits, usual_features((4, 6, 1)))))
+    np.testing.assert_array_equal(data.train.image, images)
+    np.testing.assert_array_equal(data.train.label, [1, 0, 1])
+    assert len(data.test.label) == 1
+
+
+def test_unlabelled_images_of_stl10_are_for_pretraining_only(tmp_path):
+    images = random_images(7, (96, 96, 3))  # TFDS knows stl10, and so its shape
+    splits = {
+        "train": labelled(images[:2], [0, 1]),
+        "test": labelled(images[2:3], [1]),
+        "unlabelled": labelled(images[3:], [-1] * 4),
+    }
+    folder = str(write_tfds(tmp_path / "data", splits, usual_features((96, 96, 3)), name="stl10"))
+    data = load_dataset("stl10", folder)
+    np.testing.assert_array_equal(data.train.image, images[:2])
+    np.testing.assert_array_equal(data.train.label, [0, 1])
+    np.testing.assert_array_equal(data.pretrain.image, images[[0, 1, 3, 4, 5, 6]])
+    np.testing.assert_array_equal(data.pretrain.label, [0, 1, -1, -1, -1, -1])
+    fewer = load_dataset("stl10", folder, train_size=4)
+    assert len(fewer.train.label) == 2 and len(fewer.pretrain.label) == 4
+
+
+def test_images_of_many_sizes_need_a_size_and_get_cropped_to_it(tmp_path):
+    wide, tall = random_images(1, (8, 12, 3))[0], random_images(1, (12, 8, 3))[0]
+    splits = {"train": labelled([wide, tall], [0, 1]), "test": labelled([wide], [0])}
+    folder = str(write_tfds(tmp_path / "data", splits, usual_features((None, None, 3))))
+    with pytest.raises(UserError, match="data.image_size: got None"):
+        load_dataset("tiny", folder)
+    data = load_dataset("tiny", folder, image_size=8)
+    np.testing.assert_array_equal(data.train.image, [wide[:, 2:10], tall[2:10]])
+    half = Image.fromarray(wide).resize((6, 4), Image.Resampling.BILINEAR)
+    got = load_dataset("tiny", folder, image_size=4).train.image[0]
+    assert np.abs(got.astype(int) - np.asarray(half)[:, 1:5]).max() <= 1  # Pillow's own rounding of a box
+
+
+@pytest.mark.parametrize("size", [1, 4, 6])
+def test_train_size_takes_the_first_of_the_official_order(tiny, size):
+    data = load_dataset("tiny", str(tiny), train_size=size)
+    for split in (data.train, data.pretrain):
+        np.testing.assert_array_equal(split.image, IMAGES[:size])
+        np.testing.assert_array_equal(split.label, LABELS[:size])
+    assert len(data.test.label) == 2
+
+
+@pytest.mark.parametrize("size", [-1, 0, 7])
+def test_train_size_out_of_range(tiny, size):
+    with pytest.raises(UserError, match=f"data.train_size: got {size}, takes 1 to 6"):
+        load_dataset("tiny", str(tiny), train_size=size)
+
+
+# --- the cache --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    def forbid():
+        def fail(*_):
+            raise AssertionError("decoded again")
+
+        monkeypatch.setattr(sources, "_decode", fail)
+
+    return forbid
+
+
+def test_second_load_reads_the_cache(tiny, no_decoding, capfd):
+    first = load_dataset("tiny", str(tiny))
+    assert "decoding tiny train" in capfd.readouterr().err
+    no_decoding()
+    second = load_dataset("tiny", str(tiny))
+    for a, b in zip(first[1:4], second[1:4], strict=True):
+        np.testing.assert_array_equal(a.image, b.image)
+        np.testing.assert_array_equal(a.label, b.label)
+    assert capfd.readouterr().err == ""
+    assert not second.train.image.flags.writeable
+
+
+def cached_file(tmp_path, suffix) -> Path:
+    (path,) = (tmp_path / "cache").glob(f"tiny-1.0.0-*/train.{suffix}")
+    return path
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip_last_byte(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def other_shape(path):
+    array = np.load(path)
+    np.save(path, array[:-1])
+
+
+DAMAGE = {
+    "truncated image": ("image.npy", truncate),
+    "truncated label": ("label.npy", truncate),
+    "flipped image bit": ("image.npy", flip_last_byte),
+    "flipped label bit": ("label.npy", flip_last_byte),
+    "image of another shape": ("image.npy", other_shape),
+    "label of another shape": ("label.npy", other_shape),
+    "missing image": ("image.npy", Path.unlink),
+    "empty image": ("image.npy", lambda path: path.write_bytes(b"")),
+    "bad json": ("json", truncate),
+    "json of another kind": ("json", lambda path: path.write_text("[]")),
+    "binary json": ("json", lambda path: path.write_bytes(b"\xff\xfe")),
+}
+
+
+@pytest.mark.parametrize("suffix, damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_cache_is_rebuilt_with_a_warning(tiny, tmp_path, capfd, no_decoding, suffix, damage):
+    load_dataset("tiny", str(tiny))
+    capfd.readouterr()
+    damage(cached_file(tmp_path, suffix))
+    data = load_dataset("tiny", str(tiny))
+    np.testing.assert_array_equal(data.train.image, IMAGES)
+    np.testing.assert_array_equal(data.train.label, LABELS)
+    warnings = [x for x in capfd.readouterr().err.splitlines() if x.startswith("warning:")]
+    assert len(warnings) == 1 and "train" in warnings[0] and "decoding again" in warnings[0]
+    no_decoding()
+    load_dataset("tiny", str(tiny))
+    assert not list((tmp_path / "cache").rglob("*.partial"))
+
+
+def test_unfinished_cache_is_built_without_a_word_of_damage(tiny, tmp_path, capfd):
+    load_dataset("tiny", str(tiny))
+    cached_file(tmp_path, "json").unlink()
+    capfd.readouterr()
+    np.testing.assert_array_equal(load_dataset("tiny", str(tiny)).train.image, IMAGES)
+    assert "warning" not in capfd.readouterr().err
+
+
+def test_other_data_of_the_same_name_and_version_is_not_mistaken(tiny, tmp_path):
+    load_dataset("tiny", str(tiny))
+    examples = labelled(IMAGES, 1 - LABELS, [b"train_%d" % i for i in range(6)])
+    splits = {"train": examples, "test": examples[:2]}
+    folder = write_tfds(tmp_path / "other", splits, usual_features(with_id=True))
+    np.testing.assert_array_equal(load_dataset("tiny", str(folder)).train.label, 1 - LABELS)
+
+
+def test_an_interrupted_build_leaves_nothing_behind(tmp_path):
+    def examples():
+        yield IMAGES[0], 0
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.write(tmp_path / "set/train", "tiny", IMAGES.shape, examples())
+    assert list((tmp_path / "set").iterdir()) == []
+
+
+def test_cache_place_follows_argument_environment_data_and_home(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    assert cache.cache_roots(str(data), str(tmp_path / "given")) == [tmp_path / "given"]
+    assert cache.cache_roots(str(data), None) == [tmp_path / "cache"]
+    monkeypatch.delenv("SSL_JAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    user = tmp_path / "home/ssl_jax"
+    assert cache.cache_roots(None, None) == [user]
+    assert cache.cache_roots(str(data), None) == [data / "ssl_jax_cache", user]
+    data.chmod(0o555)
+    assert cache.cache_roots(str(data), None) == [user]
+
+
+def test_cache_falls_back_when_the_first_place_refuses(tmp_path):
+    (tmp_path / "blocked").write_text("a file where a directory should be")
+    roots = [tmp_path / "blocked", tmp_path / "open"]
+    examples = list(zip(IMAGES, LABELS, strict=True))
+    image, label = cache.load_or_build(roots, "a/train", "tiny", IMAGES.shape, lambda: iter(examples))
+    np.testing.assert_array_equal(image, IMAGES)
+    np.testing.assert_array_equal(label, LABELS)
+    with pytest.raises(UserError, match="SSL_JAX_CACHE: got .*blocked"):
+        cache.load_or_build(roots[:1], "a/train", "tiny", IMAGES.shape, lambda: iter(examples))
+
+
+# --- mistakes of the user ---------------------------------------------------------------------------------
+
+
+def refused(*args, **kwargs) -> str:
+    with pytest.raises(UserError) as caught:
+        load_dataset(*args, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_data_dir_that_is_not_there(tmp_path, tiny):
+    assert "data.data_dir" in refused("cifar10", str(tmp_path / "none"))
+    load_dataset("tiny", str(tiny))
+    tiny.rename(tmp_path / "moved")  # the cache alone must not hide the mistake
+    assert f"got {tiny}" in refused("tiny", str(tiny))
+
+
+def test_data_dir_without_the_set_says_what_it_must_hold(tiny):
+    message = refused("cifar10", str(tiny))
+    assert str(tiny) in message and "lacks cifar10" in message and "array_record" in message
+    (tiny / "cifar10").mkdir()
+    assert "lacks cifar10" in refused("cifar10", str(tiny))
+
+
+def test_unknown_name_is_answered_with_the_nearest(tiny):
+    for data_dir in (None, str(tiny)):
+        message = refused("cifar1O", data_dir)
+        assert "got 'cifar1O'" in message and "did you mean 'cifar10'?" in message
+
+
+def test_other_file_format_is_refused(tmp_path):
+    splits = {"train": labelled(IMAGES, LABELS), "test": labelled(IMAGES, LABELS)}
+    folder = write_tfds(tmp_path / "data", splits, usual_features(), file_format="tfrecord")
+    assert "as array_record" in refused("tiny", str(folder))
+
+
+def test_preparing_without_tensorflow_names_the_extra_and_says_no_more(tmp_path):
+    code = """
+import importlib.util
+from ssl_jax.data.sources import load_dataset
+importlib.util.find_spec = lambda name: None
+try:
+    load_dataset("cifar10")
+except ValueError as error:
+    print(error)
+"""
+    environment = os.environ | {"TFDS_DATA_DIR": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "pip install 'ssl-jax[prepare]'" in done.stdout and done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+def test_failed_download_is_one_line(monkeypatch):
+    class Builder:
+        name, data_path = "cifar10", "nowhere"
+
+        def download_and_prepare(self, **_):
+            raise ConnectionError("no route to host\nand a long story")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(UserError, match="cifar10 could not be .* ConnectionError: no route to host$"):
+        sources._prepare(Builder())
+
+
+@pytest.mark.parametrize("dropped, complaint", [("image", "no image feature"), ("label", "no label feature")])
+def test_missing_feature(tmp_path, dropped, complaint):
+    examples = [{k: v for k, v in x.items() if k != dropped} for x in labelled(IMAGES, LABELS)]
+    features = {k: v for k, v in usual_features().items() if k != dropped}
+    folder = write_tfds(tmp_path / "data", {"train": examples, "test": examples}, features)
+    assert complaint in refused("tiny", str(folder))
+
+
+def test_missing_split_broken_images_and_labels_out_of_range(tmp_path):
+    good = labelled(IMAGES, LABELS)
+    wrong = {
+        "has no validation split, only train": {"train": good},
+        "shape (5, 7, 3), where (5, 5, 3) is declared": {
+            "train": labelled(random_images(1, (5, 7, 3)), [0]),
+            "test": good,
+        },
+        "split train cannot be read": {"train": [{"image": b"no picture", "label": 0}], "test": good},
+        "labels 0 to 2, takes 0 to 1": {"train": good, "test": labelled(IMAGES[:2], [0, 2])},
+        "labels -1 to 0": {"train": good, "test": labelled(IMAGES[:2], [0, -1])},
+    }
+    for i, (complaint, splits) in enumerate(wrong.items()):
+        folder = write_tfds(tmp_path / f"data{i}", splits, usual_features())
+        assert complaint in refused("tiny", str(folder))
+
+
+def test_truncated_records_are_refused(tiny):
+    path = next(tiny.rglob("tiny-train.array_record*"))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "split train cannot be read" in refused("tiny", str(tiny))
+
+
+def test_image_size_below_one():
+    assert "data.image_size: got 0" in refused("digits", image_size=0)
+
+
+# --- the real thing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "cifar10").is_dir(), reason="no CIFAR-10: set SSL_JAX_TFDS_DIR")
+def test_real_cifar10():
+    data = load_dataset("cifar10", str(REAL))
+    assert data.train.image.shape == (50000, 32, 32, 3) and data.test.image.shape == (10000, 32, 32, 3)
+    np.testing.assert_array_equal(np.bincount(data.train.label), np.full(10, 5000))
+    np.testing.assert_array_equal(np.bincount(data.test.label), np.full(10, 1000))
+    # Channel means of the training set, as normalisations of CIFAR-10 commonly quote them.
+    mean = data.train.image.mean((0, 1, 2), dtype=np.float64) / 255
+    np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=5e-5)
