@@ -50,7 +50,7 @@ def pretrain(config: ConfigDict, directory: str, interrupted: Callable[[], bool]
         start = manager.latest_step() or 0
         if start > cadence.total:
             raise UserError(f"epochs: got {config.epochs}, {out} has already gone {start // feed.steps_per_epoch}")
-        state = checkpoint.restore(manager, state) if start else state
+        state = parallel.replicate(checkpoint.restore(manager, state) if start else state, devices)
         print_header(config, parts, state, dataset, devices, cadence, start)
         encode = judge.make_encode(parts.network, make_normalise(parts.recipe.mean, parts.recipe.std))
         seconds = begin_log(out, start)

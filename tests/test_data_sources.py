@@ -296,6 +296,14 @@ def test_other_data_of_the_same_name_and_version_is_not_mistaken(tiny, tmp_path)
     np.testing.assert_array_equal(load_dataset("tiny", str(folder)).train.label, 1 - LABELS)
 
 
+def test_sound_cache_of_another_shape_is_not_taken(tmp_path, capfd):
+    cache.write(tmp_path / "train", "tiny", (2, 5, 5, 3), zip(IMAGES[:2], LABELS[:2], strict=True))
+    assert cache.read(tmp_path / "train", "tiny", (2, 5, 5, 3)) is not None
+    assert cache.read(tmp_path / "train", "tiny", (3, 5, 5, 3)) is None
+    assert cache.read(tmp_path / "train", "other", (2, 5, 5, 3)) is None
+    assert capfd.readouterr().err.count("warning:") == 2
+
+
 def test_an_interrupted_build_leaves_nothing_behind(tmp_path):
     def examples():
         yield IMAGES[0], 0

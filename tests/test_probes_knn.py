@@ -58,6 +58,13 @@ def test_bank_finds_itself_with_one_neighbour():
     assert knn.knn_accuracy(bank_x, bank_y, bank_x, bank_y, num_classes=5, k=1) == 1.0
 
 
+def test_zero_feature_in_the_bank_is_nobody_s_neighbour():
+    bank_x, bank_y, _, _ = problem()
+    bank_x = np.concatenate([np.zeros((1, 16), np.float32), bank_x])
+    bank_y = np.concatenate([bank_y[:1], bank_y])
+    assert knn.knn_accuracy(bank_x, bank_y, bank_x[1:], bank_y[1:], num_classes=5, k=1) == 1.0
+
+
 def test_temperature_near_zero_neither_overflows_nor_ties():
     similarity, label = jnp.array([0.9, 0.8, 0.7]), jnp.array([2, 1, 1])
     assert knn.vote(similarity, label, 3, 1e-3) == 2  # the nearest alone

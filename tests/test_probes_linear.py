@@ -95,7 +95,6 @@ def test_seed_probe_equals_numpy_without_the_last_partial_batch():
     )
     np.testing.assert_allclose(found.loss, loss, rtol=1e-4)
     np.testing.assert_allclose(found.accuracy, accuracy, atol=1e-12)
-    assert found.last_accuracy == found.accuracy[-1] and found.best_accuracy == max(found.accuracy)
 
 
 def test_original_probe_equals_numpy_with_the_last_partial_batch_on_standardised_features():
@@ -116,6 +115,11 @@ def test_original_probe_equals_numpy_with_the_last_partial_batch_on_standardised
     )
     np.testing.assert_allclose(found.loss, loss, rtol=1e-4)
     np.testing.assert_allclose(found.accuracy, accuracy, atol=1e-12)
+
+
+def test_result_tells_the_last_epoch_from_the_best():
+    found = linear._result((np.array([1.5, 0.5, 0.75]), np.array([1, 4, 3])), 5)
+    assert found == linear.ProbeResult(0.6, 0.8, [0.2, 0.8, 0.6], [1.5, 0.5, 0.75])
 
 
 def test_seed_schedule_at_its_ends_and_middle():

@@ -11,8 +11,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-BLENDS = ("brightness", "contrast", "saturation")
-OPERATIONS = (*BLENDS, "hue")
+BLENDS: tuple[str, ...] = ("brightness", "contrast", "saturation")
+OPERATIONS: tuple[str, ...] = (*BLENDS, "hue")
 
 
 def grayscale(image):

@@ -24,7 +24,8 @@ def resized_crop(image, top, left, height, width, size):
 
 def random_resized_crop(key, image, size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
     """The resized crop of a box drawn by `random_box`: torchvision's `RandomResizedCrop`."""
-    return resized_crop(image, *random_box(key, *image.shape[:2], scale, ratio), size)
+    height, width, _ = image.shape
+    return resized_crop(image, *random_box(key, height, width, scale, ratio), size=size)
 
 
 def random_box(key, height, width, scale, ratio):

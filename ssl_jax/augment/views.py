@@ -8,7 +8,6 @@ and its pixels alone, whatever batch, place or device it sits in.
 import math
 from collections.abc import Callable
 from functools import partial
-from numbers import Real
 from typing import NamedTuple
 
 import chex
@@ -147,7 +146,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _number(value, low=-math.inf, high=math.inf) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def _numbers(value, low=-math.inf) -> bool:

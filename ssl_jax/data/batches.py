@@ -56,7 +56,7 @@ _recent_order = functools.lru_cache(maxsize=4)(epoch_order)
 def batch_indices(seed: int, step: int, size: int, batch_size: int) -> np.ndarray:
     """The (batch_size,) int32 examples of step `step` (from 0), out of `size`."""
     epoch, place = divmod(step, size // batch_size)
-    return _recent_order(seed, epoch, size)[place * batch_size : (place + 1) * batch_size]
+    return _recent_order(seed, epoch, size)[place * batch_size : (place + 1) * batch_size].copy()
 
 
 def make_feed(

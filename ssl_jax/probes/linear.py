@@ -238,7 +238,7 @@ def ridge_spectrum(x: np.ndarray, target: np.ndarray) -> Spectrum:
 # same whatever the scale of the features and the number of examples. X is centred, hence b = mean(T) and
 #   W = V diag(1 / (s + lambda)) V^T X^T T / N.
 # Leaving out example i, without refitting: residual_i / (1 - h_i), with the leverage
-#   h_i = 1/N + sum_j (XV)_ij^2 / (N (s_j + lambda));  the 1/N is the bias (Hastie et al., ESL, eq. 7.64).
+#   h_i = 1/N + sum_j (XV)_ij^2 / (N (s_j + lambda));  the 1/N is the bias (Hastie et al., ESL, section 7.10.1).
 
 
 def _shrinkage(spectrum: Spectrum, penalty: float) -> np.ndarray:

@@ -1,0 +1,159 @@
+"""Closed-form predictors against NumPy in float64 and by their invariances; the triple for every kind."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax.errors import UserError
+from ssl_jax.predictors import KINDS, make_predictor, matrix
+from ssl_jax.predictors.direct import direct_copy, direct_pred
+
+DIM = 12
+
+
+def correlation(seed=0, dim=DIM, rank=None, scale=1.0):
+    z = np.random.default_rng(seed).normal(size=(4 * dim, dim)) * np.geomspace(3, 0.1, dim)
+    z[:, rank:] = 0 if rank else z[:, rank:]
+    return scale * z.T @ z / len(z)
+
+
+def reference(corr, eps, eps_mode, floor=1e-4):
+    """The formula once more, in float64."""
+    s, u = np.linalg.eigh((corr + corr.T) / 2)
+    s = np.maximum(s, 0)
+    p = np.sqrt(s / s.max()) + eps if eps_mode == "relative" else np.sqrt(s) + eps * s.max()
+    return (u * np.maximum(p, floor)) @ u.T
+
+
+@pytest.mark.parametrize("eps_mode", ["relative", "literal"])
+@pytest.mark.parametrize("eps", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("dim", [1, 3, 12, 128])
+def test_direct_pred_is_its_formula(eps_mode, eps, dim):
+    corr = correlation(dim=dim)
+    got = direct_pred(jnp.float32(corr), eps, eps_mode)
+    chex.assert_trees_all_close(got, reference(corr, eps, eps_mode), atol=2e-4)
+
+
+def test_direct_pred_commutes_and_is_symmetric_positive():
+    corr = correlation(1)
+    w = np.asarray(direct_pred(jnp.float32(corr), 0.1), np.float64)
+    chex.assert_trees_all_close(w, w.T, atol=1e-6)
+    chex.assert_trees_all_close(w @ corr, corr @ w, atol=1e-4)
+    eigenvalues = np.linalg.eigvalsh(w)
+    assert eigenvalues.min() >= 0.1 - 1e-5 and abs(eigenvalues.max() - 1.1) < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-2, 1e4])
+def test_relative_mode_does_not_see_the_scale_of_f(scale):
+    one, other = (direct_pred(jnp.float32(correlation(2, scale=c)), 0.1) for c in (1.0, scale))
+    chex.assert_trees_all_close(one, other, atol=1e-4)
+
+
+def test_literal_mode_is_relative_mode_with_eps_times_root_of_the_top():
+    corr = correlation(3, scale=7.0)
+    root = np.sqrt(np.linalg.eigvalsh(corr).max())
+    literal = direct_pred(jnp.float32(corr), 0.1, "literal")
+    chex.assert_trees_all_close(literal, root * direct_pred(jnp.float32(corr), 0.1 * root), atol=1e-4)
+
+
+def test_rank_deficient_and_zero_correlation_stay_finite():
+    corr = correlation(4, rank=3)
+    eigenvalues = np.linalg.eigvalsh(np.asarray(direct_pred(jnp.float32(corr), 0.1), np.float64))
+    chex.assert_trees_all_close(eigenvalues[: DIM - 3], np.full(DIM - 3, 0.1), atol=2e-3)
+    chex.assert_trees_all_close(direct_pred(jnp.zeros((DIM, DIM)), 0.1), 0.1 * np.eye(DIM), atol=1e-6)
+    floored = np.linalg.eigvalsh(direct_pred(jnp.zeros((DIM, DIM)), 0.0))
+    chex.assert_trees_all_close(floored, np.full(DIM, 1e-4, np.float32), rtol=1e-3)
+
+
+def test_direct_copy_is_its_formula():
+    corr = correlation(5)
+    expected = corr / np.sqrt(np.sum(corr**2)) + 0.3 * np.eye(DIM)
+    chex.assert_trees_all_close(direct_copy(jnp.float32(corr), 0.3), expected, atol=1e-6)
+    chex.assert_trees_all_close(direct_copy(jnp.zeros((DIM, DIM)), 0.3), 0.3 * np.eye(DIM), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_keeps_the_running_average(kind):
+    """F_0 = C_0, F_k = rho F_{k-1} + (1 - rho) C_k: rho keeps the old."""
+    predictor = make_predictor(kind, DIM, rho=0.3)
+    params, memory = predictor.init(jax.random.key(0))
+    f = None
+    for step in range(4):
+        c = correlation(10 + step)
+        f = c if step == 0 else 0.3 * f + 0.7 * c
+        params, memory = predictor.update(params, memory, jnp.float32(c), step)
+        chex.assert_trees_all_close(memory["correlation"], f, atol=1e-4)
+    z = jnp.ones((5, DIM))
+    chex.assert_shape(predictor.apply(params, memory, z), (5, DIM))
+    chex.assert_shape(matrix(params), (DIM, DIM))
+
+
+@pytest.mark.parametrize("kind", ["linear", "direct_pred", "direct_copy"])
+def test_matrix_is_what_apply_multiplies_by(kind):
+    predictor = make_predictor(kind, DIM)
+    params, memory = predictor.init(jax.random.key(0))
+    z = np.random.default_rng(0).normal(size=(5, DIM)).astype(np.float32)
+    expected = z @ np.asarray(matrix(params)).T
+    chex.assert_trees_all_close(predictor.apply(params, memory, z), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_hybrid_sets_only_where_step_divides(every):
+    predictor = make_predictor("direct_pred", DIM, every=every)
+    params, memory = predictor.init(jax.random.key(0))
+    update = jax.jit(predictor.update)
+    for step in range(7):
+        marked = jax.tree.map(lambda w: w + 1.0, params)  # what the optimizer would have left
+        corr = jnp.float32(correlation(step))
+        params, memory = update(marked, memory, corr, step)
+        if step % every == 0:
+            chex.assert_trees_all_close(matrix(params), direct_pred(memory["correlation"], 0.1), atol=1e-5)
+        else:
+            chex.assert_trees_all_equal(params, marked)
+
+
+def test_symmetric_projections():
+    for kind in ("linear", "mlp"):
+        predictor = make_predictor(kind, DIM, symmetric=True)
+        params, memory = predictor.init(jax.random.key(1))
+        new, _ = predictor.update(params, memory, jnp.eye(DIM), 0)
+        w = np.asarray(matrix(new))
+        chex.assert_trees_all_close(w, w.T, atol=1e-6)
+        again, _ = predictor.update(new, memory, jnp.eye(DIM), 1)
+        chex.assert_trees_all_close(again, new, atol=1e-6)  # a projection
+        if kind == "linear":
+            old = np.asarray(matrix(params))
+            chex.assert_trees_all_close(w, (old + old.T) / 2, atol=1e-6)
+        else:
+            w1, w2 = (np.asarray(params[name]["kernel"]).T for name in ("linear1", "linear2"))
+            v = (w1 + w2.T) / 2
+            chex.assert_trees_all_close(w, v.T @ v, atol=1e-5)
+            assert np.linalg.eigvalsh(w).min() > -1e-5
+            chex.assert_trees_all_equal(new["linear1"]["bias"], params["linear1"]["bias"])
+
+
+def test_parameter_counts():
+    def count(kind):
+        return sum(x.size for x in jax.tree.leaves(make_predictor(kind, 128).init(jax.random.key(0))[0]))
+
+    # 128 * 512 + 512 + 512 * 128, no output bias: the replication's two-layer predictor; and 128 * 128.
+    assert (count("mlp"), count("linear"), count("direct_pred")) == (131_584, 16_384, 16_384)
+
+
+@pytest.mark.parametrize(
+    "kind, options, words",
+    [
+        ("direct", {}, "did you mean 'direct_pred'"),
+        ("direct_pred", {"eps": -0.1}, "predictor.eps: got -0.1"),
+        ("direct_copy", {"eps": 2.0}, "predictor.eps: got 2.0"),
+        ("direct_pred", {"eps_mode": "absolute"}, "predictor.eps_mode: got 'absolute'"),
+        ("direct_pred", {"rho": 1.0}, "predictor.rho: got 1.0"),
+        ("linear", {"rho": -0.5}, "predictor.rho: got -0.5"),
+        ("direct_pred", {"every": 0}, "predictor.every: got 0"),
+    ],
+)
+def test_mistakes_are_named(kind, options, words):
+    with pytest.raises(UserError, match=words):
+        make_predictor(kind, DIM, **options)
