@@ -93,7 +93,7 @@ def judge(
     replication's protocol unless only the original's is asked for; epochs 0: as the protocol has it.
     """
     data = (features["train_x"], features["train_y"], features["test_x"], features["test_y"])
-    given = {"epochs": epochs} if epochs else {}
+    given: dict = {"batch_size": min(128, len(features["train_y"]))} | ({"epochs": epochs} if epochs else {})
     accuracies = {}
     if protocol in ("original", "both"):
         original = original_probe(*data, num_classes=num_classes, seed=seed, **given)

@@ -16,7 +16,7 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": lambda **o: ResNet((2, 2, 2, 2), BasicBlock, **o),
     "resnet34": lambda **o: ResNet((3, 4, 6, 3), BasicBlock, **o),
     "resnet50": lambda **o: ResNet((3, 4, 6, 3), Bottleneck, **o),
-    "convnet": lambda stem, **o: ConvNet((2, 2, 2, 2), **o),
+    "convnet": lambda stem, **o: ConvNet((2, 2, 2, 1), **o),
     "convnet_digits": lambda stem, **o: ConvNet((1, 2, 2), **o),
 }
 STEMS = ("cifar", "imagenet")

@@ -20,7 +20,7 @@ _HEADER = "__header__"  # beside the arrays: what they belong to, and which ther
 
 
 @jax.jit
-def _call(apply: Partial, batch: jax.Array) -> jax.Array:
+def _call(apply: Callable, batch: jax.Array) -> jax.Array:
     return apply(batch)
 
 
@@ -35,12 +35,12 @@ def extract(apply: Callable, image: np.ndarray, batch_size: int = 500) -> np.nda
     if not len(image) or batch_size < 1:
         raise UserError(f"features: got {len(image)} images in batches of {batch_size}, takes 1 or more of each")
     batch_size = min(batch_size, len(image))
-    apply = apply if isinstance(apply, Partial) else Partial(apply)
+    apply = jax.device_put(apply if isinstance(apply, Partial) else Partial(apply))  # once, not every batch
     starts = range(0, len(image), batch_size)
     return np.concatenate([_extract_batch(apply, image[i : i + batch_size], batch_size) for i in starts])
 
 
-def _extract_batch(apply: Partial, image: np.ndarray, batch_size: int) -> np.ndarray:
+def _extract_batch(apply: Callable, image: np.ndarray, batch_size: int) -> np.ndarray:
     count = len(image)
     padded = np.pad(image, [(0, batch_size - count), (0, 0), (0, 0), (0, 0)], mode="edge")
     features = _call(apply, padded)
