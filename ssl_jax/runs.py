@@ -4,6 +4,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -153,9 +154,9 @@ def read_dataset(config: ConfigDict) -> Dataset:
     )
 
 
-def resident(value: str) -> bool | str:
+def resident(value: str) -> bool | Literal["auto"]:
     """auto | yes | no, as `make_feed` takes it."""
-    known = {"auto": "auto", "yes": True, "no": False}
+    known: dict[str, bool | Literal["auto"]] = {"auto": "auto", "yes": True, "no": False}
     if value not in known:
         raise UserError(f"data.resident: got {value!r}, {nearest(value, known)}")
     return known[value]
@@ -341,7 +342,7 @@ def judge_all(config, parts, params, stats, dataset, encode, out: Path, step: in
         return judge.take_features(encode, params, stats, dataset, path, fingerprint)
 
     contenders = {"pretrained": features_of(f"step-{step}", params, stats)}
-    result = judge.judge(contenders["pretrained"], dataset.num_classes, **chosen)
+    result: dict = judge.judge(contenders["pretrained"], dataset.num_classes, **chosen)
     if settings.random_init:
         fresh = fresh_state(config, parts, dataset)
         normalise = make_normalise(parts.recipe.mean, parts.recipe.std)
@@ -389,8 +390,8 @@ def print_accuracies(result: dict) -> None:
         baseline = result.get(f"random_init_{name}")
         beside = "" if baseline is None else f"   untrained encoder {baseline:.4f}"
         say(f"{name:34} {result[name]:.4f}{beside}")
-    few = result.get("few_label")
-    for name in (n for n in few or {} if isinstance(few[n], dict)):
+    few = result.get("few_label", {})
+    for name in (n for n in few if isinstance(few[n], dict)):
         mean, std = few[name]["mean"], few[name]["std"]
         say(f"{few['labels_per_class']} labels a class, {name:12} {mean:.4f} ± {std:.4f} over {few['draws']} draws")
 

@@ -93,7 +93,7 @@ def make_network(encoder: nn.Module, projector: nn.Module) -> Network:
 
     def features(params, stats, image):
         variables = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
-        return encoder.apply(variables, image, train=False)
+        return jnp.asarray(encoder.apply(variables, image, train=False))
 
     return Network(init, train, features)
 

@@ -86,7 +86,7 @@ class ResNet(nn.Module):
         )(x)
         x = nn.relu(Norm(self.norm, self.axis_name, self.dtype, name="stem_norm")(x, train))
         if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1), (1, 1)])  # pyright: ignore[reportArgumentType]
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
                 x = self.block(  # pyright: ignore[reportCallIssue]

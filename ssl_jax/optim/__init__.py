@@ -76,7 +76,7 @@ def by_group(optimizers: dict[str, Optimizer], labels: Callable[[Params], PyTree
         name: optax.GradientTransformation(o.init, o.update)  # pyright: ignore[reportArgumentType]
         for name, o in optimizers.items()
     }
-    return from_optax(optax.partition(parts, labels))
+    return from_optax(optax.partition(parts, labels))  # pyright: ignore[reportArgumentType]
 
 
 def path_of(key_path) -> str:

@@ -4,7 +4,7 @@ import csv
 import os
 from pathlib import Path
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "step",
     "epoch",
     "loss",

@@ -18,7 +18,7 @@ from ssl_jax.errors import UserError
 AXIS = "batch"
 
 
-def pick_devices(count: int) -> list[jax.Device]:
+def pick_devices(count: int) -> list:
     """The first `count` local devices, or all of them for 0. Several processes use all of theirs."""
     devices = jax.local_devices()
     if count < 0 or count > len(devices):

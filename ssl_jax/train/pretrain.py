@@ -17,6 +17,7 @@ from ssl_jax.models import Network
 from ssl_jax.optim import Optimizer
 from ssl_jax.predictors import Predictor
 from ssl_jax.train.state import PretrainState
+from ssl_jax.types import Params
 
 Step = Callable[[PretrainState, dict, jax.Array], tuple[PretrainState, dict]]
 
@@ -60,7 +61,7 @@ def make_pretrain_step(
 
         (loss, (stats, z1, z2)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         updates, opt_state = optimizer.update(mean(grads), state.opt_state, params)
-        params = optax.apply_updates(params, updates)
+        params: Params = optax.apply_updates(params, updates)
 
         corr = mean(second_moment(z1, z2))
         predictor_params, memory = predictor.update(params["predictor"], state.memory, corr, state.step)
