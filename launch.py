@@ -1,6 +1,7 @@
 """The door: `python launch.py --config configs/NAME.py[:ARG] --workdir DIR [--config.section.field=VALUE ...]`.
 
-A mistake of the user is one line that begins with "error:" and exit status 2.
+The same command on the same work directory goes on where it stopped. A mistake of the user is one line that begins
+with "error:" and exit status 2; Ctrl-C ends in one line and status 130.
 """
 
 import inspect
@@ -9,102 +10,145 @@ import re
 import runpy
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from ssl_jax.errors import UserError, nearest
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:ARG]")
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of this run; the same one goes on where it stopped")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for several processes")
-PROCESSES = flags.DEFINE_integer("processes", None, "how many processes take part")
-PROCESS = flags.DEFINE_integer("process", None, "number of this process, from 0")
+TAKES = {int: "a whole number", float: "a number", bool: "true or false", tuple: "numbers with commas between them"}
 
 
 def main(argv: list[str]) -> int:
+    """Exit status of the command line `argv`, whose first word is the program's name."""
     try:
-        parse_flags(argv)
-        run()
+        if {"-h", "--help"} & set(argv):
+            print(f"{__doc__}\nConfigurations: {', '.join(known_configs())}")
+        else:
+            run(parse_flags(argv))
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
+        return 130
     return 0
 
 
-def parse_flags(argv: list[str]) -> None:
-    """Reads the flags; UserError for whatever is wrong with them."""
-    fields = load_fields(config_value(argv))
-    for name in (m[1] for word in argv if (m := re.match(r"--?config\.([\w.]+)", word))):
-        if name not in fields:
-            raise UserError(f"{name}: no such field, {nearest(name, fields, few=True)}")
+def parse_flags(argv: list[str]) -> flags.FlagValues:
+    """config, workdir, coordinator, processes, process; UserError for whatever is wrong with them."""
+    value, argv = take_config(argv)
+    config = read_config(value)
+    check_names(argv, config)
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "directory of this run", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for several processes", flag_values=values)
+    flags.DEFINE_integer("processes", None, "how many processes take part", flag_values=values)
+    flags.DEFINE_integer("process", None, "number of this process, from 0", flag_values=values)
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
-        rest = flags.FLAGS(argv)
+        rest = values(argv)
+    except flags.UnrecognizedFlagError as error:
+        known = ("config", "workdir", "coordinator", "processes", "process")
+        raise UserError(f"--{error.flagname}: no such flag, {nearest(error.flagname, known)}") from error
     except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(explain(str(error), fields)) from error
+        raise UserError(explain(str(error), flat(config))) from error
     if len(rest) > 1:
-        raise UserError(f"{rest[1]}: not understood; fields are given as --config.field=VALUE")
-    if WORKDIR.value is None:
+        raise UserError(f"{rest[1]}: not understood; fields are given as --config.section.field=VALUE")
+    if not values["workdir"].value:
         raise UserError("--workdir: missing, takes the directory of this run")
+    return values
 
 
-def config_value(argv: list[str]) -> str:
-    """What is given for --config."""
+def take_config(argv: list[str]) -> tuple[str, list[str]]:
+    """What is given for --config, and the other words."""
     for i, word in enumerate(argv):
         match = re.fullmatch(r"--?config(?:=(.*))?", word)
-        if match and (match[1] or argv[i + 1 : i + 2]):
-            return match[1] or argv[i + 1]
+        if match and match[1]:
+            return match[1], argv[:i] + argv[i + 1 :]
+        if match and match[1] is None and argv[i + 1 : i + 2]:
+            return argv[i + 1], argv[:i] + argv[i + 2 :]
     raise UserError(f"--config: missing, takes one of {', '.join(known_configs())}")
 
 
-def load_fields(value: str) -> dict[str, Any]:
-    """Every field of the configuration `configs/NAME.py[:ARG]`, by its dotted name, with its default."""
-    name, _, argument = value.partition(":")
+def read_config(value: str) -> ConfigDict:
+    """The configuration `configs/NAME.py[:ARG]` with its defaults."""
+    name, colon, argument = value.partition(":")
     if not Path(name).is_file():
         raise UserError(f"--config: no file {name}, {nearest(name, known_configs())}")
-    get_config = runpy.run_path(name).get("get_config")
-    if get_config is None:
-        raise UserError(f"--config: {name} has no get_config, {nearest(name, known_configs())}")
-    if argument and not inspect.signature(get_config).parameters:
-        raise UserError(f"--config: {name} takes no argument, got {argument!r}")
-    config = get_config(*[argument] * bool(argument))
-    return flat(config)
+    try:
+        get_config = runpy.run_path(name).get("get_config")
+        if get_config is None:
+            raise UserError(f"--config: {name} has no get_config, {nearest(name, known_configs())}")
+        if colon and not inspect.signature(get_config).parameters:
+            raise UserError(f"--config: {name} takes no argument, got {argument!r}")
+        config = get_config(*[argument] * bool(colon))
+    except UserError:
+        raise
+    except Exception as error:  # a configuration is the user's own program: any mistake may be in it
+        raise UserError(f"--config: {name}, {where(error, name)}{type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config: get_config of {name} gave {type(config).__name__}, must return a ConfigDict")
+    return config
 
 
-def flat(config, prefix: str = "") -> dict[str, Any]:
-    """{"encoder.width": 64, ...} of a nested configuration, without the sections themselves."""
+def where(error: Exception, name: str) -> str:
+    """ "line 3: ", the line of the file `name` at which it went wrong; "" where it cannot be told."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+    line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+    return f"line {line}: " if line else ""
+
+
+def check_names(argv: list[str], config: ConfigDict) -> None:
+    """UserError for a word that would set a section, or a field that is not there."""
+    fields = flat(config)
+    for name in (m[1] for word in argv if (m := re.match(r"--?(?:no)?config\.([^=]*)", word))):
+        inner = [field for field in fields if field.startswith(f"{name}.")]
+        if inner:
+            raise UserError(f"{name}: is a section, takes no value itself; its fields are {', '.join(inner)}")
+        if name not in fields:
+            raise UserError(f"{name or '--config.'}: no such field, {nearest(name, fields, few=True)}")
+
+
+def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """{"encoder.width": int, ...}: the type of every field, without the sections themselves."""
     fields = {}
     for name, value in config.items():
-        fields |= flat(value, f"{prefix}{name}.") if hasattr(value, "items") else {f"{prefix}{name}": value}
+        inner = isinstance(value, ConfigDict)
+        fields |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": config.get_type(name)}
     return fields
 
 
-def explain(message: str, fields: dict[str, Any]) -> str:
+def explain(message: str, fields: dict[str, type]) -> str:
     """One line for what absl and ml_collections say of a value that they could not take."""
-    match = re.search(r"--config\.([\w.]+)=(\S*):", message)
-    if match and match[1] in fields:
-        return f"{match[1]}: got {match[2]!r}, takes a value of type {type(fields[match[1]]).__name__}"
-    return message.strip().splitlines()[-1]
+    if match := re.search(r"--config\.([\w.]+)=(.*?): ", message, re.DOTALL):
+        return f"{match[1]}: got {match[2]!r}, takes {TAKES.get(fields[match[1]], 'text')}"
+    if match := re.search(r"(--\S+?)=(.*?): ", message, re.DOTALL):
+        return f"{match[1]}: got {match[2]!r}, takes a whole number"
+    if match := re.fullmatch(r"Missing value for flag (\S+)", message):
+        return f"{match[1]}: no value after it, takes {match[1]}=VALUE"
+    return message
 
 
-def run() -> None:
-    """Joins the other processes, if any, and runs the task until it ends or a signal asks it to stop."""
+def run(values: flags.FlagValues) -> None:
+    """Joins the other processes, if any, and runs the task until it ends or SIGTERM asks it to save and stop."""
     from ssl_jax import runs  # imports jax, which takes seconds: mistakes in the flags are told before
 
-    join_processes()
+    join_processes(values["coordinator"].value, values["processes"].value, values["process"].value)
     asked = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-    runs.run_task(CONFIG.value, WORKDIR.value, lambda: bool(asked))
+    runs.run_task(values["config"].value, values["workdir"].value, lambda: bool(asked))
 
 
-def join_processes() -> None:
-    """`jax.distributed` by flags, or by the environment's COORDINATOR, PROCESSES and PROCESS."""
-    coordinator = COORDINATOR.value or os.environ.get("SSL_JAX_COORDINATOR")
+def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """`jax.distributed` by flags, or by the environment's SSL_JAX_COORDINATOR, SSL_JAX_PROCESSES, SSL_JAX_PROCESS."""
+    coordinator = coordinator or os.environ.get("SSL_JAX_COORDINATOR")
     if coordinator is None:
         return
-    numbers = [PROCESSES.value, PROCESS.value]
+    numbers = [processes, process]
     for i, name in enumerate(("SSL_JAX_PROCESSES", "SSL_JAX_PROCESS")):
         text = os.environ.get(name, "")
         if numbers[i] is None and text.isdigit():

@@ -1,12 +1,14 @@
 """From a configuration to the parts of a run. The configuration goes no further down than here."""
 
+import math
+import re
 from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
 from ssl_jax.augment.views import Recipe, make_recipe
-from ssl_jax.errors import UserError
+from ssl_jax.errors import UserError, nearest
 from ssl_jax.models import MLPHead, Network, make_encoder, make_network
 from ssl_jax.optim import Optimizer, Schedule, assign_groups, by_group, decayed, make_optimizer
 from ssl_jax.optim.schedules import make_schedule, target_rate
@@ -36,29 +38,59 @@ class Parts(NamedTuple):
     recipe: Recipe
 
 
+# Smallest and largest value of the numbers that no part of the run checks itself.
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "epochs": (1, math.inf),
+    "batch_size": (2, math.inf),
+    "log_every": (1, math.inf),
+    "eval_every": (0, math.inf),
+    "checkpoint_every": (0, math.inf),
+    "loss_scale": (1e-12, math.inf),
+    "data.train_size": (0, math.inf),
+    "data.image_size": (0, 1024),
+    "encoder.width": (1, math.inf),
+    "projector.hidden": (1, math.inf),
+    "predictor.hidden": (1, math.inf),
+    "predictor.every": (1, math.inf),
+    "predictor.eps": (0, 1),
+    "optimizer.learning_rate": (0, math.inf),
+    "optimizer.weight_decay": (0, math.inf),
+    "optimizer.predictor.learning_rate": (0, math.inf),
+    "optimizer.predictor.weight_decay": (0, math.inf),
+    "schedule.warmup_epochs": (0, math.inf),
+}
+PROBE_RANGES: dict[str, tuple[float, float]] = {
+    "probe.epochs": (0, math.inf),
+    "probe.knn_k": (1, math.inf),
+    "probe.knn_temperature": (1e-12, math.inf),
+    "probe.validation_size": (1, math.inf),
+    "probe.few_labels": (0, math.inf),
+    "probe.few_label_draws": (1, math.inf),
+}
+
+
 def check_counts(config: ConfigDict) -> None:
-    """UserError for a count out of range, before anything is loaded."""
-    at_least = {"epochs": 1, "batch_size": 2, "log_every": 1, "eval_every": 0, "checkpoint_every": 0}
-    at_least |= {"data.train_size": 0, "data.image_size": 0, "schedule.warmup_epochs": 0, "encoder.width": 1}
-    at_least |= {"projector.hidden": 1, "predictor.hidden": 1, "loss_scale": 1e-12}
-    at_least |= {"optimizer.learning_rate": 0}
-    for field, least in at_least.items():
-        value = _at(config, field)
-        if value < least:
-            raise UserError(f"{field}: got {value}, takes a number of at least {least}")
-    check_probe(config.probe)
+    """UserError for a number out of range, before anything is loaded."""
+    check_ranges(config, RANGES)
+    check_probe(config)
 
 
-def check_probe(probe: ConfigDict) -> None:
+def check_probe(config: ConfigDict) -> None:
     """UserError for a probe's field out of range."""
-    if probe.protocol not in ("seed", "original", "both"):
-        raise UserError(f"probe.protocol: got {probe.protocol!r}, takes one of seed, original, both")
-    at_least = {"epochs": 0, "knn_k": 1, "validation_size": 1, "few_labels": 0, "few_label_draws": 1}
-    for field, least in at_least.items():
-        if probe[field] < least:
-            raise UserError(f"probe.{field}: got {probe[field]}, takes a number of at least {least}")
-    if probe.knn_temperature <= 0:
-        raise UserError(f"probe.knn_temperature: got {probe.knn_temperature}, takes a number above 0")
+    protocols = ("seed", "original", "both")
+    if config.probe.protocol not in protocols:
+        raise UserError(f"probe.protocol: got {config.probe.protocol!r}, {nearest(config.probe.protocol, protocols)}")
+    check_ranges(config, PROBE_RANGES)
+
+
+def check_ranges(config: ConfigDict, ranges: dict[str, tuple[float, float]]) -> None:
+    """UserError for the first field that lies outside its range; an unset one is not looked at."""
+    for field, (least, most) in ranges.items():
+        value = _at(config, field)
+        if value is not None and not (least <= value <= most and math.isfinite(value)):
+            takes = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise UserError(f"{field}: got {value}, takes a number {takes}")
 
 
 def build(config: ConfigDict, total_steps: int, steps_per_epoch: int, axis_name: str | None) -> Parts:
@@ -131,6 +163,12 @@ def build_rules(config: ConfigDict, total_steps: int, warmup_steps: int) -> dict
 
 def build_optimizer(config: ConfigDict, rules: dict[str, Rule]) -> Optimizer:
     """One optimizer a group, joined."""
+    try:
+        re.compile(config.optimizer.exclude)
+    except re.error as error:
+        raise UserError(
+            f"optimizer.exclude: got {config.optimizer.exclude!r}, takes a regular expression ({error})"
+        ) from error
     optimizers = {
         group: make_optimizer(
             config.optimizer.name,

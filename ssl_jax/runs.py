@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ssl_jax import assembly, judge, workdir
-from ssl_jax.augment.views import make_normalise, make_views
+from ssl_jax.augment.views import Recipe, make_normalise, make_views
 from ssl_jax.data.batches import load, make_feed
 from ssl_jax.data.sources import Dataset, load_dataset
 from ssl_jax.dynamics.collapse import collapse_signs, verdict
@@ -35,10 +35,12 @@ def pretrain(config: ConfigDict, directory: str, interrupted: Callable[[], bool]
     devices = parallel.pick_devices(config.devices)
     parallel.per_device(config.batch_size, devices)
     call_size = parallel.steps_per_call(config.steps_per_call, devices)
-    assembly.build(config, 1, 1, None)  # names a wrong field before any data is read
-    out = open_on_one(directory, config)
+    kept = resident(config.data.resident)
+    recipe = assembly.build(config, config.epochs, 1, None).recipe  # names a wrong field before any data is read
+    out = workdir.check_workdir(directory, config.to_dict())
     dataset = read_dataset(config)
-    feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, resident(config.data.resident))
+    feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, kept)
+    check_views(config, recipe, dataset)
     check_sizes(config, dataset)
 
     cadence = assembly.build_cadence(config, feed.steps_per_epoch)
@@ -52,6 +54,7 @@ def pretrain(config: ConfigDict, directory: str, interrupted: Callable[[], bool]
         if start > cadence.total:
             raise UserError(f"epochs: got {config.epochs}, {out} has already gone {start // feed.steps_per_epoch}")
         state = parallel.replicate(checkpoint.restore(manager, state) if start else state, devices)
+        open_on_one(directory, config)  # a start that is refused above leaves everything as it was
         print_header(config, parts, state, dataset, devices, cadence, start)
         encode = judge.make_encode(parts.network, make_normalise(parts.recipe.mean, parts.recipe.std))
         seconds = begin_log(out, start)
@@ -76,31 +79,30 @@ def pretrain(config: ConfigDict, directory: str, interrupted: Callable[[], bool]
 
 def probe(config: ConfigDict, directory: str) -> None:
     """Judges a checkpoint of a finished or running pretraining, from its files alone."""
-    assembly.check_probe(config.probe)
+    assembly.check_probe(config)
     if not config.checkpoint:
         raise UserError("checkpoint: got '', takes the work directory of a pretraining run (--config.checkpoint=DIR)")
     source = Path(config.checkpoint)
-    trained = ConfigDict(workdir.read_json(source / "config.json"))
-    if trained.get("task") != "pretrain":
-        raise UserError(f"checkpoint: {source} holds a {trained.get('task')!r} task, takes a pretraining run")
+    trained = read_trained(source)
     steps = checkpoint.steps_in(source / "checkpoints")
-    step = steps[-1] if config.step < 0 else config.step
+    step = steps[-1] if config.step == -1 else config.step
     if step not in steps:
-        raise UserError(f"step: got {step}, {source} has {', '.join(map(str, steps))}")
+        raise UserError(f"step: got {step}, {source} has {', '.join(map(str, steps))}; -1 takes the newest")
     trained.data.data_dir = config.data_dir or trained.data.data_dir
     trained.probe, trained.seed = config.probe, config.seed
-    out = open_on_one(directory, config)
+    out = workdir.check_workdir(directory, config.to_dict())
     dataset = read_dataset(trained)
     check_sizes(trained, dataset)
-    parts = assembly.build(trained, 1, 1, None)
+    parts = assembly.build(trained, trained.epochs, 1, None)
     state = fresh_state(trained, parts, dataset)
     like = {"params": {k: state.params[k] for k in ("encoder", "projector")}, "stats": state.stats}
     restored = checkpoint.restore_parts(source / "checkpoints", step, like)
     encode = judge.make_encode(parts.network, make_normalise(parts.recipe.mean, parts.recipe.std))
+    open_on_one(directory, config)
     say(f"probing {source} at step {step}: {trained.method} on {dataset.name}")
     result, features = judge_all(trained, parts, restored["params"], restored["stats"], dataset, encode, out, step)
-    result = {"task": "probe", "checkpoint": str(source), "checkpoint_step": step} | describe(trained) | result
-    result |= provenance()
+    result = {"task": "probe", "checkpoint": str(source)} | describe(trained) | {"steps": step} | result
+    result |= spent(metrics.read_rows(source / "metrics.csv"), step) | provenance()
     workdir.write_json(out / "result.json", result)
     plots.draw_features(features, dataset.label_names, out / "figures" / "features.png")
     print_accuracies(result)
@@ -109,8 +111,10 @@ def probe(config: ConfigDict, directory: str) -> None:
 def views(config: ConfigDict, directory: str) -> None:
     """Draws a grid of augmented views, so that a person can look at what the network sees."""
     recipe = assembly.build_recipe(config)
-    out = open_on_one(directory, config)
+    workdir.check_workdir(directory, config.to_dict())
     dataset = read_dataset(config)
+    check_views(config, recipe, dataset)
+    out = open_on_one(directory, config)
     draw_views(config, recipe, dataset, out)
     say(f"wrote {out / 'figures' / 'views.png'}")
 
@@ -122,6 +126,9 @@ def run_task(config: ConfigDict, directory: str, interrupted: Callable[[], bool]
     """The task that the configuration names."""
     if config.task not in TASKS:
         raise UserError(f"task: got {config.task!r}, {nearest(config.task, TASKS)}")
+    if (config.task == "probe") != ("checkpoint" in config):
+        kind = "configs/probe.py" if config.task == "probe" else "a configuration with an encoder, not configs/probe.py"
+        raise UserError(f"task: got {config.task!r}, takes --config {kind}")
     TASKS[config.task](config, directory, interrupted)
 
 
@@ -162,14 +169,39 @@ def resident(value: str) -> bool | Literal["auto"]:
     return known[value]
 
 
+SECTIONS = ("data", "views", "encoder", "projector", "predictor", "target", "optimizer", "schedule", "probe")
+
+
+def read_trained(source: Path) -> ConfigDict:
+    """The configuration of the pretraining run in `source`; UserError where there is none."""
+    trained = workdir.read_json(source / "config.json")
+    if trained.get("task") != "pretrain":
+        raise UserError(f"checkpoint: {source} holds a {trained.get('task')!r} task, takes a pretraining run")
+    if lacking := [name for name in SECTIONS if not isinstance(trained.get(name), dict)]:
+        raise UserError(f"{source / 'config.json'}: damaged, lacks {', '.join(lacking)}")
+    return ConfigDict(trained)
+
+
+def check_views(config: ConfigDict, recipe: Recipe, dataset: Dataset) -> None:
+    """UserError where the augmentations do not fit the images, in size or in channels."""
+    key = jax.random.split(jax.random.key(0), 1)
+    jax.eval_shape(make_views(recipe, image_side(config, dataset)), key, dataset.pretrain.image[:1])
+
+
 def check_sizes(config: ConfigDict, dataset: Dataset) -> None:
     """UserError where the probes ask for more training images than there are."""
-    bank = len(dataset.train.label) - config.probe.validation_size
-    if config.probe.knn_k > bank:
+    probe, size = config.probe, len(dataset.train.label)
+    if probe.validation_size >= size:
+        raise UserError(f"probe.validation_size: got {probe.validation_size}, takes less than the {size} images")
+    bank = size - probe.validation_size
+    if probe.knn_k > bank:
         raise UserError(
-            f"probe.knn_k: got {config.probe.knn_k}, takes at most {max(bank, 0)}: {len(dataset.train.label)} training "
-            f"images less probe.validation_size {config.probe.validation_size}"
+            f"probe.knn_k: got {probe.knn_k}, takes at most {bank}: {size} training images less "
+            f"probe.validation_size {probe.validation_size}"
         )
+    fewest = np.bincount(dataset.train.label, minlength=dataset.num_classes).min()
+    if probe.few_labels > fewest:
+        raise UserError(f"probe.few_labels: got {probe.few_labels}, takes at most {fewest}, as the rarest class has")
 
 
 def image_side(config: ConfigDict, dataset: Dataset) -> int:
@@ -299,14 +331,14 @@ def finish(config, parts, state: PretrainState, dataset, encode, out: Path, cade
         symmetric=config.predictor.symmetric,
         predictor_decay=parts.rules["predictor"].weight_decay,
     )
-    result = {"task": "pretrain"} | describe(config) | {"steps": cadence.total} | result | provenance()
+    result = {"task": "pretrain"} | describe(config) | {"steps": cadence.total} | result
+    result |= spent(rows, cadence.total) | provenance()
     result |= {
-        "seconds": last["seconds"],
-        # The first interval of a start compiles, so the middle one speaks for all.
-        "images_per_second": float(np.median([row["images_per_second"] for row in rows])),
         "collapsed": judged.collapsed,
         "verdict": judged.words,
         "loss": last["loss"],
+        "relative_spread": last["relative_spread"],
+        "effective_rank": last["effective_rank"],
         "correlation_eigenvalues": np.asarray(eigenvalues).tolist(),
     }
     workdir.write_json(out / "result.json", result)
@@ -372,6 +404,16 @@ def describe(config: ConfigDict) -> dict:
         "epochs": config.epochs,
         "batch_size": config.batch_size,
     }
+
+
+def spent(rows: list[dict[str, float]], step: int) -> dict:
+    """Wall time and speed of pretraining up to `step`, from the rows of metrics.csv."""
+    rows = [row for row in rows if row["step"] <= step]
+    if not rows:
+        return {"seconds": None, "images_per_second": None}
+    # The first interval of a start compiles, so the middle one speaks for all.
+    speed = float(np.median([row["images_per_second"] for row in rows]))
+    return {"seconds": rows[-1]["seconds"], "images_per_second": speed}
 
 
 def provenance() -> dict:

@@ -13,6 +13,7 @@ from ssl_jax.errors import UserError
 # Fields in which a continued run may differ from its beginning: they decide what is seen of it, not what it computes.
 FREE = (
     "data.data_dir",
+    "data_dir",
     "data.resident",
     "devices",
     "steps_per_call",
@@ -21,29 +22,42 @@ FREE = (
     "checkpoint_every",
     "probe.",
 )
+LISTED = 8  # differing fields that are told one by one
+
+
+def check_workdir(path: str, config: dict) -> Path:
+    """The directory, not yet touched; UserError where it cannot be written, or holds a run that another configuration
+    began.
+    """
+    directory = Path(path)
+    existing = next(p for p in (directory, *directory.absolute().parents) if p.exists() or p.is_symlink())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        why = "may not be written" if existing.is_dir() else "is not a directory"
+        raise UserError(f"--workdir: got {directory}, but {existing} {why}; takes a directory that can be written")
+    if (directory / "config.json").exists():
+        refuse_other(read_json(directory / "config.json"), config, directory)
+    return directory
 
 
 def open_workdir(path: str, config: dict) -> Path:
-    """The directory, made if need be, with `config` written into it; UserError where it cannot be written or holds
-    a run that another configuration began.
-    """
-    directory = Path(path)
+    """The directory, made if need be, with `config` written into it. Only after everything else was found right."""
+    directory = check_workdir(path, config)
     try:
         (directory / "figures").mkdir(parents=True, exist_ok=True)
-        write_json(directory / "writable.json", {})
-        (directory / "writable.json").unlink()
+        write_json(directory / "config.json", config)
     except OSError as error:
-        raise UserError(f"--workdir: {directory} cannot be written ({error.strerror}); give one that can") from error
-    earlier = directory / "config.json"
-    if earlier.exists():
-        refuse_other(read_json(earlier), config, directory)
-    write_json(earlier, config)
+        raise UserError(f"--workdir: {error.filename or directory} cannot be written ({error.strerror})") from error
     return directory
 
 
 def refuse_other(earlier: dict, config: dict, directory: Path) -> None:
     """UserError that lists the fields in which `config` would compute something else than `earlier` did."""
     old, new = flatten(earlier), flatten(config)
+    if old.get("task") != new.get("task"):
+        raise UserError(
+            f"--workdir: {directory} holds a {old.get('task')!r} task, not a {new.get('task')!r} one; "
+            "take another directory"
+        )
     differing = [
         f"{name} {old.get(name, 'absent')!r} -> {new.get(name, 'absent')!r}"
         for name in sorted(old.keys() | new.keys())
@@ -52,8 +66,9 @@ def refuse_other(earlier: dict, config: dict, directory: Path) -> None:
         and not (name == "epochs" and _extends_freely(old))
     ]
     if differing:
+        more = f"; and {len(differing) - LISTED} more" if len(differing) > LISTED else ""
         raise UserError(
-            f"--workdir: {directory} holds a run with another configuration ({'; '.join(differing)}); "
+            f"--workdir: {directory} holds a run with another configuration ({'; '.join(differing[:LISTED])}{more}); "
             "take another directory, or these fields as they were"
         )
 
@@ -75,11 +90,16 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 def read_json(path: Path) -> dict:
     """A JSON file of ours; UserError where it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: not found; expected a work directory of this program") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); take another work directory") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # bytes that are no text, text that is no JSON
+        raise UserError(f"{path}: damaged, not JSON ({error}); mend it, or take another work directory") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged, holds a {type(content).__name__}; mend it, or take another work directory")
+    return content
 
 
 def write_json(path: Path, content: dict) -> None:

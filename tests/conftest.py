@@ -5,7 +5,24 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+# The tests compile far longer than they compute: LLVM's optimisations cost more here than they save.
+jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_configure(config):
+    """Every warning is an error; the ones let pass stand here, each with its date and its reason."""
+    config.addinivalue_line("filterwarnings", "error")
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory):
+    """Commands started by the tests compile each program once between them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield

@@ -11,7 +11,6 @@ import pytest
 
 from ssl_jax.errors import UserError
 from ssl_jax.models import ENCODERS, MLPHead, make_encoder, make_network
-from ssl_jax.models.convnet import PatchConv
 from ssl_jax.models.layers import conv
 
 
@@ -73,20 +72,11 @@ def by_hand(image, kernel, stride):
 
 @pytest.mark.parametrize("side", [7, 8])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_convolutions_pad_every_side_and_agree(side, stride):
+def test_convolutions_pad_every_side(side, stride):
     x = images(2, side)
-    patch = PatchConv(5, stride, "pytorch", jnp.float32)
-    variables = patch.init(jax.random.key(0), x)
-    kernel = variables["params"]["kernel"]
-    expected = by_hand(np.asarray(x), np.asarray(kernel), stride)
-    chex.assert_trees_all_close(patch.apply(variables, x), np.float32(expected), atol=1e-5)
+    variables = conv(5, 3, stride).init(jax.random.key(0), x)
+    expected = by_hand(np.asarray(x), np.asarray(variables["params"]["kernel"]), stride)
     chex.assert_trees_all_close(conv(5, 3, stride).apply(variables, x), np.float32(expected), atol=1e-5)
-
-    def loss(module, k, x):
-        return jnp.sum(jnp.sin(module.apply({"params": {"kernel": k}}, x)))
-
-    ours, flax = (jax.grad(loss, (1, 2))(m, kernel, x) for m in (patch, conv(5, 3, stride)))
-    chex.assert_trees_all_close(ours, flax, atol=1e-4)
 
 
 def test_batch_norm_has_pytorchs_constants():

@@ -66,10 +66,10 @@ def load_dataset(
     """
     if image_size is not None and image_size < 1:
         raise UserError(f"data.image_size: got {image_size}, takes at least 1 pixel")
-    if name == "digits":
-        dataset = _digits(image_size)
-    else:
-        dataset = _prepared(name, str(Path(data_dir).expanduser()) if data_dir else None, cache_dir, image_size)
+    data_dir = str(Path(data_dir).expanduser()) if data_dir else None
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise UserError(f"data.data_dir: got {data_dir}, which is not a directory; takes a TFDS directory")
+    dataset = _digits(image_size) if name == "digits" else _prepared(name, data_dir, cache_dir, image_size)
     return dataset if train_size is None else _first(dataset, train_size)
 
 
@@ -157,8 +157,6 @@ def _quiet_tfds():
 
 def _check_data_dir(name: str, data_dir: str) -> None:
     """Is there anything under this name? Asked before TFDS is, which is slow to import and to say no."""
-    if not Path(data_dir).is_dir():
-        raise UserError(f"data.data_dir: got {data_dir}, which is not a directory; takes a TFDS directory")
     base = _base(name)
     if not base or not any((Path(data_dir) / base).rglob("dataset_info.json")):
         raise _lacks(name, data_dir) if base in WELL_KNOWN else _unknown(name, f"which is not in {data_dir}")

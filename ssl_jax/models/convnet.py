@@ -1,41 +1,14 @@
 """A plain network of 3x3 convolutions: the encoder for two CPU cores.
 
-Its convolutions are matrix products over gathered patches. On the CPU backend those are several times faster in the
-backward pass than XLA's own strided or few-channelled convolutions, and keep their speed inside compiled loops.
+It leaves out what a CPU pays most for in the backward pass of a ResNet: layers at full resolution, and a stride on
+many channels.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.models.layers import Norm, conv_init
-
-
-class PatchConv(nn.Module):
-    """3x3 convolution without bias, padded by 1, as one matrix product: (B, H, W, C) -> (B, H', W', features).
-
-    Same kernel (3, 3, C, features) and same numbers as `layers.conv(features, 3, stride)`.
-    """
-
-    features: int
-    stride: int
-    preset: str
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        channels = x.shape[-1]
-        kernel = self.param("kernel", conv_init(self.preset), (3, 3, channels, self.features))
-        patches = gather_patches(x.astype(self.dtype), self.stride)
-        return patches @ kernel.astype(self.dtype).reshape(9 * channels, self.features)
-
-
-def gather_patches(x: jax.Array, stride: int) -> jax.Array:
-    """The 3x3 neighbourhood of every stride-th pixel, zeros outside: (B, H, W, C) -> (B, H', W', 9 C)."""
-    height, width = x.shape[1:3]
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifted = [x[:, i : i + height : stride, j : j + width : stride] for i in range(3) for j in range(3)]
-    return jnp.concatenate(shifted, axis=-1)
+from ssl_jax.models.layers import Norm, conv, conv_init
 
 
 class ConvNet(nn.Module):
@@ -56,6 +29,6 @@ class ConvNet(nn.Module):
         channels = self.width
         for i, stride in enumerate(self.strides, start=1):
             channels *= stride if i > 1 else 1
-            x = PatchConv(channels, stride, self.preset, self.dtype, name=f"conv{i}")(x)
+            x = conv(channels, 3, stride, dtype=self.dtype, kernel_init=conv_init(self.preset), name=f"conv{i}")(x)
             x = nn.relu(Norm(self.norm, self.axis_name, self.dtype, name=f"norm{i}")(x, train))
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

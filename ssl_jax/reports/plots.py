@@ -8,12 +8,12 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
-from sklearn.decomposition import PCA  # noqa: E402
 
 from ssl_jax.augment.views import to_display, to_unit  # noqa: E402
 from ssl_jax.train.metrics import read_rows  # noqa: E402
 
 PROJECTED = 2000  # points in the projection of features: more only hide each other
+CLASSES = 20  # of them, in as many colours as can be told apart
 
 
 def draw_run(directory: Path) -> None:
@@ -39,17 +39,20 @@ def draw_run(directory: Path) -> None:
         },
         title,
         figures / "collapse.png",
+        from_zero=True,  # collapse is a fall to zero, which an axis that fits the curve would hide
     )
     _spectrum(np.array(result["correlation_eigenvalues"]), title, figures / "spectrum.png")
 
 
-def _curves(columns: dict[str, np.ndarray], panels: dict[str, str], title: str, path: Path) -> None:
+def _curves(columns: dict[str, np.ndarray], panels: dict[str, str], title: str, path: Path, from_zero=False) -> None:
     """One panel for each column, against the epoch."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained")
     for axis, (name, label) in zip(axes, panels.items(), strict=True):
         known = np.isfinite(columns[name])
         axis.plot(columns["epoch"][known], columns[name][known], marker="o" if known.sum() < 30 else None, ms=3)
-        axis.set(xlabel="epoch", title=label)
+        axis.set(xlabel="epoch", title=label, xlim=(0, columns["epoch"].max() * 1.02))
+        if from_zero:
+            axis.set_ylim(0, max(np.nanmax(columns[name], initial=0) * 1.08, 1e-3))
         axis.title.set_fontsize(9)
         axis.grid(alpha=0.3)
     figure.suptitle(title, fontsize=10)
@@ -69,22 +72,27 @@ def _spectrum(eigenvalues: np.ndarray, title: str, path: Path) -> None:
 
 def draw_features(features: dict[str, np.ndarray], names: tuple[str, ...], path: Path) -> None:
     """The test features on their first two principal components, coloured by label."""
-    x, y = features["test_x"][:PROJECTED], features["test_y"][:PROJECTED]
-    flat = PCA(2, random_state=0).fit_transform(x)
+    y = features["test_y"][:PROJECTED]
+    drawn = y < CLASSES
+    colours = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
     figure, axis = plt.subplots(figsize=(6, 4.6), layout="constrained")
-    colours = plt.get_cmap("tab10" if len(names) <= 10 else "nipy_spectral")
-    for label, name in list(enumerate(names))[:20]:
-        chosen = y == label
-        axis.scatter(
-            *flat[chosen].T,
-            s=5,
-            color=colours(label % 10 if len(names) <= 10 else label / len(names)),
-            label=name,
-        )
+    # All in one call, in the order of the set, so that no class lies on top of the others.
+    axis.scatter(*principal(features["test_x"][:PROJECTED])[drawn].T, s=6, alpha=0.7, lw=0, color=colours(y[drawn]))
+    for label, name in enumerate(names[:CLASSES]):
+        axis.scatter([], [], s=6, color=colours(label), label=name)
     axis.legend(fontsize=7, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
-    axis.set(title="test features, first two principal components", xticks=[], yticks=[])
+    some = f", first {CLASSES} of {len(names)} classes" if len(names) > CLASSES else ""
+    axis.set(title=f"test features, first two principal components{some}", xticks=[], yticks=[])
     axis.title.set_fontsize(9)
     _save(figure, path)
+
+
+def principal(x: np.ndarray) -> np.ndarray:
+    """(N, 2): rows of x (N, F) on their first two principal components. Zeros where all rows are one, as they are
+    after a collapse.
+    """
+    centred = x - x.mean(0, dtype=np.float64)[None, :]
+    return centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
 
 
 def draw_views(image: np.ndarray, pairs, mean, std, path: Path) -> None:

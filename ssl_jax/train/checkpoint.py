@@ -4,16 +4,16 @@ Arrays are saved as NumPy, so that they restore on any number of devices.
 """
 
 import logging
+import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.tree_util import keystr
 from orbax.checkpoint import checkpoint_managers as policies
 
 from ssl_jax.errors import UserError
-from ssl_jax.optim import path_of
 from ssl_jax.types import PyTree
 
 STATE = "state"
@@ -27,18 +27,22 @@ def open_manager(directory: Path, best: str) -> ocp.CheckpointManager:
     backwards; the union of two policies does not.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
-    policy = policies.AnyPreservationPolicy(
-        [
-            policies.LatestN(2),
-            policies.BestN(
-                get_metric_fn=lambda m: (m or {}).get(best, _UNRANKED),
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
+
+    def rank(metrics):
+        return metrics.get(best, _UNRANKED)
+
+    best_one = policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best_one]),
+        best_fn=rank,  # without it the metrics are not written, and the best one is forgotten at the next start
+        cleanup_tmp_directories=True,
     )
-    options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
-    return ocp.CheckpointManager(directory.resolve(), options=options)
+    try:
+        return ocp.CheckpointManager(directory.resolve(), options=options)
+    except ValueError as error:
+        raise UserError(
+            f"{directory}: the metrics of a checkpoint cannot be read ({error}); delete its folder"
+        ) from error
 
 
 def save(manager: ocp.CheckpointManager, state: PyTree, step: int, metrics: dict[str, float]) -> None:
@@ -50,20 +54,22 @@ def save(manager: ocp.CheckpointManager, state: PyTree, step: int, metrics: dict
 
 def restore(manager: ocp.CheckpointManager, like: PyTree) -> PyTree:
     """The newest checkpoint as NumPy arrays of the structure, shapes and types of `like`; UserError otherwise."""
-    step = latest_step(manager)
-    target = jax.tree.map(np.asarray, jax.device_get(like))
-    args = ocp.args.Composite(**{STATE: ocp.args.PyTreeRestore(item=target)})
-    folder = Path(str(manager.directory)) / str(step)
-    return _checked(lambda: manager.restore(step, args=args)[STATE], target, folder)
+    return restore_parts(Path(str(manager.directory)), latest_step(manager), like)
 
 
-def restore_parts(directory: Path, step: int, like: dict[str, Any]) -> dict[str, Any]:
+def restore_parts(directory: Path, step: int, like: PyTree) -> PyTree:
     """Only the parts of the state that `like` names, e.g. {"params": ..., "stats": ...}, from one checkpoint."""
-    target = jax.tree.map(np.asarray, jax.device_get(like))
-    args = ocp.args.PyTreeRestore(item=target, partial_restore=True)
     folder = directory.resolve() / str(step)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        return _checked(lambda: checkpointer.restore(folder / STATE, args=args), target, folder)
+    target = jax.tree.map(np.asarray, jax.device_get(like))
+    state = _read(folder, target)
+    # Orbax notices neither: it fills a gap with the target itself, and gives a NumPy target any shape.
+    for (path, want), got in zip(jax.tree.leaves_with_path(target), jax.tree.leaves(state), strict=True):
+        name = keystr(path, simple=True, separator="/")
+        if got is want:
+            raise UserError(f"{folder}: has no {name}, which this configuration needs")
+        if np.shape(got) != np.shape(want):
+            raise UserError(f"{folder}: {name} has shape {np.shape(got)}, this configuration needs {np.shape(want)}")
+    return state
 
 
 def latest_step(manager: ocp.CheckpointManager) -> int:
@@ -82,19 +88,20 @@ def steps_in(directory: Path) -> list[int]:
     return steps
 
 
-def _checked(read, target: PyTree, folder: Path) -> PyTree:
-    """What `read()` returns, if it is whole and has the target's shapes. Orbax checks neither for NumPy targets."""
+def _read(folder: Path, target: PyTree) -> PyTree:
+    """What Orbax makes of a checkpoint; UserError where it cannot."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda late: None if "Event loop is closed" in str(late.exc_value) else hook(late)
     try:
-        state = read()
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            args = ocp.args.PyTreeRestore(item=target, partial_restore=True)
+            state = checkpointer.restore(folder / STATE, args=args)
     except Exception as error:  # Orbax, TensorStore and the file system each raise their own kinds
+        # The hook stays: reads that were under way still report to the event loop that Orbax has closed by now.
         reason = str(error).strip().split("\n")[0][:160]
         raise UserError(
             f"{folder}: this checkpoint cannot be read ({reason}); it may be truncated: delete this folder to go on "
             "from the one before it"
         ) from error
-    for (path, want), got in zip(jax.tree.leaves_with_path(target), jax.tree.leaves(state), strict=True):
-        if np.shape(got) != np.shape(want):
-            raise UserError(
-                f"{folder}: {path_of(path)} has shape {np.shape(got)}, this configuration needs {np.shape(want)}"
-            )
+    sys.unraisablehook = hook
     return state

@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.tree_util import keystr
 
 from ssl_jax.errors import UserError
+
+ADVICE = "the last checkpoint before it is kept. Lower optimizer.learning_rate, or run in float32"
 
 
 class Cadence(NamedTuple):
@@ -66,9 +69,9 @@ def train_loop(
 ) -> tuple[Any, int]:
     """Runs from step `start` to the end, or until `hooks.stop(...)`; returns the state and the step reached.
 
-    run(state, batches) -> (state, metrics, each (count,)). A loss that is not finite raises UserError and nothing
-    is saved after it. Rows hold the mean over the steps since the last event, and the wall time of all starts
-    together (`seconds_before`: of the earlier ones).
+    run(state, batches) -> (state, metrics, each (count,)). A loss or a state that is not finite raises
+    UserError and nothing is saved after it. Rows hold the mean over the steps since the last event, and the wall time
+    of all starts together (`seconds_before`: of the earlier ones).
     """
     step, pending = start, []
     begin = mark = time.perf_counter()
@@ -92,12 +95,22 @@ def train_loop(
             row |= hooks.evaluate(state, step)
         hooks.record(row)
         if stopping or cadence.due(step, cadence.save):
+            require_finite(state, step)
             hooks.save(state, step, row)
         hooks.progress(step, row)
         pending, marked, mark = [], step, time.perf_counter()
         if stopping:
             break
     return state, step
+
+
+def require_finite(state: Any, step: int) -> None:
+    """UserError that names the first part of the state with a number that is not finite: it must not be saved, or
+    every later start would go on from it.
+    """
+    for path, value in jax.tree.leaves_with_path(jax.device_get(state)):
+        if not np.all(np.isfinite(value)):
+            raise UserError(f"{keystr(path, simple=True, separator='/')}: not finite at step {step}; {ADVICE}")
 
 
 def _mean_of(pending: list[dict], step: int) -> dict[str, float]:
@@ -107,8 +120,5 @@ def _mean_of(pending: list[dict], step: int) -> dict[str, float]:
     bad = np.flatnonzero(~np.isfinite(joined["loss"]))
     if bad.size:
         at = step - len(joined["loss"]) + int(bad[0])
-        raise UserError(
-            f"loss: became {joined['loss'][bad[0]]} at step {at}, must stay finite; the last checkpoint before it is "
-            "kept. Lower optimizer.learning_rate, or run in float32"
-        )
+        raise UserError(f"loss: became {joined['loss'][bad[0]]} at step {at}; {ADVICE}")
     return {name: float(np.mean(values, dtype=np.float64)) for name, values in joined.items()}

@@ -24,8 +24,8 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     """All rows, blanks as NaN; a last line cut off by a crash is left out."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = [r for r in csv.DictReader(file) if r.get("seconds") not in (None, "")]
+    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    rows = csv.DictReader(whole)
     return [{k: float(v) if v else float("nan") for k, v in row.items() if k in COLUMNS} for row in rows]
 
 
@@ -34,7 +34,7 @@ def truncate_after(path: Path, step: int) -> list[dict[str, float]]:
     rows = [row for row in read_rows(path) if row["step"] <= step]
     scratch = path.with_suffix(".tmp")
     with scratch.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = _writer(file)
         writer.writeheader()
         writer.writerows(_text(row) for row in rows)
     os.replace(scratch, path)
@@ -44,7 +44,11 @@ def truncate_after(path: Path, step: int) -> list[dict[str, float]]:
 def append_row(path: Path, row: dict[str, float]) -> None:
     """One more row; columns that it lacks stay blank."""
     with path.open("a", newline="") as file:
-        csv.DictWriter(file, COLUMNS).writerow(_text(row))
+        _writer(file).writerow(_text(row))
+
+
+def _writer(file) -> csv.DictWriter:
+    return csv.DictWriter(file, COLUMNS, lineterminator="\n")
 
 
 def _text(row: dict[str, float]) -> dict[str, str]:

@@ -76,9 +76,9 @@ def steps_per_call(value: int | str, devices: list) -> int:
     """ "auto" is 1 on the CPU, where convolutions inside a compiled loop are slow, and 10 elsewhere."""
     if value == "auto":
         return 1 if devices[0].platform == "cpu" else 10
-    if not isinstance(value, int) or value < 1:
+    if not str(value).isdecimal() or int(value) < 1:
         raise UserError(f"steps_per_call: got {value!r}, takes 'auto' or a whole number of at least 1")
-    return value
+    return int(value)
 
 
 def any_process(flag: bool) -> bool:

@@ -1,0 +1,171 @@
+"""The configurations hold the published numbers, and every one of them describes a run that can be built."""
+
+import math
+import runpy
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+from configs import cifar10, cifar10_small, defaults, quickstart, stl10
+from configs.methods import METHODS, apply_method
+from launch import flat, known_configs
+from ssl_jax import assembly
+from ssl_jax.errors import UserError
+from ssl_jax.predictors import matrix
+from ssl_jax.train.state import init_state
+
+ROOT = Path(__file__).parent.parent
+# What users' command lines name: none of these may vanish or be renamed.
+FIELDS = """
+    task seed method epochs batch_size loss_scale precision steps_per_call devices log_every eval_every checkpoint_every
+    data.name data.data_dir data.train_size data.image_size views.recipe
+    encoder.name encoder.width encoder.stem encoder.norm projector.hidden projector.out
+    predictor.kind predictor.symmetric predictor.every predictor.eps predictor.eps_mode predictor.rho target.tau
+    optimizer.name optimizer.learning_rate optimizer.momentum optimizer.weight_decay optimizer.decay optimizer.exclude
+    optimizer.predictor.learning_rate optimizer.predictor.weight_decay schedule.name probe.protocol probe.knn_k
+""".split()
+
+
+@pytest.mark.parametrize("name", known_configs())
+def test_loads_by_itself(name):
+    config = runpy.run_path(str(ROOT / name))["get_config"]()
+    assert isinstance(config, ConfigDict) and config.task in ("pretrain", "probe", "views")
+    assert config.to_json()  # config.json has to be able to hold it
+
+
+def test_every_field_that_users_name():
+    assert set(FIELDS) <= set(flat(defaults.get_config()))
+
+
+@pytest.mark.parametrize("module", [cifar10, cifar10_small, stl10, quickstart])
+def test_no_configuration_invents_a_field(module):
+    assert set(flat(module.get_config())) == set(flat(defaults.get_config()))
+
+
+def test_numbers_of_the_replication():
+    """Höppe et al. 2022, section 4, and its published code where the text is silent."""
+    config = cifar10.get_config("directpred")
+    optimizer, target, predictor = config.optimizer, config.target, config.predictor
+    assert (optimizer.name, optimizer.learning_rate, optimizer.momentum) == ("momentum", 0.03, 0.9)
+    assert (optimizer.weight_decay, optimizer.decay) == (4e-4, "coupled")
+    assert (config.batch_size, config.epochs, config.loss_scale, config.init) == (128, 100, 1.0, "glorot")
+    assert (target.tau, target.schedule, config.schedule.name) == (0.996, "constant", "constant")
+    assert (predictor.eps, predictor.rho, predictor.eps_mode, predictor.every) == (0.1, 0.3, "relative", 1)
+    assert (config.encoder.name, config.encoder.width, config.encoder.stem) == ("resnet18", 64, "cifar")
+    assert (config.projector.hidden, config.projector.out, config.projector.output_bias) == (512, 128, False)
+    assert (config.predictor.hidden, config.probe.protocol, config.data.train_size) == (512, "seed", 0)
+
+
+def test_numbers_of_the_original_code():
+    """Tian et al. 2021: -2 cos, PyTorch's initialisation, biases throughout, decay on every parameter."""
+    config = stl10.get_config()
+    assert (config.method, config.loss_scale, config.init, config.probe.protocol) == (
+        "directpred",
+        2.0,
+        "pytorch",
+        "original",
+    )
+    assert config.projector.output_bias and config.optimizer.exclude == ""
+    assert (config.data.name, config.views.recipe) == ("stl10", "stl10")
+
+
+# method: (kind, symmetric, averaged target, every, eps, rho)
+EXPECTED = {
+    "byol": ("mlp", False, True, 1, 0.1, 0.3),
+    "byol_sym": ("mlp", True, True, 1, 0.1, 0.3),
+    "simsiam": ("mlp", False, False, 1, 0.1, 0.3),
+    "simsiam_sym": ("mlp", True, False, 1, 0.1, 0.3),
+    "linear": ("linear", False, True, 1, 0.1, 0.3),
+    "linear_noema": ("linear", False, False, 1, 0.1, 0.3),
+    "directpred": ("direct_pred", False, True, 1, 0.1, 0.3),
+    "directpred_noema": ("direct_pred", False, False, 1, 0.1, 0.3),
+    "directpred5": ("direct_pred", False, True, 5, 0.1, 0.3),
+    "directcopy": ("direct_copy", False, True, 1, 0.3, 0.5),
+    "directcopy_noema": ("direct_copy", False, False, 1, 0.3, 0.5),
+}
+
+
+def test_every_method_is_expected():
+    assert set(METHODS) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("module", [cifar10, cifar10_small, stl10])
+@pytest.mark.parametrize("method", METHODS)
+def test_method_is_what_it_is_called(module, method):
+    config = module.get_config(method)
+    p = config.predictor
+    assert config.method == method
+    assert (p.kind, p.symmetric, config.target.tau > 0, p.every, p.eps, p.rho) == EXPECTED[method]
+    parts = assembly.build(config, 1000, 10, "batch")
+    assert (parts.tau is None) == (config.target.tau == 0)
+    assert parts.tau is None or parts.tau(7) == 0.996
+    assert all(float(rule.schedule(500)) == pytest.approx(0.03) for rule in parts.rules.values())
+
+
+def test_unknown_method_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="method: got 'simsiam_sim', did you mean 'simsiam_sym'"):
+        apply_method(defaults.get_config(), "simsiam_sim")
+
+
+def shapes(config: ConfigDict, side: int, channels: int = 3):
+    """(parts, the state's shapes): nothing is computed."""
+    parts = assembly.build(config, 1000, 10, None)
+    image = jnp.zeros((2, side, side, channels))
+
+    def make(key):
+        return init_state(key, image, parts.network, parts.predictor, parts.optimizer, parts.tau is not None)
+
+    return parts, jax.eval_shape(make, jax.random.key(0))
+
+
+def count(tree) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_parameter_has_exactly_one_rule(method):
+    config = cifar10_small.get_config(method)
+    parts, state = shapes(config, 32)
+    table = assembly.group_table(state.params, parts.rules, config.optimizer.exclude)
+    assert [row[0] for row in table] == ["encoder", "projector", "predictor"]
+    assert sum(row[1] for row in table) == count(state.params)
+    assert all(size == count(state.params[group]) and 0 < decayed <= size for group, size, decayed, _ in table)
+    assert jax.eval_shape(matrix, state.params["predictor"]).shape == (64, 64)
+    assert bool(jax.tree.leaves(state.target)) == (config.target.tau > 0)
+
+
+def test_full_size_has_the_published_numbers_of_parameters():
+    """As the published codes count them: encoder 11 168 832; heads with and without their output biases."""
+    config = cifar10.get_config("byol")
+    parts, state = shapes(config, 32)
+    rows = {row[0]: row for row in assembly.group_table(state.params, parts.rules, config.optimizer.exclude)}
+    assert [rows[group][1] for group in ("encoder", "projector", "predictor")] == [11_168_832, 328_192, 131_584]
+    # The replication leaves linear layers' biases undecayed, here 512 in each head, and decays BatchNorm's numbers.
+    assert [size - decayed for _, size, decayed, _ in rows.values()] == [0, 512, 512]
+
+    config = stl10.get_config("byol")
+    parts, state = shapes(config, 96)
+    rows = assembly.group_table(state.params, parts.rules, config.optimizer.exclude)
+    assert [row[1] for row in rows[1:]] == [328_320, 131_712]
+    assert all(size == decayed for _, size, decayed, _ in rows)
+
+
+def test_predictor_may_have_its_own_rate_and_decay():
+    config = cifar10.get_config("linear")
+    config.optimizer.predictor.learning_rate, config.optimizer.predictor.weight_decay = 0.3, 0.0
+    rules = assembly.build(config, 1000, 10, None).rules
+    assert {name: (rule.learning_rate, rule.weight_decay) for name, rule in rules.items()} == {
+        "encoder": (0.03, 4e-4),
+        "projector": (0.03, 4e-4),
+        "predictor": (0.3, 0.0),
+    }
+
+
+def test_cadence_counts_epochs_in_steps():
+    config = cifar10.get_config()
+    config.epochs, config.eval_every, config.checkpoint_every = 10, 5, 0
+    cadence = assembly.build_cadence(config, 390)
+    assert cadence == (3900, config.log_every, 1950, 3900)

@@ -1,0 +1,156 @@
+"""The loop over a fake program: what is called when, what is averaged, and what stops it."""
+
+import numpy as np
+import pytest
+
+from ssl_jax.errors import UserError
+from ssl_jax.train.loop import Cadence, Hooks, plan_calls, train_loop
+
+CADENCE = Cadence(total=12, log=2, evaluate=6, save=4)
+
+
+def random_cadence(rng):
+    total = int(rng.integers(1, 60))
+    return Cadence(total, *(int(rng.integers(1, 25)) for _ in range(3)))
+
+
+class Recorder:
+    """Hooks that write down what they are called with; `stop_at`: the step at which a signal has arrived."""
+
+    def __init__(self, stop_at=None):
+        self.rows, self.saved, self.evaluated, self.reached, self.asked = [], [], [], 0, []
+        self.stop_at = stop_at
+
+    def hooks(self):
+        return Hooks(self.signs, self.evaluate, self.rows.append, self.save, self.stop, self.progress)
+
+    def signs(self, state):
+        return {"sign": state["step"]}
+
+    def evaluate(self, state, step):
+        self.evaluated.append(step)
+        return {"accuracy": step / 100}
+
+    def save(self, state, step, row):
+        assert state["step"] == step == row["step"]
+        self.saved.append(step)
+
+    def stop(self, event):
+        self.asked.append(event)
+        return self.stop_at is not None and len(self.asked) + self.start >= self.stop_at
+
+    def progress(self, step, row):
+        self.reached = step
+
+    def train(self, loss=float, start=0, cadence=CADENCE, size=1, seconds=0.0, grown=lambda step: 1.0):
+        """The loop from `start`, where step n has loss `loss(n)` and leaves the weight `grown(n)` behind."""
+        self.start = start
+
+        def run(state, batch):
+            steps = batch["position"][:, 0]
+            assert steps[0] == state["step"]
+            after = {"step": int(steps[-1]) + 1, "weight": np.float32(grown(int(steps[-1])))}
+            return after, {"loss": np.array([loss(int(n)) for n in steps])}
+
+        batches = (
+            {"position": np.tile(np.arange(first, first + count)[:, None], (1, 8))}
+            for first, count in plan_calls(start, cadence, size)
+        )
+        state = {"step": start, "weight": np.float32(0)}
+        return train_loop(
+            run,
+            state,
+            batches,
+            start=start,
+            cadence=cadence,
+            batch_size=8,
+            seconds_before=seconds,
+            hooks=self.hooks(),
+        )
+
+
+# --- When things happen -----------------------------------------------------------------------------------
+
+
+def test_next_event_is_the_first_at_which_anything_is_due():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        cadence = random_cadence(rng)
+        step = int(rng.integers(0, cadence.total))
+        events = [n for n in range(step + 1, cadence.total + 1) if any(cadence.due(n, every) for every in cadence[1:])]
+        assert cadence.next_event(step) == events[0]
+
+
+def test_due():
+    assert [n for n in range(1, 13) if CADENCE.due(n, 5)] == [5, 10, 12]
+
+
+def test_plan_covers_every_step_with_two_sizes_and_crosses_no_event():
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        cadence, size = random_cadence(rng), int(rng.integers(1, 12))
+        first = int(rng.integers(0, cadence.total + 1))
+        calls = list(plan_calls(first, cadence, size))
+        assert [n for start, count in calls for n in range(start, start + count)] == list(range(first, cadence.total))
+        assert {count for _, count in calls} <= {1, size}
+        assert all(start + count <= cadence.next_event(start) for start, count in calls)
+
+
+def test_plan_uses_long_calls_where_it_can():
+    assert list(plan_calls(0, Cadence(12, 6, 12, 12), 3)) == [(0, 3), (3, 3), (6, 3), (9, 3)]
+
+
+# --- What happens -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_run_without_trouble(size):
+    seen = Recorder()
+    state, step = seen.train(size=size)
+    assert step == state["step"] == seen.reached == 12
+    assert [row["step"] for row in seen.rows] == [2, 4, 6, 8, 10, 12]
+    assert seen.evaluated == [6, 12] and seen.saved == [4, 8, 12]
+    assert [row["loss"] for row in seen.rows] == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5]  # means of the two steps before
+    assert [row["sign"] for row in seen.rows] == [row["step"] for row in seen.rows]
+    assert [row.get("accuracy") for row in seen.rows] == [None, None, 0.06, None, None, 0.12]
+
+
+def test_rows_tell_the_time_of_all_starts_together():
+    seen = Recorder()
+    seen.train(start=4, seconds=100.0)
+    times = [row["seconds"] for row in seen.rows]
+    assert 100 < times[0] < 110 and times == sorted(times)
+    assert all(row["images_per_second"] > 0 for row in seen.rows)
+
+
+def test_a_finished_run_has_nothing_to_do():
+    seen = Recorder()
+    assert seen.train(start=12)[1] == 12
+    assert seen.rows == seen.saved == []
+
+
+def test_a_signal_saves_at_once_and_stops():
+    seen = Recorder(stop_at=5)
+    _, step = seen.train()
+    assert step == 5 and seen.saved == [4, 5]
+    assert [row["step"] for row in seen.rows] == [2, 4, 5] and seen.rows[-1]["loss"] == 4.0
+    assert seen.asked == [False, True, False, True, False]
+    going_on = Recorder()
+    going_on.train(start=5)
+    assert [row["step"] for row in going_on.rows] == [6, 8, 10, 12] and going_on.rows[0]["loss"] == 5.0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_and_saves_nothing_more(bad):
+    seen = Recorder()
+    with pytest.raises(UserError, match=rf"^loss: became {bad} at step 6; .*optimizer.learning_rate"):
+        seen.train(loss=lambda n: bad if n in (6, 7) else 0.0)
+    assert seen.saved == [4] and [row["step"] for row in seen.rows] == [2, 4, 6]
+
+
+def test_weights_that_are_not_finite_are_not_saved():
+    """The loss of the last step before a save was still finite, what it left behind is not."""
+    seen = Recorder()
+    with pytest.raises(UserError, match="^weight: not finite at step 8; .*optimizer.learning_rate"):
+        seen.train(grown=lambda n: float("nan") if n >= 7 else 1.0)
+    assert seen.saved == [4]

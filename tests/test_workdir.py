@@ -1,0 +1,148 @@
+"""What a work directory takes and refuses, and that a refusal leaves it as it was."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ssl_jax import workdir
+from ssl_jax.errors import UserError
+
+CONFIG = {
+    "task": "pretrain",
+    "epochs": 5,
+    "log_every": 10,
+    "data": {"name": "digits", "data_dir": ""},
+    "views": {"mean": (0.1, 0.2), "std": None},
+    "schedule": {"name": "constant"},
+    "target": {"schedule": "constant"},
+    "probe": {"knn_k": 20},
+}
+
+
+def changed(**fields) -> dict:
+    """CONFIG with other values: `data__name="x"` for data.name."""
+    config = json.loads(json.dumps(CONFIG))
+    for name, value in fields.items():
+        *sections, last = name.split("__")
+        inner = config
+        for section in sections:
+            inner = inner[section]
+        inner[last] = value
+    return config
+
+
+def contents(directory: Path) -> dict:
+    """Every path below, with its bytes and its time of change."""
+    return {p: (p.is_file() and p.read_bytes(), p.stat().st_mtime_ns) for p in directory.rglob("*")}
+
+
+def test_writes_the_configuration_whole(tmp_path, monkeypatch):
+    out = workdir.open_workdir(str(tmp_path / "a" / "b"), CONFIG)
+    assert json.loads((out / "config.json").read_text()) == json.loads(json.dumps(CONFIG))
+    assert (out / "figures").is_dir()
+    before = contents(out)
+    # A crash while writing leaves the old file, never half a new one.
+    monkeypatch.setattr(workdir.os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        workdir.open_workdir(str(out), changed(epochs=6))
+    assert contents(out)[out / "config.json"] == before[out / "config.json"]
+
+
+def test_checking_touches_nothing(tmp_path):
+    assert workdir.check_workdir(str(tmp_path / "a" / "b"), CONFIG) == tmp_path / "a" / "b"
+    assert not list(tmp_path.iterdir())
+
+
+def test_same_configuration_is_taken_again(tmp_path):
+    """Although JSON knows no tuples, and whether or not an unset field is named."""
+    out = workdir.open_workdir(str(tmp_path), CONFIG)
+    unset = changed(views__mean=[0.1, 0.2])
+    del unset["views"]["std"]
+    workdir.open_workdir(str(out), unset)
+
+
+@pytest.mark.parametrize(
+    "free",
+    [
+        {"log_every": 3},
+        {"probe__knn_k": 7},
+        {"data__data_dir": "/elsewhere"},
+        {"epochs": 9},
+    ],
+)
+def test_what_a_continued_run_may_change(tmp_path, free):
+    workdir.open_workdir(str(tmp_path), CONFIG)
+    workdir.open_workdir(str(tmp_path), changed(**free))
+    assert json.loads((tmp_path / "config.json").read_text()) == changed(**free)
+
+
+def test_other_configuration_is_refused_with_the_differing_fields(tmp_path):
+    workdir.open_workdir(str(tmp_path), CONFIG)
+    before = contents(tmp_path)
+    other = changed(data__name="cifar10", views__std=[1.0], log_every=3)
+    with pytest.raises(UserError, match=r"data.name 'digits' -> 'cifar10'; views.std 'absent' -> \[1.0\]\)") as refusal:
+        workdir.open_workdir(str(tmp_path), other)
+    assert str(tmp_path) in str(refusal.value) and "log_every" not in str(refusal.value)
+    assert contents(tmp_path) == before
+
+
+def test_other_task_is_refused_in_few_words(tmp_path):
+    workdir.open_workdir(str(tmp_path), CONFIG)
+    with pytest.raises(UserError, match="holds a 'pretrain' task, not a 'probe' one"):
+        workdir.open_workdir(str(tmp_path), {"task": "probe", "step": 3})
+
+
+def test_a_long_list_of_differing_fields_is_cut(tmp_path):
+    old = CONFIG | {f"field{i}": i for i in range(20)}
+    workdir.open_workdir(str(tmp_path), old)
+    with pytest.raises(UserError, match="and 12 more"):
+        workdir.open_workdir(str(tmp_path), old | {f"field{i}": -1 for i in range(20)})
+
+
+@pytest.mark.parametrize("schedule", [{"schedule__name": "cosine"}, {"target__schedule": "cosine"}])
+def test_more_epochs_are_refused_where_the_schedule_depends_on_them(tmp_path, schedule):
+    workdir.open_workdir(str(tmp_path), changed(**schedule))
+    with pytest.raises(UserError, match="epochs 5 -> 9"):
+        workdir.open_workdir(str(tmp_path), changed(epochs=9, **schedule))
+
+
+@pytest.mark.parametrize("damaged", ["", '{"task": "pre', "[1, 2]", "null"])
+def test_damaged_configuration(tmp_path, damaged):
+    (tmp_path / "config.json").write_text(damaged)
+    with pytest.raises(UserError, match="config.json: damaged"):
+        workdir.check_workdir(str(tmp_path), CONFIG)
+    assert (tmp_path / "config.json").read_text() == damaged
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="config.json: damaged"):
+        workdir.read_json(tmp_path / "config.json")
+
+
+def test_missing_file_and_directory_in_its_place(tmp_path):
+    with pytest.raises(UserError, match="config.json: not found"):
+        workdir.read_json(tmp_path / "config.json")
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(UserError, match="config.json: cannot be read"):
+        workdir.check_workdir(str(tmp_path), CONFIG)
+
+
+@pytest.mark.parametrize("inside", ["", "deep/er"])
+def test_a_file_in_its_place(tmp_path, inside):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="--workdir: .*file is not a directory"):
+        workdir.check_workdir(str(tmp_path / "file" / inside), CONFIG)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_directory_that_may_not_be_written(tmp_path, monkeypatch):
+    """Asked of the operating system, which lets root do everything: so its answer is made up here."""
+    monkeypatch.setattr(workdir.os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="may not be written"):
+        workdir.check_workdir(str(tmp_path / "new"), CONFIG)
+    monkeypatch.undo()
+    (tmp_path / "figures").write_text("a file where a folder is needed")
+    with pytest.raises(UserError, match="figures cannot be written"):
+        workdir.open_workdir(str(tmp_path), CONFIG)
