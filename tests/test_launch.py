@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import launch
+from ssl_jax import runs
 from ssl_jax.train.parallel import steps_per_call
 
 ROOT = Path(__file__).parent.parent
@@ -185,7 +186,7 @@ VALUES = {
     "optimizer.predictor.learning_rate=-1": ["optimizer.predictor.learning_rate", "-1.0"],
     "optimizer.predictor.weight_decay=-1": ["optimizer.predictor.weight_decay", "-1.0"],
     "schedule.name=cosin": ["schedule.name", "did you mean 'cosine'"],
-    "schedule.warmup_epochs=50": ["schedule.warmup_epochs", "50"],
+    "schedule.warmup_epochs=5000": ["schedule.warmup_epochs", "5000"],
     "probe.protocol=sead": ["probe.protocol", "did you mean 'seed'"],
     "probe.epochs=-1": ["probe.epochs", "-1"],
     "probe.knn_k=0": ["probe.knn_k", "at least 1"],
@@ -197,7 +198,8 @@ VALUES = {
 
 
 @pytest.mark.parametrize("field", VALUES)
-def test_mistake_in_a_value(field, capfd, tmp_path):
+def test_mistake_in_a_value(field, capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "fresh_state", lambda *a: pytest.fail("went past the checks"))
     line = refusal(f"{QUICK} --workdir {tmp_path}/new '--config.{field}'", capfd)
     assert all(part in line for part in VALUES[field]), line
     assert not list(tmp_path.iterdir()), "a refused start left something behind"
@@ -205,8 +207,6 @@ def test_mistake_in_a_value(field, capfd, tmp_path):
 
 def test_a_warm_up_that_fits_is_not_refused(monkeypatch, tmp_path):
     """Against the run's own length, which is known only once the data is read."""
-    from ssl_jax import runs
-
     stopped = RuntimeError("far enough")
     monkeypatch.setattr(runs, "fresh_state", lambda *a: (_ for _ in ()).throw(stopped))
     with pytest.raises(RuntimeError, match="far enough"):
@@ -215,8 +215,6 @@ def test_a_warm_up_that_fits_is_not_refused(monkeypatch, tmp_path):
 
 def test_steps_per_call_as_typed(monkeypatch, tmp_path):
     """The field holds text, since it takes "auto" too; a number typed into it is a number."""
-    from ssl_jax import runs
-
     seen = []
     monkeypatch.setattr(runs.parallel, "steps_per_call", lambda *a: seen.append(steps_per_call(*a)) or 1 / 0)
     for text in ("3", "auto"):

@@ -15,7 +15,7 @@ MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def read_results(name: str, root: Path = ROOT) -> list[dict]:
-    """All stored results of one experiment, in the order of its METHODS, then seeds."""
+    """All stored results of one experiment."""
     files = sorted((root / "results" / name).glob("*/seed-*.json"))
     return [json.loads(path.read_text()) for path in files]
 
@@ -27,8 +27,9 @@ def table(results: list[dict]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for r in sorted(results, key=lambda r: -r["linear_accuracy"]):
-        marks = f"{r['relative_spread']:.2f} | {r['effective_rank']:.1f} | {r['seconds']:.0f} | {r['images_per_second']:.0f}"
-        rows.append(f"| {r['method']}{' (collapsed)' if r['collapsed'] else ''} | {_percent(r)} | {marks} |")
+        signs = f"{r['relative_spread']:.2f} | {r['effective_rank']:.1f}"
+        cost = f"{r['seconds']:.0f} | {r['images_per_second']:.0f}"
+        rows.append(f"| {r['method']}{' (collapsed)' if r['collapsed'] else ''} | {_percent(r)} | {signs} | {cost} |")
     baselines = {_percent(r, "random_init_"): r for r in results}
     rows += [f"| untrained encoder | {text} | | | | |" for text in sorted(baselines)]
     return "\n".join(rows) + "\n"
