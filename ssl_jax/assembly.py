@@ -1,20 +1,25 @@
 """From a configuration to the parts of a run. The configuration goes no further down than here."""
 
-import math
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
+import jax.numpy as jnp
 
-from ssl_jax.augment.views import Recipe, make_recipe
+from ssl_jax.augment.views import Recipe, make_recipe, make_views
+from ssl_jax.data.batches import load
+from ssl_jax.data.sources import Dataset, load_dataset
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.models import MLPHead, Network, make_encoder, make_network
 from ssl_jax.optim import Optimizer, Schedule, assign_groups, by_group, decayed, make_optimizer
 from ssl_jax.optim.schedules import make_schedule, target_rate
 from ssl_jax.predictors import Predictor, make_predictor
+from ssl_jax.train import parallel
 from ssl_jax.train.loop import Cadence
-from ssl_jax.types import Params
+from ssl_jax.train.pretrain import make_pretrain_step
+from ssl_jax.train.state import PretrainState, init_state
+from ssl_jax.types import Config, Params
 
 GROUPS = {"encoder": "encoder/", "projector": "projector/", "predictor": "predictor/"}
 
@@ -38,62 +43,7 @@ class Parts(NamedTuple):
     recipe: Recipe
 
 
-# Smallest and largest value of the numbers that no part of the run checks itself.
-RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**32 - 1),
-    "epochs": (1, math.inf),
-    "batch_size": (2, math.inf),
-    "log_every": (1, math.inf),
-    "eval_every": (0, math.inf),
-    "checkpoint_every": (0, math.inf),
-    "loss_scale": (1e-12, math.inf),
-    "data.train_size": (0, math.inf),
-    "data.image_size": (0, 1024),
-    "encoder.width": (1, math.inf),
-    "projector.hidden": (1, math.inf),
-    "predictor.hidden": (1, math.inf),
-    "predictor.every": (1, math.inf),
-    "predictor.eps": (0, 1),
-    "optimizer.learning_rate": (0, math.inf),
-    "optimizer.weight_decay": (0, math.inf),
-    "optimizer.predictor.learning_rate": (0, math.inf),
-    "optimizer.predictor.weight_decay": (0, math.inf),
-    "schedule.warmup_epochs": (0, math.inf),
-}
-PROBE_RANGES: dict[str, tuple[float, float]] = {
-    "probe.epochs": (0, math.inf),
-    "probe.knn_k": (1, math.inf),
-    "probe.knn_temperature": (1e-12, math.inf),
-    "probe.validation_size": (1, math.inf),
-    "probe.few_labels": (0, math.inf),
-    "probe.few_label_draws": (1, math.inf),
-}
-
-
-def check_counts(config: ConfigDict) -> None:
-    """UserError for a number out of range, before anything is loaded."""
-    check_ranges(config, RANGES)
-    check_probe(config)
-
-
-def check_probe(config: ConfigDict) -> None:
-    """UserError for a probe's field out of range."""
-    protocols = ("seed", "original", "both")
-    if config.probe.protocol not in protocols:
-        raise UserError(f"probe.protocol: got {config.probe.protocol!r}, {nearest(config.probe.protocol, protocols)}")
-    check_ranges(config, PROBE_RANGES)
-
-
-def check_ranges(config: ConfigDict, ranges: dict[str, tuple[float, float]]) -> None:
-    """UserError for the first field that lies outside its range; an unset one is not looked at."""
-    for field, (least, most) in ranges.items():
-        value = _at(config, field)
-        if value is not None and not (least <= value <= most and math.isfinite(value)):
-            takes = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
-            raise UserError(f"{field}: got {value}, takes a number {takes}")
-
-
-def build(config: ConfigDict, total_steps: int, steps_per_epoch: int, axis_name: str | None) -> Parts:
+def build(config: Config, total_steps: int, steps_per_epoch: int, axis_name: str | None) -> Parts:
     """The parts of the run that `config` describes; UserError names the first field that is wrong."""
     norm_axis = axis_name if config.sync_batch_norm else None
     warmup = config.schedule.warmup_epochs * steps_per_epoch
@@ -108,7 +58,7 @@ def build(config: ConfigDict, total_steps: int, steps_per_epoch: int, axis_name:
     )
 
 
-def build_network(config: ConfigDict, axis_name: str | None) -> Network:
+def build_network(config: Config, axis_name: str | None) -> Network:
     """Encoder and projector."""
     encoder = make_encoder(
         config.encoder.name,
@@ -129,7 +79,7 @@ def build_network(config: ConfigDict, axis_name: str | None) -> Network:
     return make_network(encoder, projector)
 
 
-def build_predictor(config: ConfigDict, axis_name: str | None) -> Predictor:
+def build_predictor(config: Config, axis_name: str | None) -> Predictor:
     """The predictor, with those of its fields that its kind knows."""
     fields = config.predictor
     direct = {"eps": fields.eps, "every": fields.every}
@@ -147,7 +97,7 @@ def build_predictor(config: ConfigDict, axis_name: str | None) -> Predictor:
     return make_predictor(fields.kind, config.projector.out, rho=fields.rho, init=config.init, **options)
 
 
-def build_rules(config: ConfigDict, total_steps: int, warmup_steps: int) -> dict[str, Rule]:
+def build_rules(config: Config, total_steps: int, warmup_steps: int) -> dict[str, Rule]:
     """Learning rate and decay of each group; the predictor's own where they are given."""
     own = config.optimizer.predictor
     rules = {}
@@ -161,7 +111,7 @@ def build_rules(config: ConfigDict, total_steps: int, warmup_steps: int) -> dict
     return rules
 
 
-def build_optimizer(config: ConfigDict, rules: dict[str, Rule]) -> Optimizer:
+def build_optimizer(config: Config, rules: dict[str, Rule]) -> Optimizer:
     """One optimizer a group, joined."""
     try:
         re.compile(config.optimizer.exclude)
@@ -183,7 +133,7 @@ def build_optimizer(config: ConfigDict, rules: dict[str, Rule]) -> Optimizer:
     return by_group(optimizers, lambda params: assign_groups(params, GROUPS))
 
 
-def build_tau(config: ConfigDict, total_steps: int) -> Schedule | None:
+def build_tau(config: Config, total_steps: int) -> Schedule | None:
     """The target's rate by step, or None where the target is the online network itself."""
     tau = config.target.tau
     if not 0 <= tau <= 1:
@@ -192,12 +142,12 @@ def build_tau(config: ConfigDict, total_steps: int) -> Schedule | None:
     return schedule if tau > 0 else None
 
 
-def build_recipe(config: ConfigDict) -> Recipe:
+def build_recipe(config: Config) -> Recipe:
     """The augmentations, with the fields that override the recipe's."""
     return make_recipe(**config.views)
 
 
-def build_cadence(config: ConfigDict, steps_per_epoch: int) -> Cadence:
+def build_cadence(config: Config, steps_per_epoch: int) -> Cadence:
     """When to log, evaluate and save, in steps; 0 epochs means only at the end."""
     total = config.epochs * steps_per_epoch
     evaluate, save = (n * steps_per_epoch or total for n in (config.eval_every, config.checkpoint_every))
@@ -219,7 +169,51 @@ def group_table(params: Params, rules: dict[str, Rule], exclude: str) -> list[tu
     ]
 
 
-def _at(config: ConfigDict, field: str):
-    for name in field.split("."):
-        config = config[name]
-    return config
+def read_dataset(config: Config) -> Dataset:
+    """The data that the configuration names."""
+    data = config.data
+    return load_dataset(
+        data.name,
+        data_dir=data.data_dir or None,
+        train_size=data.train_size or None,
+        image_size=data.image_size or None,
+    )
+
+
+def resident(value: str) -> bool | Literal["auto"]:
+    """auto | yes | no, as `make_feed` takes it."""
+    known: dict[str, bool | Literal["auto"]] = {"auto": "auto", "yes": True, "no": False}
+    if value not in known:
+        raise UserError(f"data.resident: got {value!r}, {nearest(value, known)}")
+    return known[value]
+
+
+def image_side(config: Config, dataset: Dataset) -> int:
+    """Pixels of a view's side."""
+    return config.data.image_size or dataset.train.image.shape[1]
+
+
+def fresh_state(config: Config, parts: Parts, dataset: Dataset) -> PretrainState:
+    """The state at step 0, a function of the seed."""
+    side, channels = image_side(config, dataset), dataset.train.image.shape[-1]
+    image = jnp.zeros((2, side, side, channels))
+    make = jax.jit(
+        lambda key: init_state(key, image, parts.network, parts.predictor, parts.optimizer, parts.tau is not None)
+    )
+    return make(jax.random.fold_in(jax.random.key(config.seed), 0x1217))
+
+
+def compile_step(config, parts: Parts, data: dict, devices: list, key: jax.Array, side: int) -> Callable:
+    """run(state, batches) -> (state, metrics) on all devices."""
+    step = make_pretrain_step(
+        views=make_views(parts.recipe, side),
+        network=parts.network,
+        predictor=parts.predictor,
+        optimizer=parts.optimizer,
+        tau=parts.tau,
+        loss_scale=config.loss_scale,
+        axis_name=parallel.AXIS,
+    )
+    program = parallel.parallelise(step, load, devices)
+    data = parallel.replicate(data, devices)
+    return lambda state, batches: program(state, data, batches, key)

@@ -1,5 +1,6 @@
 """All probes of one encoder, from its features to a dictionary of accuracies."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,11 +8,15 @@ import jax
 import numpy as np
 from jax.tree_util import Partial
 
+from ssl_jax import assembly
+from ssl_jax.augment.views import make_normalise
+from ssl_jax.console import is_writer
 from ssl_jax.data.sources import Dataset
 from ssl_jax.models import Network
 from ssl_jax.probes.features import cached_features, extract
 from ssl_jax.probes.knn import knn_accuracy
 from ssl_jax.probes.linear import few_label_probe, original_probe, ridge_probe, seed_probe
+from ssl_jax.types import Config
 
 Features = dict[str, np.ndarray]  # train_x (N, F), train_y (N,), test_x (M, F), test_y (M,)
 
@@ -126,3 +131,49 @@ def few_labels(contenders: dict[str, Features], num_classes: int, per_class: int
             "std": float(accuracy.std(ddof=1)) if draws > 1 else None,
         }
     return table
+
+
+def judge_all(config: Config, parts: assembly.Parts, params, stats, dataset: Dataset, encode, out: Path, step: int):
+    """(accuracies, features): the trained encoder's, and the untrained one's and raw pixels' where asked for."""
+    begin = time.perf_counter()
+    settings = config.probe
+    chosen = {
+        "protocol": settings.protocol,
+        "epochs": settings.epochs,
+        "ridge": settings.ridge,
+        "knn_k": settings.knn_k,
+        "knn_temperature": settings.knn_temperature,
+        "seed": config.seed,
+    }
+    base = {
+        "dataset": dataset.name,
+        "train_size": len(dataset.train.label),
+        "side": dataset.train.image.shape[1],
+    }
+
+    def features_of(name, params, stats):
+        path = out / "features" / f"{name}.npz" if is_writer() else None
+        fingerprint = base | {"encoder": name, "parameters": fingerprint_of(params["encoder"])}
+        return take_features(encode, params, stats, dataset, path, fingerprint)
+
+    contenders = {"pretrained": features_of(f"step-{step}", params, stats)}
+    result: dict = judge(contenders["pretrained"], dataset.num_classes, **chosen)
+    if settings.random_init:
+        fresh = assembly.fresh_state(config, parts, dataset)
+        normalise = make_normalise(parts.recipe.mean, parts.recipe.std)
+        single = assembly.build_network(config, None)
+        fresh_stats = calibrate(single, fresh.params, fresh.stats, normalise, dataset.train.image)
+        contenders["random_init"] = features_of("random-init", fresh.params, fresh_stats)
+        baseline = judge(contenders["random_init"], dataset.num_classes, **chosen)
+        result |= {f"random_init_{name}": value for name, value in baseline.items()}
+    if settings.few_labels:
+        contenders["raw_pixels"] = raw_pixels(dataset)
+        result["few_label"] = few_labels(
+            contenders, dataset.num_classes, settings.few_labels, settings.few_label_draws, config.seed
+        )
+    return result | {"probe_seconds": time.perf_counter() - begin}, contenders["pretrained"]
+
+
+def fingerprint_of(params) -> float:
+    """A number that another set of weights would not share."""
+    return float(sum(np.sum(np.abs(np.asarray(p, np.float64))) for p in jax.tree.leaves(params)))

@@ -26,9 +26,11 @@ FLOORS = {
     "ssl_jax.probes": 3,
     "ssl_jax.reports": 4,
     "ssl_jax.assembly": 4,
-    "ssl_jax.judge": 4,
+    "ssl_jax.console": 4,
+    "ssl_jax.checks": 5,
+    "ssl_jax.judge": 5,
     "ssl_jax.workdir": 4,
-    "ssl_jax.runs": 5,
+    "ssl_jax.runs": 6,
     "ssl_jax": 0,
 }
 MODULES = {

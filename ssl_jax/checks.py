@@ -1,0 +1,109 @@
+"""What can be wrong with a configuration, told before any long work."""
+
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssl_jax import workdir
+from ssl_jax.augment.views import Recipe, make_views
+from ssl_jax.data.sources import Dataset
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.types import Config
+
+# Smallest and largest value of the numbers that no part of the run checks itself.
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "epochs": (1, math.inf),
+    "batch_size": (2, math.inf),
+    "log_every": (1, math.inf),
+    "eval_every": (0, math.inf),
+    "checkpoint_every": (0, math.inf),
+    "loss_scale": (1e-12, math.inf),
+    "data.train_size": (0, math.inf),
+    "data.image_size": (0, 1024),
+    "encoder.width": (1, math.inf),
+    "projector.hidden": (1, math.inf),
+    "predictor.hidden": (1, math.inf),
+    "predictor.every": (1, math.inf),
+    "predictor.eps": (0, 1),
+    "optimizer.learning_rate": (0, math.inf),
+    "optimizer.weight_decay": (0, math.inf),
+    "optimizer.predictor.learning_rate": (0, math.inf),
+    "optimizer.predictor.weight_decay": (0, math.inf),
+    "schedule.warmup_epochs": (0, math.inf),
+}
+PROBE_RANGES: dict[str, tuple[float, float]] = {
+    "probe.epochs": (0, math.inf),
+    "probe.knn_k": (1, math.inf),
+    "probe.knn_temperature": (1e-12, math.inf),
+    "probe.validation_size": (1, math.inf),
+    "probe.few_labels": (0, math.inf),
+    "probe.few_label_draws": (1, math.inf),
+}
+
+
+def check_counts(config: Config) -> None:
+    """UserError for a number out of range, before anything is loaded."""
+    check_ranges(config, RANGES)
+    check_probe(config)
+
+
+def check_probe(config: Config) -> None:
+    """UserError for a probe's field out of range."""
+    protocols = ("seed", "original", "both")
+    if config.probe.protocol not in protocols:
+        raise UserError(f"probe.protocol: got {config.probe.protocol!r}, {nearest(config.probe.protocol, protocols)}")
+    check_ranges(config, PROBE_RANGES)
+
+
+def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None:
+    """UserError for the first field that lies outside its range; an unset one is not looked at."""
+    for field, (least, most) in ranges.items():
+        value = _at(config, field)
+        if value is not None and not (least <= value <= most and math.isfinite(value)):
+            takes = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise UserError(f"{field}: got {value}, takes a number {takes}")
+
+
+def _at(config: Config, field: str):
+    for name in field.split("."):
+        config = config[name]
+    return config
+
+
+SECTIONS = ("data", "views", "encoder", "projector", "predictor", "target", "optimizer", "schedule", "probe")
+
+
+def read_trained(source: Path) -> Config:
+    """The configuration of the pretraining run in `source`; UserError where there is none."""
+    trained = workdir.read_json(source / "config.json")
+    if trained.get("task") != "pretrain":
+        raise UserError(f"checkpoint: {source} holds a {trained.get('task')!r} task, takes a pretraining run")
+    if lacking := [name for name in SECTIONS if not isinstance(trained.get(name), dict)]:
+        raise UserError(f"{source / 'config.json'}: damaged, lacks {', '.join(lacking)}")
+    return ConfigDict(trained)
+
+
+def check_views(recipe: Recipe, side: int, dataset: Dataset) -> None:
+    """UserError where the augmentations do not fit the images, in size or in channels."""
+    key = jax.random.split(jax.random.key(0), 1)
+    jax.eval_shape(make_views(recipe, side), key, dataset.pretrain.image[:1])
+
+
+def check_sizes(config: Config, dataset: Dataset) -> None:
+    """UserError where the probes ask for more training images than there are."""
+    probe, size = config.probe, len(dataset.train.label)
+    if probe.validation_size >= size:
+        raise UserError(f"probe.validation_size: got {probe.validation_size}, takes less than the {size} images")
+    bank = size - probe.validation_size
+    if probe.knn_k > bank:
+        raise UserError(
+            f"probe.knn_k: got {probe.knn_k}, takes at most {bank}: {size} training images less "
+            f"probe.validation_size {probe.validation_size}"
+        )
+    fewest = np.bincount(dataset.train.label, minlength=dataset.num_classes).min()
+    if probe.few_labels > fewest:
+        raise UserError(f"probe.few_labels: got {probe.few_labels}, takes at most {fewest}, as the rarest class has")

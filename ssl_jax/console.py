@@ -1,0 +1,46 @@
+"""What a run says at the terminal: once for all processes, beside the progress bar."""
+
+import jax
+from tqdm import tqdm
+
+from ssl_jax.train.loop import Cadence
+
+
+def is_writer() -> bool:
+    return jax.process_index() == 0
+
+
+def say(line: str) -> None:
+    """A line for the person at the terminal, beside the progress bar, once for all processes."""
+    if is_writer():
+        tqdm.write(line)
+
+
+def print_header(config, groups: list[tuple], dataset, devices: list, cadence: Cadence, start: int) -> None:
+    """What is about to run, and by which rules every parameter is updated (`groups`: assembly.group_table)."""
+    total = len(devices) * jax.process_count()
+    norm = "over all devices" if config.sync_batch_norm else "each device its own"
+    say(f"{config.method} on {dataset.name}: {len(dataset.pretrain.image)} images, batch {config.batch_size}")
+    say(f"{cadence.total} steps ({config.epochs} epochs), seed {config.seed}, {config.precision}")
+    say(f"{total} x {devices[0].device_kind}; BatchNorm statistics: {norm}, one view at a time")
+    say(f"{'group':10} {'parameters':>12} {'decayed':>12} {'learning rate':>14} {'weight decay':>13}")
+    for group, size, decayed, rule in groups:
+        say(f"{group:10} {size:12,} {decayed:12,} {rule.learning_rate:14g} {rule.weight_decay:13g}")
+    if start:
+        say(f"going on from step {start}")
+
+
+def progress_bar(total: int, start: int):
+    return tqdm(total=total, initial=start, unit="step", disable=not is_writer(), dynamic_ncols=True, smoothing=0.1)
+
+
+def print_accuracies(result: dict) -> None:
+    """The accuracies on the test set, last epoch, one a line, the untrained encoder's beside them."""
+    for name in (n for n in result if n.endswith("_accuracy") and not n.startswith("random_init_")):
+        baseline = result.get(f"random_init_{name}")
+        beside = "" if baseline is None else f"   untrained encoder {baseline:.4f}"
+        say(f"{name:34} {result[name]:.4f}{beside}")
+    few = result.get("few_label", {})
+    for name in (n for n in few if isinstance(few[n], dict)):
+        mean, std = few[name]["mean"], few[name]["std"]
+        say(f"{few['labels_per_class']} labels a class, {name:12} {mean:.4f} ± {std:.4f} over {few['draws']} draws")
