@@ -55,6 +55,14 @@ def test_verdict_of_a_healthy_run():
     assert "0.900" in healthy.words and "20.0 of 128" in healthy.words
 
 
+@pytest.mark.parametrize(
+    "dim, rank, collapsed", [(128, 8.5, False), (128, 1.02, True), (8, 1.6, False), (8, 1.4, True)]
+)
+def test_verdict_on_effective_rank_goes_by_its_share_of_the_dimensions(dim, rank, collapsed):
+    """At D = 128 the published SimSiam, and the published symmetric SimSiam."""
+    assert verdict(**HEALTHY | {"dim": dim, "rank": rank}).collapsed == collapsed
+
+
 @pytest.mark.parametrize("sign", [{"spread": SPREAD_FLOOR / 2}, {"rank": (1 + RANK_FLOOR) / 2}])
 def test_verdict_goes_by_either_sign_and_names_the_knobs(sign):
     collapsed = verdict(**HEALTHY | sign | {"tau": 0, "symmetric": True})

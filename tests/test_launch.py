@@ -199,7 +199,7 @@ VALUES = {
 
 @pytest.mark.parametrize("field", VALUES)
 def test_mistake_in_a_value(field, capfd, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "fresh_state", lambda *a: pytest.fail("went past the checks"))
+    monkeypatch.setattr(runs.assembly, "fresh_state", lambda *a: pytest.fail("went past the checks"))
     line = refusal(f"{QUICK} --workdir {tmp_path}/new '--config.{field}'", capfd)
     assert all(part in line for part in VALUES[field]), line
     assert not list(tmp_path.iterdir()), "a refused start left something behind"
@@ -208,7 +208,7 @@ def test_mistake_in_a_value(field, capfd, tmp_path, monkeypatch):
 def test_a_warm_up_that_fits_is_not_refused(monkeypatch, tmp_path):
     """Against the run's own length, which is known only once the data is read."""
     stopped = RuntimeError("far enough")
-    monkeypatch.setattr(runs, "fresh_state", lambda *a: (_ for _ in ()).throw(stopped))
+    monkeypatch.setattr(runs.assembly, "fresh_state", lambda *a: (_ for _ in ()).throw(stopped))
     with pytest.raises(RuntimeError, match="far enough"):
         launch.main(["launch.py", *QUICK.split(), "--workdir", f"{tmp_path}/new", "--config.schedule.warmup_epochs=40"])
 
