@@ -90,6 +90,7 @@ def get_config() -> ConfigDict:
     config.probe = ConfigDict()
     config.probe.protocol = "seed"  # seed | original | both
     config.probe.epochs = 0  # of the linear probe; 0: as the protocol has it (100, 50)
+    config.probe.seed = placeholder(int)  # of the probes' initialisation, shuffles and label draws; None: the run's
     config.probe.ridge = True
     config.probe.knn_k = 200
     config.probe.knn_temperature = 0.1

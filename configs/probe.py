@@ -13,7 +13,6 @@ def get_config() -> ConfigDict:
     config.task = "probe"
     config.checkpoint = ""  # the work directory of a pretraining run
     config.step = -1  # which of its checkpoints; -1: the newest
-    config.seed = 0
     config.data_dir = ""  # where the run's data is now; "": where the run had it
     config.probe = defaults.get_config().probe
     config.probe.protocol = "both"

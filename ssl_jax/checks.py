@@ -37,6 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 PROBE_RANGES: dict[str, tuple[float, float]] = {
     "probe.epochs": (0, math.inf),
+    "probe.seed": (0, 2**32 - 1),
     "probe.knn_k": (1, math.inf),
     "probe.knn_temperature": (1e-12, math.inf),
     "probe.validation_size": (1, math.inf),
@@ -93,16 +94,15 @@ def check_views(recipe: Recipe, side: int, dataset: Dataset) -> None:
     jax.eval_shape(make_views(recipe, side), key, dataset.pretrain.image[:1])
 
 
-def check_sizes(config: Config, dataset: Dataset) -> None:
-    """UserError where the probes ask for more training images than there are."""
-    probe, size = config.probe, len(dataset.train.label)
-    if probe.validation_size >= size:
-        raise UserError(f"probe.validation_size: got {probe.validation_size}, takes less than the {size} images")
-    bank = size - probe.validation_size
-    if probe.knn_k > bank:
+def check_sizes(probe: Config, dataset: Dataset, held_out: int = 0) -> None:
+    """UserError where the probes ask for more training images than there are; `held_out`: those not in the kNN bank."""
+    size = len(dataset.train.label)
+    if held_out >= size:
+        raise UserError(f"probe.validation_size: got {held_out}, takes less than the {size} images")
+    if probe.knn_k > size - held_out:
+        less = f" less probe.validation_size {held_out}" if held_out else ""
         raise UserError(
-            f"probe.knn_k: got {probe.knn_k}, takes at most {bank}: {size} training images less "
-            f"probe.validation_size {probe.validation_size}"
+            f"probe.knn_k: got {probe.knn_k}, takes at most {size - held_out}: {size} training images{less}"
         )
     fewest = np.bincount(dataset.train.label, minlength=dataset.num_classes).min()
     if probe.few_labels > fewest:

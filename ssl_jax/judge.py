@@ -9,13 +9,14 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ssl_jax import assembly
-from ssl_jax.augment.views import make_normalise
+from ssl_jax.augment.views import Recipe, make_normalise
 from ssl_jax.console import is_writer
 from ssl_jax.data.sources import Dataset
 from ssl_jax.models import Network
 from ssl_jax.probes.features import cached_features, extract
 from ssl_jax.probes.knn import knn_accuracy
 from ssl_jax.probes.linear import few_label_probe, original_probe, ridge_probe, seed_probe
+from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config
 
 Features = dict[str, np.ndarray]  # train_x (N, F), train_y (N,), test_x (M, F), test_y (M,)
@@ -133,17 +134,22 @@ def few_labels(contenders: dict[str, Features], num_classes: int, per_class: int
     return table
 
 
-def judge_all(config: Config, parts: assembly.Parts, params, stats, dataset: Dataset, encode, out: Path, step: int):
-    """(accuracies, features): the trained encoder's, and the untrained one's and raw pixels' where asked for."""
+def judge_all(
+    config: Config, recipe: Recipe, trained: PretrainState, fresh: PretrainState, dataset: Dataset, encode, out: Path
+) -> tuple[dict, Features]:
+    """(accuracies, features) of the encoder in `trained`; beside them those of the untrained one in `fresh`, and of
+    raw pixels, where asked for.
+    """
     begin = time.perf_counter()
     settings = config.probe
+    seed = config.seed if settings.seed is None else settings.seed
     chosen = {
         "protocol": settings.protocol,
         "epochs": settings.epochs,
         "ridge": settings.ridge,
         "knn_k": settings.knn_k,
         "knn_temperature": settings.knn_temperature,
-        "seed": config.seed,
+        "seed": seed,
     }
     base = {
         "dataset": dataset.name,
@@ -156,11 +162,10 @@ def judge_all(config: Config, parts: assembly.Parts, params, stats, dataset: Dat
         fingerprint = base | {"encoder": name, "parameters": fingerprint_of(params["encoder"])}
         return take_features(encode, params, stats, dataset, path, fingerprint)
 
-    contenders = {"pretrained": features_of(f"step-{step}", params, stats)}
+    contenders = {"pretrained": features_of(f"step-{int(trained.step)}", trained.params, trained.stats)}
     result: dict = judge(contenders["pretrained"], dataset.num_classes, **chosen)
     if settings.random_init:
-        fresh = assembly.fresh_state(config, parts, dataset)
-        normalise = make_normalise(parts.recipe.mean, parts.recipe.std)
+        normalise = make_normalise(recipe.mean, recipe.std)
         single = assembly.build_network(config, None)
         fresh_stats = calibrate(single, fresh.params, fresh.stats, normalise, dataset.train.image)
         contenders["random_init"] = features_of("random-init", fresh.params, fresh_stats)
@@ -169,7 +174,7 @@ def judge_all(config: Config, parts: assembly.Parts, params, stats, dataset: Dat
     if settings.few_labels:
         contenders["raw_pixels"] = raw_pixels(dataset)
         result["few_label"] = few_labels(
-            contenders, dataset.num_classes, settings.few_labels, settings.few_label_draws, config.seed
+            contenders, dataset.num_classes, settings.few_labels, settings.few_label_draws, seed
         )
     return result | {"probe_seconds": time.perf_counter() - begin}, contenders["pretrained"]
 

@@ -19,7 +19,7 @@ from ssl_jax.linalg import symmetric_eigh
 from ssl_jax.predictors import matrix
 from ssl_jax.reports import plots
 from ssl_jax.train import checkpoint, metrics, parallel
-from ssl_jax.train.loop import Cadence, Hooks, plan_calls, train_loop
+from ssl_jax.train.loop import Hooks, plan_calls, train_loop
 from ssl_jax.train.pretrain import example_keys
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config
@@ -39,19 +39,19 @@ def pretrain(config: Config, directory: str, interrupted: Callable[[], bool] = l
     dataset = assembly.read_dataset(config)
     feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, kept)
     checks.check_views(recipe, assembly.image_side(config, dataset), dataset)
-    checks.check_sizes(config, dataset)
+    checks.check_sizes(config.probe, dataset, config.probe.validation_size)
 
     cadence = assembly.build_cadence(config, feed.steps_per_epoch)
     parts = assembly.build(config, cadence.total, feed.steps_per_epoch, parallel.AXIS)
     key = jax.random.key(config.seed)
-    state = assembly.fresh_state(config, parts, dataset)
+    fresh = jax.device_get(assembly.fresh_state(config, parts, dataset))
     run = assembly.compile_step(config, parts, feed.data, devices, key, assembly.image_side(config, dataset))
 
     with checkpoint.open_manager(out / "checkpoints", BEST) as manager:
         start = manager.latest_step() or 0
         if start > cadence.total:
             raise UserError(f"epochs: got {config.epochs}, {out} has already gone {start // feed.steps_per_epoch}")
-        state = parallel.replicate(checkpoint.restore(manager, state) if start else state, devices)
+        state = parallel.replicate(checkpoint.restore(manager, fresh) if start else fresh, devices)
         open_on_one(directory, config)  # a start that is refused above leaves everything as it was
         groups = assembly.group_table(state.params, parts.rules, config.optimizer.exclude)
         print_header(config, groups, dataset, devices, cadence, start)
@@ -73,7 +73,7 @@ def pretrain(config: Config, directory: str, interrupted: Callable[[], bool] = l
     if step < cadence.total:
         say(f"stopped at step {step} of {cadence.total}, saved; the same command goes on from here")
         return
-    finish(config, parts, jax.device_get(state), dataset, encode, out, cadence)
+    finish(config, parts, jax.device_get(state), fresh, dataset, encode, out)
 
 
 def probe(config: Config, directory: str) -> None:
@@ -88,19 +88,18 @@ def probe(config: Config, directory: str) -> None:
     if step not in steps:
         raise UserError(f"step: got {step}, {source} has {', '.join(map(str, steps))}; -1 takes the newest")
     trained.data.data_dir = config.data_dir or trained.data.data_dir
-    trained.probe, trained.seed = config.probe, config.seed
+    trained.probe = config.probe
     out = workdir.check_workdir(directory, config.to_dict())
     dataset = assembly.read_dataset(trained)
-    checks.check_sizes(trained, dataset)
+    checks.check_sizes(trained.probe, dataset)
     parts = assembly.build(trained, trained.epochs, 1, None)
-    state = assembly.fresh_state(trained, parts, dataset)
-    like = {"params": {k: state.params[k] for k in ("encoder", "projector")}, "stats": state.stats}
-    restored = checkpoint.restore_parts(source / "checkpoints", step, like)
+    fresh = jax.device_get(assembly.fresh_state(trained, parts, dataset))
+    like = {"params": {k: fresh.params[k] for k in ("encoder", "projector")}, "stats": fresh.stats}
+    state = fresh._replace(step=step, **checkpoint.restore_parts(source / "checkpoints", step, like))
     encode = judge.make_encode(parts.network, make_normalise(parts.recipe.mean, parts.recipe.std))
     open_on_one(directory, config)
     say(f"probing {source} at step {step}: {trained.method} on {dataset.name}")
-    weights = restored["params"], restored["stats"]
-    result, features = judge.judge_all(trained, parts, *weights, dataset, encode, out, step)
+    result, features = judge.judge_all(trained, parts.recipe, state, fresh, dataset, encode, out)
     result = {"task": "probe", "checkpoint": str(source)} | describe(trained) | {"steps": step} | result
     result |= spent(metrics.read_rows(source / "metrics.csv"), step) | provenance()
     workdir.write_json(out / "result.json", result)
@@ -203,9 +202,9 @@ def make_hooks(config, parts, dataset, encode, manager, out: Path, cadence, inte
 # --- After training ---------------------------------------------------------------------------------------
 
 
-def finish(config, parts, state: PretrainState, dataset, encode, out: Path, cadence: Cadence) -> None:
+def finish(config, parts, state: PretrainState, fresh: PretrainState, dataset, encode, out: Path) -> None:
     """Probes, verdict, result.json and figures of a finished run."""
-    result, features = judge.judge_all(config, parts, state.params, state.stats, dataset, encode, out, cadence.total)
+    result, features = judge.judge_all(config, parts.recipe, state, fresh, dataset, encode, out)
     if not is_writer():
         return
     rows = metrics.read_rows(out / "metrics.csv")
@@ -218,8 +217,8 @@ def finish(config, parts, state: PretrainState, dataset, encode, out: Path, cade
         symmetric=config.predictor.symmetric,
         predictor_decay=parts.rules["predictor"].weight_decay,
     )
-    result = {"task": "pretrain"} | describe(config) | {"steps": cadence.total} | result
-    result |= spent(rows, cadence.total) | provenance()
+    result = {"task": "pretrain"} | describe(config) | {"steps": int(state.step)} | result
+    result |= spent(rows, int(state.step)) | provenance()
     result |= {
         "collapsed": judged.collapsed,
         "verdict": judged.words,
