@@ -116,7 +116,7 @@ def test_features_use_running_statistics_and_the_encoder_alone():
     _, stats = network.train(params, stats, images())
     alone = network.features(params, stats, images()[:1])
     chex.assert_trees_all_close(network.features(params, stats, images())[:1], alone, atol=1e-6)
-    chex.assert_shape(alone, (1, 32))
+    chex.assert_shape(alone, (1, 16))
 
 
 def test_presets_have_their_variances():

@@ -19,7 +19,8 @@ RANK_FLOOR = 1.5  # the same for small D: less than two directions
 
 def relative_spread(z: jax.Array) -> jax.Array:
     """sqrt(D) times the mean standard deviation of the normalised projections z (B, D), about 1 when they fill
-    the sphere evenly and 0 when all are equal (Chen & He 2021, arXiv 2011.10566, section 4.1).
+    the sphere evenly and 0 when all are equal (Chen & He 2021, arXiv 2011.10566, section 4.1). Of a batch over several
+    devices the step takes the mean of each device's own, a little less than the spread of the whole.
     """
     return jnp.std(unit(z), axis=0).mean() * jnp.sqrt(z.shape[-1])
 

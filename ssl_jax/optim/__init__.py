@@ -81,7 +81,7 @@ def by_group(optimizers: dict[str, Optimizer], labels: Callable[[Params], PyTree
 
 def path_of(key_path) -> str:
     """A key path as text: "encoder/stem_conv/kernel"."""
-    return "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in key_path)
+    return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
 def decayed(params: Params, exclude: str) -> PyTree:
