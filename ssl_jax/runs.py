@@ -1,6 +1,9 @@
 """One short straight function for each task: pretrain, probe, views."""
 
 import importlib.metadata
+import os
+import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -256,12 +259,19 @@ def spent(rows: list[dict[str, float]], step: int) -> dict:
     return {"seconds": rows[-1]["seconds"], "images_per_second": speed}
 
 
+def processor() -> str:
+    """The machine's processor, as well as it can be told."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return f"{os.cpu_count()} cores, {names[0] if names else platform.processor() or platform.machine()}"
+
+
 def provenance() -> dict:
     """Device and versions that made a result."""
     packages = ("jax", "flax", "optax", "chex", "orbax-checkpoint", "tensorflow-datasets", "numpy")
-    device = jax.devices()[0]
+    kinds = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
     return {
-        "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
+        "device": f"{kinds} ({processor()})",
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
 

@@ -1,6 +1,7 @@
 """Four CPU devices, and JAX at its strictest: silent broadcasting, reused keys and new warnings are errors."""
 
 import os
+import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -17,6 +18,14 @@ jax.config.update("jax_disable_most_optimizations", True)
 def pytest_configure(config):
     """Every warning is an error; the ones let pass stand here, each with its date and its reason."""
     config.addinivalue_line("filterwarnings", "error")
+
+
+@pytest.fixture
+def heeds_control_c():
+    """A job in the background starts with SIGINT ignored, and so would the commands that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -264,7 +264,7 @@ def start(*words: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "launch.py", *words], cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
 
 
-def test_control_c_ends_in_one_line(tmp_path):
+def test_control_c_ends_in_one_line(tmp_path, heeds_control_c):
     (tmp_path / "slow.py").write_text(
         "import time\ndef get_config():\n    print('here', flush=True)\n    time.sleep(60)\n"
     )
