@@ -218,6 +218,7 @@ def finish(config, parts, state: PretrainState, fresh: PretrainState, dataset, e
         config.projector.out,
         tau=config.target.tau,
         symmetric=config.predictor.symmetric,
+        learned=config.predictor.kind in ("mlp", "linear"),
         predictor_decay=parts.rules["predictor"].weight_decay,
     )
     result = {"task": "pretrain"} | describe(config) | {"steps": int(state.step)} | result

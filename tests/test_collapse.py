@@ -46,7 +46,15 @@ def test_signs_are_their_formulas():
         np.testing.assert_allclose(signs[name], value, rtol=1e-4, err_msg=name)
 
 
-HEALTHY = {"spread": 0.9, "rank": 20.0, "dim": 128, "tau": 0.996, "symmetric": False, "predictor_decay": 4e-4}
+HEALTHY = {
+    "spread": 0.9,
+    "rank": 20.0,
+    "dim": 128,
+    "tau": 0.996,
+    "symmetric": False,
+    "learned": True,
+    "predictor_decay": 4e-4,
+}
 
 
 def test_verdict_of_a_healthy_run():
@@ -79,6 +87,8 @@ def test_verdict_goes_by_either_sign_and_names_the_knobs(sign):
 def test_verdict_does_not_advise_what_is_already_so():
     words = verdict(**HEALTHY | {"spread": 0.01}).words
     assert "target.tau" not in words and "predictor.symmetric" not in words
+    closed_form = verdict(**HEALTHY | {"spread": 0.01, "learned": False}).words
+    assert "optimizer.predictor" not in closed_form and "optimizer.learning_rate" in closed_form
 
 
 @pytest.mark.parametrize("sign", ["spread", "rank"])

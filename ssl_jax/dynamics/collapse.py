@@ -43,9 +43,11 @@ class Verdict(NamedTuple):
     words: str
 
 
-def verdict(spread: float, rank: float, dim: int, *, tau: float, symmetric: bool, predictor_decay: float) -> Verdict:
+def verdict(
+    spread: float, rank: float, dim: int, *, tau: float, symmetric: bool, learned: bool, predictor_decay: float
+) -> Verdict:
     """Reads the last signs of a run. The advice follows Tian et al. 2021, sections 3 and 4: a target average, a
-    predictor left asymmetric or a stronger decay or learning rate of the predictor each widen the basin of learning.
+    predictor left asymmetric, and a stronger decay or learning rate of a `learned` one widen the basin of learning.
     """
     signs = f"relative spread {spread:.3f} (even sphere: 1), effective rank {rank:.1f} of {dim}"
     spreads, fills = spread >= SPREAD_FLOOR, rank >= max(RANK_FLOOR, RANK_SHARE * dim)
@@ -56,9 +58,12 @@ def verdict(spread: float, rank: float, dim: int, *, tau: float, symmetric: bool
         knobs.append("average the target (target.tau=0.996)")
     if symmetric:
         knobs.append("leave the predictor asymmetric (predictor.symmetric=False)")
-    knobs.append(
-        "raise optimizer.predictor.learning_rate, or optimizer.predictor.weight_decay "
-        f"(now {predictor_decay:g}) above the encoder's"
-    )
+    if learned:
+        knobs.append(
+            "raise optimizer.predictor.learning_rate, or optimizer.predictor.weight_decay "
+            f"(now {predictor_decay:g}) above the encoder's"
+        )
+    else:  # the optimizer has no say in a predictor in closed form
+        knobs.append("lower optimizer.learning_rate")
     to_what = "to few dimensions" if spreads else "to one point"
     return Verdict(True, f"COLLAPSED {to_what}: {signs}. To mend it: {'; or '.join(knobs)}")
