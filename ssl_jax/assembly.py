@@ -188,15 +188,9 @@ def resident(value: str) -> bool | Literal["auto"]:
     return known[value]
 
 
-def image_side(config: Config, dataset: Dataset) -> int:
-    """Pixels of a view's side."""
-    return config.data.image_size or dataset.train.image.shape[1]
-
-
 def fresh_state(config: Config, parts: Parts, dataset: Dataset) -> PretrainState:
     """The state at step 0, a function of the seed."""
-    side, channels = image_side(config, dataset), dataset.train.image.shape[-1]
-    image = jnp.zeros((2, side, side, channels))
+    image = jnp.zeros((2, dataset.side, dataset.side, dataset.train.image.shape[-1]))
     make = jax.jit(
         lambda key: init_state(key, image, parts.network, parts.predictor, parts.optimizer, parts.tau is not None)
     )

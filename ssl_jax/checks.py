@@ -88,10 +88,10 @@ def read_trained(source: Path) -> Config:
     return ConfigDict(trained)
 
 
-def check_views(recipe: Recipe, side: int, dataset: Dataset) -> None:
+def check_views(recipe: Recipe, dataset: Dataset) -> None:
     """UserError where the augmentations do not fit the images, in size or in channels."""
     key = jax.random.split(jax.random.key(0), 1)
-    jax.eval_shape(make_views(recipe, side), key, dataset.pretrain.image[:1])
+    jax.eval_shape(make_views(recipe, dataset.side), key, dataset.pretrain.image[:1])
 
 
 def check_sizes(probe: Config, dataset: Dataset, held_out: int = 0) -> None:

@@ -154,7 +154,7 @@ def judge_all(
     base = {
         "dataset": dataset.name,
         "train_size": len(dataset.train.label),
-        "side": dataset.train.image.shape[1],
+        "side": dataset.side,
     }
 
     def features_of(name, params, stats):

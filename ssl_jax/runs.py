@@ -41,14 +41,14 @@ def pretrain(config: Config, directory: str, interrupted: Callable[[], bool] = l
     out = workdir.check_workdir(directory, config.to_dict())
     dataset = assembly.read_dataset(config)
     feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, kept)
-    checks.check_views(recipe, assembly.image_side(config, dataset), dataset)
+    checks.check_views(recipe, dataset)
     checks.check_sizes(config.probe, dataset, config.probe.validation_size)
 
     cadence = assembly.build_cadence(config, feed.steps_per_epoch)
     parts = assembly.build(config, cadence.total, feed.steps_per_epoch, parallel.AXIS)
     key = jax.random.key(config.seed)
     fresh = jax.device_get(assembly.fresh_state(config, parts, dataset))
-    run = assembly.compile_step(config, parts, feed.data, devices, key, assembly.image_side(config, dataset))
+    run = assembly.compile_step(config, parts, feed.data, devices, key, dataset.side)
 
     with checkpoint.open_manager(out / "checkpoints", BEST) as manager:
         start = manager.latest_step() or 0
@@ -115,7 +115,7 @@ def views(config: Config, directory: str) -> None:
     recipe = assembly.build_recipe(config)
     workdir.check_workdir(directory, config.to_dict())
     dataset = assembly.read_dataset(config)
-    checks.check_views(recipe, assembly.image_side(config, dataset), dataset)
+    checks.check_views(recipe, dataset)
     out = open_on_one(directory, config)
     draw_views(config, recipe, dataset, out)
     say(f"wrote {out / 'figures' / 'views.png'}")
@@ -281,5 +281,5 @@ def draw_views(config: Config, recipe, dataset: Dataset, out: Path, count: int =
     """figures/views.png: each of the first images beside two views of it, as training would draw them at step 0."""
     image = dataset.pretrain.image[:count]
     keys = example_keys(jax.random.key(config.seed), jnp.zeros((), jnp.int32), jnp.arange(len(image)))
-    pairs = jax.jit(make_views(recipe, assembly.image_side(config, dataset)))(keys, image)
+    pairs = jax.jit(make_views(recipe, dataset.side))(keys, image)
     plots.draw_views(image, pairs, recipe.mean, recipe.std, out / "figures" / "views.png")

@@ -44,6 +44,11 @@ class Dataset(NamedTuple):
     num_classes: int
     label_names: tuple[str, ...]
 
+    @property
+    def side(self) -> int:
+        """Pixels of a view's side: images come in the size that was asked for, or as stored."""
+        return self.train.image.shape[1]
+
 
 def load_dataset(
     name: str,
