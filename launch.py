@@ -135,8 +135,9 @@ def explain(message: str, fields: dict[str, type]) -> str:
 
 def run(values: flags.FlagValues) -> None:
     """Joins the other processes, if any, and runs the task until it ends or SIGTERM asks it to save and stop."""
-    from ssl_jax import runs  # imports jax, which takes seconds: mistakes in the flags are told before
+    from ssl_jax import compiled, runs  # imports jax, which takes seconds: mistakes in the flags are told before
 
+    compiled.keep_programs()
     join_processes(values["coordinator"].value, values["processes"].value, values["process"].value)
     asked = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))

@@ -4,6 +4,8 @@ import os
 import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# "" is no directory: neither the tests nor the commands that they start fill the user's own cache.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 
 import jax
 import pytest

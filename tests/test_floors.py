@@ -28,6 +28,7 @@ FLOORS = {
     "ssl_jax.assembly": 4,
     "ssl_jax.console": 4,
     "ssl_jax.checks": 5,
+    "ssl_jax.compiled": 3,
     "ssl_jax.judge": 5,
     "ssl_jax.workdir": 4,
     "ssl_jax.runs": 6,

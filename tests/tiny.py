@@ -41,9 +41,10 @@ class Parts(NamedTuple):
 def make_parts(
     kind="linear", tau=0.9, encoder="flat", rate=0.1, momentum=0.0, decay=0.0, axis_name=None, **options
 ) -> Parts:
-    """tau: None, or the target's constant rate. options: the predictor's."""
-    flat = encoder == "flat"
-    module = Flat(axis_name) if flat else make_encoder(encoder, width=4, axis_name=axis_name)
+    """encoder: a name, or a module. tau: None, or the target's constant rate. options: the predictor's."""
+    if encoder == "flat":
+        encoder = Flat(axis_name)
+    module = make_encoder(encoder, width=4, axis_name=axis_name) if isinstance(encoder, str) else encoder
     network = make_network(module, MLPHead(8, DIM, axis_name=axis_name))
     options |= {"hidden": 8, "axis_name": axis_name} if kind == "mlp" else {}
     optimizer = make_optimizer("momentum", rate, momentum=momentum, weight_decay=decay)

@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.models.convolution import convolve
+
 # U(±1/sqrt(fan_in)), PyTorch's default for Linear and Conv2d, has variance 1 / (3 fan_in).
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -43,7 +45,13 @@ def conv(features: int, size: int, stride: int = 1, **options) -> nn.Conv:
     """
     pad = size // 2
     return nn.Conv(
-        features, (size, size), (stride, stride), padding=((pad, pad), (pad, pad)), use_bias=False, **options
+        features,
+        (size, size),
+        (stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        use_bias=False,
+        conv_general_dilated=convolve,
+        **options,
     )
 
 
