@@ -1,6 +1,7 @@
 """What the benchmarks share: arguments, alternating measurement, the machine's own rates, table and JSON."""
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import os
@@ -25,7 +26,10 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "
 
 
 def parse(description: str, **choices: Any) -> argparse.Namespace:
-    """--quick, --out FILE, and one option for each of `choices` (name=default)."""
+    """--quick, --out FILE, and one option for each of `choices` (name=default). Huge pages as launch.py asks for."""
+    import launch
+
+    launch.use_huge_pages()
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small settings, under two minutes on two cores")
     parser.add_argument("--out", type=Path, help="file for the results as JSON")
@@ -124,11 +128,8 @@ def forward_flops(module: nn.Module, *inputs: Any, **options: Any) -> int:
 
     2 * (kernel entries) * (output positions) for every layer with a kernel; norms and activations count nothing.
     """
-    variables, state = jax.eval_shape(
-        lambda key: module.init_with_output(key, *inputs, capture_intermediates=True, mutable=True, **options)[::-1],
-        jax.random.key(0),
-    )
-    del state
+    apply = functools.partial(module.init_with_output, capture_intermediates=True, mutable=True, **options)
+    _, variables = jax.eval_shape(lambda key: apply(key, *inputs), jax.random.key(0))
     outputs = {_path(path): leaf for path, leaf in jax.tree.leaves_with_path(variables["intermediates"])}
     total = 0
     for path, kernel in jax.tree.leaves_with_path(variables["params"]):

@@ -80,12 +80,12 @@ def setting(config) -> str:
 
 def measure(config, image, views: Iterator, refill: Callable, gpu: bool, quick: bool) -> list[dict]:
     """One row for each memory format of the peer; ours runs once a turn and is held against each."""
-    steps = (20 if quick else 200) if gpu else 4 if quick else 320 // config.encoder.width
+    steps = (20 if quick else 200) if gpu else 3 if quick else 192 // config.encoder.width
     formats = ["channels_last"] if gpu else list(FORMATS)
     contenders = {"ours": our_chunk(config, image, steps)}
     for name in formats:
         contenders[name] = their_chunk(config, image, views, refill, steps, name, gpu)
-    times = common.alternate(contenders, repeats=3 if quick else 5)
+    times = common.alternate(contenders, repeats=3)
     ours, images = times["ours"], steps * config.batch_size
     return [
         {

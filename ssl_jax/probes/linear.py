@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from ssl_jax.errors import UserError
 from ssl_jax.probes.features import check_examples
@@ -185,6 +183,8 @@ def _result(curves: tuple[jax.Array, jax.Array], test_size: int) -> ProbeResult:
 
 def standardise(train_x: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
     """Zero mean and unit deviation by the train set's columns; a constant column is only centred."""
+    from sklearn.preprocessing import StandardScaler  # its import takes a second, and a run ends with it
+
     scaler = StandardScaler().fit(train_x)
     return [np.asarray(scaler.transform(x)) for x in (train_x, *others)]
 
@@ -279,6 +279,8 @@ def few_label_probe(
     Features are standardised by the whole train set, as that takes no labels. A draw depends on the seed, its
     number and the labels alone, so encoders can be compared draw by draw. inverse_penalty: scikit-learn's C.
     """
+    from sklearn.linear_model import LogisticRegression
+
     _check(train_x, train_y, test_x, test_y, num_classes)
     train_x, test_x = standardise(train_x, test_x)
     accuracy = np.zeros(draws)
