@@ -172,8 +172,8 @@ def known_configs() -> list[str]:
 def use_huge_pages() -> None:
     """Starts this process anew with glibc told to keep the memory it has, in huge pages.
 
-    XLA asks for a step's memory anew at every step; by default the CPU gets it as zeroed pages of 4 KiB each time. glibc
-    reads these settings only when a process starts. Whoever sets GLIBC_TUNABLES, to "" too, decides.
+    XLA asks for a step's memory anew at every step; by default the CPU gets it as zeroed pages of 4 KiB each time.
+    glibc reads these settings only when a process starts. Whoever sets GLIBC_TUNABLES, to "" too, decides.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{setting}" for setting in KEEP_MEMORY)

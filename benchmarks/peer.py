@@ -50,12 +50,13 @@ AHEAD = 2  # batches that each worker prepares ahead, the DataLoader's default
 
 
 def main() -> None:
-    args = common.parse(__doc__.splitlines()[0])
+    args = common.parse(__doc__.splitlines()[0], width=0)
     gpu = jax.default_backend() == "gpu"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.backends.cudnn.benchmark = True
     image = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 3), np.uint8)
-    configs = [make_config(width, gpu) for width in ([16] if args.quick else [64] if gpu else [64, 16])]
+    widths = [args.width] if args.width else [16] if args.quick else [64] if gpu else [64, 16]
+    configs = [make_config(width, gpu) for width in widths]
     checks = {setting(config): check(config, image) for config in configs}
     refill, views = open_loader(image, configs[0].batch_size, gpu)
     rows = [row for config in configs for row in measure(config, image, views, refill, gpu, args.quick)]

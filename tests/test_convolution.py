@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from jax import lax
 from jax.test_util import check_grads
 
 from ssl_jax.models import layers
 from ssl_jax.models.convolution import LAYOUT, _chunk, convolve, suits_winograd, winograd
 from ssl_jax.models.layers import Norm, conv
-from tests import tiny
 
 # (batch, height, width, inputs, outputs, kernel size, stride)
 SHAPES = {

@@ -287,6 +287,22 @@ def test_a_refused_command_as_a_process(tmp_path):
 # Every command of the documentation: right as it stands, refused with any one of its words misspelt.
 
 
+@pytest.mark.parametrize("platform, chosen, anew", [("linux", None, 1), ("linux", "", 0), ("darwin", None, 0)])
+def test_memory_is_kept_unless_the_user_decides(platform, chosen, anew, monkeypatch):
+    calls = []
+    monkeypatch.setattr(launch.os, "execv", lambda path, words: calls.append(words))
+    monkeypatch.setattr(launch.sys, "platform", platform)
+    monkeypatch.setattr(launch.sys, "orig_argv", ["python3", "-W", "error", "launch.py", "--help"])
+    monkeypatch.setenv("GLIBC_TUNABLES", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("GLIBC_TUNABLES")
+    launch.use_huge_pages()
+    assert calls == [[sys.executable, "-W", "error", "launch.py", "--help"]] * anew
+    assert not anew or "hugetlb=1" in launch.os.environ["GLIBC_TUNABLES"]
+    launch.use_huge_pages()
+    assert len(calls) == anew, "once is enough"
+
+
 def documented() -> list[str]:
     """What follows `launch.py` in the README and in the configurations' own words."""
     texts = [p.read_text() for p in (ROOT / "README.md", *(ROOT / "configs").glob("*.py"))]
