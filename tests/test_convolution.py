@@ -181,7 +181,7 @@ def curve(monkeypatch, convolution, steps=20):
     return losses, state.params
 
 
-@pytest.mark.parametrize("steps, tolerance", [(1, 1e-6), (20, 1e-3)])
+@pytest.mark.parametrize("steps, tolerance", [(1, 1e-6), (10, 1e-4)])
 def test_training_is_the_same(monkeypatch, steps, tolerance):
     losses, params = curve(monkeypatch, convolve, steps)
     expected, expected_params = curve(monkeypatch, lax.conv_general_dilated, steps)
