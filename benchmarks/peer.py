@@ -21,12 +21,9 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs
 import common
 import jax
 import numpy as np
+from setup_step import TOTAL_STEPS, compiled, random_dataset
 
 from ssl_jax import assembly
-from ssl_jax.data.batches import make_feed
-from ssl_jax.data.sources import Dataset, Split
-from ssl_jax.train import parallel
-from ssl_jax.train.pretrain import make_pretrain_step
 from ssl_jax.train.state import PretrainState
 
 try:
@@ -54,12 +51,11 @@ def main() -> None:
     gpu = jax.default_backend() == "gpu"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.backends.cudnn.benchmark = True
-    image = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 3), np.uint8)
     widths = [args.width] if args.width else [16] if args.quick else [64] if gpu else [64, 16]
     configs = [make_config(width, gpu) for width in widths]
-    checks = {setting(config): check(config, image) for config in configs}
-    refill, views = open_loader(image, configs[0].batch_size, gpu)
-    rows = [row for config in configs for row in measure(config, image, views, refill, gpu, args.quick)]
+    checks = {setting(config): check(config) for config in configs}
+    refill, views = open_loader(random_dataset(IMAGES, SIDE).train.image, configs[0].batch_size, gpu)
+    rows = [row for config in configs for row in measure(config, views, refill, gpu, args.quick)]
     ratio = {name: min(row["ratio"] for row in rows if row["setting"] == name) for name in checks}
     more = {"peer": "lightly's BYOL in PyTorch", "torch_threads": torch.get_num_threads(), "check": checks}
     common.finish(args, "peer", rows, ratio=ratio, **more)
@@ -71,7 +67,6 @@ def make_config(width: int, gpu: bool) -> Any:
     config = common.read_config("cifar10.py:byol")
     config.encoder.width = width
     config.precision = "bfloat16" if gpu else "float32"
-    config.devices = 1  # PyTorch drives one from one process
     return config
 
 
@@ -79,13 +74,13 @@ def setting(config) -> str:
     return f"{config.encoder.name}, width {config.encoder.width}, {config.precision}"
 
 
-def measure(config, image, views: Iterator, refill: Callable, gpu: bool, quick: bool) -> list[dict]:
+def measure(config, views: Iterator, refill: Callable, gpu: bool, quick: bool) -> list[dict]:
     """One row for each memory format of the peer; ours runs once a turn and is held against each."""
     steps = (20 if quick else 200) if gpu else 3 if quick else 192 // config.encoder.width
     formats = ["channels_last"] if gpu else list(FORMATS)
-    contenders = {"ours": our_chunk(config, image, steps)}
+    contenders = {"ours": compiled(config, steps, size=IMAGES).run}
     for name in formats:
-        contenders[name] = their_chunk(config, image, views, refill, steps, name, gpu)
+        contenders[name] = their_chunk(config, views, refill, steps, name, gpu)
     times = common.alternate(contenders, repeats=3)
     ours, images = times["ours"], steps * config.batch_size
     return [
@@ -112,31 +107,10 @@ def images_range(times: dict, images: int) -> str:
 # --- Ours -------------------------------------------------------------------------------------------------
 
 
-def fresh(config, image: np.ndarray, axis: str | None) -> tuple[assembly.Parts, PretrainState]:
+def fresh(config) -> tuple[assembly.Parts, PretrainState]:
     """Parts and state at step 0, a function of the seed alone."""
-    split = Split(image, np.zeros(len(image), np.int32))
-    per_epoch = len(image) // config.batch_size
-    parts = assembly.build(config, config.epochs * per_epoch, per_epoch, axis)
-    state = assembly.fresh_state(config, parts, Dataset("random", split, split, split, 1, ("none",)))
-    return parts, jax.device_get(state)
-
-
-def our_chunk(config, image: np.ndarray, steps: int) -> Callable[[], None]:
-    """Runs `steps` steps of pretraining with their input, wired as in `ssl_jax.runs.pretrain`."""
-    devices = parallel.pick_devices(config.devices)
-    size = parallel.steps_per_call(config.steps_per_call, devices)
-    feed = make_feed(image, config.batch_size, config.seed, resident=True)
-    parts, state = fresh(config, image, parallel.AXIS)
-    run = assembly.compile_step(config, parts, feed.data, devices, jax.random.key(config.seed), SIDE)
-    batches = feed.batches((first, size) for first in itertools.count(0, size))
-    box = [parallel.replicate(state, devices)]  # donated at each call
-
-    def chunk():
-        for _ in range(steps // size):
-            box[0], _ = run(box[0], next(batches))
-        common.wait(box[0])
-
-    return chunk
+    parts = assembly.build(config, TOTAL_STEPS, 1, None)
+    return parts, jax.device_get(assembly.fresh_state(config, parts, random_dataset(1, SIDE)))
 
 
 # --- Theirs -----------------------------------------------------------------------------------------------
@@ -297,10 +271,10 @@ def open_loader(image: np.ndarray, batch_size: int, gpu: bool) -> tuple[Callable
     return refill, views
 
 
-def their_chunk(config, image, views: Iterator, refill: Callable, steps: int, name: str, gpu: bool) -> Callable:
+def their_chunk(config, views: Iterator, refill: Callable, steps: int, name: str, gpu: bool) -> Callable:
     """Runs `steps` steps of the peer with their input, in the memory format `name`."""
     device, layout = ("cuda" if gpu else "cpu"), FORMATS[name]
-    model = Byol(config, fresh(config, image, None)[1]).to(device, memory_format=layout)
+    model = Byol(config, fresh(config)[1]).to(device, memory_format=layout)
     step = their_step(model, config, device, compiled=gpu)
 
     def chunk():
@@ -316,7 +290,7 @@ def their_chunk(config, image, views: Iterator, refill: Callable, steps: int, na
 # --- The same work? ---------------------------------------------------------------------------------------
 
 
-def check(config, image: np.ndarray) -> dict[str, list[float]]:
+def check(config) -> dict[str, list[float]]:
     """Losses of two steps on both sides, from the same weights and views; exits with status 1 where they differ.
 
     In float32 and on the CPU whatever is measured: a GPU's rounding would hide a real difference.
@@ -325,23 +299,14 @@ def check(config, image: np.ndarray) -> dict[str, list[float]]:
     config.precision = "float32"
     pair = np.random.default_rng(1).normal(size=(2, 16, SIDE, SIDE, 3)).astype(np.float32)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        parts, state = fresh(config, image, None)
+        parts, state = fresh(config)
         losses = {"ours": our_losses(config, parts, state, pair), "peer": their_losses(config, state, pair)}
     require_same(setting(config), **losses)
     return losses
 
 
 def our_losses(config, parts, state: PretrainState, pair: np.ndarray) -> list[float]:
-    step = jax.jit(
-        make_pretrain_step(
-            views=lambda keys, views: views,
-            network=parts.network,
-            predictor=parts.predictor,
-            optimizer=parts.optimizer,
-            tau=parts.tau,
-            loss_scale=config.loss_scale,
-        )
-    )
+    step = jax.jit(assembly.build_step(config, parts, lambda keys, views: views, None))
     batch = {"image": tuple(pair), "position": np.arange(pair.shape[1])}
     losses = []
     for _ in TOLERANCE:

@@ -15,7 +15,6 @@ from ssl_jax.augment.views import make_views
 from ssl_jax.data.batches import load, make_feed
 from ssl_jax.data.sources import Dataset, Split
 from ssl_jax.train import parallel
-from ssl_jax.train.pretrain import make_pretrain_step
 
 TOTAL_STEPS = 100_000  # what the schedules are told; no benchmark gets there
 
@@ -73,14 +72,7 @@ def compiled(
 
 def jitted(config, parts, data: dict, devices: list, key: jax.Array, side: int) -> Callable:
     """What `assembly.compile_step` makes, without pmap: one device, one step a call."""
-    step = make_pretrain_step(
-        views=make_views(parts.recipe, side),
-        network=parts.network,
-        predictor=parts.predictor,
-        optimizer=parts.optimizer,
-        tau=parts.tau,
-        loss_scale=config.loss_scale,
-    )
+    step = assembly.build_step(config, parts, make_views(parts.recipe, side), None)
     data = jax.device_put(data, devices[0])
 
     @functools.partial(jax.jit, donate_argnums=0)

@@ -17,7 +17,7 @@ from ssl_jax.optim.schedules import make_schedule, target_rate
 from ssl_jax.predictors import Predictor, make_predictor
 from ssl_jax.train import parallel
 from ssl_jax.train.loop import Cadence
-from ssl_jax.train.pretrain import make_pretrain_step
+from ssl_jax.train.pretrain import Step, make_pretrain_step
 from ssl_jax.train.state import PretrainState, init_state
 from ssl_jax.types import Config, Params
 
@@ -199,17 +199,22 @@ def fresh_state(config: Config, parts: Parts, dataset: Dataset) -> PretrainState
     return make(jax.random.fold_in(jax.random.key(config.seed), 0x1217))
 
 
-def compile_step(config, parts: Parts, data: dict, devices: list, key: jax.Array, side: int) -> Callable:
-    """run(state, batches) -> (state, metrics) on all devices."""
-    step = make_pretrain_step(
-        views=make_views(parts.recipe, side),
+def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | None) -> Step:
+    """The pretraining step of these parts; views(keys, images) -> two views."""
+    return make_pretrain_step(
+        views=views,
         network=parts.network,
         predictor=parts.predictor,
         optimizer=parts.optimizer,
         tau=parts.tau,
         loss_scale=config.loss_scale,
-        axis_name=parallel.AXIS,
+        axis_name=axis_name,
     )
+
+
+def compile_step(config: Config, parts: Parts, data: dict, devices: list, key: jax.Array, side: int) -> Callable:
+    """run(state, batches) -> (state, metrics) on all devices."""
+    step = build_step(config, parts, make_views(parts.recipe, side), parallel.AXIS)
     program = parallel.parallelise(step, load, devices)
     data = parallel.replicate(data, devices)
     return lambda state, batches: program(state, data, batches, key)
