@@ -165,7 +165,7 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
 def known_configs() -> list[str]:
     """The configuration files that can be named."""
     folder = Path(__file__).parent / "configs"
-    texts = {f"configs/{p.name}": p.read_text() for p in folder.glob("*.py")}
+    texts = {p.relative_to(folder.parent).as_posix(): p.read_text() for p in folder.rglob("*.py")}
     return sorted(name for name, text in texts.items() if "def get_config" in text)
 
 

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.records import processor
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for launch.py, which knows how to read a configuration
 
@@ -92,7 +94,7 @@ def machine() -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)}
     return {
         "platform": device.platform,
-        "device": _processor() if device.platform == "cpu" else device.device_kind,
+        "device": processor() if device.platform == "cpu" else device.device_kind,
         "devices": jax.device_count(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
@@ -178,12 +180,6 @@ def _installed(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _processor() -> str:
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _commit() -> str:

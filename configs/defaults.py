@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.epochs = 100
     config.batch_size = 128  # over all devices together
-    config.init = "glorot"  # glorot (replication) | pytorch (original)
+    config.init = "glorot"  # glorot (replication) | pytorch (original) | gaussian | he | orthogonal
     config.precision = "float32"  # float32 | bfloat16 (forward and backward only)
     config.loss_scale = 1.0  # c in c * (-cos) a direction: 1 replication, 2 original code
     config.devices = 0  # 0: all
@@ -51,7 +51,12 @@ def get_config() -> ConfigDict:
     config.encoder.name = "resnet18"
     config.encoder.width = 64
     config.encoder.stem = "cifar"  # cifar (3x3, stride 1) | imagenet (7x7, stride 2, max-pool)
-    config.encoder.norm = "batch"  # batch | group | none
+    config.encoder.norm = "auto"  # auto: the architecture's own | batch | layer | group | instance | none
+    config.encoder.activation = "auto"  # auto: the architecture's own | sigmoid | tanh | relu | leaky_relu | gelu
+    config.encoder.depth = 0  # layers, or blocks a stage; 0: the architecture's own
+    config.encoder.residual = True  # False: a ResNet without its shortcuts
+    config.encoder.standardise = False  # weight standardisation
+    config.encoder.dropout = 0.0  # of an MLP's hidden layers
 
     config.projector = ConfigDict()
     config.projector.hidden = 512
@@ -71,21 +76,10 @@ def get_config() -> ConfigDict:
     config.target.tau = 0.996  # 0: no average, the target is the online network (SimSiam)
     config.target.schedule = "constant"  # constant | cosine (rises to 1)
 
-    config.optimizer = ConfigDict()
-    config.optimizer.name = "momentum"  # sgd | momentum | nesterov
-    config.optimizer.learning_rate = 0.03
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 4e-4
-    config.optimizer.decay = "coupled"
-    # The replication decays kernels and BatchNorm's affine parameters, not the biases of linear layers.
-    config.optimizer.exclude = r"linear\d*/bias"
+    add_optimizer(config)
     config.optimizer.predictor = ConfigDict()
     config.optimizer.predictor.learning_rate = placeholder(float)  # None: as above
     config.optimizer.predictor.weight_decay = placeholder(float)  # None: as above
-
-    config.schedule = ConfigDict()
-    config.schedule.name = "constant"  # constant | cosine
-    config.schedule.warmup_epochs = 0
 
     config.probe = ConfigDict()
     config.probe.protocol = "seed"  # seed | original | both
@@ -99,3 +93,58 @@ def get_config() -> ConfigDict:
     config.probe.few_labels = 0  # labels a class of the few-label probe; 0: none
     config.probe.few_label_draws = 20
     return config
+
+
+def add_optimizer(config: ConfigDict) -> None:
+    """`optimizer` and `schedule`, for every task that trains."""
+    config.optimizer = ConfigDict()
+    # sgd | momentum | nesterov | adagrad | adadelta | rmsprop | adam | adamax | nadam | amsgrad | radam | adamw |
+    # lookahead | lion | lars | natural
+    config.optimizer.name = "momentum"
+    config.optimizer.learning_rate = 0.03
+    config.optimizer.momentum = 0.9  # momentum, nesterov, lars
+    config.optimizer.weight_decay = 4e-4
+    # Where in the step the decay acts: coupled (L2) | decoupled (WD) | realtime (RWD) | pre (PWD) | auto (decoupled
+    # for adamw and lion, coupled for the others).
+    config.optimizer.decay = "coupled"
+    config.optimizer.decay_scale = "lr"  # lr: a step takes learning_rate * weight_decay of a weight | literal
+    config.optimizer.layerwise = ""  # "": all layers alike | i/n | mean (2i/(n+1)) | max (2(i-1)/(n-1))
+    # The replication decays kernels and BatchNorm's affine parameters, not the biases of linear layers.
+    config.optimizer.exclude = r"linear\d*/bias"
+    config.optimizer.clip_value = 0.0  # largest entry of a gradient; 0: not clipped
+    config.optimizer.clip_norm = 0.0  # largest norm of the whole gradient; 0: not clipped
+    config.optimizer.options = ConfigDict()  # of the optimizers that know them; None: its own
+    for name, default in OPTIONS.items():
+        config.optimizer.options[name] = placeholder(default)
+
+    config.schedule = ConfigDict()
+    # constant | linear | step | cosine | polynomial | triangular | triangular2 | exp_range | sgdr
+    config.schedule.name = "constant"
+    config.schedule.warmup_epochs = 0
+    config.schedule.decay = "constant"  # the weight decay's own schedule, by the same names and fields
+    config.schedule.end = placeholder(float)  # of linear, cosine, polynomial, sgdr: last value, as a share of the peak
+    config.schedule.power = placeholder(float)  # of polynomial
+    config.schedule.factor = placeholder(float)  # of step: multiplies the rate ...
+    config.schedule.every = placeholder(float)  # ... every so many epochs
+    config.schedule.cycle = placeholder(float)  # of the cyclical ones and sgdr: epochs of the first cycle
+    config.schedule.growth = placeholder(float)  # of sgdr: each cycle is so many times as long (T_mult)
+    config.schedule.low = placeholder(float)  # of the cyclical ones: lowest value, as a share of the peak
+    config.schedule.gamma = placeholder(float)  # of exp_range: factor a step
+
+
+# ssl_jax/optim/directions.py says which optimizer takes which, what they mean, and their defaults.
+OPTIONS = {
+    "b1": float,  # Adam and its kin, Lion
+    "b2": float,
+    "eps": float,
+    "rho": float,  # Adadelta, RMSprop, natural
+    "initial": float,  # Adagrad
+    "dampening": float,  # momentum
+    "inside": bool,  # momentum: the learning rate inside the buffer
+    "trust": float,  # LARS
+    "damping": float,  # natural
+    "block": int,
+    "inner": str,  # Lookahead
+    "period": int,
+    "slow": float,
+}

@@ -33,3 +33,26 @@ def apply_method(config: ConfigDict, method: str) -> ConfigDict:
     config.method = method
     config.update_from_flattened_dict(METHODS[method])
     return config
+
+
+# Where in the step the weight decay acts: METHOD-KIND, e.g. byol-pwd.
+DECAYS = {
+    "wd": {"optimizer.decay": "decoupled"},
+    "rwd": {"optimizer.decay": "realtime"},
+    "pwd": {"optimizer.decay": "pre"},
+    "lpwd": {"optimizer.decay": "pre", "optimizer.layerwise": "mean"},
+}
+
+
+def apply_decay(config: ConfigDict, kind: str) -> ConfigDict:
+    """`config` with this kind of decay in place of L2, at the strength that momentum gives L2.
+
+    Under heavy ball a constant pull of lambda theta moves a weight by eta lambda / (1 - mu) a step in the long run, so
+    the kinds that do not pass through the buffer get lambda / (1 - mu).
+    """
+    if kind not in DECAYS:
+        raise UserError(f"decay: got {kind!r}, {nearest(kind, DECAYS)}")
+    config.method = f"{config.method}-{kind}"
+    config.optimizer.weight_decay /= 1 - config.optimizer.momentum
+    config.update_from_flattened_dict(DECAYS[kind])
+    return config

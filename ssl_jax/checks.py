@@ -11,6 +11,7 @@ from ssl_jax import workdir
 from ssl_jax.augment.views import Recipe, make_views
 from ssl_jax.data.sources import Dataset
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.losses import LOSSES
 from ssl_jax.types import Config
 
 # Smallest and largest value of the numbers that no part of the run checks itself.
@@ -31,6 +32,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "predictor.eps": (0, 1),
     "optimizer.learning_rate": (0, math.inf),
     "optimizer.weight_decay": (0, math.inf),
+    "optimizer.clip_value": (0, math.inf),
+    "optimizer.clip_norm": (0, math.inf),
+    "schedule.every": (1e-12, math.inf),
+    "schedule.cycle": (1e-12, math.inf),
     "optimizer.predictor.learning_rate": (0, math.inf),
     "optimizer.predictor.weight_decay": (0, math.inf),
     "schedule.warmup_epochs": (0, math.inf),
@@ -44,6 +49,35 @@ PROBE_RANGES: dict[str, tuple[float, float]] = {
     "probe.few_labels": (0, math.inf),
     "probe.few_label_draws": (1, math.inf),
 }
+
+
+SUPERVISED_RANGES: dict[str, tuple[float, float]] = {
+    "data.validation_size": (0, math.inf),
+    "data.random_labels": (0, 1),
+    "augment.consistency": (0, math.inf),
+    "plateau.patience": (0, math.inf),
+    "plateau.factor": (1e-12, 1 - 1e-12),
+    "plateau.threshold": (0, math.inf),
+    "plateau.cooldown": (0, math.inf),
+    "plateau.smallest": (0, 1),
+    "stopping.patience": (0, math.inf),
+    "stopping.threshold": (0, math.inf),
+}
+
+
+def check_supervised(config: Config) -> None:
+    """UserError for a field of a supervised run out of range, or at odds with another, before anything is loaded."""
+    check_ranges(config, {field: span for field, span in RANGES.items() if _has(config, field)} | SUPERVISED_RANGES)
+    if config.loss not in LOSSES:
+        raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, LOSSES)}")
+    for section in ("plateau", "stopping"):
+        if config[section].patience and not config.data.validation_size:
+            raise UserError(
+                f"{section}.patience: got {config[section].patience}, which watches held-out training images: "
+                "set data.validation_size, which is 0"
+            )
+    if config.weights and not Path(config.weights).is_file():
+        raise UserError(f"weights: got {config.weights}, which is no file; takes a file of timm's weights")
 
 
 def check_counts(config: Config) -> None:
@@ -67,6 +101,13 @@ def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None
         if value is not None and not (least <= value <= most and math.isfinite(value)):
             takes = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
             raise UserError(f"{field}: got {value}, takes a number {takes}")
+
+
+def _has(config: Config, field: str) -> bool:
+    *sections, name = field.split(".")
+    for section in sections:
+        config = config.get(section, {})
+    return name in config
 
 
 def _at(config: Config, field: str):

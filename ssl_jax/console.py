@@ -16,18 +16,25 @@ def say(line: str) -> None:
         tqdm.write(line)
 
 
-def print_header(config, groups: list[tuple], dataset, devices: list, cadence: Cadence, start: int) -> None:
-    """What is about to run, and by which rules every parameter is updated (`groups`: assembly.group_table)."""
+def print_training(config, name: str, images: int, devices: list, cadence: Cadence, start: int) -> None:
+    """What is about to run, on how many images of the set `name`."""
     total = len(devices) * jax.process_count()
     norm = "over all devices" if config.sync_batch_norm else "each device its own"
-    say(f"{config.method} on {dataset.name}: {len(dataset.pretrain.image)} images, batch {config.batch_size}")
+    say(f"{config.method} on {name}: {images} images, batch {config.batch_size}")
     say(f"{cadence.total} steps ({config.epochs} epochs), seed {config.seed}, {config.precision}")
-    say(f"{total} x {devices[0].device_kind}; BatchNorm statistics: {norm}, one view at a time")
-    say(f"{'group':10} {'parameters':>12} {'decayed':>12} {'learning rate':>14} {'weight decay':>13}")
-    for group, size, decayed, rule in groups:
-        say(f"{group:10} {size:12,} {decayed:12,} {rule.learning_rate:14g} {rule.weight_decay:13g}")
+    say(f"{total} x {devices[0].device_kind}; BatchNorm statistics: {norm}")
     if start:
         say(f"going on from step {start}")
+
+
+def print_layers(layers: list, optimizer) -> None:
+    """By which rule every parameter is updated: `layers` is `assembly.layer_table`, `optimizer` its section."""
+    decay = f"{optimizer.decay} decay, scale {optimizer.decay_scale}, layers {optimizer.layerwise or 'alike'}"
+    say(f"{optimizer.name}, {decay}")
+    say(f"{'':>3} {'layer':34} {'parameters':>11} {'decayed':>11} {'factor':>7} {'weight decay':>13} {'rate':>9}")
+    for i, name, size, decayed, factor, weight_decay, rate in layers:
+        say(f"{i:>3} {name:34} {size:11,} {decayed:11,} {factor:7.3f} {weight_decay:13.4g} {rate:9.4g}")
+    say(f"    {'in all':34} {sum(row.size for row in layers):11,} {sum(row.decayed for row in layers):11,}")
 
 
 def progress_bar(total: int, start: int):

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from configs import cifar10, cifar10_small, defaults, quickstart, stl10
 from configs.methods import METHODS, apply_method
 from launch import flat, known_configs
-from ssl_jax import assembly
+from ssl_jax import assembly, runs
 from ssl_jax.errors import UserError
 from ssl_jax.predictors import matrix
 from ssl_jax.train.state import init_state
@@ -32,7 +32,7 @@ FIELDS = """
 @pytest.mark.parametrize("name", known_configs())
 def test_loads_by_itself(name):
     config = runpy.run_path(str(ROOT / name))["get_config"]()
-    assert isinstance(config, ConfigDict) and config.task in ("pretrain", "probe", "views")
+    assert isinstance(config, ConfigDict) and config.task in runs.TASKS
     assert config.to_json()  # config.json has to be able to hold it
 
 
@@ -107,6 +107,16 @@ def test_method_is_what_it_is_called(module, method):
     if module is not cifar10_small:  # which is too short for them
         assert config.target.tau in (0, 0.996)
         assert float(parts.rules["encoder"].schedule(500)) == pytest.approx(0.03)
+
+
+def test_kinds_of_decay_have_the_strength_of_l2_under_momentum():
+    config = cifar10_small.get_config("simsiam-lpwd")
+    assert (config.method, config.target.tau, config.optimizer.decay) == ("simsiam-lpwd", 0, "pre")
+    assert config.optimizer.layerwise == "mean" and config.optimizer.weight_decay == pytest.approx(0.2)
+    l2 = cifar10_small.get_config("simsiam").optimizer
+    assert config.optimizer.weight_decay == pytest.approx(l2.weight_decay / (1 - l2.momentum))
+    with pytest.raises(UserError, match="decay: got 'pdw', did you mean 'pwd'"):
+        cifar10_small.get_config("byol-pdw")
 
 
 def test_unknown_method_is_answered_with_the_nearest():

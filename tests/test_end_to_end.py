@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import launch
-from ssl_jax import runs
+from ssl_jax import driver
 from ssl_jax.train import metrics
 from ssl_jax.train.checkpoint import steps_in
 
@@ -86,7 +86,7 @@ def no_training(monkeypatch):
         assert not list(batches), "there was something left to train"
         return state, rest["start"]
 
-    monkeypatch.setattr(runs, "train_loop", nothing_left)
+    monkeypatch.setattr(driver, "train_loop", nothing_left)
 
 
 def test_result_has_what_is_promised(finished):
@@ -229,7 +229,7 @@ def test_probe_of_what_is_not_there(run, tmp_path, capfd):
 def test_control_c_leaves_a_run_that_can_go_on(run, heeds_control_c, monkeypatch, capfd):
     """The signal itself, in the middle of the training loop."""
     rows, steps = (run / "metrics.csv").read_bytes(), steps_in(run / "checkpoints")
-    monkeypatch.setattr(runs, "train_loop", lambda *a, **k: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(driver, "train_loop", lambda *a, **k: signal.raise_signal(signal.SIGINT))
     assert command("quickstart", run, *TINY, "epochs=3") == 130
     error = capfd.readouterr().err
     assert "the same command goes on" in error and "Traceback" not in error

@@ -30,8 +30,12 @@ FLOORS = {
     "ssl_jax.checks": 5,
     "ssl_jax.compiled": 3,
     "ssl_jax.judge": 5,
+    "ssl_jax.records": 5,
+    "ssl_jax.driver": 6,
+    "ssl_jax.classify": 7,
+    "ssl_jax.experiments": 8,
     "ssl_jax.workdir": 4,
-    "ssl_jax.runs": 6,
+    "ssl_jax.runs": 9,
     "ssl_jax": 0,
 }
 MODULES = {

@@ -1,4 +1,4 @@
-"""Networks: parameter counts, padding, precision, BatchNorm view by view, presets."""
+"""Networks: parameter counts, padding, precision, normalisations, initialisations, and the order of their layers."""
 
 import math
 
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from ssl_jax.errors import UserError
-from ssl_jax.models import ENCODERS, MLPHead, make_encoder, make_network
-from ssl_jax.models.layers import conv
+from ssl_jax.models import ENCODERS, MLPHead, call_order, make_classifier, make_encoder, make_network
+from ssl_jax.models.layers import ACTIVATIONS, INITS, Norm, conv, conv_init, linear_init, standardised
+from ssl_jax.models.resnet import BasicBlock
 
 
 def count(tree):
@@ -144,8 +145,138 @@ def test_norms_by_name(norm, norms):
     assert len([p for p in variables["params"] if "stem_norm" in p]) == norms
 
 
-def test_every_encoder_is_a_module():
-    assert all(isinstance(make_encoder(name, width=8), nn.Module) for name in ENCODERS)
+@pytest.mark.parametrize("kind, groups", [("layer", 1), ("group", 4), ("instance", 12)])
+def test_norms_over_one_example(kind, groups):
+    x = jnp.concatenate([(i + 1.0) * images(3, 5, seed=i) + i for i in range(4)], axis=-1)
+    norm = Norm(kind)
+    variables = norm.init(jax.random.key(0), x, True)
+    got = norm.apply(variables, x, True)
+    parts = np.float64(x).reshape(3, 25, groups, -1)
+    centred = parts - parts.mean((1, 3), keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean((1, 3), keepdims=True) + 1e-5)
+    chex.assert_trees_all_close(got, np.float32(expected.reshape(x.shape)), atol=1e-4)
+    assert list(variables["params"]) == [kind] and "batch_stats" not in variables
+
+
+def test_instance_norm_refuses_a_single_pixel():
+    with pytest.raises(UserError, match="encoder.norm: got 'instance'"):
+        abstract_init(make_encoder("mlp", width=8, norm="instance"), images(2, 4))
+
+
+def test_activations_by_definition():
+    x = np.linspace(-4, 4, 41)
+    expected = {
+        "sigmoid": 1 / (1 + np.exp(-x)),
+        "tanh": np.tanh(x),
+        "relu": np.maximum(x, 0),
+        "leaky_relu": np.where(x > 0, x, 0.01 * x),
+        "gelu": x * np.array([(1 + math.erf(v / math.sqrt(2))) / 2 for v in x]),
+    }
+    got = {name: activation(jnp.float32(x)) for name, activation in ACTIVATIONS.items()}
+    chex.assert_trees_all_close(got, jax.tree.map(np.float32, expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 32, 64), (288, 64)])
+def test_initialisations_by_definition(shape):
+    """288 inputs: standard deviations 0.01 and sqrt(2 / 288); 64 orthonormal columns."""
+    init = conv_init if len(shape) == 4 else linear_init
+    draw = {name: np.asarray(init(name)(jax.random.key(0), shape)) for name in INITS}
+    assert np.std(draw["gaussian"]) == pytest.approx(0.01, rel=0.03)
+    assert np.std(draw["he"]) == pytest.approx(math.sqrt(2 / 288), rel=0.03)
+    columns = draw["orthogonal"].reshape(288, 64)
+    chex.assert_trees_all_close(columns.T @ columns, np.eye(64, dtype=np.float32), atol=1e-5)
+    assert not any(np.any(linear_init(name, bias_fan_in=288)(jax.random.key(0), (64,))) for name in INITS[1:])
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 5), (7, 5)])
+def test_standardised_kernels(shape):
+    kernel = np.random.default_rng(0).normal(1.0, 2.0, size=shape)
+    flat = kernel.reshape(-1, 5)
+    expected = ((flat - flat.mean(0)) / flat.std(0)).reshape(shape)
+    chex.assert_trees_all_close(standardised(jnp.float32(kernel)), np.float32(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["convnet_digits", "mlp"])
+def test_a_standardised_network_ignores_scale_and_mean_of_its_kernels(name):
+    encoder = make_encoder(name, width=4, norm="none", standardise=True)
+    x = images(2, 8)
+    params = encoder.init(jax.random.key(0), x, False)["params"]
+    other = jax.tree.map(lambda p: 3 * p + 0.5 if p.ndim > 1 else p, params)
+    assert any(p.ndim > 1 for p in jax.tree.leaves(params))
+    first, second = (encoder.apply({"params": p}, x, False) for p in (params, other))
+    chex.assert_trees_all_close(first, second, rtol=1e-3)
+
+
+def test_a_plain_network_has_no_shortcuts():
+    """Where the last layer of a block gives zero, nothing is left of its input."""
+    x = jnp.abs(images(2, 4))
+    for residual in (True, False):
+        encoder = make_encoder("resnet18", width=3, norm="none", residual=residual)
+        block = BasicBlock(3, 1, residual, encoder.style)
+        params = block.init(jax.random.key(0), x, False)["params"]
+        params["conv2"] = jax.tree.map(jnp.zeros_like, params["conv2"])
+        chex.assert_trees_all_close(block.apply({"params": params}, x, False), x if residual else 0 * x)
+        names = str(jax.tree.structure(abstract_init(encoder, images(2))["params"]))
+        assert ("shortcut" in names) == residual
+
+
+def test_more_layers_in_a_row():
+    shallow, deep = (abstract_init(make_encoder("convnet", width=4, depth=d), images())["params"] for d in (0, 6))
+    assert deep.keys() - shallow.keys() == {"conv5", "conv6", "norm5", "norm6"}
+    assert [deep[f"conv{i}"]["kernel"].shape[-1] for i in range(1, 7)] == [4, 8, 16, 16, 16, 16]
+
+
+def test_mlp_by_hand():
+    encoder = make_encoder("mlp", width=6, depth=3, activation="tanh", norm="layer")
+    x = images(2, 4)
+    variables = encoder.init(jax.random.key(0), x, True)
+    h = np.float64(x).reshape(2, -1)
+    for i in (1, 2, 3):
+        p = jax.tree.map(np.float64, variables["params"][f"linear{i}"])
+        h = h @ p["kernel"] + p["bias"]
+        h = h - h.mean(1, keepdims=True)
+        h = np.tanh(h / np.sqrt((h**2).mean(1, keepdims=True) + 1e-5))
+    chex.assert_trees_all_close(encoder.apply(variables, x, False), np.float32(h), atol=1e-5)
+
+
+def test_dropout_of_the_mlp_is_inverted():
+    encoder = make_encoder("mlp", width=2000, depth=1, dropout=0.25)
+    x = images(1, 4)
+    variables = encoder.init(jax.random.key(0), x, True)
+    kept = encoder.apply(variables, x, False)
+    dropped = encoder.apply(variables, x, True, rngs={"dropout": jax.random.key(1)})
+    on = np.asarray(kept) > 0
+    assert np.mean(np.asarray(dropped)[on] == 0) == pytest.approx(0.25, abs=0.05)
+    survivors = np.asarray(dropped) != 0
+    chex.assert_trees_all_close(dropped[survivors], kept[survivors] / 0.75, rtol=1e-5)
+
+
+def weight_layers(order):
+    """Convolutions and linear layers; a shortcut shares the number of its block's last convolution."""
+    return [path for path in order if "norm" not in path and "shortcut" not in path]
+
+
+@pytest.mark.parametrize("name, expected", [("resnet18", 18), ("resnet34", 34), ("resnet50", 50), ("mlp", 3)])
+def test_layers_are_counted_as_in_the_name(name, expected):
+    classifier = make_classifier(make_encoder(name, width=4), 10)
+    layers = weight_layers(call_order(classifier.init, images(2)))
+    assert len(layers) == expected and layers[-1] == "head"
+
+
+def test_call_order_is_that_of_the_forward_pass():
+    network = make_network(make_encoder("convnet_digits", width=4), MLPHead(8, 4))
+    convs = [path for i in (1, 2, 3) for path in (f"encoder/conv{i}", f"encoder/norm{i}/batch")]
+    expected = (*convs, "projector/linear1", "projector/linear2")
+    for _ in range(2):  # JAX remembers what it has traced
+        assert call_order(network.init, images(2, 8)) == expected
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_encoder_gives_features_and_calls_all_that_it_owns(name):
+    classifier = make_classifier(make_encoder(name, width=32, depth=0 if "res" in name else 4), 10)
+    order = call_order(classifier.init, images(2))
+    assert order[0].startswith("encoder/") and order[-1] == "head"
+    assert isinstance(make_encoder(name, width=0), nn.Module)
 
 
 @pytest.mark.parametrize(
@@ -153,11 +284,28 @@ def test_every_encoder_is_a_module():
     [
         ({"name": "resnet17"}, "encoder.name: got 'resnet17', did you mean 'resnet18'"),
         ({"stem": "cifra"}, "encoder.stem: got 'cifra', did you mean 'cifar'"),
-        ({"norm": "layer"}, "encoder.norm: got 'layer'"),
-        ({"init": "he"}, "init: got 'he'"),
+        ({"norm": "bach"}, "encoder.norm: got 'bach', did you mean 'batch'"),
+        ({"activation": "rleu"}, "encoder.activation: got 'rleu', did you mean 'relu'"),
+        ({"init": "her"}, "init: got 'her', did you mean 'he'"),
         ({"precision": "float16"}, "precision: got 'float16', did you mean 'bfloat16'"),
+        ({"depth": 3}, "encoder.depth: got 3, resnet18 takes 0"),
+        ({"dropout": 0.1}, "encoder.dropout: got 0.1, resnet18 takes 0.0"),
+        ({"width": -1}, "encoder.width: got -1, takes"),
+        ({"name": "mlp", "dropout": 1.0}, r"encoder.dropout: got 1.0, takes a number in \[0, 1\)"),
+        ({"name": "mlp", "residual": False}, "encoder.residual: got False, mlp takes True"),
+        ({"name": "convnet", "depth": 3}, "encoder.depth: got 3, takes 0 or at least 4"),
+        ({"name": "convnet", "stem": "imagenet"}, "encoder.stem: got 'imagenet', convnet takes cifar"),
+        ({"name": "convnext_tiny", "norm": "batch"}, "encoder.norm: got 'batch', convnext_tiny takes auto"),
+        ({"name": "swin_tiny", "activation": "relu"}, "encoder.activation: got 'relu', swin_tiny takes auto"),
+        ({"name": "swin_tiny", "standardise": True}, "encoder.standardise: got True, swin_tiny takes False"),
+        ({"name": "swin_tiny", "width": 40}, "encoder.width: got 40, takes a multiple of 32"),
     ],
 )
 def test_mistakes_are_named(options, words):
     with pytest.raises(UserError, match=words):
         make_encoder(**{"name": "resnet18", "width": 8} | options)
+
+
+def test_pretraining_refuses_dropout():
+    with pytest.raises(UserError, match="encoder.dropout: got 0.5, pretraining takes 0"):
+        make_network(make_encoder("mlp", width=8, dropout=0.5), MLPHead(8, 4))

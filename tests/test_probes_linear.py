@@ -1,8 +1,11 @@
 """Linear probes against Adam written in NumPy, scikit-learn, and properties of the protocols."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
@@ -281,3 +284,43 @@ def test_random_labels_give_chance():
         linear.few_label_probe(*data, **classes, labels_per_class=50, draws=1, seed=0)[0],
     ]
     np.testing.assert_allclose(found, 1 / 3, atol=4 * np.sqrt(2 / 9 / 1000))
+
+
+# --- Losses other than the softmax's -------------------------------------------------------------------------
+
+
+def least_hinge(x, y):
+    """The least mean Crammer-Singer loss of a linear layer: a linear program in kernel, bias and slacks.
+
+    min sum_i xi_i / N  with  xi_i >= 0  and  xi_i >= 1 + s_ij - s_iy for every j other than y.
+    """
+    x = np.concatenate([x, np.ones((len(x), 1))], axis=1).astype(np.float64)
+    (count, size), rows = x.shape, []
+    for i, j in itertools.product(range(count), range(CLASSES)):
+        if j != y[i]:
+            scores = np.zeros((CLASSES, size))
+            scores[j], scores[y[i]] = x[i], -x[i]
+            rows.append(np.concatenate([scores.ravel(), -np.eye(count)[i]]))
+    cost = np.concatenate([np.zeros(CLASSES * size), np.full(count, 1 / count)])
+    bounds = [(None, None)] * (CLASSES * size) + [(0, None)] * count
+    return linprog(cost, np.array(rows), -np.ones(len(rows)), bounds=bounds).fun
+
+
+def least_squares(x, y):
+    ones = np.concatenate([x, np.ones((len(x), 1))], axis=1).astype(np.float64)
+    kernel = np.linalg.lstsq(ones, np.eye(CLASSES)[y], rcond=None)[0]
+    return 0.5 * np.sum((ones @ kernel - np.eye(CLASSES)[y]) ** 2) / len(x)
+
+
+@pytest.mark.parametrize("loss, optimum", [("hinge", least_hinge), ("squared", least_squares)])
+def test_seed_probe_reaches_the_optimum_of_its_loss(loss, optimum):
+    train_x, train_y, test_x, test_y = problem(train=256)
+    data = (*linear.standardise(train_x), train_y, *linear.standardise(test_x), test_y)
+    found = linear.seed_probe(*data, num_classes=CLASSES, epochs=60, batch_size=64, seed=0, loss=loss)
+    assert found.loss[-1] == pytest.approx(optimum(data[0], train_y), rel=0.03)
+    assert 0.6 < found.last_accuracy < 0.95
+
+
+def test_an_unknown_loss_is_told_the_known_ones():
+    with pytest.raises(UserError, match=r"loss of the linear probe: got 'hing', did you mean 'hinge'\?"):
+        linear.seed_probe(*problem(), num_classes=CLASSES, seed=0, loss="hing")

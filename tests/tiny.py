@@ -67,8 +67,9 @@ def make_state(parts: Parts, seed=0):
         return jax.tree.map(lambda x: jnp.float32(0.5 * rng.normal(size=x.shape)), tree)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    stats = jax.tree.map(jnp.abs, noise(shapes.stats))
-    return zeros._replace(params=noise(shapes.params), stats=stats, target=noise(shapes.target))
+    params, stats = noise(shapes.params), jax.tree.map(jnp.abs, noise(shapes.stats))
+    opt_state = parts.optimizer.init(params)
+    return zeros._replace(params=params, stats=stats, target=noise(shapes.target), opt_state=opt_state)
 
 
 def make_step(parts: Parts, views=None, axis_name=None, loss_scale=1.0):

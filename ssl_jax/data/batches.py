@@ -35,7 +35,8 @@ class Feed(NamedTuple):
     batches: `batches(plan, rows=slice(None))`, for a plan of (first step, count) pairs, yields for each pair
         a dict whose leading axis runs over its `count` steps:
             position (count, b) int32: place in the global batch, 0..B-1; randomness follows it;
-            index (count, b) int32 if resident, else image (count, b, H, W, C) uint8.
+            index (count, b) int32 if resident, else image (count, b, H, W, C) uint8;
+            label (count, b) int32 where the feed has labels.
         `rows` picks the b of the B rows that are wanted, say one process's share; no other image is read.
     """
 
@@ -65,8 +66,9 @@ def make_feed(
     seed: int,
     resident: bool | Literal["auto"] = "auto",
     memory_budget: int | None = None,
+    label: np.ndarray | None = None,
 ) -> Feed:
-    """A feed of shuffled batches of `image` (N, H, W, C) uint8.
+    """A feed of shuffled batches of `image` (N, H, W, C) uint8, with `label` (N,) int32 where it is given.
 
     Args:
         batch_size: images in the global batch.
@@ -91,7 +93,8 @@ def make_feed(
         steps = range(first_step, first_step + count)
         index = np.stack([batch_indices(seed, n, len(image), batch_size)[rows] for n in steps])
         position = np.tile(np.arange(batch_size, dtype=np.int32)[rows], (count, 1))
-        return {"position": position} | ({"index": index} if resident else {"image": image[index]})
+        labelled = {} if label is None else {"label": label[index]}
+        return {"position": position} | labelled | ({"index": index} if resident else {"image": image[index]})
 
     def batches(plan: Plan, rows: slice = slice(None)) -> Iterator[Batch]:
         calls = (functools.partial(request, first, count, rows) for first, count in plan)

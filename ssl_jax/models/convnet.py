@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.models.layers import Norm, conv, conv_init
+from ssl_jax.models.layers import Style
 
 
 class ConvNet(nn.Module):
@@ -19,16 +19,13 @@ class ConvNet(nn.Module):
 
     strides: tuple[int, ...]
     width: int = 32
-    norm: str = "batch"
-    preset: str = "pytorch"
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
+    style: Style = Style()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         channels = self.width
         for i, stride in enumerate(self.strides, start=1):
             channels *= stride if i > 1 else 1
-            x = conv(channels, 3, stride, dtype=self.dtype, kernel_init=conv_init(self.preset), name=f"conv{i}")(x)
-            x = nn.relu(Norm(self.norm, self.axis_name, self.dtype, name=f"norm{i}")(x, train))
+            x = self.style.conv(channels, 3, stride, name=f"conv{i}")(x)
+            x = self.style.activate(self.style.normalise(x, train, name=f"norm{i}"))
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

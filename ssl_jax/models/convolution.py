@@ -8,7 +8,8 @@ each chosen by measurement (benchmarks/README.md):
 - gradient with respect to the kernel: the patches of a few images at a time, times the output's gradient. XLA
   transposes whole activations first, so that the batch stands where channels stood;
 - gradient with respect to the input, stride 2: one small convolution for each parity of row and column, where XLA
-  convolves an image of which three pixels in four are zeros.
+  convolves an image of which three pixels in four are zeros;
+- each channel by itself, on few pixels: one matrix product for each channel, from all its pixels to all.
 
 A convolution here has a gradient but, as any `jax.custom_vjp`, no forward-mode derivative (`jax.jvp`).
 """
@@ -23,6 +24,8 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 # What one round of a loop works on should stay in the caches of a core or two; see benchmarks/README.md.
 WINOGRAD_BYTES = 8 << 20
 PATCHES_BYTES = 5 << 20
+# Up to so many pixels, 49 multiplications for each are fewer in effect than all pixels times all; then no longer.
+DENSE_PIXELS = 100
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
@@ -182,6 +185,69 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) -
     return total.reshape(size, size, inputs, outputs)
 
 
+# --- Each channel by itself -------------------------------------------------------------------------------
+
+
+def convolve_channels(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
+    """Takes the place of `lax.conv_general_dilated` in a depthwise Flax `Conv`: x (B, H, W, C), kernel (k, k, 1, C).
+
+    k odd, stride 1, padded by k // 2 on all sides. Few pixels in float32 are the CPU's own, the rest XLA's.
+    """
+    assert tuple(strides) == (1, 1) and tuple(map(tuple, padding)) == ((kernel.shape[0] // 2,) * 2,) * 2
+    few = x.shape[1] * x.shape[2] <= DENSE_PIXELS
+    return _channels(x, kernel) if few and x.dtype == kernel.dtype == jnp.float32 else _channels_xla(x, kernel)
+
+
+@jax.custom_vjp
+def _channels(x, kernel):
+    return lax.platform_dependent(x, kernel, cpu=dense, default=_channels_xla)
+
+
+def _channels_backward(saved, gradient):
+    def pull(function):
+        return lambda x, kernel, gradient: jax.vjp(function, x, kernel)[1](gradient)
+
+    return lax.platform_dependent(*saved, gradient, cpu=pull(dense), default=pull(_channels_xla))
+
+
+_channels.defvjp(lambda x, kernel: (_channels(x, kernel), (x, kernel)), _channels_backward)
+
+
+def _channels_xla(x, kernel):
+    pad = (kernel.shape[0] // 2,) * 2
+    options = {"dimension_numbers": LAYOUT, "feature_group_count": x.shape[-1]}
+    return lax.conv_general_dilated(x, kernel, (1, 1), (pad, pad), **options)
+
+
+def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The depthwise convolution as a linear map of all pixels: y[p] = Σ_q x[q] k[q - p + k // 2], zero outside k."""
+    size = kernel.shape[0]
+
+    def places(side):  # (from, to, place in the kernel): one where they meet
+        offset = jnp.arange(side)[:, None] - jnp.arange(side)[None, :] + size // 2
+        return jax.nn.one_hot(offset, size, dtype=x.dtype)
+
+    rows, columns = places(x.shape[1]), places(x.shape[2])
+    matrices = jnp.einsum("abi,xyj,ijc->caxby", rows, columns, kernel[:, :, 0])
+    return jnp.einsum("naxc,caxby->nbyc", x, matrices)
+
+
+# --- Patches that do not overlap --------------------------------------------------------------------------
+
+
+def convolve_patches(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
+    """Takes the place of `lax.conv_general_dilated` where the stride is the kernel's side and nothing is padded.
+
+    One matrix product, x (B, H, W, C), kernel (k, k, C, D) -> (B, H // k, W // k, D); rows that are left over, as
+    in any convolution, are not looked at.
+    """
+    k = kernel.shape[0]
+    assert tuple(strides) == kernel.shape[:2] == (k, k) and tuple(map(tuple, padding)) == ((0, 0), (0, 0))
+    height, width = x.shape[1] // k, x.shape[2] // k
+    patches = x[:, : height * k, : width * k].reshape(len(x), height, k, width, k, x.shape[-1])
+    return jnp.einsum("bhiwjc,ijcd->bhwd", patches, kernel)
+
+
 # --- A few images at a time -------------------------------------------------------------------------------
 
 
@@ -199,4 +265,4 @@ def _chunk(batch: int, at_most: int) -> int:
     return max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(1, at_most))
 
 
-__all__ = ["convolve"]
+__all__ = ["convolve", "convolve_channels", "convolve_patches"]

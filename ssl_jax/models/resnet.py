@@ -1,14 +1,15 @@
 """ResNet-18/34/50 (He et al. 2016, arXiv 1512.03385) down to the global average pool.
 
 Stems: "cifar" (3x3, stride 1, no pooling: the replication's choice for 32x32 images) and "imagenet" (7x7,
-stride 2, 3x3 max-pool). Input (B, H, W, C) float, output (B, features) float32.
+stride 2, 3x3 max-pool). Without `residual` the same layers stand in a row and the shortcuts are left out.
+Input (B, H, W, C) float, output (B, features) float32.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.models.layers import Norm, conv, conv_init
+from ssl_jax.models.layers import Style
 
 
 class BasicBlock(nn.Module):
@@ -16,23 +17,17 @@ class BasicBlock(nn.Module):
 
     width: int
     stride: int
-    norm: str
-    preset: str
-    dtype: jnp.dtype
-    axis_name: str | None
-    expansion = 1
+    residual: bool
+    style: Style
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        options = {"dtype": self.dtype, "kernel_init": conv_init(self.preset)}
-        y = conv(self.width, 3, self.stride, name="conv1", **options)(x)
-        y = nn.relu(Norm(self.norm, self.axis_name, self.dtype, name="norm1")(y, train))
-        y = conv(self.width, 3, name="conv2", **options)(y)
-        y = Norm(self.norm, self.axis_name, self.dtype, name="norm2")(y, train)
-        if x.shape != y.shape:
-            x = conv(self.width, 1, self.stride, name="shortcut_conv", **options)(x)
-            x = Norm(self.norm, self.axis_name, self.dtype, name="shortcut_norm")(x, train)
-        return nn.relu(x + y)
+        style = self.style
+        y = style.conv(self.width, 3, self.stride, name="conv1")(x)
+        y = style.activate(style.normalise(y, train, name="norm1"))
+        y = style.conv(self.width, 3, name="conv2")(y)
+        y = style.normalise(y, train, name="norm2")
+        return style.activate(y + _shortcut(self, x, y.shape, train) if self.residual else y)
 
 
 class Bottleneck(nn.Module):
@@ -40,24 +35,25 @@ class Bottleneck(nn.Module):
 
     width: int
     stride: int
-    norm: str
-    preset: str
-    dtype: jnp.dtype
-    axis_name: str | None
-    expansion = 4
+    residual: bool
+    style: Style
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        options = {"dtype": self.dtype, "kernel_init": conv_init(self.preset)}
+        style = self.style
         y = x
         for i, (factor, size, stride) in enumerate([(1, 1, 1), (1, 3, self.stride), (4, 1, 1)], start=1):
-            y = conv(factor * self.width, size, stride, name=f"conv{i}", **options)(y)
-            y = Norm(self.norm, self.axis_name, self.dtype, name=f"norm{i}")(y, train)
-            y = nn.relu(y) if i < 3 else y
-        if x.shape != y.shape:
-            x = conv(4 * self.width, 1, self.stride, name="shortcut_conv", **options)(x)
-            x = Norm(self.norm, self.axis_name, self.dtype, name="shortcut_norm")(x, train)
-        return nn.relu(x + y)
+            y = style.conv(factor * self.width, size, stride, name=f"conv{i}")(y)
+            y = style.normalise(y, train, name=f"norm{i}")
+            y = style.activate(y) if i < 3 else y
+        return style.activate(y + _shortcut(self, x, y.shape, train) if self.residual else y)
+
+
+def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, shape: tuple[int, ...], train: bool) -> jax.Array:
+    if x.shape == shape:
+        return x
+    x = block.style.conv(shape[-1], 1, block.stride, name="shortcut_conv")(x)
+    return block.style.normalise(x, train, name="shortcut_norm")
 
 
 class ResNet(nn.Module):
@@ -67,24 +63,14 @@ class ResNet(nn.Module):
     block: type[nn.Module]
     width: int = 64
     stem: str = "cifar"
-    norm: str = "batch"
-    preset: str = "pytorch"
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
+    residual: bool = True
+    style: Style = Style()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         size, stride = {"cifar": (3, 1), "imagenet": (7, 2)}[self.stem]
-        replaced = self.stem == "cifar"
-        x = conv(
-            self.width,
-            size,
-            stride,
-            dtype=self.dtype,
-            kernel_init=conv_init(self.preset, replaced),
-            name="stem_conv",
-        )(x)
-        x = nn.relu(Norm(self.norm, self.axis_name, self.dtype, name="stem_norm")(x, train))
+        x = self.style.conv(self.width, size, stride, name="stem_conv", stem=self.stem == "cifar")(x)
+        x = self.style.activate(self.style.normalise(x, train, name="stem_norm"))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1), (1, 1)])  # pyright: ignore[reportArgumentType]
         for stage, depth in enumerate(self.depths):
@@ -92,10 +78,8 @@ class ResNet(nn.Module):
                 x = self.block(  # pyright: ignore[reportCallIssue]
                     width=self.width * 2**stage,
                     stride=2 if stage > 0 and i == 0 else 1,
-                    norm=self.norm,
-                    preset=self.preset,
-                    dtype=self.dtype,
-                    axis_name=self.axis_name,
+                    residual=self.residual,
+                    style=self.style,
                     name=f"stage{stage + 1}_block{i + 1}",
                 )(x, train)
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

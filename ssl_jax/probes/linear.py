@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssl_jax.errors import UserError
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.losses import LOSSES
 from ssl_jax.probes.features import check_examples
 
 
@@ -26,7 +27,7 @@ class ProbeResult(NamedTuple):
     last_accuracy: float  # on the test set after the last epoch: the number to report
     best_accuracy: float  # of the best epoch on the test set: optimistic, as it is chosen on that set
     accuracy: list[float]  # on the test set after each epoch
-    loss: list[float]  # train cross-entropy in nats, mean over the steps of each epoch
+    loss: list[float]  # on the train set, by default cross-entropy in nats: mean over the steps of each epoch
 
 
 class RidgeResult(NamedTuple):
@@ -47,17 +48,20 @@ def seed_probe(
     epochs: int = 100,
     batch_size: int = 128,
     seed: int,
+    loss: str = "softmax",
 ) -> ProbeResult:
     """The replication paper's protocol: raw features, Adam from 5e-2 to 5e-4, the last epoch counts.
 
-    Kernel and bias under softmax cross-entropy, started as Keras does. Each epoch is a new shuffle without
-    its last partial batch.
+    Kernel and bias, started as Keras does, under the loss of that name in `losses.LOSSES`: the paper's is softmax
+    cross-entropy. Each epoch is a new shuffle without its last partial batch.
     """
     _check(train_x, train_y, test_x, test_y, num_classes)
+    if loss not in LOSSES:
+        raise UserError(f"loss of the linear probe: got {loss!r}, {nearest(loss, LOSSES)}")
     steps = epoch_steps(len(train_x), epochs, batch_size, drop_last=True)
     linear, order_keys = _start(glorot_linear, train_x.shape[1], num_classes, epochs, seed)
     optimizer, train, test = seed_optimizer(epochs * steps), (train_x, train_y), (test_x, test_y)
-    return _result(_fit(optimizer, linear, order_keys, train, test, steps, batch_size), len(test_y))
+    return _result(_fit(optimizer, linear, order_keys, train, test, steps, batch_size, loss), len(test_y))
 
 
 def original_probe(
@@ -144,27 +148,28 @@ def logits(linear: Linear, x: jax.Array) -> jax.Array:
     return jnp.matmul(x, linear.kernel, precision=jax.lax.Precision.HIGHEST) + linear.bias[None, :]
 
 
-def cross_entropy(linear: Linear, x: jax.Array, y: jax.Array, real: jax.Array) -> jax.Array:
-    """Mean softmax cross-entropy, in nats, of the examples that are real; x (B, F), y (B,), real (B,)."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits(linear, x), y)
+def mean_loss(linear: Linear, x: jax.Array, y: jax.Array, real: jax.Array, loss: str) -> jax.Array:
+    """Mean loss of the examples that are real; x (B, F), y (B,), real (B,); loss: a name in LOSSES."""
+    scores = logits(linear, x)
+    losses = LOSSES[loss](scores, jax.nn.one_hot(y, scores.shape[-1]))
     return jnp.sum(losses * real) / jnp.sum(real)
 
 
-def update(optimizer: optax.GradientTransformation, linear: Linear, memory: optax.OptState, x, y, real):
+def update(optimizer, linear: Linear, memory: optax.OptState, x, y, real, loss: str = "softmax"):
     """One optimizer step on one batch: (linear, memory, loss before the step)."""
-    loss, gradient = jax.value_and_grad(cross_entropy)(linear, x, y, real)
+    value, gradient = jax.value_and_grad(mean_loss)(linear, x, y, real, loss)
     change, memory = optimizer.update(gradient, memory, linear)
-    return jax.tree.map(jnp.add, linear, change), memory, loss
+    return jax.tree.map(jnp.add, linear, change), memory, value
 
 
-@functools.partial(jax.jit, static_argnames=("optimizer", "steps", "batch_size"))
-def _fit(optimizer, linear: Linear, order_keys, train, test, steps: int, batch_size: int):
+@functools.partial(jax.jit, static_argnames=("optimizer", "steps", "batch_size", "loss"))
+def _fit(optimizer, linear: Linear, order_keys, train, test, steps: int, batch_size: int, loss: str = "softmax"):
     """All epochs in one program: (loss, number of test hits) after each, both (epochs,)."""
     (x, y), (test_x, test_y) = train, test
 
     def step(carry, index):
-        now, memory, loss = update(optimizer, *carry, x=x[index], y=y[index], real=index >= 0)
-        return (now, memory), loss
+        now, memory, value = update(optimizer, *carry, x=x[index], y=y[index], real=index >= 0, loss=loss)
+        return (now, memory), value
 
     def epoch(carry, key):
         carry, losses = jax.lax.scan(step, carry, epoch_order(key, len(x), steps, batch_size))

@@ -44,6 +44,23 @@ def draw_run(directory: Path) -> None:
     _spectrum(np.array(result["correlation_eigenvalues"]), title, figures / "spectrum.png")
 
 
+def draw_supervised(directory: Path) -> None:
+    """training.png of a supervised run, and opposing.png where its decay has a penalty of its own."""
+    rows = read_rows(directory / "metrics.csv")
+    columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in rows[0]}
+    result = json.loads((directory / "result.json").read_text())
+    title = f"{result['method']} on {result['dataset']}, seed {result['seed']}"
+    panels = {"loss": "training loss", "train_accuracy": "accuracy on augmented training images"}
+    panels |= {"validation_accuracy": "accuracy, held-out training images", "test_accuracy": "accuracy, test images"}
+    panels |= {"learning_rate": "learning rate"}
+    known = {name: label for name, label in panels.items() if np.isfinite(columns[name]).any()}
+    _curves(columns, known, title, directory / "figures" / "training.png")
+    if np.isfinite(columns["opposing_ratio"]).any():
+        panels = {"opposing_ratio": "opposing penalty A (share of the penalty's size)"}
+        panels |= {"opposing_fraction": "share of weights that decay pushes up"}
+        _curves(columns, panels, title, directory / "figures" / "opposing.png", from_zero=True)
+
+
 def _curves(columns: dict[str, np.ndarray], panels: dict[str, str], title: str, path: Path, from_zero=False) -> None:
     """One panel for each column, against the epoch."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained")

@@ -34,7 +34,8 @@ class Cadence(NamedTuple):
 
 class Hooks(NamedTuple):
     """signs(state) -> dict of floats, at every event; evaluate(state, step) -> dict of floats; record(row);
-    save(state, step, row); stop(event) -> bool, asked after each call; progress(step, row), after each call.
+    save(state, step, row); stop(event) -> bool, asked after each call; progress(step, row), after each call;
+    adjust(state) -> (state, whether to end here), after each evaluation has been recorded.
     """
 
     signs: Callable[[Any], dict]
@@ -43,6 +44,7 @@ class Hooks(NamedTuple):
     save: Callable[[Any, int, dict], None]
     stop: Callable[[bool], bool]
     progress: Callable[[int, dict], None]
+    adjust: Callable[[Any], tuple[Any, bool]] = lambda state: (state, False)
 
 
 def plan_calls(first: int, cadence: Cadence, size: int) -> Iterable[tuple[int, int]]:
@@ -94,6 +96,9 @@ def train_loop(
         if cadence.due(step, cadence.evaluate):
             row |= hooks.evaluate(state, step)
         hooks.record(row)
+        if cadence.due(step, cadence.evaluate):
+            state, enough = hooks.adjust(state)
+            stopping = stopping or enough
         if stopping or cadence.due(step, cadence.save):
             require_finite(state, step)
             hooks.save(state, step, row)

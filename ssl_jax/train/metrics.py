@@ -15,6 +15,12 @@ COLUMNS: tuple[str, ...] = (
     "predictor_asymmetry",
     "learning_rate",
     "knn_validation",
+    "train_accuracy",
+    "validation_accuracy",
+    "test_accuracy",
+    "rate_scale",
+    "opposing_ratio",
+    "opposing_fraction",
     "images_per_second",
     "seconds",
 )
@@ -45,6 +51,11 @@ def append_row(path: Path, row: dict[str, float]) -> None:
     """One more row; columns that it lacks stay blank."""
     with path.open("a", newline="") as file:
         _writer(file).writerow(_text(row))
+
+
+def as_written(row: dict[str, float]) -> dict[str, float]:
+    """The row as `read_rows` will find it: what is decided on it is decided again alike after a restart."""
+    return {name: float(text) if text else float("nan") for name, text in _text(row).items()}
 
 
 def _writer(file) -> csv.DictWriter:

@@ -46,12 +46,13 @@ def parallelise(step: Callable, load: Callable, devices: list) -> Callable:
     """run(state, data, batches, key) -> (state, metrics of every step, each (count,)).
 
     step(state, batch, key) is pure and averages over AXIS; load(data, batch) -> images makes the batch's "image"
-    from `data`, which lives on every device. batches: host arrays (count, B, ...), `count` steps of this
-    process's rows; they are taken one after the other inside the compiled program.
+    from `data`, which lives on every device, and takes the place of its "index". batches: host arrays (count, B, ...),
+    `count` steps of this process's rows; they are taken one after the other inside the compiled program.
     """
 
     def one(state, data, batch, key):
-        return step(state, {"image": load(data, batch), "position": batch["position"]}, key)
+        rest = {name: value for name, value in batch.items() if name != "index"}
+        return step(state, rest | {"image": load(data, batch)}, key)
 
     def many(state, data, batches, key):
         count = len(batches["position"])

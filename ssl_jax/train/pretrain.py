@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import optax
 
 from ssl_jax.dynamics.collapse import relative_spread
+from ssl_jax.dynamics.penalties import opposing_penalty
 from ssl_jax.linalg import second_moment
 from ssl_jax.losses import negative_cosine
 from ssl_jax.models import Network
 from ssl_jax.optim import Optimizer
 from ssl_jax.predictors import Predictor
 from ssl_jax.train.state import PretrainState
-from ssl_jax.types import Params
+from ssl_jax.types import Params, PyTree
 
 Step = Callable[[PretrainState, dict, jax.Array], tuple[PretrainState, dict]]
 
@@ -30,6 +31,7 @@ def make_pretrain_step(
     optimizer: Optimizer,
     tau: Callable | None,
     loss_scale: float = 1.0,
+    opposing: bool = False,
     axis_name: str | None = None,
 ) -> Step:
     """step(state, batch, key) -> (state, metrics), pure.
@@ -37,8 +39,9 @@ def make_pretrain_step(
     batch: "image" (B, H, W, C) uint8 and "position" (B,) int32, the examples' places in the global batch, which
     their randomness follows. key: the run's, the same at every step and on every device. tau: step -> rate of
     the target average, or None for no average. loss_scale: c in c * (-cos), summed over both directions (1: the
-    replication, 2: the original authors' code). axis_name: the mapped device axis, None for a single device.
-    metrics: "loss" (), "relative_spread" ().
+    replication, 2: the original authors' code). opposing: whether to measure where the weight decay pushes weights up.
+    axis_name: the mapped device axis, None for a single device.
+    metrics: "loss" (), "relative_spread" (), and "opposing_ratio", "opposing_fraction" () where measured.
     """
     mean = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
 
@@ -60,7 +63,9 @@ def make_pretrain_step(
             return tuple(network.train(state.target, state.stats, image)[0] for image in images)
 
         (loss, (stats, z1, z2)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-        updates, opt_state = optimizer.update(mean(grads), state.opt_state, params)
+        grads = mean(grads)
+        penalty = opposing_of_step(optimizer, grads, state.opt_state, params) if opposing else {}
+        updates, opt_state = optimizer.update(grads, state.opt_state, params)
         params: Params = optax.apply_updates(params, updates)
 
         corr = mean(second_moment(z1, z2))
@@ -68,7 +73,7 @@ def make_pretrain_step(
         params = {**params, "predictor": predictor_params}
 
         target = state.target if tau is None else average(state.target, params, tau(state.step))
-        metrics = mean({"loss": loss, "relative_spread": relative_spread(z1)})
+        metrics = mean({"loss": loss, "relative_spread": relative_spread(z1)}) | penalty
         return PretrainState(state.step + 1, params, mean(stats), target, opt_state, memory), metrics
 
     return step
@@ -78,6 +83,14 @@ def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Ar
     """One key for each example (B,), a function of the run's key, the step and the place in the global batch."""
     step_key = jax.random.fold_in(key, step)
     return jax.vmap(lambda place: jax.random.fold_in(step_key, place))(position)
+
+
+def opposing_of_step(optimizer: Optimizer, grads: Params, opt_state: PyTree, params: Params) -> dict:
+    """{"opposing_ratio", "opposing_fraction"} of the decay in this step. What it computes of the step the compiler
+    finds again in `optimizer.update`, and computes once.
+    """
+    measured = opposing_penalty(params, *optimizer.apart(grads, opt_state, params))
+    return {f"opposing_{name}": measured[name] for name in ("ratio", "fraction")}
 
 
 def average(target, online, tau):

@@ -1,0 +1,116 @@
+"""From a fresh state to the end of training, or from the last checkpoint to it: the same for every task that trains."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from ssl_jax import records
+from ssl_jax.console import is_writer, progress_bar, say
+from ssl_jax.data.batches import Feed
+from ssl_jax.errors import UserError
+from ssl_jax.train import checkpoint, metrics, parallel
+from ssl_jax.train.loop import Cadence, Hooks, plan_calls, train_loop
+from ssl_jax.types import Config, PyTree
+
+
+class Task(NamedTuple):
+    """What differs between the tasks that train.
+
+    run(state, batches) -> (state, metrics), compiled; best: the metric that ranks checkpoints; header(start), printed
+    before the first step; signs(state) -> what a row of metrics.csv holds of it; evaluate(state, step) -> more of it;
+    adjust(state, rows) -> (state, whether to end here), after an evaluation and at a restart: `rows` are all so far.
+    shown: columns beside the progress bar.
+    """
+
+    run: Callable
+    best: str
+    header: Callable[[int], None]
+    signs: Callable[[Any], dict]
+    evaluate: Callable[[Any, int], dict]
+    adjust: Callable[[Any, list[dict]], tuple[Any, bool]]
+    shown: tuple[str, ...]
+
+
+def train(
+    config: Config,
+    out: Path,
+    task: Task,
+    fresh: PyTree,
+    feed: Feed,
+    cadence: Cadence,
+    devices: list,
+    interrupted: Callable[[], bool],
+) -> PyTree | None:
+    """The state at the end, on the host; None where training was interrupted, after saving."""
+    with checkpoint.open_manager(out / "checkpoints", task.best) as manager:
+        start = manager.latest_step() or 0
+        if start > cadence.total:
+            raise UserError(f"epochs: got {config.epochs}, {out} has already gone {start // feed.steps_per_epoch}")
+        state = checkpoint.restore(manager, fresh) if start else fresh
+        records.open_on_one(str(out), config)  # a start that is refused above leaves everything as it was
+        rows = records.begin_log(out, start)
+        state, enough = task.adjust(state, rows)
+        if not enough:
+            task.header(start)
+            state, step, enough = _loop(
+                config, out, task, manager, state, rows, start, feed, cadence, devices, interrupted
+            )
+            if step < cadence.total and not enough:
+                say(f"stopped at step {step} of {cadence.total}, saved; the same command goes on from here")
+                return None
+    return jax.device_get(state)
+
+
+def _loop(config, out, task: Task, manager, state, rows, start, feed, cadence, devices, interrupted):
+    """(state, step reached, whether the task itself ended it)."""
+    size = parallel.steps_per_call(config.steps_per_call, devices)
+    calls = feed.batches(plan_calls(start, cadence, size), parallel.process_rows(config.batch_size))
+    ended = [False]
+    with progress_bar(cadence.total, start) as bar:
+        state, step = train_loop(
+            task.run,
+            parallel.replicate(state, devices),
+            calls,
+            start=start,
+            cadence=cadence,
+            batch_size=config.batch_size,
+            seconds_before=rows[-1]["seconds"] if rows else 0.0,
+            hooks=_hooks(config, out, task, manager, rows, cadence, interrupted, bar, ended),
+        )
+    return state, step, ended[0]
+
+
+def _hooks(config, out, task: Task, manager, rows, cadence: Cadence, interrupted, bar, ended) -> Hooks:
+    """What the loop does at its events."""
+
+    def signs(state):
+        return {"epoch": int(state.step) * config.epochs / cadence.total} | task.signs(state)
+
+    def record(row):
+        rows.append(metrics.as_written(row))
+        if is_writer():
+            metrics.append_row(out / "metrics.csv", row)
+
+    def adjust(state):
+        state, ended[0] = task.adjust(state, rows)
+        return state, ended[0]
+
+    def save(state, step, row):
+        checkpoint.save(manager, state, step, {task.best: row[task.best]} if task.best in row else {})
+
+    def stop(event):
+        flag = interrupted()
+        if jax.process_count() == 1:
+            return flag
+        return event and parallel.any_process(flag)
+
+    def progress(step, row):
+        bar.update(step - bar.n)
+        if row:
+            shown = {name: row[name] for name in task.shown if name in row}
+            texts = {name: f"{value:.0f}" if value >= 100 else f"{value:.3g}" for name, value in shown.items()}
+            bar.set_postfix(texts)
+
+    return Hooks(signs, task.evaluate, record, save, stop, progress, adjust)

@@ -1,0 +1,15 @@
+"""Experiments: each one command that ends in a table, figures and result.json."""
+
+from collections.abc import Callable
+
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.types import Config
+
+EXPERIMENTS: dict[str, Callable[[Config, str, Callable[[], bool]], None]] = {}
+
+
+def run_experiment(config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
+    """The experiment that the configuration names."""
+    if config.experiment not in EXPERIMENTS:
+        raise UserError(f"experiment: got {config.experiment!r}, {nearest(config.experiment, EXPERIMENTS)}")
+    EXPERIMENTS[config.experiment](config, directory, interrupted)

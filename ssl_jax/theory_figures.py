@@ -1,0 +1,47 @@
+"""The task "theory": figures of what the linear theory predicts. Nothing is trained and no data read."""
+
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+
+from ssl_jax import workdir
+from ssl_jax.console import say
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.reports.theory import FIGURES
+from ssl_jax.types import Config
+
+SMALL = 64  # numbers; of a larger array result.json says shape, range and mean
+
+
+def theory(config: Config, directory: str) -> None:
+    """Draws figures/NAME.png of the figure that the configuration names, or of all, and writes result.json."""
+    if "figure" not in config:
+        raise UserError("task: got 'theory', takes --config configs/theory.py")
+    if config.figure not in (*FIGURES, "all"):
+        raise UserError(f"figure: got {config.figure!r}, {nearest(config.figure, (*FIGURES, 'all'))}")
+    out = workdir.open_workdir(directory, config.to_dict())
+    names = list(FIGURES) if config.figure == "all" else [config.figure]
+    numbers = {}
+    for name in names:
+        path = out / "figures" / f"{name}.png"
+        numbers[name] = {key: told(value) for key, value in FIGURES[name](path).items()}
+        say(f"wrote {path}")
+    versions = {package: importlib.metadata.version(package) for package in ("jax", "diffrax", "numpy")}
+    workdir.write_json(Path(out) / "result.json", {"task": "theory", "figures": numbers, "versions": versions})
+
+
+def told(array: np.ndarray):
+    """An array as JSON can hold it, whole where it is small; what is not finite is null."""
+    if array.dtype.kind not in "bif":
+        return array.tolist()
+    array = array.astype(np.float64)
+    if array.size <= SMALL:
+        return np.where(np.isfinite(array), array, None).tolist()
+    finite = array[np.isfinite(array)]
+    return {
+        "shape": list(array.shape),
+        "min": float(finite.min()),
+        "max": float(finite.max()),
+        "mean": float(finite.mean()),
+    }
