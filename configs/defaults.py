@@ -85,7 +85,10 @@ def get_config() -> ConfigDict:
     config.probe.protocol = "seed"  # seed | original | both
     config.probe.epochs = 0  # of the linear probe; 0: as the protocol has it (100, 50)
     config.probe.seed = placeholder(int)  # of the probes' initialisation, shuffles and label draws; None: the run's
+    config.probe.loss = "softmax"  # softmax | squared | hinge, of the replication's protocol
     config.probe.ridge = True
+    config.probe.newton_l2 = 0.0  # penalty of the logistic probe that Newton's method fits; 0: none is fitted
+    config.probe.newton_steps = 8
     config.probe.knn_k = 200
     config.probe.knn_temperature = 0.1
     config.probe.validation_size = 2000  # training images held out of the kNN bank to judge checkpoints by

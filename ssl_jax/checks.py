@@ -43,6 +43,8 @@ RANGES: dict[str, tuple[float, float]] = {
 PROBE_RANGES: dict[str, tuple[float, float]] = {
     "probe.epochs": (0, math.inf),
     "probe.seed": (0, 2**32 - 1),
+    "probe.newton_l2": (0, math.inf),
+    "probe.newton_steps": (1, math.inf),
     "probe.knn_k": (1, math.inf),
     "probe.knn_temperature": (1e-12, math.inf),
     "probe.validation_size": (1, math.inf),
@@ -91,6 +93,8 @@ def check_probe(config: Config) -> None:
     protocols = ("seed", "original", "both")
     if config.probe.protocol not in protocols:
         raise UserError(f"probe.protocol: got {config.probe.protocol!r}, {nearest(config.probe.protocol, protocols)}")
+    if config.probe.loss not in LOSSES:
+        raise UserError(f"probe.loss: got {config.probe.loss!r}, {nearest(config.probe.loss, LOSSES)}")
     check_ranges(config, PROBE_RANGES)
 
 

@@ -103,8 +103,7 @@ def redraw(label: np.ndarray, share: float, num_classes: int, seed: int) -> np.n
 
 def build_augment(config: Config, dataset: Dataset) -> Callable:
     """The augmentation; UserError where it does not fit the images."""
-    fields = dict(config.augment)
-    augment = make_augment(image_size=dataset.side, **fields | {"consistency": config.augment.consistency > 0})
+    augment = make_augment(image_size=dataset.side, **config.augment)
     key = jax.random.split(jax.random.key(0), 2)
     jax.eval_shape(augment, key, dataset.train.image[:2], jnp.zeros((2, dataset.num_classes)))
     return augment

@@ -16,6 +16,7 @@ from ssl_jax.models import Network
 from ssl_jax.probes.features import cached_features, extract
 from ssl_jax.probes.knn import knn_accuracy
 from ssl_jax.probes.linear import few_label_probe, original_probe, ridge_probe, seed_probe
+from ssl_jax.probes.newton import newton_probe
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config
 
@@ -90,7 +91,10 @@ def judge(
     *,
     protocol: str,
     epochs: int,
+    loss: str,
     ridge: bool,
+    newton_l2: float,
+    newton_steps: int,
     knn_k: int,
     knn_temperature: float,
     seed: int,
@@ -106,9 +110,13 @@ def judge(
         accuracies["original_last_accuracy"] = accuracies["linear_accuracy"] = original.last_accuracy
         accuracies["original_best_test_epoch_accuracy"] = original.best_accuracy
     if protocol in ("seed", "both"):
-        accuracies["linear_accuracy"] = seed_probe(*data, num_classes=num_classes, seed=seed, **given).last_accuracy
+        chosen = given | {"loss": loss}
+        accuracies["linear_accuracy"] = seed_probe(*data, num_classes=num_classes, seed=seed, **chosen).last_accuracy
     if ridge:
         accuracies["ridge_accuracy"] = ridge_probe(*data, num_classes=num_classes).accuracy
+    if newton_l2:
+        newton = newton_probe(*data, num_classes=num_classes, l2=newton_l2, steps=newton_steps)
+        accuracies["newton_accuracy"] = newton.last_accuracy
     accuracies["knn_accuracy"] = knn_accuracy(*data, num_classes=num_classes, k=knn_k, temperature=knn_temperature)
     return accuracies
 
@@ -146,7 +154,10 @@ def judge_all(
     chosen = {
         "protocol": settings.protocol,
         "epochs": settings.epochs,
+        "loss": settings.loss,
         "ridge": settings.ridge,
+        "newton_l2": settings.newton_l2,
+        "newton_steps": settings.newton_steps,
         "knn_k": settings.knn_k,
         "knn_temperature": settings.knn_temperature,
         "seed": seed,
