@@ -105,7 +105,7 @@ def add_optimizer(config: ConfigDict) -> None:
     # lookahead | lion | lars | natural
     config.optimizer.name = "momentum"
     config.optimizer.learning_rate = 0.03
-    config.optimizer.momentum = 0.9  # momentum, nesterov, lars
+    config.optimizer.momentum = 0.9  # momentum, nesterov, lars, and Lookahead's inner one
     config.optimizer.weight_decay = 4e-4
     # Where in the step the decay acts: coupled (L2) | decoupled (WD) | realtime (RWD) | pre (PWD) | auto (decoupled
     # for adamw and lion, coupled for the others).

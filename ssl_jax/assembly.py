@@ -170,6 +170,8 @@ def build_optimizer(config: Config, rules: dict[str, Rule], order: tuple[str, ..
     """One optimizer a group, joined; the gradient is clipped before them all."""
     fields = config.optimizer
     compile_mask(fields.exclude)
+    if fields.decay_scale == "literal" and (most := max(rule.weight_decay for rule in rules.values())) >= 1:
+        raise UserError(f"optimizer.weight_decay: got {most}, takes a number in [0, 1) as a literal share")
     options = {name: value for name, value in fields.options.items() if value is not None}
     optimizers = {
         group: make_optimizer(

@@ -94,6 +94,15 @@ def test_a_literal_share_does_not_follow_the_learning_rate():
     chex.assert_trees_all_close(params, jax.tree.map(lambda p: p / 4, PARAMS), rtol=1e-6)
 
 
+def test_l2_is_no_share_whatever_the_scale():
+    """weight_decay * theta joins the gradient in both, so it may be 1 or more; a step takes eta times that."""
+    optimizer = make_optimizer("sgd", 0.1, weight_decay=2.0, decay_scale="literal", decay="coupled")
+    state, zero = optimizer.init(PARAMS), jax.tree.map(jnp.zeros_like, PARAMS)
+    move, share = optimizer.apart(zero, state, PARAMS)
+    chex.assert_trees_all_close(move, jax.tree.map(lambda p: -0.2 * p, PARAMS), rtol=1e-6)
+    assert [float(d) for d in jax.tree.leaves(share)] == pytest.approx([0.2, 0.2])
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("decay", DECAYS)
 def test_a_step_taken_apart(decay, grouped):
@@ -110,6 +119,23 @@ def test_a_step_taken_apart(decay, grouped):
         "realtime": lambda theta, u, d: (1 - d) * (theta + u) - theta,
     }.get(decay, lambda theta, u, d: u)
     chex.assert_trees_all_close(jax.tree.map(after, params, move, share), updates, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+def test_a_decay_of_plain_zero_costs_nothing(decay):
+    """The program is that of the optimizer alone, but for numbers that nobody uses."""
+    none = make_optimizer("adam", 0.1, weight_decay=lambda count: 0.0, decay=decay)
+    direction, state = DIRECTIONS["adam"](), none.init(PARAMS)
+
+    def alone(p, s):
+        updates, inner = direction.update(p, s.inner, p, rate=jnp.asarray(0.1, float) * s.scale)
+        return updates, s._replace(count=s.count + 1, inner=inner)
+
+    def program(step):
+        lines = str(jax.make_jaxpr(step)(PARAMS, state)).split("\n")
+        return [line for line in lines if not line.strip().startswith("_:f32[] ")]
+
+    assert program(lambda p, s: none.update(p, s, none.pre(p, s))) == program(alone)
 
 
 def test_no_decay_takes_no_share():

@@ -165,6 +165,11 @@ def test_a_single_layer_keeps_the_rate(rule):
     assert layer_rates(tree(only="kb"), 0.3, rule) == {"only": {"kernel": 0.3, "bias": 0.3}}
 
 
+def test_an_unknown_rule_is_answered_with_those_there_are():
+    with pytest.raises(ValueError, match="optimizer.layerwise: got 'men', did you mean 'mean'"):
+        layer_rates(tree(only="k"), 0.3, "men")
+
+
 def test_index_by_name():
     params = tree(head="kb", norm2="s", conv10="k", conv2="k", stem_norm="s", shortcut_conv="k", norm1="sb", conv1="k")
     params |= tree(stem="k", shortcut_norm="s")
@@ -186,6 +191,7 @@ def test_index_of_encoder_projector_and_predictor_by_name():
 def test_index_of_other_trees():
     w, b = np.ones((2, 2)), np.ones(2)
     assert layer_index([(w, b), (w, b)]) == ([(1, 1), (2, 2)], 2)
+    assert layer_index({"layers": [w, w], "out": {"kernel": w}}) == ({"layers": [1, 2], "out": {"kernel": 3}}, 3)
     assert layer_index([w] * 12) == (list(range(1, 13)), 12)
     assert layer_index([b, b]) == ([1, 2], 2)
     assert layer_index(w) == (1, 1) and layer_index(b) == (1, 1)

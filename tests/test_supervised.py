@@ -302,6 +302,7 @@ MISTAKES = {
     "optimizer.decay=pree": ["optimizer.decay", "did you mean 'pre'"],
     "optimizer.decay_scale=literall": ["optimizer.decay_scale", "did you mean 'literal'"],
     "optimizer.decay_scale=literal optimizer.weight_decay=1": ["optimizer.weight_decay", "[0, 1)"],
+    "optimizer.decay_scale=literal optimizer.weight_decay=1 schedule.decay=cosine": ["weight_decay: got 1.0", "[0, 1)"],
     "optimizer.layerwise=means": ["optimizer.layerwise", "did you mean 'mean'"],
     "optimizer.exclude=biass": ["optimizer.exclude", "'biass'", "none of"],
     "optimizer.clip_norm=-1": ["optimizer.clip_norm", "-1.0"],

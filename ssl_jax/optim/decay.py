@@ -224,8 +224,8 @@ def _per_parameter(rate, function, tree, *rest):
     rates = rate if whole else jax.tree.map(lambda _: rate, tree)
 
     def one(leaf, d, *others):
-        return (
-            leaf if isinstance(d, float) and d == 0 else jnp.asarray(function(leaf, *others, d), jnp.result_type(leaf))
-        )
+        if isinstance(d, float) and d == 0:
+            return leaf
+        return jnp.asarray(function(leaf, *others, d), jnp.result_type(leaf))
 
     return jax.tree.map(one, tree, rates, *rest)
