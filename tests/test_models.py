@@ -272,10 +272,15 @@ def test_call_order_is_that_of_the_forward_pass():
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_every_encoder_gives_features_and_calls_all_that_it_owns(name):
-    classifier = make_classifier(make_encoder(name, width=32, depth=0 if "res" in name else 4), 10)
-    order = call_order(classifier.init, images(2))
+def test_every_encoder_calls_all_that_it_owns_and_keeps_float32_outside(name):
+    depth = 0 if "resnet" in name else 1 if "_" in name and name != "convnet_digits" else 4
+    classifier = make_classifier(make_encoder(name, width=32, depth=depth, precision="bfloat16"), 10)
+    order = call_order(classifier.init, images(2))  # asserts it of all parameters
     assert order[0].startswith("encoder/") and order[-1] == "head"
+    variables = jax.eval_shape(classifier.init, jax.random.key(0), images(2))
+    logits = jax.eval_shape(classifier.logits, *variables, images(2))
+    assert {a.dtype for a in jax.tree.leaves((variables, logits))} == {jnp.dtype("float32")}
+    chex.assert_shape(logits, (2, 10))
     assert isinstance(make_encoder(name, width=0), nn.Module)
 
 

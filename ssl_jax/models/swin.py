@@ -53,9 +53,8 @@ def shift_mask(grid: Window, window: Window, shift: Window) -> np.ndarray:
 
 
 def _regions(length: int, window: int, shift: int) -> np.ndarray:
-    """0 up to the last window, 1 up to what came round from the other end, 2; all the same without a shift."""
-    ends = [length - window, length - shift] if shift else [length, length]
-    return np.searchsorted(ends, np.arange(length), side="right")
+    """0 before the last window, 1 in it, 2 what came round from the other end; one region where one window is all."""
+    return np.searchsorted([length - window, length - shift], np.arange(length), side="right")
 
 
 class RelativePosition(nn.Module):
