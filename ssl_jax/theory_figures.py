@@ -36,9 +36,12 @@ def told(array: np.ndarray):
     if array.dtype.kind not in "bif":
         return array.tolist()
     array = array.astype(np.float64)
+    known = np.isfinite(array)
     if array.size <= SMALL:
-        return np.where(np.isfinite(array), array, None).tolist()
-    finite = array[np.isfinite(array)]
+        whole = array.astype(object)
+        whole[~known] = None
+        return whole.tolist()
+    finite = array[known]
     return {
         "shape": list(array.shape),
         "min": float(finite.min()),

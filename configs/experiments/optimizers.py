@@ -9,7 +9,7 @@ On digits, where an epoch has ten steps; as the paper has it, six epochs of MNIS
 from ml_collections import ConfigDict
 
 # data: (epochs, held-out training images)
-DATA = {"digits": (30, 297), "mnist": (6, 5000)}
+DATA = {"digits": (10, 297), "mnist": (6, 5000)}
 
 
 def get_config(data: str = "digits") -> ConfigDict:

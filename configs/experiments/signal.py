@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.epochs = 20
     config.batch_size = 128
     config.optimizer = "momentum"
-    config.learning_rate = 0.03
+    config.learning_rate = 0.01
     config.watched_images = 256  # the first so many training images: the gradient is taken on these
 
     config.data = ConfigDict()

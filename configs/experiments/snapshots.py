@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.cycles = 5  # they divide the epochs
     config.batch_size = 50
     config.optimizer = "momentum"
-    config.learning_rate = 0.1  # at the start of each cycle
+    config.learning_rate = 0.3  # at the start of each cycle
     config.weight_decay = 1e-3
     config.width = 128
     config.depth = 2

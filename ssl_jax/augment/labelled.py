@@ -71,9 +71,8 @@ def make_augment(
             image = jax.vmap(operation)(jitter_key, image)
         images = (image,)
         if augmix:
-            images = jax.vmap(partial(_augmix_images, severity=augmix_severity, clean=consistency > 0))(
-                augmix_key, image
-            )
+            versions = partial(_augmix_images, severity=augmix_severity, clean=consistency > 0)
+            images = jax.vmap(versions)(augmix_key, image)
         # Side by side in the channels, the images of an example share all that goes by pixels.
         image = jnp.concatenate([normalise(image) for image in images], axis=-1)
         if cutout:

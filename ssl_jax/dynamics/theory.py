@@ -298,10 +298,9 @@ def fixed_points(*, alpha_p, eta_p, eta_s, tau=1.0, sigma2=0.0, beta=None) -> li
     parameters = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s, "sigma2": sigma2, "beta": beta}
     points = [_collapsed(tau, eta_p, eta_s, beta)]
     if eta_s == 0:
-        line = (eta_p == 0 or tau == 0) and FixedPoint(
-            "learned", tau / (1 + sigma2), np.nan, tau, _unknown(beta), eta_p == 0
-        )
-        return points + [line] * bool(line)
+        if eta_p > 0 and tau > 0:
+            return points
+        return [*points, FixedPoint("learned", tau / (1 + sigma2), np.nan, tau, _unknown(beta), eta_p == 0)]
     low, high = map(float, roots(eta_s=eta_s, tau=tau, sigma2=sigma2))
     if eta_p == 0 or not high > 0:
         return points
@@ -424,10 +423,10 @@ def _diffrax():
     return diffrax
 
 
-def _integrate(field, state: tuple, start, end, saveat, event=None, atol=ATOL):
-    """diffrax's solution, of order 8 with an error estimate: the flow is smooth and hardly stiff."""
+def _integrate(field, state: tuple, start, end, saveat, event=None, atol=ATOL) -> tuple[Any, Any]:
+    """(states, whether they could be had), by a method of order 8: the flow is smooth and hardly stiff."""
     diffrax = _diffrax()
-    return diffrax.diffeqsolve(
+    solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: field(*y)),
         diffrax.Dopri8(),
         start,
@@ -439,7 +438,9 @@ def _integrate(field, state: tuple, start, end, saveat, event=None, atol=ATOL):
         event=event,
         max_steps=MAX_STEPS,
         throw=False,
+        adjoint=diffrax.ForwardMode(),
     )
+    return solution.ys, diffrax.is_okay(solution.result)
 
 
 @partial(jax.jit, static_argnames=("rates", "flags"))
@@ -448,8 +449,7 @@ def _curves(rates, flags, states, numbers, matrices, times):
 
     def one(state, numbers, matrices):
         field = partial(rates, **numbers, **matrices, **dict(flags))
-        solution = _integrate(field, tuple(state.values()), times[0], times[-1], _diffrax().SaveAt(ts=times))
-        return solution.ys, solution.result == _diffrax().RESULTS.successful
+        return _integrate(field, tuple(state.values()), times[0], times[-1], _diffrax().SaveAt(ts=times))
 
     return jax.vmap(one)(states, numbers, matrices)
 
@@ -480,8 +480,9 @@ def collapses(*, p, s, tau=1.0, alpha_p, eta_p, eta_s, sigma2=0.0, beta=None) ->
     known, dies = _known_end(**flat)
     if not known.all():
         _diffrax()
-        open_ends = {name: value[~known] for name, value in flat.items()}
-        dies[~known] = _followed(**open_ends)
+        # Every call of one size is one program: what is known repeats a start that is not.
+        follow = np.where(known, np.argmin(known), np.arange(len(known)))
+        dies = np.where(known, dies, _followed(**{name: value[follow] for name, value in flat.items()}))
     return dies.reshape(batch)
 
 
@@ -543,15 +544,15 @@ def _trapped(states, numbers, places):
             return decays["alpha_p"] * jnp.exp(x) * pull - decays["eta_p"] * p, 2 * (p * pull - decays["eta_s"])
 
         def read(p, x, w_a=None):
-            return (p, x**2, w_a**2) if averaged else (p, jnp.exp(x), None)
+            return (p, jnp.exp(x), None) if w_a is None else (p, x**2, w_a**2)
 
         def over(t, y, args, **_):
             caught_up = (jnp.abs(y[2] - y[1]) <= SETTLED * jnp.abs(y[1])) if averaged else True
             return _below(*read(*y), at) | (caught_up & _above(*read(*y), at, decays))
 
         end = 1e4 / jnp.minimum(numbers["eta_p"], numbers["eta_s"])
-        solution = _integrate(field, state, 0.0, end, diffrax.SaveAt(t1=True), diffrax.Event(over), 1e-30)
-        return _below(*read(*(y[-1] for y in solution.ys)), at), diffrax.is_okay(solution.result)
+        last, right = _integrate(field, state, 0.0, end, diffrax.SaveAt(t1=True), diffrax.Event(over), 1e-30)
+        return _below(*read(*(y[-1] for y in last)), at), right
 
     return jax.vmap(one)(states, numbers, places)
 
@@ -578,8 +579,8 @@ def separatrix(
     _diffrax()
     numbers = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s, "sigma2": sigma2}
     saddle, unit = found["saddle"], np.array([reach, found["learned"].s])
-    values, vectors = np.linalg.eig(jacobian(saddle.p, saddle.s, tau, **numbers))
-    stable = vectors[:, np.argmin(values.real)].real
+    values, vectors = (np.real(x) for x in np.linalg.eig(jacobian(saddle.p, saddle.s, tau, **numbers)))
+    stable = vectors[:, np.argmin(values)]
     step = 1e-6 * saddle.p * stable / abs(stable[0])
     with jax.enable_x64(True):
         starts = jnp.array([saddle.p, saddle.s])[None, :] + jnp.array([-step, step] if step[0] > 0 else [step, -step])
@@ -597,7 +598,7 @@ def _backwards(starts, tau, numbers, unit, lengths):
         return -dp / speed, -ds / speed
 
     def one(start):
-        solution = _integrate(field, (start[0], start[1]), 0.0, lengths[-1], _diffrax().SaveAt(ts=lengths))
-        return jnp.stack(solution.ys, axis=-1)
+        line, _ = _integrate(field, (start[0], start[1]), 0.0, lengths[-1], _diffrax().SaveAt(ts=lengths))
+        return jnp.stack(line, axis=-1)
 
     return jax.vmap(one)(starts)

@@ -3,9 +3,18 @@
 from collections.abc import Callable
 
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.experiments import ablation, decay, zero_shot
+from ssl_jax.experiments.lectures import LECTURES
 from ssl_jax.types import Config
 
-EXPERIMENTS: dict[str, Callable[[Config, str, Callable[[], bool]], None]] = {}
+EXPERIMENTS: dict[str, Callable[[Config, str, Callable[[], bool]], None]] = {
+    "robustness": decay.robustness,
+    "ablation": ablation.ablation,
+    "zero_shot": zero_shot.zero_shot,
+    "strong_penalty": decay.strong_penalty,
+    "model_scale": decay.model_scale,
+    **LECTURES,
+}
 
 
 def run_experiment(config: Config, directory: str, interrupted: Callable[[], bool]) -> None:

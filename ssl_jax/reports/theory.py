@@ -36,7 +36,7 @@ def figure3(path: Path, etas=(0.0, 0.01, 1.0), cells: int = 48) -> dict[str, np.
         axis.pcolormesh(p, s, dies[-1], cmap=DIES, vmin=0, vmax=1, shading="nearest", rasterized=True)
         axis.streamplot(p, s, dp, ds, color="0.6", linewidth=0.6, arrowsize=0.7, density=1.1)
         line = np.linspace(-1.2, 1.27, 200)
-        axis.plot(line, line**2, color=COLOURS[0], lw=1.8, label="s = p²/α_p (invariant)")
+        axis.plot(line, line**2, color=COLOURS[0], lw=1.8, label="s = p²/$α_p$ (invariant)")
         _separatrix(axis, decays)
         _rest(axis, decays)
         axis.set(title=f"η = {eta:g}", xlabel="eigenvalue p of $W_p$", xlim=(-1.2, 1.6), ylim=(-0.04, 1.6))
@@ -45,7 +45,7 @@ def figure3(path: Path, etas=(0.0, 0.01, 1.0), cells: int = 48) -> dict[str, np.
     axes[0].fill_between([0], [0], [0], color=DIES(1.0), label="collapses (s → 0)")
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8)
-    figure.suptitle("One mode of predictor and features: τ = 1, α_p = 1, σ² = 0", fontsize=11)
+    figure.suptitle("One mode of predictor and features: τ = 1, $α_p$ = 1, σ² = 0", fontsize=11)
     _save(figure, path)
     return {"eta": np.array(etas), "p": p[0], "s": s[:, 0], "collapses": np.array(dies)}
 
@@ -56,13 +56,13 @@ def figure4(path: Path, etas=(0.0, 0.1, 0.25, 0.4), taus=(1.0, 0.8, 0.6)) -> dic
     p = np.linspace(-0.15, 1.1, 400)
     dp = np.array([theory.mode_rates(p, p**2, 1.0, alpha_p=1, eta_p=eta, eta_s=eta)[0] for eta in etas])
     for eta, row, colour, style in zip(etas, dp, COLOURS, STYLES, strict=False):
-        left.plot(p, row, color=colour, ls=style, label=f"η = {eta:g}" + (" = η_c" if eta == 0.25 else ""))
+        left.plot(p, row, color=colour, ls=style, label=f"η = {eta:g}" + (" = $η_c$" if eta == 0.25 else ""))
         low, high = theory.roots(eta_s=eta)
         for x, stable in ((0.0, eta > 0), (low, False), (high, low < high)):
             left.plot(x, 0, "o", ms=6, mec=colour, mfc=colour if stable else "white", clip_on=False, zorder=3)
     left.axhline(0, color="0.4", lw=0.7)
     left.set(xlabel="eigenvalue p of $W_p$", ylabel="dp/dt", ylim=(-0.12, 0.16), xlim=(-0.15, 1.1))
-    left.set_title("on s = p²/α_p, τ = 1 (full: stable, open: unstable)", fontsize=9)
+    left.set_title("on s = p²/$α_p$, τ = 1 (full: stable, open: unstable)", fontsize=9)
     left.legend(fontsize=8)
     eta = np.linspace(0, 0.27, 400)
     roots = np.array([theory.roots(eta_s=eta, tau=tau) for tau in taus])
@@ -73,7 +73,7 @@ def figure4(path: Path, etas=(0.0, 0.1, 0.25, 0.4), taus=(1.0, 0.8, 0.6)) -> dic
     right.set(xlabel="weight decay η", ylabel="p at rest", xlim=(0, 0.27), ylim=(0, 1.05))
     right.set_title("points of rest; dotted: critical decay τ²/4a", fontsize=9)
     right.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
-    figure.suptitle("Learning and collapse on the parabola: α_p = 1, σ² = 0", fontsize=11)
+    figure.suptitle("Learning and collapse on the parabola: $α_p$ = 1, σ² = 0", fontsize=11)
     _save(figure, path)
     return {"eta": np.array(etas), "p": p, "dp": dp, "decay": eta, "taus": np.array(taus), "roots": roots}
 
@@ -102,8 +102,8 @@ def figure5(path: Path, etas=(0.01, 0.04, 0.07, 0.1), betas=(0.1, 0.4, 1.6, 6.4)
         row[0].legend(fontsize=8)
     for axis in axes[1]:
         axis.set_xlabel("time t (1 = 100 steps at rate 0.01)")
-    start = "p(0) = 0.1, s(0) = p², W_a(0) = 0"
-    figure.suptitle(f"Weight decay and target average over time: α_p = 1, σ² = 0, {start}", fontsize=11)
+    start = "p(0) = 0.1, s(0) = p², $W_a$(0) = 0"
+    figure.suptitle(f"Weight decay and target average over time: $α_p$ = 1, σ² = 0, {start}", fontsize=11)
     _save(figure, path)
     drawn = {"time": times}
     for key, (values, *panels) in zip(("eta", "beta"), sweeps.values(), strict=True):
@@ -132,9 +132,9 @@ def figure7(path: Path, etas=(0.0, 0.01, 0.1), runs: int = 10, size: int = 8, be
     figure, axes = plt.subplots(1, len(etas), figsize=(3.6 * len(etas), 3.4), layout="constrained", sharey=True)
     _runs(axes, etas, times[1:], correlation, COLOURS[0])
     for axis in axes:
-        axis.set(xscale="log", ylim=(min(0.5, correlation.min() - 0.02), 1.01))
+        axis.set(xscale="log", ylim=(correlation.min() - 0.002, 1.001))
     axes[0].set_ylabel("corr($W_a$, W)")
-    setting = f"{runs} random starts of {size} × {size}, α_p = 1, β = {beta:g}, X' = 0.03² I, $W_a$(0) = 0"
+    setting = f"{runs} random starts of {size} × {size}, $α_p$ = 1, β = {beta:g}, X' = 0.03² I, $W_a$(0) = 0"
     figure.suptitle(f"Is the target in proportion to the online network? {setting}", fontsize=10)
     _save(figure, path)
     return {"eta": np.array(etas), "time": times[1:], "correlation": correlation}
@@ -157,7 +157,7 @@ def figure8(path: Path, etas=(0.001, 0.01, 0.05), runs: int = 10, size: int = 8)
     for axis in axes:
         axis.set(yscale="log", ylim=(1e-4, 2 * a.max()))
     figure.suptitle(
-        f"Does W_p become symmetric? F = W_pᵀW_p, {runs} starts of {size} × {size}, τ = 1, α_p = 1", fontsize=10
+        f"Does $W_p$ become symmetric? F = $W_p^⊤W_p$, {runs} starts of {size} × {size}, τ = 1, $α_p$ = 1", fontsize=10
     )
     _save(figure, path)
     return {"eta": np.array(etas), "time": times, "symmetric": a, "antisymmetric": b}
@@ -176,7 +176,9 @@ def figure9(path: Path, etas=(0.001, 0.01, 0.05), runs: int = 10, size: int = 8)
     axes[0].set_ylabel("‖[F, $W_p$]‖ (Frobenius)")
     for axis in axes:
         axis.set(yscale="log", ylim=(1e-8, 3 * norm.max()))
-    figure.suptitle(f"Do F and W_p align? Symmetrised, {runs} starts of {size} × {size}, τ = 1, α_p = 1", fontsize=10)
+    figure.suptitle(
+        f"Do F and $W_p$ align? Symmetrised, {runs} starts of {size} × {size}, τ = 1, $α_p$ = 1", fontsize=10
+    )
     _save(figure, path)
     return {"eta": np.array(etas), "time": times, "commutator": norm}
 
@@ -211,7 +213,7 @@ def figure10(path: Path, l_s: float = 1.0, l_d: float = 0.5) -> dict[str, np.nda
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10)
     figure.suptitle(
-        f"One coordinate, $l_s$ = {l_s:g}, $l_d$ = {l_d:g}, α_p = β = 1, η = 0 (full: stable, open: not)", fontsize=11
+        f"One coordinate, $l_s$ = {l_s:g}, $l_d$ = {l_d:g}, $α_p$ = β = 1, η = 0 (full: stable, open: not)", fontsize=11
     )
     _save(figure, path)
     return {"w": x[0], "y": y[:, 0], "flows": np.array(flows)}
@@ -221,10 +223,10 @@ def phase_diagram(path: Path, cells: int = 40, eta_s: float = 0.1, p: float = 0.
     """Collapse or not over decay and rate of the predictor, with and without an average of the target."""
     eta_p, alpha_p = np.geomspace(0.02, 2, cells), np.geomspace(0.1, 10, cells)
     targets = {
-        "W_a = W (SimSiam)": (1.0, None),
+        "$W_a$ = W (SimSiam)": (1.0, None),
         "β = 0.4": (1.0, 0.4),
         "β = 0.1": (1.0, 0.1),
-        "β = 0.4, W_a(0) = 0": (0.0, 0.4),
+        "β = 0.4, $W_a$(0) = 0": (0.0, 0.4),
     }
     numbers = {"p": p, "s": s, "eta_p": eta_p[None, :], "alpha_p": alpha_p[:, None], "eta_s": eta_s}
     dies = [theory.collapses(tau=tau, beta=beta, **numbers) for tau, beta in targets.values()]
@@ -234,14 +236,14 @@ def phase_diagram(path: Path, cells: int = 40, eta_s: float = 0.1, p: float = 0.
             eta_p, alpha_p, map_, cmap=ListedColormap(["#0072B2", "#E69F00"]), vmin=0, vmax=1, shading="nearest"
         )
         axis.axvline(eta_s, color="black", lw=0.8, ls=":")
-        axis.set(xscale="log", yscale="log", xlabel="η_p (decay of $W_p$)", title=name)
+        axis.set(xscale="log", yscale="log", xlabel="$η_p$ (decay of $W_p$)", title=name)
         axis.title.set_fontsize(9)
-    axes[0].set_ylabel("α_p (rate of $W_p$ over rate of W)")
+    axes[0].set_ylabel("$α_p$ (rate of $W_p$ over rate of W)")
     for colour, label in (("#0072B2", "learns"), ("#E69F00", "collapses")):
         axes[0].fill_between([eta_s], [1], [1], color=colour, label=label)
-    axes[0].plot([], [], color="black", lw=0.8, ls=":", label="η_p = η_s")
+    axes[0].plot([], [], color="black", lw=0.8, ls=":", label="$η_p$ = $η_s$")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-    figure.suptitle(f"Does a mode collapse? Start p = {p:g}, s = {s:g}; η_s = {eta_s:g}, σ² = 0", fontsize=11)
+    figure.suptitle(f"Does a mode collapse? Start p = {p:g}, s = {s:g}; $η_s$ = {eta_s:g}, σ² = 0", fontsize=11)
     _save(figure, path)
     return {"eta_p": eta_p, "alpha_p": alpha_p, "targets": np.array(list(targets)), "collapses": np.array(dies)}
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.classify import hold_out
+from ssl_jax.errors import UserError
 from ssl_jax.experiments.lectures.conduct import Cell, Experiment, mean_and_interval, rounded, seeds_of
 from ssl_jax.experiments.lectures.training import Setting, plain, steps_per_epoch, train_members
 from ssl_jax.models import make_classifier, make_encoder
@@ -32,6 +33,11 @@ KEPT = 0.99  # of the past, in the averages over steps
 
 
 def plan(config, dataset):
+    if config.measured_decay not in config.weight_decays:
+        known = ", ".join(f"{decay:g}" for decay in config.weight_decays)
+        raise UserError(f"measured_decay: got {config.measured_decay:g}, takes one of weight_decays: {known}")
+    if config.measured_decay <= 0:
+        raise UserError(f"measured_decay: got {config.measured_decay:g}, takes a number above 0")
     train, validation = hold_out(dataset, config.data.validation_size)
     encoder = make_encoder("mlp", width=config.width, depth=config.depth)
     network = make_classifier(encoder, dataset.num_classes)
@@ -92,9 +98,9 @@ def watched(optimizer: Optimizer, plain: Optimizer) -> Optimizer:
 
 
 def shares(state) -> dict:
-    """By bins of the gradient's root mean square: "share", least squares of the step's shrinkage on the weights, and
-    "count"; "idle_step" of the weights that never had a gradient, the mean size of what a step takes of them in units
-    of the weight; "weights" (n,), all kernels. Biases are left out.
+    """By bins of the gradient's root mean square (below `EDGES`, between them, above, and none at all): sums of "taken"
+    and "square", whose ratio is the least-squares share of a weight that a step takes, and "count"; "weights" (n,), all
+    kernels. Biases are left out.
     """
     memory: Watched = state.opt_state
 
@@ -148,8 +154,9 @@ def summarise(config, dataset, cells):
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> dict:
-    """|a - b| / |b| of trained weights (S, R, n), over the seeds."""
-    return mean_and_interval(np.linalg.norm(a - b, axis=-1) / np.linalg.norm(b, axis=-1))
+    """|a - b| / |b| of trained weights (S, R, n), over the seeds; NaN where decay has left nothing of b."""
+    size = np.linalg.norm(b, axis=-1)
+    return mean_and_interval(np.linalg.norm(a - b, axis=-1) / np.where(size > 1e-3, size, np.nan))
 
 
 RANGES = {"width": (1, 10**5), "depth": (1, 1000), "sgd_rate": (0, 1e6), "adam_rate": (0, 1e6)}

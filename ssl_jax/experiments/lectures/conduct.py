@@ -30,7 +30,7 @@ class Cell(NamedTuple):
     """One file of an experiment: make(advance) -> arrays by name, in `steps` steps of which advance(count) hears."""
 
     steps: int
-    make: Callable[[Callable[[int], None]], dict[str, np.ndarray]]
+    make: Callable[[Callable[[int], object]], dict[str, np.ndarray]]
 
 
 class Experiment(NamedTuple):
@@ -44,7 +44,7 @@ class Experiment(NamedTuple):
     ranges: dict[str, tuple[float, float]] = {}
 
 
-def conduct(experiment: Experiment, config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
+def run(experiment: Experiment, config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
     """Computes what the work directory does not hold yet, then reports and draws."""
     fields = workdir.flatten(config.to_dict())
     checks.check_ranges(config, {k: v for k, v in (RANGES | experiment.ranges).items() if k in fields})

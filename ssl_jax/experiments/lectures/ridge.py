@@ -127,6 +127,12 @@ def observed_factor(step: np.ndarray, error: np.ndarray) -> float:
     return float((error[last[-1]] / error[last[0]]) ** (1 / (step[last[-1]] - step[last[0]])))
 
 
+def gap(error: np.ndarray, predicted: np.ndarray) -> float:
+    """The largest relative difference of the two, before only rounding is left."""
+    seen = np.isfinite(error) & (error > 100 * REACHED)
+    return float(np.max(np.abs(error[seen] / predicted[seen] - 1)))
+
+
 def summarise(config, dataset, cells):
     cell = cells["ridge"]
     largest = cell["curvature"][0]
@@ -136,6 +142,7 @@ def summarise(config, dataset, cells):
             "rate_in_units_of_1_over_L": rounded(rate * largest),
             "factor": rounded(factor, 7),
             "observed_factor": rounded(observed_factor(cell["step"], error), 7),
+            "gap": rounded(gap(error, predicted), 2),
             "error": rounded(error, 4),
             "predicted": rounded(predicted, 4),
             "test_accuracy": rounded(scores[-1]),

@@ -1,4 +1,4 @@
-"""A snapshot ensemble: the networks at the ends of a cyclic learning rate's cycles (Huang et al. 2017, arXiv 1704.00109).
+"""A snapshot ensemble: the networks at the ends of a learning rate's cycles (Huang et al. 2017, arXiv 1704.00109).
 
 One run with warm restarts costs what one plain run does. Compared: the mean of its snapshots' probabilities, each of
 them alone, a plain run of the same length (one cosine), and an ensemble of all seeds' plain runs, which costs as many

@@ -22,6 +22,7 @@ from ssl_jax.optim import Optimizer
 from ssl_jax.train.supervised import SupervisedState, make_supervised_step
 
 JUDGED_TOGETHER = 1000  # images
+INIT = 0x1217  # folded into a seed's key for the initialisation, as in every other task
 
 
 class Setting(NamedTuple):
@@ -62,7 +63,7 @@ def train_members(
     start: Callable | None = None,
     watch: Callable[[SupervisedState], dict] | None = None,
     watched_after: Sequence[int] | None = None,
-    advance: Callable[[int], None] = lambda steps: None,
+    advance: Callable[[int], object] = lambda steps: None,
 ) -> dict[str, np.ndarray]:
     """Trains members (S seeds, R settings) to the end; what was seen of them, each array (S, R, epochs, ...).
 
@@ -118,7 +119,11 @@ def _training(setting: Setting, build: Callable) -> Callable:
 
 
 def _fresh(setting: Setting, build: Callable, rates: dict, keys: jax.Array, start: Callable | None) -> SupervisedState:
-    """States (S, R) at step 0, as `train.supervised.init_supervised` makes one."""
+    """States (S, R) at step 0, as `train.supervised.init_supervised` makes one.
+
+    Layer by layer, not compiled: layers of one shape then share a program, and the many QR decompositions of orthogonal
+    layers, which wait for each other's threads on a CPU where they are one program, come one after the other.
+    """
     image = jnp.zeros((2, *setting.train.image.shape[1:]))
     width = len(next(iter(rates.values())))
 
@@ -129,11 +134,9 @@ def _fresh(setting: Setting, build: Callable, rates: dict, keys: jax.Array, star
     def member(params, stats, knobs):
         return SupervisedState(jnp.zeros((), jnp.int32), params, stats, build(**knobs).init(params))
 
-    def row(key):
-        params, stats = (start or alike)(jax.random.fold_in(key, 0x1217))
-        return jax.vmap(member)(params, stats, rates)
-
-    return jax.jit(jax.vmap(row))(keys)
+    rows = [(start or alike)(jax.random.fold_in(key, INIT)) for key in keys]
+    params, stats = jax.tree.map(lambda *row: jnp.stack(row), *rows)
+    return jax.jit(jax.vmap(jax.vmap(member), in_axes=(0, 0, None)))(params, stats, rates)
 
 
 def _judging(setting: Setting, seeds: int) -> Callable:
@@ -178,6 +181,6 @@ def _epoch_indices(seed: int, epoch: int, setting: Setting, steps: int) -> np.nd
     return np.stack([batch_indices(seed, first + i, size, setting.batch_size) for i in range(steps)])
 
 
-def plain(image_size: int, **fields) -> tuple[Callable, Callable]:
+def plain(image_size: int, **fields: Any) -> tuple[Callable, Callable]:
     """(augment, normalise) for pixels in [0, 1] as they are, or with the augmentations that `fields` name."""
-    return make_augment(image_size=image_size, **({"flip": 0.0} | fields)), make_normalise((0.0,), (1.0,))
+    return make_augment(image_size=image_size, **{"flip": 0.0, **fields}), make_normalise((0.0,), (1.0,))
