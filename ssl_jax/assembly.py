@@ -233,7 +233,7 @@ def layer_table(params: Params, rules: dict[str, Rule], config: Config, order: t
     factors = decay_rates(params, 1.0, layerwise=fields.layerwise, order=order)
     leaves = jax.tree.leaves_with_path(params)
     columns = (jax.tree.leaves(tree) for tree in (index, factors, decayed(params, fields.exclude)))
-    entries = [(path_of(path), leaf, *rest) for (path, leaf), *rest in zip(leaves, *columns, strict=True)]
+    entries: list[tuple] = [(path_of(path), leaf, *rest) for (path, leaf), *rest in zip(leaves, *columns, strict=True)]
     rows = []
     for i in range(1, count + 1):
         mine = [entry for entry in entries if entry[2] == i]

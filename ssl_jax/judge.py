@@ -110,8 +110,8 @@ def judge(
         accuracies["original_last_accuracy"] = accuracies["linear_accuracy"] = original.last_accuracy
         accuracies["original_best_test_epoch_accuracy"] = original.best_accuracy
     if protocol in ("seed", "both"):
-        chosen = given | {"loss": loss}
-        accuracies["linear_accuracy"] = seed_probe(*data, num_classes=num_classes, seed=seed, **chosen).last_accuracy
+        seeded = seed_probe(*data, num_classes=num_classes, seed=seed, loss=loss, **given)
+        accuracies["linear_accuracy"] = seeded.last_accuracy
     if ridge:
         accuracies["ridge_accuracy"] = ridge_probe(*data, num_classes=num_classes).accuracy
     if newton_l2:

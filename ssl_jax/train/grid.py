@@ -39,7 +39,7 @@ class Program(NamedTuple):
 
     init(members, image (2, H, W, C)) -> states;
     step(states, members, image (N, H, W, C) uint8, label (N,), index (G, B)) -> (states, loss (G,)), donating states;
-    ahead(states, members) -> states whose weights have been taken to where the next gradient would be (`Optimizer.pre`);
+    ahead(states, members) -> states whose weights are where the next gradient would be taken (`Optimizer.pre`);
     score(states, image (B, H, W, C) uint8, label (B,)) -> {"right", "loss"} (G,), sums over the labels not negative.
     """
 
@@ -88,7 +88,7 @@ def make_program(
     begin: Callable[[Any, Member], Any] = lambda params, member: params,
 ) -> Program:
     """optimizer(learning_rate, weight_decay), both traced, of a member; augment, loss: as the supervised step has them;
-    normalise(image uint8) -> float: for `score`; begin(params, member) -> where a member begins, from its fresh weights.
+    normalise(image uint8) -> float: for `score`; begin(params, member) -> where it begins, from its fresh weights.
     """
 
     def own(member: Member) -> Optimizer:

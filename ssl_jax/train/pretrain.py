@@ -5,6 +5,7 @@ symmetric, and how slowly the target follows (tau = 0: it *is* the online networ
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from ssl_jax.predictors import Predictor
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Params, PyTree
 
-Step = Callable[[PretrainState, dict, jax.Array], tuple[PretrainState, dict]]
+Step = Callable[[Any, dict, jax.Array], tuple[Any, dict]]  # of a state: PretrainState, SupervisedState
 
 
 def make_pretrain_step(
