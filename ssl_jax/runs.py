@@ -20,6 +20,7 @@ from ssl_jax.linalg import symmetric_eigh
 from ssl_jax.optim.decay import check_mask
 from ssl_jax.predictors import matrix
 from ssl_jax.reports import plots
+from ssl_jax.theory_figures import theory
 from ssl_jax.train import checkpoint, metrics, parallel
 from ssl_jax.train.pretrain import example_keys
 from ssl_jax.train.state import PretrainState
@@ -103,9 +104,10 @@ TASKS = {
     "probe": lambda c, d, _: probe(c, d),
     "views": lambda c, d, _: views(c, d),
     "experiment": run_experiment,
+    "theory": lambda c, d, _: theory(c, d),
 }
 # A section or field that only this task's configurations have.
-KINDS = {"probe": "checkpoint", "experiment": "experiment", "supervised": "augment"}
+KINDS = {"probe": "checkpoint", "experiment": "experiment", "theory": "figure", "supervised": "augment"}
 
 
 def run_task(config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
@@ -115,7 +117,8 @@ def run_task(config: Config, directory: str, interrupted: Callable[[], bool]) ->
     own = next((task for task, field in KINDS.items() if field in config), "pretrain")
     wanted = {"views": "pretrain"}.get(config.task, config.task)
     if own != wanted:
-        where = f"--config configs/{wanted}.py" if wanted in ("probe", "supervised") else "a --config of that task"
+        own_file = wanted in ("probe", "supervised", "theory")
+        where = f"--config configs/{wanted}.py" if own_file else "a --config of that task"
         raise UserError(f"task: got {config.task!r} in a configuration of the task {own!r}; takes {where}")
     TASKS[config.task](config, directory, interrupted)
 

@@ -1,7 +1,7 @@
 """The task "theory": figures of what the linear theory predicts. Nothing is trained and no data read."""
 
 import importlib.metadata
-from pathlib import Path
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -27,8 +27,9 @@ def theory(config: Config, directory: str) -> None:
         path = out / "figures" / f"{name}.png"
         numbers[name] = {key: told(value) for key, value in FIGURES[name](path).items()}
         say(f"wrote {path}")
-    versions = {package: importlib.metadata.version(package) for package in ("jax", "diffrax", "numpy")}
-    workdir.write_json(Path(out) / "result.json", {"task": "theory", "figures": numbers, "versions": versions})
+    found = [name for name in ("jax", "numpy", "diffrax") if find_spec(name)]  # some figures need no diffrax
+    versions = {name: importlib.metadata.version(name) for name in found}
+    workdir.write_json(out / "result.json", {"task": "theory", "figures": numbers, "versions": versions})
 
 
 def told(array: np.ndarray):

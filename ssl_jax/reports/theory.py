@@ -21,7 +21,6 @@ STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 DIES = ListedColormap(["white", "#F3D9C6"])
 BASE = {"alpha_p": 1.0, "sigma2": 0.0}
 FIGURE5 = {"eta": 0.04, "beta": 0.4}  # at a learning rate of 0.01: weight decay 4e-4, target.tau 0.996
-RATE = 0.01
 
 
 def figure3(path: Path, etas=(0.0, 0.01, 1.0), cells: int = 48) -> dict[str, np.ndarray]:
