@@ -3,6 +3,8 @@
 Few images, so that decay matters.
 
     python launch.py --config configs/experiments/adam_l2.py --workdir runs/adam_l2
+
+40 seconds of one CPU core.
 """
 
 from ml_collections import ConfigDict

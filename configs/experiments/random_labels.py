@@ -4,6 +4,8 @@
     python launch.py --config configs/experiments/random_labels.py:cifar10 --workdir runs/random_labels-cifar10
 
 The second is for a GPU: a small convolutional network on all of CIFAR-10, not measured.
+
+70 seconds of one CPU core (on digits).
 """
 
 from ml_collections import ConfigDict

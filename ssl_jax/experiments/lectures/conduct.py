@@ -88,7 +88,7 @@ def compute(out: Path, cells: dict[str, Cell], interrupted: Callable[[], bool]) 
 def read(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a finished cell; UserError where the file is damaged."""
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: damaged ({error}); delete it, and it is computed again") from error

@@ -17,7 +17,7 @@ from ssl_jax.losses import cross_entropy
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import make_optimizer
 
-LOWEST = 1e-38  # of float32: what is smaller has vanished altogether
+LOWEST = 1e-37  # about the smallest of float32: what is less has vanished altogether
 
 
 def plan(config, dataset):

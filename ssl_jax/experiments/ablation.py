@@ -1,0 +1,178 @@
+"""The ablation of the layer-wise pre-weight-decay paper (table 3), with the identities beside it.
+
+With d the decay of a step, D = 1 - d and G the gradient step theta -> theta - eta U(theta), exactly:
+
+    RWD at eta is WD at (1 - d) eta                        both are (1 - d) theta - (1 - d) eta U(theta)
+    RWD from D theta_0 is D times PWD from theta_0         RWD = D G and PWD = G D, so D (G D)^t = (D G)^t D
+
+So the gap between two methods falls into terms that add up to it, each measured on its own arms with the same seeds:
+
+    RWD - WD     the settings chosen for each  + the learning rate times (1 - d)         + [an identity: rounding]
+    PWD - RWD    the settings chosen for each  + the first decay, of the initial weights + [an identity: rounding]
+                 + the point of the step at which it is judged (theta instead of D theta)
+    LPWD - PWD   the settings chosen for each  + what is left: deeper layers decay more
+
+Rounding does not stay small: training amplifies it. How much is measured by a control, WD from weights that are each
+one rounding error larger.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ssl_jax.experiments.decay import fresh_seeds
+from ssl_jax.experiments.lectures.conduct import mean_and_interval, rounded
+from ssl_jax.experiments.members import Run, arm, finish, numbers, prepare, train_runs
+from ssl_jax.reports.experiments import paired
+from ssl_jax.train.grid import Member
+from ssl_jax.types import Config
+
+METHODS = ("WD", "RWD", "PWD", "LPWD")
+BEST_EPOCHS = 10  # over which the paper takes its mean
+
+Setting = tuple[float, float]  # (learning rate, weight decay)
+
+
+def ablation(config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
+    """Chooses each method's setting on held-out images, then trains all arms with fresh seeds."""
+    lab = prepare(config, directory, lambda config: search_runs(config).values())
+    search = search_runs(config)
+    tried = train_runs(lab, search.values(), interrupted, title="choosing settings")
+    if tried is None:
+        return
+    validation = {key: float(tried[run]["validation_accuracy"][-1]) for key, run in search.items()}
+    chosen = {name: best_setting(config, validation, name) for name in METHODS}
+    runs = arm_runs(config, chosen)
+    steps = tuple(dict.fromkeys((1, lab.steps_per_epoch, config.epochs * lab.steps_per_epoch)))
+    found = train_runs(lab, runs.values(), interrupted, keep=steps, title="fresh seeds")
+    if found is not None:
+        arms = {key: found[run] for key, run in runs.items()}
+        finish(lab, tried | found, summarise(config, chosen, validation, arms, steps))
+
+
+# --- Runs -----------------------------------------------------------------------------------------------------------
+
+
+def settings(config: Config) -> list[Setting]:
+    """Every learning rate with every decay; a literal share has to leave something."""
+    rates, decays = (numbers(f"search.{name}", config.search[name]) for name in ("learning_rates", "weight_decays"))
+    return [(rate, decay) for rate in rates for decay in decays]
+
+
+def search_runs(config: Config) -> dict[tuple[str, float, float], Run]:
+    """(method, rate, decay) -> run of the first seed, which only chooses."""
+    return {
+        (name, rate, decay): Run(arm(config, name), Member(rate, decay, config.seed))
+        for name in METHODS
+        for rate, decay in settings(config)
+    }
+
+
+def best_setting(config: Config, validation: dict[tuple, float], name: str) -> Setting:
+    return max(settings(config), key=lambda setting: validation[name, *setting])
+
+
+def share(config: Config, setting: Setting) -> float:
+    """d, what one step takes of a weight."""
+    rate, decay = setting
+    return rate * decay if config.optimizer.decay_scale == "lr" else decay
+
+
+def slowed(config: Config, setting: Setting) -> Setting:
+    """The learning rate times 1 - d, and the same d."""
+    (rate, decay), d = setting, share(config, setting)
+    return (1 - d) * rate, decay / (1 - d) if config.optimizer.decay_scale == "lr" else decay
+
+
+def arm_runs(config: Config, chosen: dict[str, Setting]) -> dict[tuple[str, int], Run]:
+    """(arm, place of the seed) -> run. "WD@RWD": WD at the setting chosen for RWD."""
+    arms = {
+        "WD": ("WD", chosen["WD"], {}),
+        "WD, rounded": ("WD", chosen["WD"], {"begin": "rounded"}),
+        "WD@RWD": ("WD", chosen["RWD"], {}),
+        "WD@RWD, slowed": ("WD", slowed(config, chosen["RWD"]), {}),
+        "RWD": ("RWD", chosen["RWD"], {}),
+        "RWD@PWD": ("RWD", chosen["PWD"], {}),
+        "RWD@PWD, decayed": ("RWD", chosen["PWD"], {"begin": "decayed"}),
+        "PWD": ("PWD", chosen["PWD"], {"ahead": True}),
+        "PWD@LPWD": ("PWD", chosen["LPWD"], {}),
+        "LPWD": ("LPWD", chosen["LPWD"], {}),
+    }
+    return {
+        (label, s): Run(arm(config, name, **fields), Member(rate, decay, seed))
+        for label, (name, (rate, decay), fields) in arms.items()
+        for s, seed in enumerate(fresh_seeds(config))
+    }
+
+
+# --- Results --------------------------------------------------------------------------------------------------------
+
+
+def summarise(config: Config, chosen: dict[str, Setting], validation: dict, found: dict, steps: tuple) -> dict:
+    """The table of methods, the terms of every gap between neighbours, and how exactly the identities held."""
+
+    def over_seeds(label: str, values: str = "test_accuracy") -> np.ndarray:
+        """(S, E, ...)"""
+        return np.stack([found[label, s][values] for s in range(config.seeds)])
+
+    def last(label: str, suffix: str = "") -> np.ndarray:
+        return over_seeds(label, f"test_accuracy{suffix}")[:, -1]
+
+    methods = {}
+    for name in METHODS:
+        methods[name] = dict(zip(("learning_rate", "weight_decay"), chosen[name], strict=True))
+        methods[name] |= accuracies(over_seeds(name), over_seeds(name, "validation_accuracy"))
+    gaps = {
+        "RWD - WD": {
+            "whole": (last("RWD"), last("WD")),
+            "settings": (last("WD@RWD"), last("WD")),
+            "learning rate times (1 - d)": (last("WD@RWD, slowed"), last("WD@RWD")),
+            "identity: rounding": (last("RWD"), last("WD@RWD, slowed")),
+        },
+        "PWD - RWD": {
+            "whole": (last("PWD"), last("RWD")),
+            "settings": (last("RWD@PWD"), last("RWD")),
+            "first decay, of the initial weights": (last("RWD@PWD, decayed"), last("RWD@PWD")),
+            "identity: rounding": (last("PWD", "_ahead"), last("RWD@PWD, decayed")),
+            "point of the step where it is judged": (last("PWD"), last("PWD", "_ahead")),
+        },
+        "LPWD - PWD": {
+            "whole": (last("LPWD"), last("PWD")),
+            "settings": (last("PWD@LPWD"), last("PWD")),
+            "left: deeper layers decay more": (last("LPWD"), last("PWD@LPWD")),
+        },
+        "control": {"WD, one rounding error away": (last("WD, rounded"), last("WD"))},
+    }
+    kept = {label: over_seeds(label, "parameters") for label, _ in found}
+    shrink = 1 - share(config, chosen["PWD"])
+    deviations = {
+        "RWD against WD at (1 - d) eta": deviation(kept["RWD"], kept["WD@RWD, slowed"]),
+        "RWD from D theta_0 against D PWD": deviation(kept["RWD@PWD, decayed"], shrink * kept["PWD"]),
+        "control: WD, one rounding error away": deviation(kept["WD, rounded"], kept["WD"]),
+        "for comparison: RWD against WD": deviation(kept["RWD"], kept["WD@RWD"]),
+    }
+    return {
+        "methods": methods,
+        "share": {name: share(config, chosen[name]) for name in METHODS},
+        "gaps": {gap: {term: paired(*pair) for term, pair in terms.items()} for gap, terms in gaps.items()},
+        "deviations": {"steps": list(steps)} | {label: rounded(values) for label, values in deviations.items()},
+        "search": [[*key, value] for key, value in validation.items()],
+        "epochs": config.epochs,
+        "layerwise": config.layerwise,
+    }
+
+
+def accuracies(test: np.ndarray, validation: np.ndarray) -> dict:
+    """(S, E) each -> the three test accuracies that are quoted, over the seeds."""
+    at_best = test[np.arange(len(test)), validation.argmax(axis=1)]
+    return {
+        "test": mean_and_interval(test[:, -1]),
+        "best_validation_epoch": mean_and_interval(at_best),
+        "mean_of_best_10_epochs": mean_and_interval(np.sort(test, axis=1)[:, -BEST_EPOCHS:].mean(axis=1)),
+    }
+
+
+def deviation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(S, K, P) -> (K,): |a - b| / |b| over all weights of a network, the worst of the seeds."""
+    difference = np.linalg.norm(np.subtract(a, b, dtype=np.float64), axis=-1)
+    return (difference / np.linalg.norm(b.astype(np.float64), axis=-1)).max(axis=0)

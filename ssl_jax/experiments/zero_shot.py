@@ -1,0 +1,130 @@
+"""Zero-shot decay: a trained network's weights shrunk towards zero without further training (the paper's figure 3a).
+
+    theta_s = (1 - s / 100) theta_0,  s = 0..100  (equation 12): linear in s, not geometric
+
+Networks differ greatly in what this does. One with a norm of each example after every layer is invariant to the scale
+of the layers' weights (up to eps), not to that of the head and its biases; with ReLU and no norm all that changes is
+the weight of biases against products. BatchNorm in evaluation mode keeps the statistics of the full-size weights, so
+its outputs are off by mean and scale in every layer; with the statistics of the batch at hand it is invariant again.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import numpy as np
+
+from ssl_jax.errors import UserError
+from ssl_jax.experiments.lectures.conduct import mean_and_interval, rounded, seeds_of
+from ssl_jax.experiments.members import (
+    Kind,
+    Laboratory,
+    Run,
+    arm,
+    build_classifier,
+    finish,
+    judged,
+    numbers,
+    prepare,
+    train_runs,
+)
+from ssl_jax.train.grid import Member, count, one_compiles
+from ssl_jax.types import Config, Params
+
+OWN = "own statistics"  # of the batch at hand, in a network with BatchNorm
+
+
+def zero_shot(config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
+    """Trains each network without decay, then shrinks it in steps."""
+    lab = prepare(config, directory, lambda config: baseline_runs(config).values())
+    runs = baseline_runs(config)
+    found = train_runs(lab, runs.values(), interrupted, after=shrinking(lab), title="networks without decay")
+    if found is not None:
+        finish(lab, found, summarise(config, {key: found[run] for key, run in runs.items()}))
+
+
+def baseline_runs(config: Config) -> dict[tuple[str, int], Run]:
+    """(network, place of the seed) -> run."""
+    steps_of(config)
+    rates = {name: numbers(f"networks.{name}", [fields.learning_rate])[0] for name, fields in config.networks.items()}
+    return {
+        (name, s): Run(network_kind(config, name), Member(rate, 0.0, seed))
+        for name, rate in rates.items()
+        for s, seed in enumerate(seeds_of(config))
+    }
+
+
+def network_kind(config: Config, name: str) -> Kind:
+    fields = {k: v for k, v in config.networks[name].items() if k != "learning_rate"}
+    return arm(config, "none", encoder=tuple(sorted(fields.items())))
+
+
+def steps_of(config: Config) -> list[int]:
+    """The s to look at, 0 and 100 among them."""
+    if 100 % config.every or config.every < 1:
+        raise UserError(f"every: got {config.every}, takes a divisor of 100")
+    return list(range(0, 101, config.every))
+
+
+def shrunk(params: Params, s: float | jax.Array) -> Params:
+    """(1 - s / 100) theta."""
+    return jax.tree.map(lambda theta: (1 - s / 100) * theta, params)
+
+
+def shrinking(lab: Laboratory) -> Callable:
+    """after(program, kind, states) -> "shrunk_accuracy", "shrunk_loss" (G, steps), and with the batch's statistics
+    "own_accuracy", "own_loss", of a network that has some.
+    """
+    scorers: dict[Kind, tuple[Callable, Callable]] = {}
+
+    def after(program, kind, states):
+        if kind not in scorers:
+            scorers[kind] = make_scorers(lab, kind)
+        ways = {"shrunk": scorers[kind][0]} | ({"own": scorers[kind][1]} if jax.tree.leaves(states.stats) else {})
+        curves = {}
+        for way, score in ways.items():
+            pairs = [judged(partial(score, states, np.float32(s)), lab.judged["test"]) for s in steps_of(lab.config)]
+            accuracy, loss = (np.stack(column, axis=1) for column in zip(*pairs, strict=True))
+            curves |= {f"{way}_accuracy": accuracy, f"{way}_loss": loss}
+        return curves
+
+    return after
+
+
+def make_scorers(lab: Laboratory, kind: Kind) -> tuple[Callable, Callable]:
+    """score(states, s, image, label) -> sums (G,): with the statistics of training, and with those of the batch."""
+    classifier = build_classifier(lab.config, kind, lab.num_classes)
+
+    def kept(state, s, image, label):
+        return count(classifier.logits(shrunk(state.params, s), state.stats, lab.normalise(image)), label)
+
+    def own(state, s, image, label):
+        key = jax.random.key(0)  # of dropout, which these networks have none of
+        return count(classifier.train(shrunk(state.params, s), state.stats, lab.normalise(image), key)[0], label)
+
+    def over_members(function):
+        return one_compiles(jax.jit(jax.vmap(function, (0, None, None, None))))
+
+    return over_members(kept), over_members(own)
+
+
+def summarise(config: Config, found: dict[tuple[str, int], dict[str, np.ndarray]]) -> dict:
+    """Curves (steps,) with intervals over the seeds, and by how far weights may shrink before a tenth is lost."""
+    curves = {}
+    for name in config.networks:
+        arrays = [found[name, s] for s in range(config.seeds)]
+        ways = {"shrunk": name} | ({"own": f"{name}, {OWN}"} if "own_accuracy" in arrays[0] else {})
+        for way, label in ways.items():
+            accuracy, loss = (np.stack([a[f"{way}_{values}"] for a in arrays]) for values in ("accuracy", "loss"))
+            held = [last_within(row, steps_of(config)) for row in accuracy]
+            curves[label] = {"accuracy": mean_and_interval(accuracy), "loss": mean_and_interval(loss)}
+            curves[label] |= {"holds_until": mean_and_interval(np.array(held, float))}
+    trained = {name: rounded(np.array([found[name, s]["test_accuracy"][-1] for s in range(config.seeds)]))
+               for name in config.networks}  # fmt: skip
+    return {"s": steps_of(config), "networks": curves, "trained": trained}
+
+
+def last_within(accuracy: np.ndarray, s: list[int], share: float = 0.9) -> int:
+    """The last s up to which the accuracy stays at or above `share` of what it was at s = 0."""
+    below = np.flatnonzero(accuracy < share * accuracy[0])
+    return s[below[0] - 1] if below.size else s[-1]
