@@ -1,9 +1,12 @@
 """The README's tables are what the stored results say."""
 
 import json
+import re
 from pathlib import Path
 
-from ssl_jax.reports.tables import render, table
+import pytest
+
+from ssl_jax.reports.tables import documents, render, seeds_table, table
 
 ROOT = Path(__file__).parent.parent
 RESULT = {
@@ -40,7 +43,21 @@ def test_only_what_stands_between_the_marks_is_written(tmp_path):
     assert render(once, tmp_path) == once
 
 
-def test_the_readme_is_up_to_date():
-    readme = (ROOT / "README.md").read_text()
-    assert "<!-- results: cifar10_small -->" in readme
-    assert render(readme) == readme, "python -m ssl_jax.reports.tables renews it"
+def test_seeds_of_a_method_share_a_row():
+    runs = [RESULT | {"linear_accuracy": x, "collapsed": x < 0.3} for x in (0.2, 0.4, 0.6)]
+    lines = seeds_table([*runs, RESULT | {"method": "other"}]).splitlines()
+    assert lines[2] == "| byol | 3 | 40.00 ± 20.00 | 40.00 ± 0.00 | 25.00 ± 0.00 | 0.70 ± 0.00 | 12.34 ± 0.00 | 1 |"
+    assert lines[3] == "| other | 1 | 50.00 | 40.00 | 25.00 | 0.70 | 12.34 | 0 |"
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_documents_are_up_to_date(path):
+    text = path.read_text()
+    assert path.name == "optimisation.md" or "<!-- end -->" in text
+    assert render(text) == text, "python -m ssl_jax.reports.tables renews it"
+
+
+def test_every_stored_experiment_is_told():
+    stored = {path.stem for path in (ROOT / "results" / "experiments").glob("*.json")}
+    told = re.findall(r"<!-- experiment: (\w+) -->", (ROOT / "docs" / "experiments.md").read_text())
+    assert stored == set(told)

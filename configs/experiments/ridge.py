@@ -1,6 +1,6 @@
 """Ridge regression of pixels: closed form, gradient descent at several rates, and one Newton step.
 
-python launch.py --config configs/experiments/ridge.py --workdir runs/ridge
+    python launch.py --config configs/experiments/ridge.py --workdir runs/ridge
 
 Five seconds of one CPU core.
 """

@@ -3,8 +3,8 @@
     python launch.py --config configs/experiments/robustness.py --workdir runs/robustness
     python launch.py --config configs/experiments/robustness.py:full --workdir runs/robustness-full
 
-The paper's ratios around a base learning rate, and its decays. Its base for Adam, 1e-4, is for a network trained before,
-over 9 800 steps; 310 steps from scratch want another. By held-out images, one seed, decay 0.01, after 10 epochs:
+The paper's ratios around a base learning rate, and its decays. Its base for Adam, 1e-4, is for a network that was
+trained before, and 9 800 steps; 310 steps from scratch want another. By held-out images, one seed, decay 0.01:
 
     Adam       2e-4 .419   5e-4 .460   1e-3 .500   2e-3 .500   5e-3 .510 <-   1e-2 .507   2e-2 .500
     momentum   0.02 .459   0.05 .468 <-   0.1 .465   0.2 .422   0.5 .407   1.0 .399

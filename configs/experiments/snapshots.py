@@ -1,6 +1,6 @@
 """A snapshot ensemble against its members, and against a plain run of the same length.
 
-python launch.py --config configs/experiments/snapshots.py --workdir runs/snapshots
+    python launch.py --config configs/experiments/snapshots.py --workdir runs/snapshots
 
 Ten seconds of one CPU core.
 """

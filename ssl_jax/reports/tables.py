@@ -1,7 +1,10 @@
-"""Markdown tables rendered from stored result files: `python -m ssl_jax.reports.tables [--write README.md]`.
+"""Markdown tables rendered from stored result files: `python -m ssl_jax.reports.tables [--figures DIR]`.
 
-Results stand at results/NAME/METHOD/seed-N.json, copies of a work directory's result.json. In a Markdown file the
-table of NAME stands between `<!-- results: NAME -->` and `<!-- end -->`.
+In README.md and docs/*.md the table of NAME stands between a mark and `<!-- end -->`:
+
+    <!-- results: NAME -->      one row a run, from results/NAME/METHOD/seed-N.json, copies of result.json
+    <!-- seeds: NAME -->        the same files, one row a method: mean and spread over its seeds
+    <!-- experiment: NAME -->   an experiment's own tables and findings, from results/experiments/NAME.json
 """
 
 import argparse
@@ -9,9 +12,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+
+from ssl_jax.reports import experiments, lectures
+
 ROOT = Path(__file__).parents[2]
 ACCURACIES = ("linear_accuracy", "ridge_accuracy", "knn_accuracy")
-MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (results|seeds|experiment): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def read_results(name: str, root: Path = ROOT) -> list[dict]:
@@ -39,16 +46,62 @@ def _percent(result: dict, prefix: str = "") -> str:
     return " | ".join(f"{100 * result[prefix + name]:.2f}" for name in ACCURACIES)
 
 
+def seeds_table(results: list[dict]) -> str:
+    """One row for each method, in the order of their names: mean and standard deviation over its seeds."""
+    methods: dict[str, list[dict]] = {}
+    for r in results:
+        methods.setdefault(r["method"], []).append(r)
+    columns = ["method", "seeds", "linear", "ridge", "kNN", "spread", "rank", "collapsed"]
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for method, runs in methods.items():
+        cells = [_over_seeds([100 * r[name] for r in runs]) for name in ACCURACIES]
+        cells += [_over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")]
+        rows.append(f"| {method} | {len(runs)} | {' | '.join(cells)} | {sum(r['collapsed'] for r in runs)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _over_seeds(values: list[float]) -> str:
+    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread}"
+
+
+def read_experiment(name: str, root: Path = ROOT) -> dict:
+    return json.loads((root / "results" / "experiments" / f"{name}.json").read_text())
+
+
+def report(result: dict) -> str:
+    """Tables and findings of an experiment, in Markdown."""
+    module = lectures if result["experiment"] in lectures.REPORTS else experiments
+    return module.report(result)
+
+
+RENDERERS = {
+    "results": lambda name, root: table(read_results(name, root)),
+    "seeds": lambda name, root: seeds_table(read_results(name, root)),
+    "experiment": lambda name, root: report(read_experiment(name, root)),
+}
+
+
 def render(text: str, root: Path = ROOT) -> str:
     """`text` with every marked table made anew."""
-    return MARKED.sub(lambda m: m[1] + table(read_results(m[2], root)) + m[3], text)
+    return MARKED.sub(lambda m: m[1] + RENDERERS[m[2]](m[3], root) + m[4], text)
+
+
+def documents(root: Path = ROOT) -> list[Path]:
+    """The Markdown files whose tables are rendered."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", type=Path, default=ROOT / "README.md", help="the Markdown file to renew")
-    path = parser.parse_args().write
-    path.write_text(render(path.read_text()))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figures", type=Path, help="also draw every stored experiment's figures into DIR/NAME/")
+    folder = parser.parse_args().figures
+    for path in documents():
+        path.write_text(render(path.read_text()))
+    for path in sorted((ROOT / "results" / "experiments").glob("*.json")) if folder else []:
+        result = json.loads(path.read_text())
+        module = lectures if result["experiment"] in lectures.REPORTS else experiments
+        module.draw(result, folder / path.stem)
 
 
 if __name__ == "__main__":
