@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
+        print("\ninterrupted: the same command goes on from what was last saved, if anything was", file=sys.stderr)
         return 130
     return 0
 

@@ -16,8 +16,8 @@ ridge / kNN accuracy there (untrained encoder .361 / .351), pretraining on the f
 At rate 0.2 and decay 4e-4, directpred was on its way to collapse where byol was not: relative spread 0.48 and effective
 rank 1.5 of 64 after 338 of 1 248 steps.
 
-`configs/cifar10_small.py:METHOD-KIND`, with KIND wd, rwd, pwd or lpwd, puts another kind of weight decay in place of L2, of
-the same mean strength: `configs/methods.py:apply_decay`.
+`configs/cifar10_small.py:METHOD-KIND`, with KIND wd, rwd, pwd or lpwd, puts another kind of weight decay in place of
+L2, of the same mean strength: `configs/methods.py:apply_decay`.
 """
 
 from configs import defaults

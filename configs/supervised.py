@@ -1,8 +1,8 @@
 """Supervised training: `configs/supervised.py:MODEL`, on CIFAR-10 as the layer-wise pre-weight-decay paper has it.
 
-Its protocol (section 4): 32x32 images, mirrored with probability 1/2 and normalised by ImageNet's statistics, batch 512,
-100 epochs at a constant rate, Adam at 1e-4 with decay 1e-2; ConvNeXt and Swin start from ImageNet-21k weights there,
-which `weights` takes from a local file of timm. Not measured at this scale: it is for a GPU, and there
+Its protocol (section 4): 32x32 images, mirrored with probability 1/2 and normalised by ImageNet's statistics, batches
+of 512, 100 epochs at a constant rate, Adam at 1e-4 with decay 1e-2; ConvNeXt and Swin start from ImageNet-21k weights
+there, which `weights` takes from a local file of timm. Not measured at this scale: it is for a GPU, and there
 
     python launch.py --config configs/supervised.py:convnext_tiny --workdir runs/convnext --config.precision=bfloat16
 

@@ -6,8 +6,14 @@ FIGURE is figure3, figure4, figure5, figure7, figure8, figure9, figure10 (number
 
 from ml_collections import ConfigDict
 
+from ssl_jax.errors import UserError, nearest
+
+FIGURES = [f"figure{n}" for n in (3, 4, 5, 7, 8, 9, 10)] + ["phase_diagram", "all"]
+
 
 def get_config(figure: str = "all"):
+    if figure not in FIGURES:
+        raise UserError(f"figure: got {figure!r}, {nearest(figure, FIGURES)}")
     config = ConfigDict()
     config.task = "theory"
     config.figure = figure

@@ -37,6 +37,13 @@ def describe(config: Config) -> dict:
     }
 
 
+def fields(config: Config) -> dict:
+    """The configuration as it ran, without the place where this machine keeps its data."""
+    content = config.to_dict()
+    content.get("data", {}).pop("data_dir", None)
+    return content
+
+
 def spent(rows: list[dict[str, float]], step: int) -> dict:
     """Wall time and speed of training up to `step`, from the rows of metrics.csv."""
     rows = [row for row in rows if row["step"] <= step]

@@ -16,8 +16,6 @@ SMALL = 64  # numbers; of a larger array result.json says shape, range and mean
 
 def theory(config: Config, directory: str) -> None:
     """Draws figures/NAME.png of the figure that the configuration names, or of all, and writes result.json."""
-    if "figure" not in config:
-        raise UserError("task: got 'theory', takes --config configs/theory.py")
     if config.figure not in (*FIGURES, "all"):
         raise UserError(f"figure: got {config.figure!r}, {nearest(config.figure, (*FIGURES, 'all'))}")
     out = workdir.open_workdir(directory, config.to_dict())

@@ -17,6 +17,8 @@ FREE = (
     "data.resident",
     "devices",
     "steps_per_call",
+    "together",
+    "workers",
     "log_every",
     "eval_every",
     "checkpoint_every",

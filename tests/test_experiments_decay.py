@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssl_jax.errors import UserError
-from ssl_jax.experiments import ablation, members, run_experiment, zero_shot
+from ssl_jax.experiments import ablation, members, run_experiment, statistics, zero_shot
 from ssl_jax.experiments import decay as experiments
 from ssl_jax.experiments.cells import read_cell
 from ssl_jax.reports import experiments as reports
@@ -326,10 +326,10 @@ def test_paired_differences_against_scipy():
 
     a, b = np.random.default_rng(0).normal(size=(2, 5))
     low, high = ttest_rel(a, b).confidence_interval()
-    found = reports.paired(a, b)
+    found = statistics.paired(a, b)
     assert found["mean"] - found["interval"] == pytest.approx(low)
     assert found["mean"] + found["interval"] == pytest.approx(high)
-    assert reports.paired(a[:1], b[:1])["interval"] is None
+    assert statistics.paired(a[:1], b[:1])["interval"] is None
 
 
 # --- Mistakes -------------------------------------------------------------------------------------------------------

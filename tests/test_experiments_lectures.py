@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 from ssl_jax import assembly
 from ssl_jax.data.batches import batch_indices
 from ssl_jax.errors import UserError
-from ssl_jax.experiments import run_experiment
+from ssl_jax.experiments import run_experiment, statistics
 from ssl_jax.experiments.lectures import adam_l2, conduct, random_labels, ridge, signal, snapshots, training
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import make_optimizer
@@ -53,7 +53,7 @@ def test_from_command_to_files(name, tmp_path, capsys, monkeypatch):
     assert list((tmp_path / "figures").glob("*.png")) and not list((tmp_path / "cells").glob("*.tmp*"))
     # From the file alone the same text comes, and a second start computes nothing.
     assert lectures.report(result) == (tmp_path / "table.md").read_text()
-    monkeypatch.setattr(conduct, "write", None)
+    monkeypatch.setattr(conduct, "write_cell", None)
     run_experiment(config, str(tmp_path), lambda: False)
     again = json.loads((tmp_path / "result.json").read_text())
     assert again == result
@@ -231,12 +231,12 @@ def test_interval_is_students():
     from scipy import stats
 
     values = np.random.default_rng(0).normal(size=(4, 3))
-    found = conduct.mean_and_interval(values)
+    found = statistics.mean_and_interval(values)
     low, high = stats.t.interval(0.95, 3, loc=values.mean(0), scale=stats.sem(values))
     np.testing.assert_allclose(found["mean"], values.mean(0), rtol=1e-4)
     np.testing.assert_allclose(found["interval"], (high - low) / 2, rtol=1e-4)
-    assert conduct.mean_and_interval(values[:1])["interval"] is None
-    assert conduct.rounded(np.array([1.234567, np.nan])) == [1.2346, None]
+    assert statistics.mean_and_interval(values[:1])["interval"] is None
+    assert statistics.rounded(np.array([1.234567, np.nan])) == [1.2346, None]
 
 
 WRONG = {

@@ -144,9 +144,13 @@ def test_numbers_are_told_as_json_can_hold_them():
 
 def test_mistakes_leave_nothing_behind(tmp_path):
     with pytest.raises(UserError, match="^figure: got 'figure6', did you mean"):
-        task(configuration.get_config("figure6"), str(tmp_path / "new"))
+        configuration.get_config("figure6")
     config = configuration.get_config()
-    del config.figure
-    with pytest.raises(UserError, match="^task: got 'theory', takes --config configs/theory.py"):
+    config.figure = "figure6"
+    with pytest.raises(UserError, match="^figure: got 'figure6', did you mean"):
         task(config, str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_the_configuration_knows_every_figure():
+    assert set(configuration.FIGURES) == {*FIGURES, "all"}

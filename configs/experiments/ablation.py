@@ -6,12 +6,13 @@ python launch.py --config configs/experiments/ablation.py:full --workdir runs/ab
 
 from ml_collections import ConfigDict
 
-from configs.experiments.common import base, full_scale
+from configs.experiments.common import SCALES, base, full_scale
+from ssl_jax.errors import UserError, nearest
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    if scale not in ("small", "full"):
-        raise ValueError(f"got {scale!r}, takes small or full")
+    if scale not in SCALES:
+        raise UserError(f"scale: got {scale!r}, {nearest(scale, SCALES)}")
     config = base("ablation")
     config.seeds = 5  # fresh ones, after the one by which the settings are chosen
     config.epochs = 12

@@ -7,6 +7,8 @@ weights and take some 9 800 steps of 512 images; here they start from scratch an
 
 from ml_collections import ConfigDict
 
+SCALES = ("small", "full")
+
 
 def base(experiment: str) -> ConfigDict:
     config = ConfigDict()

@@ -8,12 +8,13 @@ Each arm of each size has the decay that held-out images choose, by a seed that 
 
 from ml_collections import ConfigDict
 
-from configs.experiments.common import base, full_scale
+from configs.experiments.common import SCALES, base, full_scale
+from ssl_jax.errors import UserError, nearest
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    if scale not in ("small", "full"):
-        raise ValueError(f"got {scale!r}, takes small or full")
+    if scale not in SCALES:
+        raise UserError(f"scale: got {scale!r}, {nearest(scale, SCALES)}")
     config = base("model_scale")
     config.seeds = 3  # fresh ones, after the one by which the decay is chosen
     config.arms = ("WD", "LPWD")

@@ -12,13 +12,15 @@ Two minutes of one CPU core (on digits).
 
 from ml_collections import ConfigDict
 
+from ssl_jax.errors import UserError, nearest
+
 # data: (epochs, held-out training images)
 DATA = {"digits": (10, 297), "mnist": (6, 5000)}
 
 
 def get_config(data: str = "digits") -> ConfigDict:
     if data not in DATA:
-        raise ValueError(f"got {data!r}, takes one of {', '.join(DATA)}")
+        raise UserError(f"data: got {data!r}, {nearest(data, DATA)}")
     config = ConfigDict()
     config.task = "experiment"
     config.experiment = "optimizers"

@@ -10,13 +10,15 @@ The second is for a GPU: a small convolutional network on all of CIFAR-10, not m
 
 from ml_collections import ConfigDict
 
+from ssl_jax.errors import UserError, nearest
+
 # data: (encoder, its width, its depth, epochs, probability of mirroring, pixels of padding)
 DATA = {"digits": ("mlp", 256, 2, 150, 0.0, 1), "cifar10": ("convnet", 64, 0, 100, 0.5, 4)}
 
 
 def get_config(data: str = "digits") -> ConfigDict:
     if data not in DATA:
-        raise ValueError(f"got {data!r}, takes one of {', '.join(DATA)}")
+        raise UserError(f"data: got {data!r}, {nearest(data, DATA)}")
     name, width, depth, epochs, flip, padding = DATA[data]
     config = ConfigDict()
     config.task = "experiment"

@@ -15,12 +15,13 @@ one at both base values, 5e-3 and 0.01, by 0.016 (0.0098).
 
 from ml_collections import ConfigDict
 
-from configs.experiments.common import base, full_scale
+from configs.experiments.common import SCALES, base, full_scale
+from ssl_jax.errors import UserError, nearest
 
 
 def get_config(scale: str = "small") -> ConfigDict:
-    if scale not in ("small", "full"):
-        raise ValueError(f"got {scale!r}, takes small or full")
+    if scale not in SCALES:
+        raise UserError(f"scale: got {scale!r}, {nearest(scale, SCALES)}")
     config = base("robustness")
     config.grid = ConfigDict()
     config.grid.learning_rate = 5e-3

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from ssl_jax.errors import UserError
-from ssl_jax.experiments.lectures.conduct import mean_and_interval, rounded, seeds_of
 from ssl_jax.experiments.members import (
     Kind,
     Run,
@@ -23,7 +22,7 @@ from ssl_jax.experiments.members import (
     prepare,
     train_runs,
 )
-from ssl_jax.reports.experiments import paired
+from ssl_jax.experiments.statistics import mean_and_interval, paired, rounded, seeds_of
 from ssl_jax.train.grid import Member
 from ssl_jax.types import Config
 

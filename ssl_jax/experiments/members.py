@@ -398,7 +398,7 @@ def finish(lab: Laboratory, found: dict[Run, dict], result: dict) -> None:
     steps = lab.config.epochs * lab.steps_per_epoch
     result = {"task": "experiment", "experiment": config.experiment, "dataset": config.data.name} | result
     result |= {"runs": len(found), "steps": steps, "seconds": round(seconds, 1)}
-    workdir.write_json(lab.out / "result.json", result | {"config": config.to_dict()} | records.provenance())
+    workdir.write_json(lab.out / "result.json", result | {"config": records.fields(config)} | records.provenance())
     text = reports.report(result)
     (lab.out / "table.md").write_text(text)
     reports.draw(result, lab.out / "figures")

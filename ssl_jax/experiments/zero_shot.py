@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from ssl_jax.errors import UserError
-from ssl_jax.experiments.lectures.conduct import mean_and_interval, rounded, seeds_of
 from ssl_jax.experiments.members import (
     Kind,
     Laboratory,
@@ -28,6 +27,7 @@ from ssl_jax.experiments.members import (
     prepare,
     train_runs,
 )
+from ssl_jax.experiments.statistics import mean_and_interval, rounded, seeds_of
 from ssl_jax.train.grid import Member, count, one_compiles
 from ssl_jax.types import Config, Params
 

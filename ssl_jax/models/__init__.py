@@ -127,10 +127,10 @@ def _require(field: str, value, known) -> None:
 def _check(name: str, honours: tuple[str, ...], fields: dict[str, Any]) -> None:
     """Each field is one that the architecture honours, or is left as it has it."""
     for field, value in fields.items():
-        if field in AUTO and field not in honours and value != AUTO[field]:
-            raise UserError(f"encoder.{field}: got {value!r}, {name} takes {AUTO[field]}")
         if field in CHOICES:
             _require(f"encoder.{field}", value, CHOICES[field])
+        if field in AUTO and field not in honours and value != AUTO[field]:
+            raise UserError(f"encoder.{field}: got {value!r}, {name} takes {AUTO[field]}")
     for field in ("width", "depth"):
         if fields[field] < 0:
             raise UserError(f"encoder.{field}: got {fields[field]}, takes a number from 1, or 0 for its own")

@@ -21,17 +21,6 @@ Curve = tuple[Any, Any]  # means (N,), half-widths (N,) or None
 # --- Numbers --------------------------------------------------------------------------------------------------------
 
 
-def paired(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
-    """{"mean", "interval"} of a - b (S,), whose members share seeds; no interval for a single one."""
-    from scipy.stats import t  # half a second of import, at the end of an experiment
-
-    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    mean, count = float(difference.mean()), len(difference)
-    if count < 2:
-        return {"mean": mean, "interval": None}
-    return {"mean": mean, "interval": float(t.ppf(0.975, count - 1) * difference.std(ddof=1) / count**0.5)}
-
-
 def percent(value: dict, digits: int = 2, signed: bool = False) -> str:
     """ "61.20 ± 0.31" of {"mean", "interval"}."""
     if value["mean"] is None:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.classify import redraw
-from ssl_jax.experiments.lectures.conduct import Cell, Experiment, mean_and_interval, rounded, seeds_of
+from ssl_jax.experiments.lectures.conduct import Cell, Experiment
 from ssl_jax.experiments.lectures.training import Setting, plain, steps_per_epoch, train_members
+from ssl_jax.experiments.statistics import mean_and_interval, rounded, seeds_of
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import make_optimizer
 
