@@ -54,6 +54,7 @@ def report_robustness(r: dict) -> str:
             for rate, row in zip(r["learning_rates"], values["mean"], strict=True)
         ]
         parts.append(f"{name}, test accuracy after the last epoch, %, mean of {r['seeds']}\n\n{markdown(header, rows)}")
+    parts.append(report_opposing(r))
     chosen = [
         [name, f"{arm['chosen']['learning_rate']:g}", f"{arm['chosen']['weight_decay']:g}", percent(arm["chosen"])]
         for name, arm in r["arms"].items()
@@ -64,6 +65,22 @@ def report_robustness(r: dict) -> str:
     counted = f"ahead in {np.sum(differences > 0)} and behind in {np.sum(differences < 0)} of {differences.size} cells"
     words = f"LPWD - WD: {over} points over all cells, {counted}, {best_cells} between the best cells.\n"
     return "\n".join([*parts, best, words])
+
+
+def report_opposing(r: dict) -> str:
+    """How much of WD's penalty opposes it, in every cell and, at its largest, by layer."""
+    shares = numeric(r["opposing"]["ratio"])  # (R, D, E, n + 1), the whole network last
+    over_training = np.nanmean(shares, axis=2)
+    header = ["learning rate \\ decay", *(f"{decay:g}" for decay in r["weight_decays"])]
+    rows = [
+        [f"{rate:g}", *(f"{1000 * cell[-1]:.2f}" for cell in row)]
+        for rate, row in zip(r["learning_rates"], over_training, strict=True)
+    ]
+    table = markdown(header, rows)
+    most = over_training[np.unravel_index(np.nanargmax(over_training[..., -1]), over_training.shape[:2])]
+    layers = ", ".join(f"{name} {1000 * x:.2f}" for name, x in zip(r["layers"], most[:-1], strict=True))
+    words = f"By layer, where it is largest: {layers}."
+    return f"WD, opposing penalty A in thousandths of the whole penalty, mean over training\n\n{table}\n{words}\n"
 
 
 def report_strong_penalty(r: dict) -> str:
