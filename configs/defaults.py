@@ -17,13 +17,17 @@ def get_config() -> ConfigDict:
     config.batch_size = 128  # over all devices together
     config.init = "glorot"  # glorot (replication) | pytorch (original) | gaussian | he | orthogonal
     config.precision = "float32"  # float32 | bfloat16 (forward and backward only)
-    config.loss_scale = 1.0  # c in c * (-cos) a direction: 1 replication, 2 original code
+    config.loss = "cosine"  # cosine | euclidean, as in the linear theory
+    config.loss_scale = 1.0  # c in c * loss a direction: 1 replication, 2 original code
     config.devices = 0  # 0: all
     config.sync_batch_norm = True  # BatchNorm statistics over all devices, or each its own
     config.steps_per_call = "auto"  # steps in one compiled call: auto is 1 on the CPU, 10 elsewhere
     config.log_every = 50  # steps
     config.eval_every = 5  # epochs; 0: only at the end
     config.checkpoint_every = 5  # epochs; 0: only at the end
+
+    config.dynamics = ConfigDict()
+    config.dynamics.every = 0  # steps between the records of dynamics.npz; 0: none are made
 
     config.data = ConfigDict()
     config.data.name = "cifar10"  # digits, or an image-classification set of TensorFlow Datasets

@@ -11,6 +11,7 @@ from ssl_jax.augment.views import Recipe, make_recipe, make_views
 from ssl_jax.data.batches import load
 from ssl_jax.data.sources import Dataset, load_dataset
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.losses import DISTANCES
 from ssl_jax.models import Classifier, MLPHead, Network, call_order, make_classifier, make_encoder, make_network, owners
 from ssl_jax.optim import Optimizer, Schedule, assign_groups, by_group, clipped, kind_of_decay, make_optimizer
 from ssl_jax.optim.decay import compile_mask, decay_rates, decayed, layer_index, natural, path_of
@@ -19,7 +20,7 @@ from ssl_jax.predictors import Predictor, make_predictor
 from ssl_jax.train import parallel
 from ssl_jax.train.loop import Cadence
 from ssl_jax.train.pretrain import Step, make_pretrain_step
-from ssl_jax.train.state import PretrainState, init_state
+from ssl_jax.train.state import PretrainState, init_key, init_state
 from ssl_jax.types import Config, Params
 
 GROUPS = ("encoder", "projector", "predictor")
@@ -207,11 +208,11 @@ def build_recipe(config: Config) -> Recipe:
     return make_recipe(**config.views)
 
 
-def build_cadence(config: Config, steps_per_epoch: int) -> Cadence:
-    """When to log, evaluate and save, in steps; 0 epochs means only at the end."""
+def build_cadence(config: Config, steps_per_epoch: int, track: int = 0) -> Cadence:
+    """When to log, evaluate, save and track, in steps; 0 epochs means only at the end, 0 steps not at all."""
     total = config.epochs * steps_per_epoch
     evaluate, save = (n * steps_per_epoch or total for n in (config.eval_every, config.checkpoint_every))
-    return Cadence(total, config.log_every, evaluate, save)
+    return Cadence(total, config.log_every, evaluate, save, track)
 
 
 class Layer(NamedTuple):
@@ -285,7 +286,7 @@ def fresh_state(config: Config, parts: Parts, dataset: Dataset) -> PretrainState
     make = compile_once(
         lambda key: init_state(key, image, parts.network, parts.predictor, parts.optimizer, parts.tau is not None)
     )
-    return make(jax.random.fold_in(jax.random.key(config.seed), 0x1217))
+    return make(init_key(jax.random.key(config.seed)))
 
 
 def compile_once(function: Callable) -> Callable:
@@ -303,7 +304,9 @@ def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | N
         predictor=parts.predictor,
         optimizer=parts.optimizer,
         tau=parts.tau,
+        distance=DISTANCES[config.loss],
         loss_scale=config.loss_scale,
+        tracked=config.dynamics.every > 0,
         opposing=has_penalty(config),
         axis_name=axis_name,
     )

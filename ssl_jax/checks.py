@@ -11,7 +11,7 @@ from ssl_jax import workdir
 from ssl_jax.augment.views import Recipe, make_views
 from ssl_jax.data.sources import Dataset
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.losses import LOSSES
+from ssl_jax.losses import DISTANCES, LOSSES
 from ssl_jax.types import Config
 
 # Smallest and largest value of the numbers that no part of the run checks itself.
@@ -20,6 +20,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, math.inf),
     "batch_size": (2, math.inf),
     "log_every": (1, math.inf),
+    "dynamics.every": (0, math.inf),
     "eval_every": (0, math.inf),
     "checkpoint_every": (0, math.inf),
     "loss_scale": (1e-12, math.inf),
@@ -69,7 +70,7 @@ SUPERVISED_RANGES: dict[str, tuple[float, float]] = {
 
 def check_supervised(config: Config) -> None:
     """UserError for a field of a supervised run out of range, or at odds with another, before anything is loaded."""
-    check_ranges(config, {field: span for field, span in RANGES.items() if _has(config, field)} | SUPERVISED_RANGES)
+    check_ranges(config, RANGES | SUPERVISED_RANGES)
     if config.loss not in LOSSES:
         raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, LOSSES)}")
     for section in ("plateau", "stopping"):
@@ -83,8 +84,10 @@ def check_supervised(config: Config) -> None:
 
 
 def check_counts(config: Config) -> None:
-    """UserError for a number out of range, before anything is loaded."""
+    """UserError for a number out of range, or a loss that is not there, before anything is loaded."""
     check_ranges(config, RANGES)
+    if config.loss not in DISTANCES:
+        raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, DISTANCES)}")
     check_probe(config)
 
 
@@ -99,25 +102,13 @@ def check_probe(config: Config) -> None:
 
 
 def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None:
-    """UserError for the first field that lies outside its range; an unset one is not looked at."""
+    """UserError for the first field that lies outside its range; an absent or unset one is not looked at."""
+    fields = workdir.flatten(config.to_dict())
     for field, (least, most) in ranges.items():
-        value = _at(config, field)
+        value = fields.get(field)
         if value is not None and not (least <= value <= most and math.isfinite(value)):
             takes = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
             raise UserError(f"{field}: got {value}, takes a number {takes}")
-
-
-def _has(config: Config, field: str) -> bool:
-    *sections, name = field.split(".")
-    for section in sections:
-        config = config.get(section, {})
-    return name in config
-
-
-def _at(config: Config, field: str):
-    for name in field.split("."):
-        config = config[name]
-    return config
 
 
 SECTIONS = ("data", "views", "encoder", "projector", "predictor", "target", "optimizer", "schedule", "probe")

@@ -29,6 +29,7 @@ from ssl_jax.optim.stopping import plateau_scale, should_stop
 from ssl_jax.probes.features import extract
 from ssl_jax.reports import plots
 from ssl_jax.train import metrics, parallel
+from ssl_jax.train.state import init_key
 from ssl_jax.train.supervised import SupervisedState, init_supervised, make_supervised_step
 from ssl_jax.types import Config
 
@@ -39,9 +40,7 @@ BEST_EPOCHS = 10  # over which the paper takes its mean
 def supervised(config: Config, directory: str, interrupted: Callable[[], bool] = lambda: False) -> None:
     """Trains a classifier, or goes on where the work directory stopped; then reports and draws."""
     checks.check_supervised(config)
-    devices = parallel.pick_devices(config.devices)
-    parallel.per_device(config.batch_size, devices)
-    parallel.steps_per_call(config.steps_per_call, devices)
+    devices = driver.pick_devices(config)
     kept = assembly.resident(config.data.resident)
     assembly.build_classifier(config, 10, 3, config.epochs, 1, None)  # names a wrong field before any data is read
     out = workdir.check_workdir(directory, config.to_dict())
@@ -112,8 +111,9 @@ def build_augment(config: Config, dataset: Dataset) -> Callable:
 def fresh_state(config: Config, parts: assembly.ClassifierParts, dataset: Dataset) -> SupervisedState:
     """The state at step 0: a function of the seed, and of the file of weights where one is given."""
     image = jnp.zeros((2, dataset.side, dataset.side, dataset.train.image.shape[-1]))
-    key = jax.random.fold_in(jax.random.key(config.seed), 0x1217)
-    state = assembly.compile_once(lambda key: init_supervised(key, image, parts.classifier, parts.optimizer))(key)
+    state = assembly.compile_once(lambda key: init_supervised(key, image, parts.classifier, parts.optimizer))(
+        init_key(jax.random.key(config.seed))
+    )
     if not config.weights:
         return state
     params, stats, message = load_weights(Path(config.weights), state.params, state.stats, config.encoder.name)

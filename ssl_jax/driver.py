@@ -1,18 +1,23 @@
 """From a fresh state to the end of training, or from the last checkpoint to it: the same for every task that trains."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from ssl_jax import records
 from ssl_jax.console import is_writer, progress_bar, say
 from ssl_jax.data.batches import Feed
 from ssl_jax.errors import UserError
 from ssl_jax.train import checkpoint, metrics, parallel
+from ssl_jax.train.dynamics_file import Record, resume_dynamics, write_dynamics
 from ssl_jax.train.loop import Cadence, Hooks, plan_calls, train_loop
 from ssl_jax.types import Config, PyTree
+
+WRITE_EVERY = 30  # seconds between two writes of dynamics.npz where no checkpoint is due: it is written whole
 
 
 class Task(NamedTuple):
@@ -21,7 +26,7 @@ class Task(NamedTuple):
     run(state, batches) -> (state, metrics), compiled; best: the metric that ranks checkpoints; header(start), printed
     before the first step; signs(state) -> what a row of metrics.csv holds of it; evaluate(state, step) -> more of it;
     adjust(state, rows) -> (state, whether to end here), after an evaluation and at a restart: `rows` are all so far.
-    shown: columns beside the progress bar.
+    shown: columns beside the progress bar. track(state) -> what a record of dynamics.npz holds of it.
     """
 
     run: Callable
@@ -31,6 +36,15 @@ class Task(NamedTuple):
     evaluate: Callable[[Any, int], dict]
     adjust: Callable[[Any, list[dict]], tuple[Any, bool]]
     shown: tuple[str, ...]
+    track: Callable[[Any], Record] = lambda state: {}
+
+
+def pick_devices(config: Config) -> list:
+    """The devices to train on; UserError where the batch or the steps of a call do not fit them."""
+    devices = parallel.pick_devices(config.devices)
+    parallel.per_device(config.batch_size, devices)
+    parallel.steps_per_call(config.steps_per_call, devices)
+    return devices
 
 
 def train(
@@ -51,25 +65,31 @@ def train(
         state = checkpoint.restore(manager, fresh) if start else fresh
         records.open_on_one(str(out), config)  # a start that is refused above leaves everything as it was
         rows = records.begin_log(out, start)
+        dynamics = begin_dynamics(out, task, state, start) if cadence.track else []
         state, enough = task.adjust(state, rows)
         if not enough:
             task.header(start)
-            state, step, enough = _loop(
-                config, out, task, manager, state, rows, start, feed, cadence, devices, interrupted
+            state, step = _loop(
+                config, out, task, manager, state, rows, dynamics, start, feed, cadence, devices, interrupted
             )
-            if step < cadence.total and not enough:
+            if step < cadence.total and not task.adjust(state, rows)[1]:
                 say(f"stopped at step {step} of {cadence.total}, saved; the same command goes on from here")
                 return None
     return jax.device_get(state)
 
 
-def _loop(config, out, task: Task, manager, state, rows, start, feed, cadence, devices, interrupted):
-    """(state, step reached, whether the task itself ended it)."""
+def begin_dynamics(out: Path, task: Task, state: PyTree, start: int) -> list[Record]:
+    """The records up to the step that training goes on from; the first is of the fresh state."""
+    found = resume_dynamics(out, start) if is_writer() else []
+    return found if start else [task.track(state) | {"step": np.int64(0), "epoch": np.float32(0)}]
+
+
+def _loop(config, out, task: Task, manager, state, rows, dynamics, start, feed, cadence, devices, interrupted):
+    """(state, step reached)."""
     size = parallel.steps_per_call(config.steps_per_call, devices)
     calls = feed.batches(plan_calls(start, cadence, size), parallel.process_rows(config.batch_size))
-    ended = [False]
     with progress_bar(cadence.total, start) as bar:
-        state, step = train_loop(
+        return train_loop(
             task.run,
             parallel.replicate(state, devices),
             calls,
@@ -77,12 +97,11 @@ def _loop(config, out, task: Task, manager, state, rows, start, feed, cadence, d
             cadence=cadence,
             batch_size=config.batch_size,
             seconds_before=rows[-1]["seconds"] if rows else 0.0,
-            hooks=_hooks(config, out, task, manager, rows, cadence, interrupted, bar, ended),
+            hooks=_hooks(config, out, task, manager, rows, dynamics, cadence, interrupted, bar),
         )
-    return state, step, ended[0]
 
 
-def _hooks(config, out, task: Task, manager, rows, cadence: Cadence, interrupted, bar, ended) -> Hooks:
+def _hooks(config, out, task: Task, manager, rows, dynamics, cadence: Cadence, interrupted, bar) -> Hooks:
     """What the loop does at its events."""
 
     def signs(state):
@@ -93,11 +112,21 @@ def _hooks(config, out, task: Task, manager, rows, cadence: Cadence, interrupted
         if is_writer():
             metrics.append_row(out / "metrics.csv", row)
 
-    def adjust(state):
-        state, ended[0] = task.adjust(state, rows)
-        return state, ended[0]
+    written = [time.monotonic()]
+
+    def write():
+        if dynamics and is_writer():
+            write_dynamics(out, dynamics)
+            written[0] = time.monotonic()
+
+    def track(state, step, metrics):
+        epoch = np.float32(step * config.epochs / cadence.total)
+        dynamics.append(task.track(state) | jax.device_get(metrics) | {"step": np.int64(step), "epoch": epoch})
+        if time.monotonic() - written[0] > WRITE_EVERY:
+            write()
 
     def save(state, step, row):
+        write()  # first: a record that is missing after a restart would never be made again
         checkpoint.save(manager, state, step, {task.best: row[task.best]} if task.best in row else {})
 
     def stop(event):
@@ -113,4 +142,4 @@ def _hooks(config, out, task: Task, manager, rows, cadence: Cadence, interrupted
             texts = {name: f"{value:.0f}" if value >= 100 else f"{value:.3g}" for name, value in shown.items()}
             bar.set_postfix(texts)
 
-    return Hooks(signs, task.evaluate, record, save, stop, progress, adjust)
+    return Hooks(signs, task.evaluate, record, save, stop, progress, lambda state: task.adjust(state, rows), track)

@@ -1,7 +1,8 @@
 """Losses between what a network says and what it should say.
 
-Of two views: `negative_cosine`. Of an image and its class: `LOSSES`, by name. There `logits` (..., K) are the scores of
-K classes and `target` (..., K) is their distribution, one-hot or mixed; the loss (...) is one number an example.
+Of two views: `DISTANCES`, by name. Of an image and its class: `LOSSES`, by name. There `logits` (..., K) are the
+scores of K classes and `target` (..., K) is their distribution, one-hot or mixed; the loss (...) is one number an
+example.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,18 @@ def negative_cosine(p: jax.Array, z: jax.Array) -> jax.Array:
     chex.assert_rank([p, z], 2)
     chex.assert_equal_shape([p, z])
     return -jnp.sum(unit(p) * unit(jax.lax.stop_gradient(z)), axis=-1)
+
+
+def half_squared(p: jax.Array, z: jax.Array) -> jax.Array:
+    """||p - z||^2 / 2, the loss of one direction in the linear theory; p, z (B, D) -> (B,). No gradient flows into z.
+
+    Tian et al. 2021 (arXiv 2102.06810), eq. 1.
+    """
+    chex.assert_rank([p, z], 2)
+    return squared(p, jax.lax.stop_gradient(z))
+
+
+DISTANCES = {"cosine": negative_cosine, "euclidean": half_squared}
 
 
 def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:

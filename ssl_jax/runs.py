@@ -14,6 +14,7 @@ from ssl_jax.console import is_writer, print_accuracies, print_layers, print_tra
 from ssl_jax.data.batches import make_feed
 from ssl_jax.data.sources import Dataset
 from ssl_jax.dynamics.collapse import collapse_signs, verdict
+from ssl_jax.dynamics.measure import measure_spectra, measure_weights
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments import run_experiment
 from ssl_jax.linalg import symmetric_eigh
@@ -32,9 +33,7 @@ BEST = "knn_validation"
 def pretrain(config: Config, directory: str, interrupted: Callable[[], bool] = lambda: False) -> None:
     """Pretrains, or goes on where the work directory stopped; then probes, reports and draws."""
     checks.check_counts(config)
-    devices = parallel.pick_devices(config.devices)
-    parallel.per_device(config.batch_size, devices)
-    parallel.steps_per_call(config.steps_per_call, devices)
+    devices = driver.pick_devices(config)
     kept = assembly.resident(config.data.resident)
     recipe = assembly.build(config, config.epochs, 1, None).recipe  # names a wrong field before any data is read
     out = workdir.check_workdir(directory, config.to_dict())
@@ -43,7 +42,7 @@ def pretrain(config: Config, directory: str, interrupted: Callable[[], bool] = l
     checks.check_views(recipe, dataset)
     checks.check_sizes(config.probe, dataset, config.probe.validation_size)
 
-    cadence = assembly.build_cadence(config, feed.steps_per_epoch)
+    cadence = assembly.build_cadence(config, feed.steps_per_epoch, config.dynamics.every)
     parts = assembly.build(config, cadence.total, feed.steps_per_epoch, parallel.AXIS)
     fresh = jax.device_get(assembly.fresh_state(config, parts, dataset))
     check_mask(fresh.params, config.optimizer.exclude)
@@ -145,7 +144,22 @@ def make_task(config, parts, dataset, encode, run, fresh, devices, cadence) -> d
         return {BEST: accuracy}
 
     shown = ("loss", "relative_spread", "images_per_second")
-    return driver.Task(run, BEST, header, signs, evaluate, lambda state, rows: (state, False), shown)
+    return driver.Task(run, BEST, header, signs, evaluate, lambda state, rows: (state, False), shown, make_track())
+
+
+def make_track() -> Callable[[PretrainState], dict]:
+    """track(state) -> what dynamics.npz holds of it; NaN for the spectra before F has seen a batch."""
+    weights = jax.jit(measure_weights)
+    spectra = jax.jit(measure_spectra)
+
+    def track(state):
+        # The spectra on one device, from the host: eigenvalues of a matrix that is not symmetric are taken there.
+        corr, w = jax.device_get((state.memory["correlation"], matrix(state.params["predictor"])))
+        record = jax.device_get(spectra(corr, w) | weights(state.params, state.target))
+        own = ("predictor_eigenvalues", "asymmetry", "asymmetry_l1", "parameter_norm", "weight_cosine")
+        return record if corr.any() else {name: record[name] for name in own}
+
+    return track
 
 
 # --- After training ---------------------------------------------------------------------------------------

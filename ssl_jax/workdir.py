@@ -1,6 +1,6 @@
 """What lies in a work directory, and when a second start on it is refused.
 
-config.json (as it ran), metrics.csv, checkpoints/, features/, result.json, figures/*.png.
+config.json (as it ran), metrics.csv, dynamics.npz, checkpoints/, features/, result.json, figures/*.png.
 """
 
 import json
@@ -20,6 +20,7 @@ FREE = (
     "together",
     "workers",
     "log_every",
+    "dynamics.",
     "eval_every",
     "checkpoint_every",
     "probe.",

@@ -19,6 +19,7 @@ from ssl_jax.experiments.lectures import adam_l2, conduct, random_labels, ridge,
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import make_optimizer
 from ssl_jax.reports import lectures
+from ssl_jax.train.state import init_key
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "experiments"
 # A few steps of networks with a handful of units.
@@ -92,7 +93,7 @@ def test_members_are_those_of_a_loop_in_numpy(loops):
     x = dataset.train.image.reshape(100, -1).astype(np.float64) / 255
     target = np.eye(10)[dataset.train.label]
     for s, seed in enumerate((3, 4)):
-        key = jax.random.fold_in(jax.random.key(seed), training.INIT)
+        key = init_key(jax.random.key(seed))
         params, _ = network.init(key, jnp.zeros((2, 8, 8, 1)))
         for r, rate in enumerate((0.1, 0.5)):
             loss, accuracy = momentum(params, x, target, rate, seed)

@@ -18,7 +18,8 @@ from ssl_jax.models import make_classifier
 from ssl_jax.models.layers import Norm
 from ssl_jax.optim import make_optimizer
 from ssl_jax.optim.decay import layer_index
-from ssl_jax.train.grid import INIT, Member, Watched, count, make_program, train_members, watch
+from ssl_jax.train.grid import Member, Watched, count, make_program, train_members, watch
+from ssl_jax.train.state import init_key
 from ssl_jax.train.supervised import init_supervised, make_supervised_step
 
 SIDE, COUNT, BATCH, EPOCHS, STEPS, CLASSES = 8, 24, 6, 2, 4, 3
@@ -78,7 +79,7 @@ def train(made, members, stop=lambda members: False, **options):
 def alone(member, kind="decoupled", layerwise=""):
     """The run of a member by the supervised step itself, with plain numbers: (state, losses of every step)."""
     own = optimizer(member.learning_rate, member.weight_decay, kind, layerwise)
-    key = jax.random.fold_in(jax.random.key(member.seed), INIT)
+    key = init_key(jax.random.key(member.seed))
     state = init_supervised(key, jnp.zeros((2, SIDE, SIDE, 1)), CLASSIFIER, own)
     parts = {"augment": AUGMENT, "classifier": CLASSIFIER, "optimizer": own, "loss": LOSSES["softmax"]}
     step, losses = jax.jit(make_supervised_step(**parts, num_classes=CLASSES)), []

@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import assembly, checks, records, workdir
-from ssl_jax.augment.labelled import make_augment
 from ssl_jax.augment.views import make_normalise
-from ssl_jax.classify import hold_out
+from ssl_jax.classify import build_augment, hold_out
 from ssl_jax.console import progress_bar, say
 from ssl_jax.data.batches import batch_indices
 from ssl_jax.data.sources import Split
@@ -31,6 +30,7 @@ from ssl_jax.models import Classifier, call_order, make_classifier, make_encoder
 from ssl_jax.optim import Optimizer, make_optimizer
 from ssl_jax.optim.decay import check_mask, layer_index
 from ssl_jax.reports import experiments as reports
+from ssl_jax.train import parallel
 from ssl_jax.train.grid import Member, Program, make_program, train_members, watch
 from ssl_jax.types import Config, Params, PyTree
 
@@ -128,8 +128,7 @@ def prepare(config: Config, directory: str, plan: Callable[[Config], Iterable[Ru
 
     plan(config) -> runs as this configuration will have them, of which every different kind and decay is looked at.
     """
-    fields = workdir.flatten(config.to_dict())
-    checks.check_ranges(config, {field: span for field, span in RANGES.items() if field in fields})
+    checks.check_ranges(config, RANGES)
     if jax.process_count() > 1:
         raise UserError(f"--processes: got {jax.process_count()}, an experiment runs in one")
     for check in (together, workers):
@@ -146,9 +145,7 @@ def prepare(config: Config, directory: str, plan: Callable[[Config], Iterable[Ru
         raise UserError(f"data.test_size: got {size}, takes at most {len(dataset.test.label)}, or 0 for all")
     if config.batch_size > len(train.label):
         raise UserError(f"batch_size: got {config.batch_size}, takes at most the {len(train.label)} training images")
-    augment = make_augment(image_size=dataset.side, **config.augment)
-    keys, target = jax.random.split(jax.random.key(0), 2), jnp.zeros((2, dataset.num_classes))
-    jax.eval_shape(augment, keys, train.image[:2], target)
+    augment = build_augment(config, dataset)
     for kind in {run.kind.encoder: run.kind for run in plan(config)}.values():  # a network may want larger images
         initialise = build_classifier(config, kind, dataset.num_classes).init
         jax.eval_shape(initialise, jax.random.key(0), train.image[:2].astype(np.float32))
@@ -185,21 +182,13 @@ def check_run(config: Config, run: Run, shapes: dict) -> None:
 def together(config: Config) -> int:
     """Members in one call. One on a CPU, where vmapped convolutions are slow; see train/grid.py."""
     auto = 1 if jax.default_backend() == "cpu" else TOGETHER
-    return whole_number("together", config.together, auto)
+    return parallel.count_or_auto("together", config.together, auto)
 
 
 def workers(config: Config) -> int:
     """Calls at once: a small network keeps one core busy, so there is one for each."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return whole_number("workers", config.workers, cores if jax.default_backend() == "cpu" else 1)
-
-
-def whole_number(field: str, value: Any, auto: int) -> int:
-    if value == "auto":
-        return auto
-    if not str(value).isdecimal() or int(value) < 1:
-        raise UserError(f"{field}: got {value!r}, takes 'auto' or a whole number of at least 1")
-    return int(value)
+    return parallel.count_or_auto("workers", config.workers, cores if jax.default_backend() == "cpu" else 1)
 
 
 def in_batches(split: Split) -> list[tuple[jax.Array, jax.Array]]:

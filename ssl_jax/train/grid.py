@@ -19,10 +19,10 @@ import numpy as np
 from ssl_jax.dynamics.penalties import opposing_by_layer, opposing_penalty
 from ssl_jax.models import Classifier
 from ssl_jax.optim import Optimizer
+from ssl_jax.train.state import init_key
 from ssl_jax.train.supervised import SupervisedState, init_supervised, make_supervised_step
 from ssl_jax.types import PyTree
 
-INIT = 0x1217  # folded into the key of a run's seed for its initialisation, as in every other task
 OPPOSING = ("ratio", "fraction")
 
 
@@ -95,8 +95,9 @@ def make_program(
         return optimizer(member.learning_rate, member.weight_decay)
 
     def init(member: Member, image) -> SupervisedState:
-        key = jax.random.fold_in(jax.random.key(member.seed), INIT)
-        state = init_supervised(key, image.astype(jnp.float32), classifier, own(member))
+        state = init_supervised(
+            init_key(jax.random.key(member.seed)), image.astype(jnp.float32), classifier, own(member)
+        )
         return state._replace(params=begin(state.params, member))
 
     def step(state: SupervisedState, member: Member, image, label, index):

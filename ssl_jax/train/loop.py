@@ -17,16 +17,23 @@ ADVICE = "the last checkpoint before it is kept. Lower optimizer.learning_rate, 
 
 
 class Cadence(NamedTuple):
-    """When things happen, in steps: last step of the run, and the distances between logs, evaluations, saves."""
+    """When things happen, in steps: last step of the run, and the distances between logs, evaluations, saves, and
+    records of the dynamics (0: none).
+    """
 
     total: int
     log: int
     evaluate: int
     save: int
+    track: int = 0
 
     def next_event(self, step: int) -> int:
+        """The first step after `step` that ends a row of metrics.csv."""
+        return min(self.total, *((step // every + 1) * every for every in (self.log, self.evaluate, self.save)))
+
+    def next_stop(self, step: int) -> int:
         """The first step after `step` at which anything happens."""
-        return min(self.total, *((step // every + 1) * every for every in self[1:]))
+        return min(self.next_event(step), (step // self.track + 1) * self.track if self.track else self.total)
 
     def due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.total
@@ -35,7 +42,8 @@ class Cadence(NamedTuple):
 class Hooks(NamedTuple):
     """signs(state) -> dict of floats, at every event; evaluate(state, step) -> dict of floats; record(row);
     save(state, step, row); stop(event) -> bool, asked after each call; progress(step, row), after each call;
-    adjust(state) -> (state, whether to end here), after each evaluation has been recorded.
+    adjust(state) -> (state, whether to end here), after each evaluation has been recorded; track(state, step, metrics),
+    with those of the step itself.
     """
 
     signs: Callable[[Any], dict]
@@ -45,6 +53,7 @@ class Hooks(NamedTuple):
     stop: Callable[[bool], bool]
     progress: Callable[[int, dict], None]
     adjust: Callable[[Any], tuple[Any, bool]] = lambda state: (state, False)
+    track: Callable[[Any, int, dict], None] = lambda state, step, metrics: None
 
 
 def plan_calls(first: int, cadence: Cadence, size: int) -> Iterable[tuple[int, int]]:
@@ -53,7 +62,7 @@ def plan_calls(first: int, cadence: Cadence, size: int) -> Iterable[tuple[int, i
     So at most two programs are ever compiled.
     """
     while first < cadence.total:
-        count = size if cadence.next_event(first) - first >= size else 1
+        count = size if cadence.next_stop(first) - first >= size else 1
         yield first, count
         first += count
 
@@ -82,6 +91,8 @@ def train_loop(
         state, metrics = run(state, batch)
         step += len(batch["position"])
         pending.append(metrics)
+        if cadence.track and cadence.due(step, cadence.track):
+            hooks.track(state, step, jax.tree.map(lambda x: x[-1], metrics))
         event = step == cadence.next_event(step - 1)
         stopping = hooks.stop(event)
         if not (stopping or event):

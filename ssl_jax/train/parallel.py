@@ -75,10 +75,15 @@ def replicate(data: Any, devices: list) -> Any:
 
 def steps_per_call(value: int | str, devices: list) -> int:
     """ "auto" is 1 on the CPU, where convolutions inside a compiled loop are slow, and 10 elsewhere."""
+    return count_or_auto("steps_per_call", value, 1 if devices[0].platform == "cpu" else 10)
+
+
+def count_or_auto(field: str, value: int | str, auto: int) -> int:
+    """The number that a field of text holds, or `auto` where it says so."""
     if value == "auto":
-        return 1 if devices[0].platform == "cpu" else 10
+        return auto
     if not str(value).isdecimal() or int(value) < 1:
-        raise UserError(f"steps_per_call: got {value!r}, takes 'auto' or a whole number of at least 1")
+        raise UserError(f"{field}: got {value!r}, takes 'auto' or a whole number of at least 1")
     return int(value)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from ssl_jax.dynamics.collapse import relative_spread
+from ssl_jax.dynamics.measure import measure_step
 from ssl_jax.dynamics.penalties import opposing_penalty
 from ssl_jax.linalg import second_moment
 from ssl_jax.losses import negative_cosine
@@ -31,7 +32,9 @@ def make_pretrain_step(
     predictor: Predictor,
     optimizer: Optimizer,
     tau: Callable | None,
+    distance: Callable = negative_cosine,
     loss_scale: float = 1.0,
+    tracked: bool = False,
     opposing: bool = False,
     axis_name: str | None = None,
 ) -> Step:
@@ -39,8 +42,9 @@ def make_pretrain_step(
 
     batch: "image" (B, H, W, C) uint8 and "position" (B,) int32, the examples' places in the global batch, which
     their randomness follows. key: the run's, the same at every step and on every device. tau: step -> rate of
-    the target average, or None for no average. loss_scale: c in c * (-cos), summed over both directions (1: the
-    replication, 2: the original authors' code). opposing: whether to measure where the weight decay pushes weights up.
+    the target average, or None for no average. distance(p, t) -> (B,): one of `losses.DISTANCES`. loss_scale: c in
+    c * distance, summed over both directions (1: the replication, 2: the original authors' code). tracked: whether to
+    add what `measure_step` says of the step. opposing: whether to measure where the weight decay pushes weights up.
     axis_name: the mapped device axis, None for a single device.
     metrics: "loss" (), "relative_spread" (), and "opposing_ratio", "opposing_fraction" () where measured.
     """
@@ -57,24 +61,26 @@ def make_pretrain_step(
             # Without an average the target is the online network, so its output is z, with no gradient.
             t1, t2 = (z1, z2) if tau is None else target_projections(state, view1, view2)
             p1, p2 = (predictor.apply(params["predictor"], state.memory, z) for z in (z1, z2))
-            loss = loss_scale * jnp.mean(negative_cosine(p1, t2) + negative_cosine(p2, t1))
-            return loss, (stats, z1, z2)
+            loss = loss_scale * jnp.mean(distance(p1, t2) + distance(p2, t1))
+            return loss, (stats, (z1, z2), (t1, t2))
 
         def target_projections(state, *images):
             return tuple(network.train(state.target, state.stats, image)[0] for image in images)
 
-        (loss, (stats, z1, z2)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        (loss, (stats, z, t)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         grads = mean(grads)
         penalty = opposing_of_step(optimizer, grads, state.opt_state, params) if opposing else {}
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         params: Params = optax.apply_updates(params, updates)
 
-        corr = mean(second_moment(z1, z2))
+        corr = mean(second_moment(*z))
         predictor_params, memory = predictor.update(params["predictor"], state.memory, corr, state.step)
         params = {**params, "predictor": predictor_params}
 
         target = state.target if tau is None else average(state.target, params, tau(state.step))
-        metrics = mean({"loss": loss, "relative_spread": relative_spread(z1)}) | penalty
+        metrics = mean({"loss": loss, "relative_spread": relative_spread(z[0])}) | penalty
+        if tracked:
+            metrics |= measure_step(grads, updates, z, t, corr, mean)
         return PretrainState(state.step + 1, params, mean(stats), target, opt_state, memory), metrics
 
     return step

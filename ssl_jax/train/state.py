@@ -25,6 +25,11 @@ class PretrainState(NamedTuple):
     memory: Memory
 
 
+def init_key(key: jax.Array) -> jax.Array:
+    """The key from which the run of this key draws its first weights, apart from all that it draws in its steps."""
+    return jax.random.fold_in(key, 0x1217)
+
+
 def init_state(
     key: jax.Array,
     image: jax.Array,

@@ -45,8 +45,7 @@ class Experiment(NamedTuple):
 
 def run(experiment: Experiment, config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
     """Computes what the work directory does not hold yet, then reports and draws."""
-    fields = workdir.flatten(config.to_dict())
-    checks.check_ranges(config, {k: v for k, v in (RANGES | experiment.ranges).items() if k in fields})
+    checks.check_ranges(config, RANGES | experiment.ranges)
     out = workdir.check_workdir(directory, config.to_dict())
     dataset = assembly.read_dataset(config)
     cells = experiment.plan(config, dataset)

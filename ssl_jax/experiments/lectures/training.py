@@ -19,10 +19,10 @@ from ssl_jax.errors import UserError
 from ssl_jax.losses import LOSSES
 from ssl_jax.models import Classifier
 from ssl_jax.optim import Optimizer
+from ssl_jax.train.state import init_key
 from ssl_jax.train.supervised import SupervisedState, make_supervised_step
 
 JUDGED_TOGETHER = 1000  # images
-INIT = 0x1217  # folded into a seed's key for the initialisation, as in every other task
 
 
 class Setting(NamedTuple):
@@ -134,7 +134,7 @@ def _fresh(setting: Setting, build: Callable, rates: dict, keys: jax.Array, star
     def member(params, stats, knobs):
         return SupervisedState(jnp.zeros((), jnp.int32), params, stats, build(**knobs).init(params))
 
-    rows = [(start or alike)(jax.random.fold_in(key, INIT)) for key in keys]
+    rows = [(start or alike)(init_key(key)) for key in keys]
     params, stats = jax.tree.map(lambda *row: jnp.stack(row), *rows)
     return jax.jit(jax.vmap(jax.vmap(member), in_axes=(0, 0, None)))(params, stats, rates)
 

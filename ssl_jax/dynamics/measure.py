@@ -1,0 +1,68 @@
+"""What is measured of a run's dynamics while it trains: of one step, of the weights, of the spectra."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssl_jax.dynamics.alignment import eigenspace_alignment
+from ssl_jax.linalg import asymmetry, effective_rank, matmul, symmetric_eigh
+from ssl_jax.losses import unit
+from ssl_jax.types import Params
+
+PARTS = ("encoder", "projector", "predictor")  # in this order wherever an array holds one number of each
+Pair = tuple[jax.Array, jax.Array]
+
+
+def measure_step(grads: Params, updates: Params, z: Pair, t: Pair, corr: jax.Array, mean: Callable) -> dict:
+    """Of the step that is being taken; z, t: projections (B, D) of the two views by the online and the target network,
+    corr (D, D): their uncentred correlation E z zᵀ; mean: over the devices.
+
+    gradient_norm, update_norm (3,): of each of `PARTS`, decay and learning rate being in the second.
+    mean_share (): ||E z||² / E ||z||², 1 where all projections are one vector.
+    online_target_cosine (): mean cosine of both networks' projections of the same view; 1 without an average.
+    """
+    centre = mean(jnp.mean(jnp.stack(z), axis=(0, 1)))
+    cosine = mean(jnp.mean(jnp.sum(unit(jnp.stack(z)) * unit(jnp.stack(t)), axis=-1)))
+    return {
+        "gradient_norm": norms(grads),
+        "update_norm": norms(updates),
+        "mean_share": jnp.sum(jnp.square(centre)) / jnp.maximum(jnp.trace(corr), jnp.finfo(corr.dtype).tiny),
+        "online_target_cosine": cosine,
+    }
+
+
+def norms(tree: Params) -> jax.Array:
+    """Euclidean norm of each of `PARTS`, (3,)."""
+    return jnp.stack([optax.tree.norm(tree[part]) for part in PARTS])
+
+
+def measure_weights(params: Params, target: Params) -> dict[str, jax.Array]:
+    """parameter_norm (3,); weight_cosine (), between online and target weights, NaN where there is no target."""
+    shared = {part: params[part] for part in target}
+    sizes = optax.tree.norm(shared) * optax.tree.norm(target)
+    cosine = optax.tree.vdot(shared, target) / sizes if target else jnp.nan
+    return {"parameter_norm": norms(params), "weight_cosine": jnp.asarray(cosine)}
+
+
+def measure_spectra(corr: jax.Array, w: jax.Array) -> dict[str, jax.Array]:
+    """Of the correlation F and the predictor W_p, both (D, D): all that `eigenspace_alignment` says (its asymmetry as
+    asymmetry_l1), and
+
+    mode_predictor (D,): p_j = v_j . W_p v_j with F's eigenvectors v_j, largest eigenvalue first.
+    asymmetry (): ||W_p - W_pᵀ|| / ||W_p||. effective_rank () of F.
+    commutator, commutator_relative (): ||[F, W_p]||, and its share of ||F|| ||W_p||.
+    """
+    aligned = eigenspace_alignment(corr, w)
+    v = symmetric_eigh(corr)[1][:, ::-1]
+    commutator = jnp.linalg.norm(matmul(corr, w) - matmul(w, corr))
+    scale = jnp.linalg.norm(corr) * jnp.linalg.norm(w)
+    return aligned | {
+        "asymmetry_l1": aligned["asymmetry"],
+        "mode_predictor": jnp.sum(v * matmul(w, v), axis=0),
+        "asymmetry": asymmetry(w),
+        "effective_rank": effective_rank(aligned["corr_eigenvalues"]),
+        "commutator": commutator,
+        "commutator_relative": commutator / jnp.maximum(scale, jnp.finfo(w.dtype).tiny),
+    }
