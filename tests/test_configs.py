@@ -182,4 +182,4 @@ def test_cadence_counts_epochs_in_steps():
     config = cifar10.get_config()
     config.epochs, config.eval_every, config.checkpoint_every = 10, 5, 0
     cadence = assembly.build_cadence(config, 390)
-    assert cadence == (3900, config.log_every, 1950, 3900)
+    assert cadence == (3900, config.log_every, 1950, 3900, 0)

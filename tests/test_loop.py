@@ -11,18 +11,18 @@ CADENCE = Cadence(total=12, log=2, evaluate=6, save=4)
 
 def random_cadence(rng):
     total = int(rng.integers(1, 60))
-    return Cadence(total, *(int(rng.integers(1, 25)) for _ in range(3)))
+    return Cadence(total, *(int(rng.integers(1, 25)) for _ in range(3)), int(rng.integers(0, 9)))
 
 
 class Recorder:
     """Hooks that write down what they are called with; `stop_at`: the step at which a signal has arrived."""
 
     def __init__(self, stop_at=None):
-        self.rows, self.saved, self.evaluated, self.reached, self.asked = [], [], [], 0, []
+        self.rows, self.saved, self.evaluated, self.reached, self.asked, self.tracked = [], [], [], 0, [], []
         self.stop_at = stop_at
 
     def hooks(self):
-        return Hooks(self.signs, self.evaluate, self.rows.append, self.save, self.stop, self.progress)
+        return Hooks(self.signs, self.evaluate, self.rows.append, self.save, self.stop, self.progress, track=self.track)
 
     def signs(self, state):
         return {"sign": state["step"]}
@@ -34,6 +34,10 @@ class Recorder:
     def save(self, state, step, row):
         assert state["step"] == step == row["step"]
         self.saved.append(step)
+
+    def track(self, state, step, metrics):
+        assert state["step"] == step
+        self.tracked.append((step, float(metrics["loss"])))
 
     def stop(self, event):
         self.asked.append(event)
@@ -77,8 +81,11 @@ def test_next_event_is_the_first_at_which_anything_is_due():
     for _ in range(300):
         cadence = random_cadence(rng)
         step = int(rng.integers(0, cadence.total))
-        events = [n for n in range(step + 1, cadence.total + 1) if any(cadence.due(n, every) for every in cadence[1:])]
+        ahead = range(step + 1, cadence.total + 1)
+        events = [n for n in ahead if any(cadence.due(n, every) for every in cadence[1:4])]
+        stops = [n for n in ahead if any(cadence.due(n, every) for every in cadence[1:] if every)]
         assert cadence.next_event(step) == events[0]
+        assert cadence.next_stop(step) == stops[0]
 
 
 def test_due():
@@ -93,7 +100,7 @@ def test_plan_covers_every_step_with_two_sizes_and_crosses_no_event():
         calls = list(plan_calls(first, cadence, size))
         assert [n for start, count in calls for n in range(start, start + count)] == list(range(first, cadence.total))
         assert {count for _, count in calls} <= {1, size}
-        assert all(start + count <= cadence.next_event(start) for start, count in calls)
+        assert all(start + count <= cadence.next_stop(start) for start, count in calls)
 
 
 def test_plan_uses_long_calls_where_it_can():
@@ -113,6 +120,15 @@ def test_a_run_without_trouble(size):
     assert [row["loss"] for row in seen.rows] == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5]  # means of the two steps before
     assert [row["sign"] for row in seen.rows] == [row["step"] for row in seen.rows]
     assert [row.get("accuracy") for row in seen.rows] == [None, None, 0.06, None, None, 0.12]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_tracking_sees_its_own_step_and_cuts_no_row(size):
+    seen = Recorder()
+    seen.train(size=size, cadence=CADENCE._replace(track=5))
+    assert seen.tracked == [(5, 4.0), (10, 9.0), (12, 11.0)]
+    assert [row["step"] for row in seen.rows] == [2, 4, 6, 8, 10, 12]
+    assert [row["loss"] for row in seen.rows] == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5]
 
 
 def test_rows_tell_the_time_of_all_starts_together():

@@ -9,10 +9,11 @@ import pytest
 from commands import TINY, finish_command, last_parameters, start_command
 
 from ssl_jax.train.checkpoint import steps_in
+from ssl_jax.train.dynamics_file import read_dynamics
 from ssl_jax.train.metrics import read_rows
 
 pytestmark = pytest.mark.slow
-FIELDS = [*TINY, "--config.epochs=15"]
+FIELDS = [*TINY, "--config.epochs=15", "--config.dynamics.every=3"]
 STEPS = 60
 TIMES = ("seconds", "images_per_second")
 
@@ -23,6 +24,14 @@ def unbroken(tmp_path_factory, shared_cache):
     workdir = tmp_path_factory.mktemp("unbroken")
     finish_command(start_command(workdir, *FIELDS))
     return workdir
+
+
+def assert_same_dynamics(workdir, unbroken):
+    found, expected = (read_dynamics(path) for path in (workdir, unbroken))
+    assert expected["step"].tolist() == list(range(0, STEPS + 1, 3))
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
 def wait_for(process, workdir, step):
@@ -56,6 +65,7 @@ def test_killed_again_and_again(tmp_path, unbroken):
     assert [row["step"] for row in rows] == list(range(2, STEPS + 1, 2))
     for row, other in zip(rows, expected, strict=True):
         np.testing.assert_equal(row | dict.fromkeys(TIMES), other | dict.fromkeys(TIMES))
+    assert_same_dynamics(tmp_path, unbroken)
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds)
 
@@ -71,6 +81,7 @@ def test_asked_to_stop(tmp_path, unbroken):
     assert f"going on from step {stopped}" in finish_command(start_command(tmp_path, *FIELDS))
     assert (tmp_path / "result.json").exists()
     assert_same_end(tmp_path, unbroken)
+    assert_same_dynamics(tmp_path, unbroken)
     steps = [row["step"] for row in read_rows(tmp_path / "metrics.csv")]
     assert steps == sorted({*range(2, STEPS + 1, 2), stopped})
 

@@ -72,7 +72,7 @@ def make_state(parts: Parts, seed=0):
     return zeros._replace(params=params, stats=stats, target=noise(shapes.target), opt_state=opt_state)
 
 
-def make_step(parts: Parts, views=None, axis_name=None, loss_scale=1.0):
+def make_step(parts: Parts, views=None, axis_name=None, **options):
     """The step, not compiled."""
     return make_pretrain_step(
         views=views or noisy_views,
@@ -80,8 +80,8 @@ def make_step(parts: Parts, views=None, axis_name=None, loss_scale=1.0):
         predictor=parts.predictor,
         optimizer=parts.optimizer,
         tau=parts.tau,
-        loss_scale=loss_scale,
         axis_name=axis_name,
+        **options,
     )
 
 

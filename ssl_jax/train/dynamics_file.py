@@ -72,7 +72,7 @@ def _readable(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """(arrays that are whole and as long as `step`, names of the others)."""
     arrays, lost = {}, []
     try:
-        with np.load(path) as file:
+        with path.open("rb") as content, np.load(content) as file:
             for name in file.files:
                 try:
                     arrays[name] = file[name]
