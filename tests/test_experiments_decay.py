@@ -8,8 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from ssl_jax import statistics
 from ssl_jax.errors import UserError
-from ssl_jax.experiments import ablation, members, run_experiment, statistics, zero_shot
+from ssl_jax.experiments import ablation, members, run_experiment, zero_shot
 from ssl_jax.experiments import decay as experiments
 from ssl_jax.experiments.cells import read_cell
 from ssl_jax.reports import experiments as reports

@@ -11,10 +11,10 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.metrics import log_loss
 
-from ssl_jax import assembly
+from ssl_jax import assembly, statistics
 from ssl_jax.data.batches import batch_indices
 from ssl_jax.errors import UserError
-from ssl_jax.experiments import run_experiment, statistics
+from ssl_jax.experiments import run_experiment
 from ssl_jax.experiments.lectures import adam_l2, conduct, random_labels, ridge, signal, snapshots, training
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import make_optimizer

@@ -22,7 +22,7 @@ import numpy as np
 
 from ssl_jax.experiments.decay import fresh_seeds
 from ssl_jax.experiments.members import Run, arm, finish, numbers, prepare, train_runs
-from ssl_jax.experiments.statistics import mean_and_interval, paired, rounded
+from ssl_jax.statistics import mean_and_interval, paired, rounded
 from ssl_jax.train.grid import Member
 from ssl_jax.types import Config
 

@@ -1,4 +1,4 @@
-"""The files in which an experiment keeps its finished parts."""
+"""The files in which an experiment keeps its finished parts, and the seeds that it repeats them over."""
 
 import zipfile
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.errors import UserError
+from ssl_jax.types import Config
 
 
 def read_cell(path: Path) -> dict[str, np.ndarray]:
@@ -23,3 +24,7 @@ def write_cell(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with scratch.open("wb") as file:
         np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
     scratch.replace(path)
+
+
+def seeds_of(config: Config) -> list[int]:
+    return list(range(config.seed, config.seed + config.seeds))

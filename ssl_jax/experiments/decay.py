@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from ssl_jax.errors import UserError
+from ssl_jax.experiments.cells import seeds_of
 from ssl_jax.experiments.members import (
     Kind,
     Run,
@@ -22,7 +23,7 @@ from ssl_jax.experiments.members import (
     prepare,
     train_runs,
 )
-from ssl_jax.experiments.statistics import mean_and_interval, paired, rounded, seeds_of
+from ssl_jax.statistics import mean_and_interval, paired, rounded
 from ssl_jax.train.grid import Member
 from ssl_jax.types import Config
 

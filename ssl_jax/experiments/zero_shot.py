@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from ssl_jax.errors import UserError
+from ssl_jax.experiments.cells import seeds_of
 from ssl_jax.experiments.members import (
     Kind,
     Laboratory,
@@ -27,7 +28,7 @@ from ssl_jax.experiments.members import (
     prepare,
     train_runs,
 )
-from ssl_jax.experiments.statistics import mean_and_interval, rounded, seeds_of
+from ssl_jax.statistics import mean_and_interval, rounded
 from ssl_jax.train.grid import Member, count, one_compiles
 from ssl_jax.types import Config, Params
 

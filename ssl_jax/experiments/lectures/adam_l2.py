@@ -15,11 +15,12 @@ import numpy as np
 
 from ssl_jax.classify import hold_out
 from ssl_jax.errors import UserError
+from ssl_jax.experiments.cells import seeds_of
 from ssl_jax.experiments.lectures.conduct import Cell, Experiment
 from ssl_jax.experiments.lectures.training import Setting, plain, steps_per_epoch, train_members
-from ssl_jax.experiments.statistics import mean_and_interval, rounded, seeds_of
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import Optimizer, make_optimizer
+from ssl_jax.statistics import mean_and_interval, rounded
 from ssl_jax.types import Params, PyTree
 
 # name: (optimizer, decay, field with its learning rate)

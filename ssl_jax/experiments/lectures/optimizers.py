@@ -11,13 +11,14 @@ import numpy as np
 
 from ssl_jax.classify import hold_out
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.experiments.cells import seeds_of
 from ssl_jax.experiments.lectures.conduct import Cell, Experiment
 from ssl_jax.experiments.lectures.training import Setting, plain, steps_per_epoch, train_members
-from ssl_jax.experiments.statistics import mean_and_interval, seeds_of
 from ssl_jax.models import make_classifier
 from ssl_jax.models.layers import ACTIVATIONS, linear
 from ssl_jax.optim import make_optimizer
 from ssl_jax.optim.directions import DIRECTIONS
+from ssl_jax.statistics import mean_and_interval
 
 ADADELTA = "adadelta-options"
 

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.classify import redraw
+from ssl_jax.experiments.cells import seeds_of
 from ssl_jax.experiments.lectures.conduct import Cell, Experiment
 from ssl_jax.experiments.lectures.training import Setting, plain, steps_per_epoch, train_members
-from ssl_jax.experiments.statistics import mean_and_interval, rounded, seeds_of
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import make_optimizer
+from ssl_jax.statistics import mean_and_interval, rounded
 
 LABELS = {"true": 0.0, "random": 1.0}  # share of the labels that is drawn anew
 

@@ -13,9 +13,9 @@ import numpy as np
 from ssl_jax.data.sources import Split
 from ssl_jax.errors import UserError
 from ssl_jax.experiments.lectures.conduct import Cell, Experiment
-from ssl_jax.experiments.statistics import rounded
 from ssl_jax.probes import newton
 from ssl_jax.probes.linear import PENALTIES, Spectrum, leave_one_out_error, ridge_kernel, ridge_spectrum, standardise
+from ssl_jax.statistics import rounded
 
 REACHED = 1e-12  # relative error below which only rounding is left
 TOLD = 60  # steps at which errors are kept, evenly on a logarithmic scale

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.experiments.cells import seeds_of
 from ssl_jax.experiments.lectures.conduct import Cell, Experiment
 from ssl_jax.experiments.lectures.training import Setting, plain, steps_per_epoch, train_members
-from ssl_jax.experiments.statistics import mean_and_interval, rounded, seeds_of
 from ssl_jax.losses import cross_entropy
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import make_optimizer
+from ssl_jax.statistics import mean_and_interval, rounded
 
 LOWEST = 1e-37  # about the smallest of float32: what is less has vanished altogether
 

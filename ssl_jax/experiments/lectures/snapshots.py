@@ -11,12 +11,13 @@ import jax
 import numpy as np
 
 from ssl_jax.errors import UserError
+from ssl_jax.experiments.cells import seeds_of
 from ssl_jax.experiments.lectures.conduct import Cell, Experiment
 from ssl_jax.experiments.lectures.training import Setting, plain, steps_per_epoch, train_members
-from ssl_jax.experiments.statistics import mean_and_interval, rounded, seeds_of
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import make_optimizer
 from ssl_jax.optim.schedules import make_schedule
+from ssl_jax.statistics import mean_and_interval, rounded
 
 
 def plan(config, dataset):

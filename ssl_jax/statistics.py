@@ -1,14 +1,8 @@
-"""What the experiments say of several seeds."""
+"""What several seeds say together."""
 
 from typing import Any
 
 import numpy as np
-
-from ssl_jax.types import Config
-
-
-def seeds_of(config: Config) -> list[int]:
-    return list(range(config.seed, config.seed + config.seeds))
 
 
 def student(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
