@@ -26,7 +26,8 @@ class Task(NamedTuple):
     run(state, batches) -> (state, metrics), compiled; best: the metric that ranks checkpoints; header(start), printed
     before the first step; signs(state) -> what a row of metrics.csv holds of it; evaluate(state, step) -> more of it;
     adjust(state, rows) -> (state, whether to end here), after an evaluation and at a restart: `rows` are all so far.
-    shown: columns beside the progress bar. track(state) -> what a record of dynamics.npz holds of it.
+    shown: columns beside the progress bar. track(state) -> what a record of dynamics.npz holds of it; news(rows) -> a
+    line to say after a row, or None.
     """
 
     run: Callable
@@ -37,6 +38,7 @@ class Task(NamedTuple):
     adjust: Callable[[Any, list[dict]], tuple[Any, bool]]
     shown: tuple[str, ...]
     track: Callable[[Any], Record] = lambda state: {}
+    news: Callable[[list[dict]], str | None] = lambda rows: None
 
 
 def pick_devices(config: Config) -> list:
@@ -111,6 +113,8 @@ def _hooks(config, out, task: Task, manager, rows, dynamics, cadence: Cadence, i
         rows.append(metrics.as_written(row))
         if is_writer():
             metrics.append_row(out / "metrics.csv", row)
+        if line := task.news(rows):
+            say(line)
 
     written = [time.monotonic()]
 

@@ -7,20 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax import assembly, checks, driver, judge, records, workdir
+from ssl_jax import assembly, checks, checkup, driver, judge, records, workdir
 from ssl_jax.augment.views import make_normalise, make_views
 from ssl_jax.classify import supervised
 from ssl_jax.console import is_writer, print_accuracies, print_layers, print_training, say
 from ssl_jax.data.batches import make_feed
 from ssl_jax.data.sources import Dataset
-from ssl_jax.dynamics.collapse import collapse_signs, verdict
+from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.dynamics.measure import measure_spectra, measure_weights
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments import run_experiment
 from ssl_jax.linalg import symmetric_eigh
 from ssl_jax.optim.decay import check_mask
 from ssl_jax.predictors import matrix
+from ssl_jax.report import report
 from ssl_jax.reports import plots
+from ssl_jax.sweep import sweep
 from ssl_jax.theory_figures import theory
 from ssl_jax.train import checkpoint, metrics, parallel
 from ssl_jax.train.pretrain import example_keys
@@ -103,22 +105,33 @@ TASKS = {
     "probe": lambda c, d, _: probe(c, d),
     "views": lambda c, d, _: views(c, d),
     "experiment": run_experiment,
+    "sweep": lambda c, d, i: sweep(c, d, i, pretrain),
     "theory": lambda c, d, _: theory(c, d),
+    "doctor": lambda c, d, _: checkup.doctor(c, d),
+    "report": lambda c, d, _: report(c, d),
 }
-# A section or field that only this task's configurations have.
-KINDS = {"probe": "checkpoint", "experiment": "experiment", "theory": "figure", "supervised": "augment"}
+# A section or field that a task's configurations have, and those of other tasks have not.
+MARKS = {
+    "pretrain": "views",
+    "views": "views",
+    "supervised": "augment",
+    "probe": "checkpoint",
+    "experiment": "experiment",
+    "theory": "figure",
+    "doctor": "run",
+    "sweep": "sweep",
+    "report": "runs",
+}
 
 
 def run_task(config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
     """The task that the configuration names."""
     if config.task not in TASKS:
         raise UserError(f"task: got {config.task!r}, {nearest(config.task, TASKS)}")
-    own = next((task for task, field in KINDS.items() if field in config), "pretrain")
-    wanted = {"views": "pretrain"}.get(config.task, config.task)
-    if own != wanted:
-        own_file = wanted in ("probe", "supervised", "theory")
-        where = f"--config configs/{wanted}.py" if own_file else "a --config of that task"
-        raise UserError(f"task: got {config.task!r} in a configuration of the task {own!r}; takes {where}")
+    if MARKS[config.task] not in config:
+        several = config.task in ("pretrain", "views", "experiment", "sweep")
+        where = "a --config of that task" if several else f"--config configs/{config.task}.py"
+        raise UserError(f"task: got {config.task!r} in a configuration of another task; takes {where}")
     TASKS[config.task](config, directory, interrupted)
 
 
@@ -143,8 +156,15 @@ def make_task(config, parts, dataset, encode, run, fresh, devices, cadence) -> d
         say(f"epoch {epoch:g}: kNN {accuracy:.4f} on {probe.validation_size} held-out training images")
         return {BEST: accuracy}
 
+    facts = checkup.facts_of(config.to_dict(), cadence.total)
+
+    def news(rows):
+        return checkup.news(rows, facts)
+
     shown = ("loss", "relative_spread", "images_per_second")
-    return driver.Task(run, BEST, header, signs, evaluate, lambda state, rows: (state, False), shown, make_track())
+    return driver.Task(
+        run, BEST, header, signs, evaluate, lambda state, rows: (state, False), shown, make_track(), news
+    )
 
 
 def make_track() -> Callable[[PretrainState], dict]:
@@ -172,20 +192,14 @@ def finish(config, parts, state: PretrainState, fresh: PretrainState, dataset, e
         return
     rows = metrics.read_rows(out / "metrics.csv")
     last, eigenvalues = rows[-1], symmetric_eigh(state.memory["correlation"])[0][::-1]
-    judged = verdict(
-        last["relative_spread"],
-        last["effective_rank"],
-        config.projector.out,
-        tau=config.target.tau,
-        symmetric=config.predictor.symmetric,
-        learned=config.predictor.kind in ("mlp", "linear"),
-        predictor_decay=parts.rules["predictor"].weight_decay,
-    )
+    judged = checkup.examine(rows, checkup.facts_of(config.to_dict(), int(state.step)), out)
     result = {"task": "pretrain"} | records.describe(config) | {"steps": int(state.step)} | result
     result |= records.spent(rows, int(state.step)) | records.provenance()
     result |= {
         "collapsed": judged.collapsed,
+        "state": judged.state,
         "verdict": judged.words,
+        "diagnosis": checkup.told(judged),
         "loss": last["loss"],
         "relative_spread": last["relative_spread"],
         "effective_rank": last["effective_rank"],

@@ -161,7 +161,8 @@ def test_a_loss_that_is_not_finite_stops_and_saves_nothing_more(bad):
     seen = Recorder()
     with pytest.raises(UserError, match=rf"^loss: became {bad} at step 6; .*optimizer.learning_rate"):
         seen.train(loss=lambda n: bad if n in (6, 7) else 0.0)
-    assert seen.saved == [4] and [row["step"] for row in seen.rows] == [2, 4, 6]
+    assert seen.saved == [4] and [row["step"] for row in seen.rows] == [2, 4, 6, 8]
+    assert seen.rows[-1].keys() == {"step", "loss"} and np.isnan(seen.rows[-1]["loss"])
 
 
 def test_weights_that_are_not_finite_are_not_saved():

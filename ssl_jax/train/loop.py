@@ -98,7 +98,12 @@ def train_loop(
         if not (stopping or event):
             hooks.progress(step, {})
             continue
-        row = {"step": step, **_mean_of(pending, step), **hooks.signs(state)}
+        try:
+            means = _mean_of(pending, step)
+        except UserError:
+            hooks.record({"step": step, "loss": float("nan")})  # blank in metrics.csv: where a divergence can be read
+            raise
+        row = {"step": step, **means, **hooks.signs(state)}
         now = time.perf_counter()
         row |= {
             "images_per_second": (step - marked) * batch_size / (now - mark),

@@ -1,0 +1,509 @@
+"""The doctor on histories whose state is known: made up, published, stored, and of small runs made to fail each way."""
+
+import functools
+import json
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+import launch
+from ssl_jax import checkup
+from ssl_jax.dynamics import theory
+from ssl_jax.dynamics.collapse import collapse_signs
+from ssl_jax.dynamics.doctor import (
+    COLLAPSED,
+    LINE,
+    MEANING,
+    Facts,
+    advise,
+    content_rank,
+    decay_time,
+    diagnose,
+    flow_of,
+    latched,
+    read_signs,
+    running_median,
+    trend,
+)
+from ssl_jax.errors import UserError
+from ssl_jax.losses import DISTANCES
+from ssl_jax.models import MLPHead, make_network
+from ssl_jax.optim import make_optimizer
+from ssl_jax.predictors import make_predictor, matrix
+from ssl_jax.train.metrics import COLUMNS, append_row, truncate_after
+from ssl_jax.train.pretrain import make_pretrain_step
+from ssl_jax.train.state import init_state
+
+ROOT = Path(__file__).parent.parent
+FACTS = Facts(64, 0.99, False, "mlp", 0.05, None, 0.02, None, 0.9, "coupled", "lr", 1.0, "cosine", 1000)
+BARE = FACTS._replace(tau=0.0)
+SYMMETRIC = BARE._replace(symmetric=True)
+
+
+def made_up(steps=1000, rows=40, noise=0.03, **columns):
+    """A history in which each column goes from its first to its last value geometrically, with some noise on it."""
+    rng = np.random.default_rng(0)
+    ends = {"loss": (-0.8, -1.6), "relative_spread": (0.8, 0.7), "effective_rank": (5, 4.5)}
+    ends |= {"top_eigenvalue": (10, 0.2), "predictor_norm": (4, 2)} | columns
+    history = {"step": np.linspace(steps / rows, steps, rows).round()}
+    for name, (first, last) in ends.items():
+        curve = first * (last / first) ** np.linspace(0, 1, rows)
+        history[name] = curve * (1 + noise * rng.uniform(-1, 1, rows))
+    return history | {"effective_rank": np.maximum(history["effective_rank"], 1)}
+
+
+# --- Its tools ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share, rest", [(0.9, 5), (0.5, 2), (0.2, 7), (0.6, 1)])
+def test_content_is_the_rank_beside_the_mean(share, rest):
+    """Against the spectrum of a mean direction and `rest` even directions beside it."""
+    s = np.array([share, *[(1 - share) / rest] * rest])
+    assert content_rank(np.exp(-np.sum(s * np.log(s))), share) == pytest.approx(rest)
+    assert content_rank(1.0, share) == 1
+
+
+def test_spread_tells_the_mean_share_of_projections():
+    """m = ||E u||², the mean cosine, is 1 - spread² where all coordinates vary alike."""
+    rng = np.random.default_rng(0)
+    z = 0.3 * rng.normal(size=(4000, 16)) + rng.choice([-1, 1], 16)[None, :]
+    u = z / np.linalg.norm(z, axis=1, keepdims=True)
+    spread = 4 * u.std(axis=0).mean()
+    assert 1 - spread**2 == pytest.approx(np.sum(u.mean(axis=0) ** 2), abs=2e-3)
+    assert np.mean(u[:2000] @ u[2000:].T) == pytest.approx(1 - spread**2, abs=1e-2)
+
+
+def test_trend_is_kendalls():
+    x = np.random.default_rng(0).normal(size=30) + np.linspace(0, 1, 30)
+    n, tau = 30, kendalltau(np.arange(30), x).statistic
+    assert trend(x) == pytest.approx(tau * n * (n - 1) / 2 / np.sqrt(n * (n - 1) * (2 * n + 5) / 18))
+    assert trend(-x) == -trend(x) and trend(x[:3]) == 0
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 12])
+def test_running_median_looks_back_only(length):
+    x = np.random.default_rng(1).normal(size=length)
+    expected = [np.median(x[max(0, i - 4) : i + 1]) for i in range(length)]
+    np.testing.assert_array_equal(running_median(x), expected)
+
+
+def test_an_alarm_ends_later_than_it_began():
+    x = np.array([2, 1.6, 1.4, 1.6, 1.4, 1.9, 1.6])
+    np.testing.assert_array_equal(latched(x < 1.5, x < 1.8), [False, False, True, True, True, False, False])
+
+
+# --- Made-up histories --------------------------------------------------------------------------------------
+
+
+def test_a_run_that_learns():
+    found = diagnose(made_up(), FACTS)
+    assert (found.state, found.since, found.advice, found.collapsed) == ("healthy", None, (), False)
+    assert found.rank == pytest.approx(4.5, rel=0.05) and found.dim == 64 and found.certainty.startswith("sure")
+
+
+ILL = {
+    "dimensional collapse": {"effective_rank": (6, 1.1), "top_eigenvalue": (10, 0.05)},
+    "complete collapse": {"relative_spread": (0.8, 0.02), "effective_rank": (5, 1.01)},
+    "rank-one explosion": {"effective_rank": (3, 1.02), "top_eigenvalue": (90, 3300)},
+    "divergence": {"predictor_norm": (8, 4e4)},
+}
+
+
+@pytest.mark.parametrize("state", ILL)
+def test_each_illness_is_told_and_dated(state):
+    history = made_up(**ILL[state])
+    found = diagnose(history, BARE)
+    assert found.state == state and found.collapsed == (state in COLLAPSED)
+    assert 100 < found.since < 1000 and str(found.since) in found.words and "\n" not in found.words
+    before = {name: column[history["step"] < found.since] for name, column in history.items()}
+    assert diagnose(before, BARE).state == "healthy"
+    assert found.advice and set(MEANING) == {*ILL, "healthy", "too early"}
+
+
+def test_what_is_not_finite_is_a_divergence_from_that_row():
+    history = made_up()
+    for name in ("loss", "top_eigenvalue"):
+        broken = history | {name: np.append(history[name][:-2], [np.nan, np.inf])}
+        found = diagnose(broken, FACTS)
+        assert found.state == "divergence" and found.since == history["step"][-2] and "sure" in found.certainty
+    first = {name: column[:1] * np.nan for name, column in history.items()}
+    assert diagnose(first, FACTS)[:2] == ("divergence", None)
+
+
+def test_too_early_to_tell():
+    history = made_up(**ILL["dimensional collapse"])
+    few = {name: column[:4] for name, column in history.items()}
+    soon = {name: column[-8:] for name, column in history.items()} | {
+        "step": np.arange(10, 90, 10),
+        "top_eigenvalue": np.ones(8),
+    }
+    for rows in (few, soon, {name: column[:0] for name, column in history.items()}):
+        assert diagnose(rows, BARE).state == "too early"
+
+
+def test_a_run_on_its_way_up_is_no_alarm():
+    """As the replication's begin: all mean, rank 1, which the mean's fading mends."""
+    rising = {"relative_spread": (0.05, 0.09), "effective_rank": (1.01, 1.3), "top_eigenvalue": (190, 57)}
+    slow = FACTS._replace(weight_decay=4e-4, learning_rate=0.03)
+    found = diagnose(made_up(steps=3900, noise=0.003, **rising), slow)
+    assert found.state == "too early" and "rising" in found.certainty
+    fading = rising | {"effective_rank": (1.1, 1.1), "relative_spread": (0.05, 0.05)}
+    found = diagnose(made_up(steps=3900, noise=0.003, **fading), slow)
+    assert found.state == "too early" and "fading" in found.certainty
+    stuck = fading | {"top_eigenvalue": (190, 200)}
+    assert diagnose(made_up(steps=3900, noise=0.003, **stuck), slow).collapsed
+
+
+def test_eigenvalues_all_gone_matter_to_the_euclidean_loss_alone():
+    history = made_up(top_eigenvalue=(10, 1e-5), loss=(5, 0.1))
+    assert diagnose(history, FACTS).state == "healthy"
+    assert diagnose(history, FACTS._replace(loss="euclidean")).state == "complete collapse"
+
+
+def test_recorded_dynamics_are_heard():
+    history = made_up(effective_rank=(5, 2))
+    dynamics = {"step": np.array([0, 500, 1000]), "mean_share": np.array([np.nan, 0.5, 0.9])}
+    assert diagnose(history, FACTS).state == "dimensional collapse"  # spread .7 and rank 2: a line
+    beside = read_signs(history | {"dynamics": dynamics}, 64)
+    assert beside.mean[-1] > 0.85 and beside.content[-1] > LINE[1]  # 9/10 are mean: the rest is rich
+    dynamics["parameter_norm"] = np.array([[1, 1, 1], [2, 2, 2], [300, 1, 1]])
+    found = diagnose(history | {"dynamics": dynamics}, FACTS)
+    assert (found.state, found.since) == ("divergence", 1000)
+    dynamics["predictor_eigenvalues"] = np.tile([1, 0.5, 0.01], (3, 1))
+    assert any("2 of 64 eigenvalues" in sign for sign in diagnose(history | {"dynamics": dynamics}, FACTS).signs)
+
+
+# --- Published and stored runs ------------------------------------------------------------------------------
+
+# The replication's stored results (CIFAR-10, D = 128): largest eigenvalue of F after epochs 0, 10, 20, 50, 100, and the
+# effective rank after 100. Between the epochs, and of what was not stored, the tests make it up: rank from 1.05
+# (all of it mean) geometrically; spread from .3 to .7 or, in the collapse, standing still.
+PUBLISHED = {
+    "byol": ((190.8, 57.0, 15.4, 2.76, 1.50), 22.6),
+    "byol_sym": ((210, 16.3, 6.6, 1.80, 0.87), 41.7),
+    "simsiam": ((174, 42.2, 18.0, 5.46, 7.42), 8.5),
+    "simsiam_sym": ((93.8, 111, 65, 531, 3309), 1.02),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_replications_spectra(name):
+    top, rank = PUBLISHED[name]
+    epochs = np.linspace(1, 100, 200)
+    curve = np.exp(np.interp(epochs, (1, 10, 20, 50, 100), np.log(top)))
+    spread = (0.3, 0.7) if rank > 2 else (0.3, 0.3)
+    history = made_up(rows=200, effective_rank=(1.05, rank), relative_spread=spread, noise=0.01)
+    history |= {"step": (390 * epochs).round(), "top_eigenvalue": curve}
+    facts = FACTS._replace(dim=128, tau=0.0, weight_decay=4e-4, learning_rate=0.03, total_steps=39_000)
+    states = [diagnose({k: v[:n] for k, v in history.items()}, facts).state for n in range(1, 201)]
+    assert states[0] == "too early" and states[-1] == ("healthy" if rank > 2 else "rank-one explosion")
+    if rank > 2:
+        assert set(states) == {"too early", "healthy"}  # no false alarm on the way
+
+
+@pytest.mark.parametrize("scale", ["cifar10_small", "decay_ssl"])
+def test_stored_runs_at_their_end(scale):
+    """The known collapses of this project, and no other; under strong decay those that unlearned."""
+    collapsed = {}
+    for path in sorted((ROOT / "results" / scale).glob("*/*.json")):
+        run = json.loads(path.read_text())
+        columns = {"loss": run["loss"], "relative_spread": run["relative_spread"]}
+        columns |= {"effective_rank": run["effective_rank"], "top_eigenvalue": run["correlation_eigenvalues"][0]}
+        rows = {name: np.full(40, value) for name, value in columns.items()}
+        # Both scales begin at a largest eigenvalue of about 15, which was not stored.
+        rows["top_eigenvalue"][:5] = 15
+        dim = len(run["correlation_eigenvalues"])
+        found = diagnose(rows | {"step": np.linspace(20, run["steps"], 40)}, FACTS._replace(dim=dim))
+        collapsed[run["method"], run["seed"]] = found.collapsed
+        if scale == "decay_ssl":
+            assert not found.collapsed or run["linear_accuracy"] < 0.32, path  # of the untrained encoder: .37
+            assert found.collapsed or run["linear_accuracy"] > 0.28, path
+    if scale == "cifar10_small":
+        names = {name for (name, _), ill in collapsed.items() if ill}
+        assert names == {"simsiam_sym", "directpred_noema", "directcopy_noema"} and len(collapsed) == 11
+    else:
+        assert not any(ill for (name, _), ill in collapsed.items() if name.startswith("byol"))
+
+
+# --- Advice -------------------------------------------------------------------------------------------------
+
+
+def advice_of(facts, state="dimensional collapse"):
+    return advise(state, read_signs(made_up(), facts.dim), facts)
+
+
+def number_after(text, words):
+    """The number that follows `words`."""
+    assert words in text, text
+    return float(text.split(words)[1].split()[0].rstrip(":;,)"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"decay": "decoupled"}, {"momentum": 0.0, "loss_scale": 2.0}])
+def test_decay_is_lowered_to_where_the_theory_has_something_to_learn(settings):
+    strong = FACTS._replace(weight_decay=40.0, **settings)
+    (line,) = [line for line in advice_of(strong) if "Lower optimizer.weight_decay" in line]
+    border = number_after(line, "at ")
+    names = {}
+    for factor in (0.99, 1.01):
+        flow, _ = flow_of(strong._replace(weight_decay=factor * border))
+        points = theory.fixed_points(alpha_p=flow.alpha_p, eta_p=flow.eta_p, eta_s=flow.eta_s)
+        names[factor] = [point.name for point in points]
+    assert "learned" in names[0.99] and names[1.01] == ["collapsed"]
+    assert number_after(line, f"from {strong.weight_decay:g} to ") < border
+    assert not any("Lower optimizer.weight_decay" in line for line in advice_of(FACTS))
+
+
+def test_decay_on_the_predictor_alone_collapses_from_nowhere():
+    (line,) = [line for line in advice_of(SYMMETRIC) if line.startswith("Decay the predictor alone")]
+    kept = number_after(line, "predictor.weight_decay=")
+    flow, time = flow_of(SYMMETRIC._replace(weight_decay=0.0, predictor_weight_decay=kept))
+    p, s = np.meshgrid(np.linspace(-2, 2, 9), np.geomspace(1e-6, 10, 9))
+    numbers = {"alpha_p": flow.alpha_p, "eta_p": flow.eta_p}
+    assert not theory.collapses(p=p, s=s, eta_s=0.0, **numbers).any()
+    assert number_after(line, "grow by up to ") == pytest.approx(theory.asymptotic_growth(**numbers) * time, rel=0.05)
+
+
+def test_a_quicker_predictor_widens_the_basin_by_what_is_said():
+    (line,) = [line for line in advice_of(FACTS) if line.startswith("A quicker predictor")]
+    now, then = number_after(line, "above an eigenvalue of "), number_after(line, "this makes it ")
+    rate = number_after(line, "from 0.05 to ")
+    decay = number_after(line, "from 0.02 to ")
+    for facts, told in (
+        (FACTS, now),
+        (FACTS._replace(predictor_learning_rate=rate, predictor_weight_decay=decay), then),
+    ):
+        flow = flow_of(facts)[0]
+        points = theory.fixed_points(alpha_p=flow.alpha_p, eta_p=flow.eta_p, eta_s=flow.eta_s)
+        assert [point.s for point in points if point.name == "saddle"] == [pytest.approx(told, rel=0.05)]
+    # The predictor's decay the other way: its saddle rises, and so it must not be advised.
+    flow = flow_of(FACTS._replace(predictor_weight_decay=0.2))[0]
+    assert theory.fixed_points(alpha_p=1.0, eta_p=flow.eta_p, eta_s=flow.eta_s)[1].s > 5 * now
+
+
+def test_nothing_is_advised_that_is_so_already_or_has_no_say():
+    text = " ".join(advice_of(FACTS))
+    assert "target.tau" not in text and "predictor.symmetric" not in text
+    text = " ".join(advice_of(SYMMETRIC))
+    assert "target.tau from 0 to 0.99" in text and "predictor.symmetric from True to False" in text
+    text = " ".join(advice_of(BARE._replace(kind="direct_pred", symmetric=True)))
+    assert "optimizer.predictor" not in text and "predictor.symmetric" not in text and "'linear'" in text
+    adam = SYMMETRIC._replace(optimizer="adam", weight_decay=90.0)
+    assert flow_of(adam) is None and decay_time(adam) == 0 and "eta_s" not in " ".join(advice_of(adam))
+    still = FACTS._replace(optimizer="adam")
+    assert advice_of(still) and advice_of(still, "healthy") == ()
+
+
+def test_divergence_lowers_the_rate():
+    assert "optimizer.learning_rate from 9 to 0.1" in advice_of(FACTS._replace(learning_rate=9.0), "divergence")[0]
+    both = advice_of(FACTS._replace(predictor_learning_rate=2.0), "divergence")
+    assert "optimizer.predictor.learning_rate from 2 to" in both[1]
+    euclidean = FACTS._replace(loss="euclidean", learning_rate=3.0)
+    line = advice_of(euclidean, "divergence")[0]
+    border, s, mu = number_after(line, "unstable above "), read_signs(made_up(), 64).start, 0.9
+    for rate, grows in ((0.98 * border, False), (1.02 * border, True)):  # heavy ball on a quadratic of curvature 2 s
+        w, before = 1.0, 1.0
+        for _ in range(500):
+            w, before = w - rate * 2 * s * w + mu * (w - before), w
+        assert (abs(w) > 1) == grows
+
+
+# --- Small runs made to fail ----------------------------------------------------------------------------------
+
+DIM, BATCH, STEPS, EVERY = 8, 64, 400, 10
+# One coordinate of the images varies twice as much as the others: variances 4 and 1 in the views, but for their noise.
+IMAGES = np.random.default_rng(0).normal(size=(1000, 1, 8, 1)) * np.array([64] + [32] * 7)[None, None, :, None] + 127.5
+IMAGES = np.clip(IMAGES, 0, 255).astype(np.uint8)
+
+
+class Linear(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(DIM, use_bias=False, name="linear")(x.reshape(len(x), -1))
+
+
+class Same(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return x
+
+
+@functools.cache
+def program(loss, kind, symmetric, noise):
+    """run(rate, decay, indices) -> history: the real step on a linear network, for the cosine with a real projector."""
+    projector = MLPHead(16, DIM) if loss == "cosine" else Same()
+    network = make_network(Linear(), projector)
+    predictor = make_predictor(kind, DIM, symmetric=symmetric, **({"hidden": 16} if kind == "mlp" else {}))
+
+    def views(keys, image):
+        def one(key, image):
+            return (image[None] - 127.5) / 32 + 0.5 * (loss == "cosine") + noise * jax.random.normal(key, (2, 1, 8, 1))
+
+        pairs = jax.vmap(one)(keys, image.astype(jnp.float32))
+        return pairs[:, 0], pairs[:, 1]
+
+    @jax.jit
+    def run(rate, decay, indices):
+        optimizer = make_optimizer("momentum", rate, momentum=0.9, weight_decay=decay)
+        step = make_pretrain_step(
+            views=views, network=network, predictor=predictor, optimizer=optimizer, tau=None, distance=DISTANCES[loss]
+        )
+
+        def one(state, index):
+            batch = {"image": jnp.asarray(IMAGES)[index], "position": jnp.arange(BATCH)}
+            return step(state, batch, jax.random.key(0))
+
+        def row(state, indices):
+            state, metrics = jax.lax.scan(one, state, indices)
+            signs = collapse_signs(state.memory["correlation"], matrix(state.params["predictor"]))
+            return state, jax.tree.map(jnp.mean, metrics) | signs | {"step": state.step}
+
+        state = init_state(jax.random.key(1), jnp.zeros((2, 1, 8, 1)), network, predictor, optimizer, False)
+        return jax.lax.scan(row, state, indices)[1]
+
+    return run
+
+
+def trained(rate, decay, loss="euclidean", kind="linear", symmetric=False, noise=0.3):
+    """(history, facts)"""
+    indices = np.random.default_rng(0).integers(0, len(IMAGES), (STEPS // EVERY, EVERY, BATCH))
+    history = program(loss, kind, symmetric, noise)(rate, decay, jnp.asarray(indices))
+    facts = Facts(DIM, 0.0, symmetric, kind, rate, None, decay, None, 0.9, "coupled", "lr", 1.0, loss, STEPS)
+    return {name: np.asarray(column, np.float64) for name, column in history.items()}, facts
+
+
+@pytest.mark.parametrize(
+    "rate, decay, state",
+    [
+        (0.01, 0.1, "healthy"),
+        (0.01, 1.0, "dimensional collapse"),
+        (0.01, 4.0, "complete collapse"),
+        (2.0, 0.0, "divergence"),
+    ],
+)
+def test_a_linear_network_fails_as_the_theory_says(rate, decay, state):
+    """Of a direction with variance v the critical decay is v² / (4 (v + σ²)), here .98 and .23, and η_s = decay / 2."""
+    found = diagnose(*trained(rate, decay))
+    assert found.state == state, found
+    assert (found.rank < 1.5) == (state == "dimensional collapse") or state == "divergence"
+    if state == "complete collapse":
+        assert "Lower optimizer.weight_decay from 4" in found.advice[0]
+
+
+def test_symmetric_simsiam_runs_away_in_one_direction():
+    found = diagnose(*trained(0.1, 0.1, "cosine", "mlp", True, noise=1.0))
+    assert found.state == "rank-one explosion" and found.rank < 1.5 and found.since < 200, found
+    assert any("predictor.symmetric from True to False" in line for line in found.advice)
+
+
+# --- The task -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The work directory of a made-up run; `rows(history)` writes its metrics.csv."""
+    from configs import cifar10_small
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(cifar10_small.get_config("simsiam_sym").to_dict()))
+    write_rows(folder, made_up(**ILL["rank-one explosion"]))
+    return folder
+
+
+def write_rows(folder, history, steps=1000):
+    truncate_after(folder / "metrics.csv", 0)
+    for row in rows_of(history):
+        append_row(folder / "metrics.csv", row | {"epoch": row["step"] * 6 / steps})
+
+
+def rows_of(history):
+    return [dict(zip(history, values, strict=True)) for values in zip(*history.values(), strict=True)]
+
+
+def call(run, out):
+    return launch.main(["launch.py", "--config=configs/doctor.py", f"--config.run={run}", f"--workdir={out}"])
+
+
+def test_the_task_tells_and_draws(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert call(source, tmp_path / "out") == 0
+    text = capsys.readouterr().out
+    assert "RANK-ONE EXPLOSION, since step" in text and "1. Average the target" in text
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (result["task"], result["state"], result["steps"]) == ("doctor", "rank-one explosion", 1000)
+    assert result["collapsed"] and result["since"] > 0 and result["advice"] and result["dim"] == 64
+    assert (tmp_path / "out" / "figures" / "doctor.png").stat().st_size > 20_000
+    assert call(source, tmp_path / "out") == 0  # again, on the same directory
+    rows = made_up(**ILL["rank-one explosion"])
+    write_rows(source, rows | {"loss": np.append(rows["loss"][:-1], np.nan)})
+    assert call(source, tmp_path / "blank") == 0 and "DIVERGENCE, since step 1000" in capsys.readouterr().out
+
+
+def spoil_header(folder):
+    path = folder / "metrics.csv"
+    path.write_text(path.read_text().replace("effective_rank", "efective_rank"))
+
+
+def spoil_line(folder, line=5, text="7,1,2\n"):
+    path = folder / "metrics.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:line], text, *lines[line + 1 :]]))
+
+
+def supervised(folder):
+    (folder / "config.json").write_text('{"task": "supervised"}')
+
+
+SPOILT = {
+    "config.json: not found": lambda folder: (folder / "config.json").unlink(),
+    "config.json: damaged": lambda folder: (folder / "config.json").write_text('{"task": "pretrain"}'),
+    "holds a 'supervised' task, takes a pretraining run": supervised,
+    "metrics.csv: not found": lambda folder: (folder / "metrics.csv").unlink(),
+    "metrics.csv: no row yet": lambda folder: write_rows(folder, {"step": []}),
+    "first line lacks effective_rank": spoil_header,
+    "line 6 has another number of columns": spoil_line,
+    "steps do not ascend": lambda folder: spoil_line(folder, text="7" + "," * (len(COLUMNS) - 1) + "\n"),
+    "metrics.csv: damaged (could not convert": lambda folder: spoil_line(folder, text="x,y,z\n"),
+}
+
+
+@pytest.mark.parametrize("message", SPOILT)
+def test_what_cannot_be_read_is_one_line(message, source, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    SPOILT[message](source)
+    assert call(source, tmp_path / "out") == 2 and not (tmp_path / "out").exists()
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("run", ["", "nowhere"])
+def test_no_run(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert call(run, tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: run: got ''" if not run else "error: nowhere/config.json: not found")
+
+
+def test_a_run_says_a_change_of_state_once():
+    rows = rows_of(made_up(**ILL["rank-one explosion"]))
+    lines = [line for n in range(1, len(rows) + 1) if (line := checkup.news(rows[:n], BARE))]
+    assert len(lines) == 1 and "rank-one explosion since step" in lines[0] and "target.tau" in lines[0]
+    assert not any(checkup.news(rows_of(made_up())[:n], FACTS) for n in range(1, 41))
+
+
+def test_facts_are_those_of_the_configuration():
+    from configs import cifar10_small
+
+    config = cifar10_small.get_config("directpred-pwd").to_dict()
+    facts = checkup.facts_of(config, 936)
+    assert facts.kind == "direct_pred" and not facts.learned and facts.decay == "pre"
+    assert facts.weight_decay == pytest.approx(0.2) and facts.tau == 0.99 and facts.predictor_learning_rate is None
+    config["optimizer"] |= {"name": "adamw", "decay": "auto"}
+    assert checkup.facts_of(config, 936).decay == "decoupled"
+    with pytest.raises(UserError, match="lacks effective_rank"):
+        diagnose({"step": [], "loss": [], "relative_spread": [], "top_eigenvalue": []}, facts)
