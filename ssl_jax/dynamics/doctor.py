@@ -473,7 +473,8 @@ def decay_on_the_predictor_alone(facts: Facts) -> str:
         f"Decay the predictor alone, weakly: optimizer.weight_decay from {facts.weight_decay:g} to 0 with "
         f"optimizer.predictor.weight_decay={kept:g} (theory: with eta_s = 0 < eta_p no direction collapses; but there "
         f"is no finite resting point, eigenvalues grow by up to {growth:.2g} a step; experience: symmetric SimSiam "
-        "79.1 % with a predictor at 10 times the rate, replication, CIFAR-10; a decay of 0.02 did not help configs/cifar10_small.py:simsiam_sym)"
+        "79.1 % with a predictor at 10 times the rate, replication, CIFAR-10; a decay of 0.02 did not help "
+        "configs/cifar10_small.py:simsiam_sym)"
     )
 
 
