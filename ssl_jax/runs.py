@@ -15,6 +15,7 @@ from ssl_jax.data.batches import make_feed
 from ssl_jax.data.sources import Dataset
 from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.dynamics.measure import measure_spectra, measure_weights
+from ssl_jax.dynamics_figures import dynamics
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments import run_experiment
 from ssl_jax.linalg import symmetric_eigh
@@ -108,6 +109,7 @@ TASKS = {
     "sweep": lambda c, d, i: sweep(c, d, i, pretrain),
     "theory": lambda c, d, _: theory(c, d),
     "doctor": lambda c, d, _: checkup.doctor(c, d),
+    "dynamics": lambda c, d, _: dynamics(c, d),
     "report": lambda c, d, _: report(c, d),
 }
 # A section or field that a task's configurations have, and those of other tasks have not.
@@ -120,6 +122,7 @@ MARKS = {
     "theory": "figure",
     "doctor": "run",
     "sweep": "sweep",
+    "dynamics": "runs",
     "report": "runs",
 }
 

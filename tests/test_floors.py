@@ -36,6 +36,7 @@ FLOORS = {
     "ssl_jax.classify": 7,
     "ssl_jax.experiments": 8,
     "ssl_jax.theory_figures": 6,
+    "ssl_jax.dynamics_figures": 6,
     "ssl_jax.checkup": 6,
     "ssl_jax.report": 6,
     "ssl_jax.sweep": 8,

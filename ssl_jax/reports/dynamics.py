@@ -1,0 +1,209 @@
+"""Recorded dynamics of one or several runs: Figures 2 to 4 of Höppe et al. 2022 (ReScience C), and signs of collapse.
+
+What a run recorded lies in `Run`; every function of FIGURES draws some of it, for all runs, into one file.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
+from matplotlib.colors import ListedColormap, Normalize  # noqa: E402
+from matplotlib.lines import Line2D  # noqa: E402
+
+# Okabe and Ito's colours, which can be told apart with any kind of colour vision; and a style of line for each.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+RANKS = ListedColormap(plt.get_cmap("viridis")(np.linspace(0, 0.92, 256)), "ranks")  # without its palest end
+PARTS = {"encoder": "-", "projector": "--", "predictor": ":"}
+PROXY = "$W_p$ of a two-layer predictor: product of its matrices, without bias, BatchNorm and ReLU"
+
+
+class Run(NamedTuple):
+    """`arrays` of dynamics.npz by name, NaN throughout for those that are `lost`; `rates` (N, 2): step, learning rate
+    from metrics.csv.
+    """
+
+    name: str
+    path: Path
+    config: dict
+    arrays: dict[str, np.ndarray]
+    rates: np.ndarray
+    lost: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """How many modes there are: D."""
+        return self.config["projector"]["out"]
+
+
+# --- Figures 2 to 4 -------------------------------------------------------------------------------------------------
+
+
+def figure2(runs: Sequence[Run], path: Path) -> Path:
+    """Eigenvalues of F (log) and of W_p over time, one line a rank, one column a run."""
+    figure, axes = _columns(runs, "Eigenvalues of F and of the predictor $W_p$")
+    for run, (top, bottom) in zip(runs, axes.T, strict=True):
+        spectrum = run.arrays["corr_eigenvalues"]
+        floor = 1e-9 * np.nanmax(spectrum, initial=0)  # what lies below is rounding
+        _lines(top, run, np.where(spectrum > floor, spectrum, np.nan))
+        _lines(bottom, run, run.arrays["predictor_eigenvalues"])
+        top.set(yscale="log", title=run.name)
+        bottom.axhline(0, color="0.4", lw=0.7)
+        bottom.set_xlabel("epoch")
+    _share(axes[0])
+    axes[0, 0].set_ylabel("eigenvalue of F")
+    axes[1, 0].set_ylabel("eigenvalue of $W_p$ (real part)")
+    _ranks(figure, axes, runs)
+    return save(figure, path)
+
+
+def figure3(runs: Sequence[Run], path: Path) -> Path:
+    """Signed alignment of every mode over time: as lines, and as a map of mode by time."""
+    figure, axes = _columns(runs, "Alignment of F's eigenvectors with the predictor: cos($v_j$, $W_p v_j$)")
+    for run, (top, bottom) in zip(runs, axes.T, strict=True):
+        _lines(top, run, run.arrays["alignment"])
+        top.axhline(0, color="0.4", lw=0.7)
+        top.set(ylim=(-1.05, 1.05), title=run.name)
+        known = np.isfinite(run.arrays["alignment"]).all(1)
+        colours = {"cmap": "RdBu", "vmin": -1, "vmax": 1, "shading": "nearest", "rasterized": True}
+        if known.any():
+            values = run.arrays["alignment"][known].T
+            bottom.pcolormesh(run.arrays["epoch"][known], np.arange(1, run.size + 1), values, **colours)
+        else:
+            _none(bottom)
+        bottom.grid(False)
+        bottom.set(xlabel="epoch", ylim=(run.size + 0.5, 0.5))
+    cosine = plt.cm.ScalarMappable(Normalize(-1, 1), "RdBu")
+    figure.colorbar(cosine, ax=axes[1], pad=0.02, aspect=20).set_label("alignment", fontsize=9)
+    axes[0, 0].set_ylabel("alignment")
+    axes[1, 0].set_ylabel("mode, by eigenvalue of F")
+    _ranks(figure, axes[:1], runs)
+    return save(figure, path)
+
+
+def figure4(runs: Sequence[Run], path: Path) -> Path:
+    """Asymmetry of W_p from before training on, in both norms, all runs in one."""
+    panels = {
+        "asymmetry_l1": "$Σ|W_p - W_p^⊤|\\;/\\;Σ|W_p|$ (as the replication)",
+        "asymmetry": "$‖W_p - W_p^⊤‖_F\\;/\\;‖W_p‖_F$",
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.7), layout="constrained", sharey=True)
+    for axis, (name, label) in zip(axes, panels.items(), strict=True):
+        _each(axis, runs, name)
+        axis.axhline(np.sqrt(2), color="0.5", lw=0.8, ls=":")
+        axis.set(xlabel="epoch", ylim=(-0.04, 1.55))
+        axis.set_title(label, fontsize=10)
+    axes[0].set_ylabel("asymmetry of $W_p$")
+    axes[0].text(
+        0.99, np.sqrt(2) + 0.015, "random matrix: √2", transform=axes[0].get_yaxis_transform(), ha="right", fontsize=7.5
+    )
+    _legend(figure, axes[0])
+    figure.suptitle(_title("Asymmetry of the predictor", runs), fontsize=11)
+    return save(figure, path)
+
+
+def signs(runs: Sequence[Run], path: Path) -> Path:
+    """What tells learning from collapse, over time, all runs in one."""
+    panels = {
+        "effective_rank": "effective rank of F",
+        "relative_spread": "relative spread of projections",
+        "mean_share": "share of the mean direction",
+        "commutator_relative": "‖[F, $W_p$]‖ / ‖F‖ ‖$W_p$‖",
+        "online_target_cosine": "cosine of online and target projections",
+        "weight_cosine": "cosine of online and target weights",
+    }
+    norms = {
+        "parameter_norm": "norm of parameters",
+        "gradient_norm": "norm of gradient",
+        "update_norm": "norm of update",
+    }
+    figure, axes = plt.subplots(3, 3, figsize=(11, 8), layout="constrained", sharex=True)
+    for axis, (name, label) in zip(axes.flat, (panels | norms).items(), strict=True):
+        if name in norms:
+            for part, style in enumerate(PARTS.values()):
+                _each(axis, runs, name, part, style)
+            axis.set(yscale="log", xlabel="epoch")
+        else:
+            _each(axis, runs, name)
+        axis.set_title(label, fontsize=10)
+        if not axis.lines:
+            _none(axis)
+    parts = [Line2D([], [], color="0.3", ls=style, label=word) for word, style in PARTS.items()]
+    axes[2, 0].legend(handles=parts, fontsize=7.5)
+    _legend(figure, *axes.flat[:6])
+    figure.suptitle(_title("Signs of learning and of collapse", runs), fontsize=11)
+    return save(figure, path)
+
+
+FIGURES = {"figure2": figure2, "figure3": figure3, "figure4": figure4, "signs": signs}
+
+
+def _columns(runs, title):
+    wide = max(3.3 * len(runs) + 1.2, 5.5)
+    figure, axes = plt.subplots(2, len(runs), figsize=(wide, 6.2), layout="constrained", sharex="col", squeeze=False)
+    figure.suptitle(_title(title, runs), fontsize=11)
+    for axis in axes.flat:
+        axis.grid(alpha=0.25)
+        axis.title.set_fontsize(10)
+    return figure, axes
+
+
+def _title(title: str, runs) -> str:
+    return f"{title}\n{PROXY}" if any(run.config["predictor"]["kind"] == "mlp" for run in runs) else title
+
+
+def _lines(axis, run: Run, curves) -> None:
+    """One line for each mode, the first ranks on top of the others."""
+    known = np.isfinite(curves).any(1)
+    for rank in reversed(range(run.size)):
+        colour = RANKS(rank / max(run.size - 1, 1))
+        axis.plot(run.arrays["epoch"][known], curves[known, rank], color=colour, lw=1.0, alpha=0.9)
+    if not known.any():
+        _none(axis)
+
+
+def _none(axis) -> None:
+    axis.text(0.5, 0.5, "none recorded", transform=axis.transAxes, ha="center", color="0.4", fontsize=8)
+
+
+def _share(axes) -> None:
+    """One range for all panels of a row."""
+    limits = np.array([axis.get_ylim() for axis in axes if axis.lines])
+    for axis in axes if len(limits) else ():
+        axis.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+
+
+def _ranks(figure, axes, runs) -> None:
+    colours = plt.cm.ScalarMappable(Normalize(1, runs[0].size), RANKS)
+    bar = figure.colorbar(colours, ax=axes, pad=0.02, aspect=20 * len(axes))
+    bar.set_label("rank of the mode", fontsize=9)
+
+
+def _each(axis, runs, name, part=None, style=None) -> None:
+    """One line a run."""
+    for i, run in enumerate(runs):
+        curve = run.arrays[name] if part is None else run.arrays[name][:, part]
+        known = np.isfinite(curve)
+        if known.any():
+            look = {"color": COLOURS[i % len(COLOURS)], "ls": style or STYLES[i % len(STYLES)], "lw": 1.5}
+            axis.plot(run.arrays["epoch"][known], curve[known], label=run.name, **look)
+    axis.grid(alpha=0.25)
+
+
+def _legend(figure, *axes) -> None:
+    """Every run once, below the panels."""
+    found = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if found:
+        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(len(found), 4), fontsize=8.5)
+
+
+def save(figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
