@@ -396,15 +396,15 @@ def spelled(value) -> str:
 
 
 def thinned(directory: Path) -> dict | None:
-    """The last value of every number of dynamics.npz, and some records of the largest modes; None if none was kept."""
+    """First and last record of dynamics.npz, and some in between of the largest modes; None if none was kept."""
     if not (directory / DYNAMICS).exists():
         return None
     arrays = read_dynamics(directory)
     spectra = [name for name in ("corr_eigenvalues", "predictor_eigenvalues", "alignment") if name in arrays]
     few = np.unique(np.linspace(0, len(arrays["step"]) - 1, RECORDS).round().astype(int))
-    small = [name for name, array in arrays.items() if array.ndim == 1 or array.shape[1] <= 3]
     return {
-        "last": {name: numbers(arrays[name][-1]) for name in small},
+        "first": {name: numbers(array[0]) for name, array in arrays.items() if array.ndim == 1},
+        "last": {name: numbers(array[-1]) for name, array in arrays.items()},
         "history": {name: numbers(arrays[name][few]) for name in ("step", "epoch") if name in arrays}
         | {name: numbers(arrays[name][few, :MODES]) for name in spectra},
     }

@@ -151,7 +151,8 @@ def _fit(x, y) -> tuple[float, float]:
 
 class Forecast(NamedTuple):
     """Of every mode (D,): `p`, in its unit, and `alive` at the run's end by the flow from the calibration's `start`;
-    `survives` where it would be left alone for ever, None where that cannot be told; what was `measured` at the end in the unit of p, and `lived`.
+    `survives` where it would be left alone for ever, None where that cannot be told; what was `measured` at the end in
+    the unit of p, and `lived`.
     """
 
     p: np.ndarray
