@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.experiments import ablation, decay, zero_shot
+from ssl_jax.experiments import ablation, decay, phase_diagram, zero_shot
 from ssl_jax.experiments.lectures import LECTURES
 from ssl_jax.types import Config
 
@@ -13,6 +13,7 @@ EXPERIMENTS: dict[str, Callable[[Config, str, Callable[[], bool]], None]] = {
     "zero_shot": zero_shot.zero_shot,
     "strong_penalty": decay.strong_penalty,
     "model_scale": decay.model_scale,
+    "phase_diagram": phase_diagram.phase_diagram,
     **LECTURES,
 }
 

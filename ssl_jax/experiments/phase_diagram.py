@@ -1,0 +1,408 @@
+"""Which modes collapse: predicted by the theory, measured on its linear twin and on a small network on digits.
+
+A grid over the predictor's decay η_p and learning rate α_p, both as the flow has them (`theory.mapping`), without and
+with an average of the target. All networks begin with W_p = p I, which is aligned with any features, and with features
+whose correlation has the mean eigenvalue s; so every eigenvalue is a mode for which `theory.collapses` has an answer.
+
+What counts as a living mode was fixed before anything was measured. Of D eigenvalues
+  twin                 of F = W Wᵀ: those of at least ALIVE * s, s being the mean at the start;
+  digits, euclidean    of the centred correlation of projections between two views: likewise;
+  digits, cosine       of the same of projections divided by their norms, since to this loss a scale is nothing: those
+                       of at least ALIVE / D, where 1 / D is what an even sphere has.
+A cell has collapsed where fewer than half of its modes live, on average over the seeds.
+
+The digits' network: an encoder of one layer, the projector of all other runs, a linear predictor. Decay acts on all of
+its weights. A view is an image plus Gaussian noise in every pixel, as the theory has it: the crops of the recipe
+"digits" are stronger than the theory leaves room for (they begin with σ² about 4, which makes `critical_decay` 0.05).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax import checks, records, workdir
+from ssl_jax.augment.views import RECIPES, normalise
+from ssl_jax.console import say
+from ssl_jax.data.batches import batch_indices
+from ssl_jax.data.sources import load_dataset
+from ssl_jax.dynamics import theory
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.experiments import twin
+from ssl_jax.experiments.cells import seeds_of
+from ssl_jax.experiments.lectures.conduct import Cell, compute
+from ssl_jax.linalg import matmul
+from ssl_jax.losses import DISTANCES, unit
+from ssl_jax.models import MLPHead, Network, make_encoder, make_network
+from ssl_jax.predictors import Predictor, make_predictor
+from ssl_jax.reports import phase_diagram as reports
+from ssl_jax.statistics import rounded
+from ssl_jax.train.pretrain import example_keys, make_pretrain_step
+from ssl_jax.train.state import PretrainState, init_key, init_state
+from ssl_jax.types import Config
+
+ALIVE = 0.01  # of an even share, from which on a mode counts as living
+TARGETS = {"none": False, "average": True}
+TOGETHER = 50  # steps in one call
+
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**31),
+    "seeds": (1, 1000),
+    "cells": (2, 1000),
+    "learning_rate": (1e-12, 1e6),
+    "dim": (2, 1000),
+    "twin.time": (1e-12, 1e9),
+    "twin.inputs": (1, 10**4),
+    "twin.sigma2": (0, 1e6),
+    "digits.time": (1e-12, 1e9),
+    "digits.batch_size": (2, 10**4),
+    "digits.width": (1, 10**4),
+    "digits.noise": (0, 1e6),
+}
+
+
+def phase_diagram(config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
+    """Computes what the work directory does not hold yet, then reports and draws."""
+    check(config)
+    out = workdir.check_workdir(directory, config.to_dict())
+    predicted = predict_twin(config)  # asks for diffrax before any work
+    parts = build_digits(config)
+    plan = {f"twin-{target}": twin_cell(config, averaged) for target, averaged in TARGETS.items()}
+    for loss in config.digits.losses:
+        plan |= {f"{loss}-{target}": digits_cell(config, parts, loss, averaged) for target, averaged in TARGETS.items()}
+    records.open_on_one(directory, config)
+    found = compute(out, plan, interrupted)
+    if len(found) < len(plan):
+        say(f"stopped after {len(found)} of {len(plan)} parts, saved; the same command goes on from here")
+        return
+    result = {"task": "experiment", "experiment": config.experiment, "dataset": "digits"}
+    result |= summarise(config, predicted, found) | {"config": records.fields(config)}
+    result |= {"seconds": round(sum(float(cell["seconds"]) for cell in found.values()), 1)} | records.provenance()
+    workdir.write_json(out / "result.json", result)
+    text = reports.report(result)
+    (out / "table.md").write_text(text)
+    reports.draw(result, out / "figures")
+    say(text)
+    say(f"results in {out / 'result.json'}, figures in {out / 'figures'}")
+
+
+def check(config: Config) -> None:
+    """UserError for the first field that is outside the theory's domain, or otherwise impossible."""
+    checks.check_ranges(config, RANGES)
+    for name in ("alpha_p", "eta_p"):
+        ends = config[name]
+        if not (len(ends) == 2 and 0 < ends[0] < ends[1] < np.inf):
+            raise UserError(f"{name}: got {tuple(ends)}, takes two ascending numbers above 0, the ends of the axis")
+    theory.check(eta_s=config.eta_s, p=config.p, s=config.s)
+    if not 0 < config.s:
+        raise UserError(f"s: got {config.s}, takes a number above 0")
+    if not 0 < config.beta * config.learning_rate < 1:
+        most = 1 / config.learning_rate
+        raise UserError(
+            f"beta: got {config.beta}, takes a number above 0 and below {most:g}, which is 1 / learning_rate"
+        )
+    if not config.digits.losses or len(set(config.digits.losses)) < len(config.digits.losses):
+        raise UserError(f"digits.losses: got {tuple(config.digits.losses)}, takes different losses, at least one")
+    for loss in config.digits.losses:
+        if loss not in DISTANCES:
+            raise UserError(f"digits.losses: got {loss!r}, {nearest(loss, DISTANCES)}")
+
+
+# --- The grid -------------------------------------------------------------------------------------------------------
+
+
+class Grid(NamedTuple):
+    """The settings of all cells (A * E,), those of one α_p together, and the flow that they make."""
+
+    alpha_p: np.ndarray
+    eta_p: np.ndarray
+    settings: dict[str, np.ndarray]
+
+
+def axes_of(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """α_p (A,) and η_p (E,), each from end to end by equal factors."""
+    (low, high), (weak, strong) = config.alpha_p, config.eta_p
+    return np.geomspace(low, high, config.cells), np.geomspace(weak, strong, config.cells)
+
+
+def make_grid(config: Config) -> Grid:
+    """Coupled decay of gradients of J itself: η_s = weight decay, η_p = α_p times that of the predictor."""
+    alpha_p, eta_p = (axis.ravel() for axis in np.meshgrid(*axes_of(config), indexing="ij"))
+    rates = {"predictor_learning_rate": alpha_p * config.learning_rate, "predictor_weight_decay": eta_p / alpha_p}
+    return Grid(alpha_p, eta_p, {name: value.astype(np.float32) for name, value in rates.items()})
+
+
+def shared(config: Config, averaged: bool) -> dict[str, Any]:
+    """The settings that all cells share, by `theory.mapping`'s names."""
+    rate = config.learning_rate
+    tau = 1 - config.beta * rate if averaged else 0.0
+    return {"learning_rate": rate, "weight_decay": config.eta_s, "tau": tau}
+
+
+def steps_of(config: Config, network: str) -> int:
+    """In which the flow's time, of the twin or of the digits' network, passes."""
+    return max(1, round(config[network].time / config.learning_rate))
+
+
+def square(config: Config, values: np.ndarray) -> np.ndarray:
+    """(..., A * E, D) -> (..., A, E, D)."""
+    return values.reshape(*values.shape[:-2], config.cells, config.cells, values.shape[-1])
+
+
+def predict(config: Config, s: np.ndarray, sigma2: np.ndarray, averaged: bool) -> np.ndarray:
+    """(S, A, E, D) whether each mode lives for ever, begun at eigenvalues s (S, D) under noise sigma2 (S,)."""
+    grid = make_grid(config)
+    flow = {"alpha_p": grid.alpha_p[None, :, None], "eta_p": grid.eta_p[None, :, None], "eta_s": config.eta_s}
+    begin = {"p": config.p, "s": s[:, None, :], "sigma2": sigma2[:, None, None]}
+    return square(config, ~theory.collapses(**begin, **flow, beta=config.beta if averaged else None))
+
+
+# --- The linear twin ------------------------------------------------------------------------------------------------
+
+
+def twin_start(config: Config) -> np.ndarray:
+    """W (S, D, N), Gaussian, of each seed; mean eigenvalue of W Wᵀ: s."""
+    shape = config.dim, config.twin.inputs
+    w = np.stack([np.random.default_rng(seed).normal(size=shape) for seed in seeds_of(config)])
+    return w * np.sqrt(config.s * config.dim / (w**2).sum((1, 2), keepdims=True))
+
+
+def predict_twin(config: Config) -> dict[str, np.ndarray]:
+    """{target: (S, A, E, D)}, modes by ascending s."""
+    w = twin_start(config)
+    s, sigma2 = np.linalg.eigvalsh(w @ np.swapaxes(w, 1, 2)), np.full(len(w), config.twin.sigma2)
+    return {target: predict(config, s, sigma2, averaged) for target, averaged in TARGETS.items()}
+
+
+def twin_cell(config: Config, averaged: bool) -> Cell:
+    return Cell(steps_of(config, "twin"), partial(train_twins, config, averaged))
+
+
+def train_twins(config: Config, averaged: bool, advance: Callable) -> dict[str, np.ndarray]:
+    """{"spectrum" (S, A, E, D)}: s along the eigenvectors that F had at the start, in the order of `predict_twin`."""
+    start, one = twin_start(config), np.eye(config.twin.inputs)
+    image = jnp.asarray(twin.exact_moments(one, config.twin.sigma2 * one, config.seed))
+    begin = partial(twin.make_twin, w_p=config.p * jnp.eye(config.dim), **shared(config, averaged))
+
+    def fresh(w, settings):
+        return begin(w, **settings)[0]
+
+    def go_on(steps, state, w, settings):
+        return twin.advance(state, begin(w, **settings)[1], image, jax.random.key(0), steps)
+
+    w, settings = jnp.asarray(start, jnp.float32), make_grid(config).settings
+    state = jax.jit(over_seeds_and_cells(fresh, (0, None), (None, 0)))(w, settings)
+    calls = chunks(steps_of(config, "twin"))
+    programs = {n: jax.jit(over_seeds_and_cells(partial(go_on, n), (0, 0, None), (0, None, 0))) for n in set(calls)}
+    for steps in calls:
+        state = jax.block_until_ready(programs[steps](state, w, settings))
+        advance(steps)
+    kernel = np.asarray(state.params["encoder"]["linear"]["kernel"], np.float64)  # (S, A * E, N, D)
+    basis = np.linalg.eigh(start @ np.swapaxes(start, 1, 2))[1]
+    return {"spectrum": square(config, np.square(kernel @ basis[:, None]).sum(-2))}
+
+
+def chunks(steps: int) -> list[int]:
+    """The steps of every call."""
+    whole, rest = divmod(steps, TOGETHER)
+    return [TOGETHER] * whole + [rest] * (rest > 0)
+
+
+def over_seeds_and_cells(function: Callable, seeds: tuple, cells: tuple, out: Any = 0) -> Callable:
+    """The function of one member, vmapped over its arguments' axes: the outer one of seeds, the inner one of cells."""
+    return jax.vmap(jax.vmap(function, cells, out), seeds, out)
+
+
+# --- The network on digits ------------------------------------------------------------------------------------------
+
+
+class Digits(NamedTuple):
+    """What all members share."""
+
+    network: Network
+    predictor: Predictor
+    views: Callable
+    image: jax.Array
+
+    def project(self, state: PretrainState, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Projections (N, D) of two new views of every image, BatchNorm's statistics those of all images."""
+        keys = example_keys(key, state.step, jnp.arange(len(self.image)))
+        one, two = (self.network.train(state.params, state.stats, view)[0] for view in self.views(keys, self.image))
+        return one, two
+
+
+# Cells share the number of the step, and by it their views: these are made once for all of them.
+AXES: Any = PretrainState(*(0,) * 6)._replace(step=None)  # pyright: ignore[reportArgumentType]
+
+
+def digits_cell(config: Config, parts: Digits, loss: str, averaged: bool) -> Cell:
+    return Cell(steps_of(config, "digits"), partial(train_digits, config, parts, loss, averaged))
+
+
+def build_digits(config: Config) -> Digits:
+    dataset = load_dataset("digits")
+    if config.digits.batch_size > len(dataset.train.image):
+        raise UserError(f"digits.batch_size: got {config.digits.batch_size}, takes at most {len(dataset.train.image)}")
+    width = config.digits.width
+    return Digits(
+        make_network(make_encoder("mlp", width=width, depth=1), MLPHead(width, config.dim)),
+        make_predictor("linear", config.dim),
+        noisy_views(config.digits.noise),
+        jnp.asarray(dataset.train.image),
+    )
+
+
+def noisy_views(noise: float) -> Callable:
+    """views(keys (B,), image (B, H, W, C) uint8): normalised images, with noise of that standard deviation on each."""
+    recipe = RECIPES["digits"]
+
+    def views(keys, image):
+        clean = normalise(image, recipe.mean, recipe.std)
+        drawn = jax.vmap(lambda key: jax.random.normal(key, (2, *image.shape[1:])))(keys)
+        return clean + noise * drawn[:, 0], clean + noise * drawn[:, 1]
+
+    return views
+
+
+def train_digits(config: Config, parts: Digits, loss: str, averaged: bool, advance: Callable) -> dict[str, np.ndarray]:
+    """{"spectrum" (S, A, E, D) of what the projections became, by ascending size; "scale" (S, A, E) of their mean
+    squared norm over that at the start; "begun" (S, D), the spectrum of Euclidean projections at the start, and its
+    "sigma2" (S,)}.
+    """
+    seeds, settings = seeds_of(config), make_grid(config).settings
+    keys, rates = jax.vmap(jax.random.key)(jnp.asarray(seeds)), shared(config, averaged)
+    tau = rates.pop("tau")
+
+    def fresh(key, settings):
+        return begin_digits(parts, key, twin.two_rates(**rates, **settings), averaged, config.p, config.s)
+
+    def go_on(state, settings, key, index):
+        step = make_pretrain_step(
+            views=parts.views,
+            network=parts.network,
+            predictor=parts.predictor,
+            optimizer=twin.two_rates(**rates, **settings),
+            tau=(lambda step: tau) if averaged else None,
+            distance=DISTANCES[loss],
+            loss_scale=0.5,  # of both directions of the views, so that it is the theory's J
+        )
+        position = jnp.arange(index.shape[1], dtype=jnp.int32)
+
+        def one(state, index):
+            return step(state, {"image": parts.image[index], "position": position}, key)[0], None
+
+        return jax.lax.scan(one, state, index)[0]
+
+    program = jax.jit(over_seeds_and_cells(go_on, (AXES, None, 0, 0), (AXES, 0, None, None), AXES))
+    look = jax.jit(over_seeds_and_cells(partial(signal, parts), (AXES, 0), (AXES, None)))
+    state = jax.jit(over_seeds_and_cells(fresh, (0, None), (None, 0), AXES))(keys, settings)
+    begun, done = look(state, keys), 0
+    for steps in chunks(steps_of(config, "digits")):
+        index = np.stack([order(seed, done, steps, config.digits.batch_size, len(parts.image)) for seed in seeds])
+        state = jax.block_until_ready(program(state, settings, keys, index))
+        done += steps
+        advance(steps)
+    return digits_found(config, loss, begun, look(state, keys))
+
+
+def begin_digits(parts: Digits, key, optimizer, averaged: bool, p: float, s: float) -> PretrainState:
+    """A fresh state with W_p = p I, and the projector's last layer scaled: mean eigenvalue of the correlation s."""
+    state = init_state(init_key(key), parts.image[:2] / 255, parts.network, parts.predictor, optimizer, averaged)
+    factor = jnp.sqrt(s / jnp.mean(jnp.diagonal(signal(parts, state, key)["centred"])))
+    projector = state.params["projector"]
+    last = {"kernel": factor * projector["linear2"]["kernel"]}
+    trunk = {"encoder": state.params["encoder"], "projector": projector | {"linear2": last}}
+    predictor = {"linear": {"kernel": p * jnp.eye(len(last["kernel"].T))}}
+    return state._replace(params=trunk | {"predictor": predictor}, target=trunk if averaged else {})
+
+
+def order(seed: int, first: int, steps: int, batch_size: int, size: int) -> np.ndarray:
+    """(steps, B) int32: the examples of these steps."""
+    return np.stack([batch_indices(seed, step, size, batch_size) for step in range(first, first + steps)])
+
+
+def signal(parts: Digits, state: PretrainState, key: jax.Array) -> dict[str, jax.Array]:
+    """What two views have in common: "centred" (D, D), the centred correlation between them, "unit" (D, D), the same
+    of projections over their norms; "square" (), the mean squared norm, and "own" (), the variance of one view's
+    projections, summed over D.
+    """
+    one, two = parts.project(state, key)
+    centred = between(one, two)
+    own = (jnp.var(one, axis=0).sum() + jnp.var(two, axis=0).sum()) / 2
+    square = (jnp.square(one).sum() + jnp.square(two).sum()) / (2 * len(one))
+    return {"centred": centred, "unit": between(unit(one), unit(two)), "square": square, "own": own}
+
+
+def between(one: jax.Array, two: jax.Array) -> jax.Array:
+    """(D, D): symmetric part of the covariance of two views' projections (N, D), that is, the covariance of means."""
+    one, two = (z - z.mean(axis=0, keepdims=True) for z in (one, two))
+    product = matmul(one.T, two) / len(one)
+    return (product + product.T) / 2
+
+
+def digits_found(config: Config, loss: str, begun: dict, ended: dict) -> dict[str, np.ndarray]:
+    """As `train_digits` has it, from what `signal` saw of all members (S, A * E, ...)."""
+    begun, ended = (jax.tree.map(lambda x: np.asarray(x, np.float64), seen) for seen in (begun, ended))
+    kept = ended["unit" if loss == "cosine" else "centred"]
+    first = begun["centred"][:, 0]  # all cells begin alike
+    total = np.trace(first, axis1=1, axis2=2)
+    return {
+        "spectrum": square(config, spectrum(kept)),
+        "scale": square(config, (ended["square"] / begun["square"])[..., None])[..., 0],
+        "begun": np.maximum(spectrum(first), 0),
+        "sigma2": np.maximum(begun["own"][:, 0] / total - 1, 0),
+    }
+
+
+def spectrum(matrices: np.ndarray) -> np.ndarray:
+    """Ascending eigenvalues (..., D); nan of a member that diverged."""
+    fine = np.asarray(np.isfinite(matrices).all((-2, -1)))[..., None, None]
+    return np.where(fine[..., 0], np.linalg.eigvalsh(np.where(fine, matrices, 0)), np.nan)
+
+
+# --- What was found -------------------------------------------------------------------------------------------------
+
+
+def summarise(config: Config, predicted: dict[str, np.ndarray], found: dict[str, dict]) -> dict[str, Any]:
+    """Shares of living modes over the grid, and in how many cells a measurement agrees with its prediction."""
+    alpha_p, eta_p = axes_of(config)
+    result: dict[str, Any] = {"alpha_p": rounded(alpha_p), "eta_p": rounded(eta_p)}
+    result["steps"] = {network: steps_of(config, network) for network in ("twin", "digits")}
+    for target, averaged in TARGETS.items():
+        alive = found[f"twin-{target}"]["spectrum"] >= ALIVE * config.s
+        result[f"twin-{target}"] = compare(predicted[target], alive) | {
+            "modes_alike": rounded(np.mean(alive == predicted[target]))  # mode by mode: they stand in one order
+        }
+        for loss in config.digits.losses:
+            cell = found[f"{loss}-{target}"]
+            floor = ALIVE / config.dim if loss == "cosine" else ALIVE * config.s
+            expected = predict(config, cell["begun"], cell["sigma2"], averaged)
+            result[f"{loss}-{target}"] = compare(expected, cell["spectrum"] >= floor) | {
+                "scale": rounded(np.exp(np.mean(np.log(np.maximum(cell["scale"], 1e-30)), axis=0)), 3),
+                "effective_rank": rounded(effective_ranks(cell["spectrum"]).mean(0), 3),
+                "diverged": int(np.isnan(cell["spectrum"]).any(-1).sum()),
+                "sigma2": rounded(cell["sigma2"], 3),
+                "begun": rounded(cell["begun"], 3),
+            }
+    return result
+
+
+def compare(predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
+    """Both (S, A, E, D): shares over seeds and modes, "agreement" in whether half of them live, and how far apart."""
+    said, seen = predicted.mean((0, 3)), measured.mean((0, 3))
+    return {
+        "predicted": rounded(said, 4),
+        "measured": rounded(seen, 4),
+        "agreement": rounded(np.mean((said >= 0.5) == (seen >= 0.5))),
+        "difference": rounded(np.abs(said - seen).mean()),
+    }
+
+
+def effective_ranks(spectra: np.ndarray) -> np.ndarray:
+    """(...) of (..., D): exp of the entropy, as `linalg.effective_rank`."""
+    share = np.maximum(spectra, 1e-30)
+    share = share / share.sum(-1, keepdims=True)
+    return np.exp(-(share * np.log(share)).sum(-1))

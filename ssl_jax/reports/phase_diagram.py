@@ -1,0 +1,80 @@
+"""Table and figures of the phase diagram, from its result.json alone."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from ssl_jax.reports.plots import plt
+
+ROWS = {"none": "no average of the target", "average": "target averaged"}
+NAMES = {"twin": "linear network", "cosine": "digits, cosine loss", "euclidean": "digits, squared distance"}
+
+
+def measured(result: dict) -> list[str]:
+    """twin, and the digits' losses, in the order in which they ran."""
+    return ["twin", *result["config"]["digits"]["losses"]]
+
+
+def report(result: dict) -> str:
+    """A row for every measurement."""
+    head = ["network", "target", "cells that agree", "mean difference of shares", "predicted alive", "measured alive"]
+    lines = [head, ["---"] * len(head)]
+    for name in measured(result):
+        for target in ROWS:
+            part = result[f"{name}-{target}"]
+            shares = (f"{100 * np.mean(part[side]):.0f}%" for side in ("predicted", "measured"))
+            agree, differ = f"{100 * part['agreement']:.0f}%", f"{part['difference']:.3f}"
+            lines.append([NAMES[name], "averaged" if target == "average" else "none", agree, differ, *shares])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def draw(result: dict, folder: Path) -> None:
+    """phase_diagram.png: predicted, linear network, digits; control.png: digits against what their own start predicts,
+    under both losses where there are two.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    twin, *losses = measured(result)
+    first = [("theory", twin, "predicted"), (NAMES[twin], twin, "measured"), (NAMES[losses[0]], losses[0], "measured")]
+    own = [("theory, from the digits' start", losses[0], "predicted")]
+    own += [(NAMES[loss], loss, "measured") for loss in reversed(losses)]
+    for name, columns in (("phase_diagram", first), ("control", own)):
+        figure = panels(result, columns)
+        figure.savefig(folder / f"{name}.png", dpi=100)
+        plt.close(figure)
+
+
+def panels(result: dict, columns: list[tuple[str, str, str]]):
+    """A row for each kind of target; columns: (title, measurement, which side of it)."""
+    eta_p, alpha_p = np.array(result["eta_p"]), np.array(result["alpha_p"])
+    size = 2.75 * len(columns) + 0.75, 5.6
+    figure, axes = plt.subplots(2, len(columns), figsize=size, layout="constrained", sharex=True, sharey=True)
+    images = []
+    for row, (target, name) in zip(axes, ROWS.items(), strict=True):
+        for axis, (title, measurement, side) in zip(row, columns, strict=True):
+            part = result[f"{measurement}-{target}"]
+            share = np.array(part[side], float)
+            images.append(axis.pcolormesh(eta_p, alpha_p, share, cmap="cividis", vmin=0, vmax=1, shading="nearest"))
+            axis.contour(eta_p, alpha_p, part["predicted"], levels=[0.5], colors=LINE, linewidths=2)
+            axis.set(xscale="log", yscale="log")
+            axis.tick_params(labelsize=8)
+            for side_axis in (axis.xaxis, axis.yaxis):
+                side_axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                side_axis.set_minor_locator(NullLocator())
+                side_axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            if target == "none":
+                axis.set_title(title, fontsize=10)
+            if side == "measured":
+                label = f"{100 * part['agreement']:.0f}% of cells agree"
+                axis.text(0.03, 0.97, label, transform=axis.transAxes, va="top", fontsize=8, bbox=BOX)
+        row[0].set_ylabel(f"{name}\n$α_p$: rate of $W_p$ over rate of W", fontsize=9)
+    for axis in axes[1]:
+        axis.set_xlabel("$η_p$: decay of $W_p$", fontsize=9)
+    bar = figure.colorbar(images[0], ax=axes, shrink=0.6, aspect=30, pad=0.01)
+    bar.set_label("share of modes that live (line: half of them, predicted)", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+LINE = "#D55E00"
+BOX = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
