@@ -43,10 +43,11 @@ def dynamics(config: Config, directory: str) -> None:
     for run in runs:
         name = "overlay.png" if len(runs) == 1 else f"overlay-{re.sub(NOT_PLAIN, '-', run.name)}.png"
         say(f"wrote {overlay_figure.draw(run, fits[run.name], out / 'figures' / name)}")
-    table = tables.report(runs)
+    told = {run.name: tables.told(run) for run in runs}
+    table = tables.report(told)
     (out / "table.md").write_text(table)
     (out / "overlay.md").write_text("\n".join(overlay.report(run, fits[run.name]) for run in runs))
-    results = {run.name: tables.told(run) | {"theory": overlay.told(fits[run.name])} for run in runs}
+    results = {name: of_run | {"theory": overlay.told(fits[name])} for name, of_run in told.items()}
     workdir.write_json(out / "result.json", {"task": "dynamics", "runs": results, "published": tables.PUBLISHED})
     say(table)
 

@@ -253,7 +253,8 @@ def test_features_are_counted_at_the_last_record(make):
 
 
 def test_table_stands_beside_the_replication(make):
-    text = table.report([read_run(make("simsiam_sym")), read_run(make("mine"))])
+    runs = named([read_run(make("simsiam_sym")), read_run(make("mine"))])
+    text = table.report({run.name: table.told(run) for run in runs})
     header, _, scale, *rows = (line.strip("| ").split(" | ") for line in text.split("\n\n")[0].splitlines())
     assert [word for word in header if word] == ["simsiam_sym", "simsiam_sym, replication", "mine"]
     assert "digits, 12800 images, 40 epochs" in scale[1] and "D = 128" in scale[2] and "D = 6" in scale[1]

@@ -1,6 +1,5 @@
 """What the replication reads off its Figures 2 to 4, as numbers of recorded runs, beside the replication's own."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ MOMENTS = (0, 10, 20, 50, 100)  # % of the run
 
 # The replication's own records, decoded from its stored results: D = 128, ResNet-18, CIFAR-10, 100 epochs; its first
 # spectrum is of the end of the first epoch, its asymmetry the entrywise one, before training and at the end.
+THEIR_SCALE = "cifar10, 50000 images, 100 epochs, resnet18, width 64, D = 128"
 PUBLISHED: dict[str, dict[str, Any]] = {
     "byol": {
         "top_eigenvalue": [190.8, 57.0, 15.4, 2.76, 1.50],
@@ -112,21 +112,17 @@ ROWS = {
 }
 
 
-def report(runs: Sequence[Run]) -> str:
-    """The table in Markdown: features by run, the replication's own numbers beside those of the same method."""
+def report(runs: dict[str, dict[str, Any]]) -> str:
+    """The table in Markdown: of each run, by its name, what `told` says, and beside it the replication's own numbers of
+    the same method.
+    """
     header, columns = [""], []
-    for run in runs:
-        header.append(run.name)
-        columns.append([_scale_words(scale(run)), *(_words(features(run).get(name)) for name in ROWS)])
-        if run.config["method"] in PUBLISHED:
-            recorded = PUBLISHED[run.config["method"]]
-            header.append(f"{run.config['method']}, replication")
-            columns.append(
-                [
-                    "cifar10, 50000 images, 100 epochs, resnet18, width 64, D = 128",
-                    *(_words(recorded.get(n)) for n in ROWS),
-                ]
-            )
+    for name, run in runs.items():
+        header.append(name)
+        columns.append([_scale_words(run), *(_words(run.get(row)) for row in ROWS)])
+        if recorded := PUBLISHED.get(run["method"]):
+            header.append(f"{run['method']}, replication")
+            columns.append([THEIR_SCALE, *(_words(recorded.get(row)) for row in ROWS)])
     rows = zip(["scale", *ROWS.values()], *columns, strict=True)
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -134,9 +130,9 @@ def report(runs: Sequence[Run]) -> str:
         "Under 0 % stands the first record with a spectrum; the replication's is of the end of its first epoch.",
         "Eigenvalues of F and W_p go with the scale of the weights, of which the cosine loss sees nothing: compare "
         "what is relative to the largest.",
-        *(f"{run.name}: damaged, left out: {', '.join(run.lost)}." for run in runs if run.lost),
+        *(f"{name}: damaged, left out: {', '.join(run['damaged'])}." for name, run in runs.items() if run["damaged"]),
     ]
-    if any(run.config["predictor"]["kind"] == "mlp" for run in runs):
+    if any(run["predictor"] == "mlp" for run in runs.values()):
         notes.append("W_p of a two-layer predictor: product of its matrices, without bias, BatchNorm and ReLU.")
     return f"{table}\n" + "\n".join(f"* {note}" for note in notes) + "\n"
 

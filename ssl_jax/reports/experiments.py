@@ -15,6 +15,8 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
 
+from ssl_jax.reports import phase_diagram  # noqa: E402
+
 Curve = tuple[Any, Any]  # means (N,), half-widths (N,) or None
 
 
@@ -154,6 +156,7 @@ REPORTS = {
     "model_scale": report_model_scale,
     "ablation": report_ablation,
     "zero_shot": report_zero_shot,
+    "phase_diagram": phase_diagram.report,
 }
 
 
@@ -363,4 +366,5 @@ FIGURES = {
     "model_scale": draw_model_scale,
     "ablation": draw_ablation,
     "zero_shot": draw_zero_shot,
+    "phase_diagram": phase_diagram.draw,
 }

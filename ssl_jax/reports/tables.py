@@ -5,6 +5,8 @@ In README.md and docs/*.md the table of NAME stands between a mark and `<!-- end
     <!-- results: NAME -->      one row a run, from results/NAME/METHOD/seed-N.json, copies of result.json
     <!-- seeds: NAME -->        the same files, one row a method: mean and spread over its seeds
     <!-- experiment: NAME -->   an experiment's own tables and findings, from results/experiments/NAME.json
+    <!-- dynamics: NAME -->     eigenspaces beside the replication's, from results/dynamics/NAME.json
+    <!-- replication: SCALE --> the published tables and claims, from results/TABLE/SCALE/CELL/seed-N.json
 """
 
 import argparse
@@ -14,17 +16,21 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.reports import experiments, lectures
+from ssl_jax.reports import dynamics_table, experiments, lectures
+from ssl_jax.reports.replication import gather, markdown
 
 ROOT = Path(__file__).parents[2]
 ACCURACIES = ("linear_accuracy", "ridge_accuracy", "knn_accuracy")
-MARKED = re.compile(r"(<!-- (results|seeds|experiment): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (results|seeds|experiment|dynamics|replication): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def read_results(name: str, root: Path = ROOT) -> list[dict]:
     """All stored results of one experiment."""
-    files = sorted((root / "results" / name).glob("*/seed-*.json"))
-    return [json.loads(path.read_text()) for path in files]
+    return [read_json(path) for path in sorted((root / "results" / name).glob("*/seed-*.json"))]
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
 
 
 def table(results: list[dict]) -> str:
@@ -65,10 +71,6 @@ def _over_seeds(values: list[float]) -> str:
     return f"{np.mean(values):.2f}{spread}"
 
 
-def read_experiment(name: str, root: Path = ROOT) -> dict:
-    return json.loads((root / "results" / "experiments" / f"{name}.json").read_text())
-
-
 def report(result: dict) -> str:
     """Tables and findings of an experiment, in Markdown."""
     module = lectures if result["experiment"] in lectures.REPORTS else experiments
@@ -78,7 +80,11 @@ def report(result: dict) -> str:
 RENDERERS = {
     "results": lambda name, root: table(read_results(name, root)),
     "seeds": lambda name, root: seeds_table(read_results(name, root)),
-    "experiment": lambda name, root: report(read_experiment(name, root)),
+    "experiment": lambda name, root: report(read_json(root / "results" / "experiments" / f"{name}.json")),
+    "dynamics": lambda name, root: dynamics_table.report(
+        read_json(root / "results" / "dynamics" / f"{name}.json")["runs"]
+    ),
+    "replication": lambda name, root: markdown(gather([root / "results"]), name),
 }
 
 
@@ -99,7 +105,7 @@ def main() -> None:
     for path in documents():
         path.write_text(render(path.read_text()))
     for path in sorted((ROOT / "results" / "experiments").glob("*.json")) if folder else []:
-        result = json.loads(path.read_text())
+        result = read_json(path)
         module = lectures if result["experiment"] in lectures.REPORTS else experiments
         module.draw(result, folder / path.stem)
 
