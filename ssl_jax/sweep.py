@@ -411,7 +411,7 @@ def thinned(directory: Path) -> dict | None:
 
 
 def numbers(array: np.ndarray):
-    """Lists of four digits, None for what is no number: as JSON can hold it."""
+    """Lists of six digits, None for what is no number: as JSON can hold it."""
     if np.ndim(array):
         return [numbers(row) for row in array]
     return float(f"{array:.6g}") if np.isfinite(array) else None
