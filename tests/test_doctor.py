@@ -110,7 +110,7 @@ ILL = {
     "dimensional collapse": {"effective_rank": (6, 1.1), "top_eigenvalue": (10, 0.05)},
     "complete collapse": {"relative_spread": (0.8, 0.02), "effective_rank": (5, 1.01)},
     "rank-one explosion": {"effective_rank": (3, 1.02), "top_eigenvalue": (90, 3300)},
-    "divergence": {"predictor_norm": (8, 4e4)},
+    "divergence": {"predictor_norm": (8, 4e4), "loss": (2, 0.5)},
 }
 
 
