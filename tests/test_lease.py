@@ -1,0 +1,185 @@
+"""A lease has one holder, whoever races for it, and outlives no holder that died."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ssl_jax import lease
+
+ROOT = Path(__file__).parent.parent
+HOLD = """
+import sys, time
+from pathlib import Path
+from ssl_jax import lease
+path = lease.claim(Path(sys.argv[1]))
+with lease.holding(path, beat=0.05) as check:
+    print("held", flush=True)
+    while True:
+        time.sleep(0.01)
+        try:
+            check()
+        except lease.LeaseLost as lost:
+            sys.exit(str(lost))
+"""
+# Every thread of every process wants every lease, until it was held TURNS times. Some holders let it go, some vanish as
+# another machine does, some as a process that ended does. `alone` finds out whether two ever hold it at once.
+RACE = """
+import json, os, random, sys, threading, time
+from pathlib import Path
+from ssl_jax import lease
+
+def alone(busy):
+    os.close(os.open(busy, os.O_CREAT | os.O_EXCL))
+    time.sleep(random.uniform(0, 0.002))
+    busy.unlink()
+
+def leave(path):
+    way = random.choice(["free", "machine", "process"])
+    if way == "free":
+        path.write_text(lease.FREE)
+    elif way == "process":
+        gone = lease.signature() | {"birth": "0"}
+        path.with_suffix(".new").write_text(json.dumps(gone))
+        os.replace(path.with_suffix(".new"), path)
+    else:
+        os.utime(path, (0, 0))
+
+def race(root, turns, holders):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        mine = [folder for folder in root.glob("lease-*") if int((lease.newest(folder) or folder / "0").name) < turns]
+        if not mine:
+            return
+        folder = random.choice(mine)
+        path = lease.claim(folder, stale=3600)
+        if path is not None:
+            alone(root / f"busy-{folder.name}")
+            holders.append(str(path.relative_to(root)))
+            leave(path)
+    raise TimeoutError("a lease stayed with one that had left it")
+
+root, threads, turns = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+while not (root / "go").exists():
+    time.sleep(0.001)
+holders, wrong = [], []
+threading.excepthook = lambda found: wrong.append(repr(found.exc_value))
+pool = [threading.Thread(target=race, args=(root, turns, holders)) for _ in range(threads)]
+[thread.start() for thread in pool]
+[thread.join() for thread in pool]
+print(json.dumps({"holders": holders, "wrong": wrong}))
+"""
+
+
+def start(program: str, *words) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, words)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A process that holds the lease `tmp_path`."""
+    process = start(HOLD, tmp_path)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_many_processes_of_many_threads(tmp_path):
+    leases, turns = 4, 30
+    for i in range(leases):
+        (tmp_path / f"lease-{i}").mkdir()
+    processes = [start(RACE, tmp_path, 6, turns) for _ in range(4)]
+    (tmp_path / "go").touch()
+    outcomes = [process.communicate(timeout=120) for process in processes]
+    assert not any(error for _, error in outcomes), outcomes
+    found = [json.loads(text) for text, _ in outcomes]
+    assert not any(f["wrong"] for f in found), found
+    holders = sorted(holder for f in found for holder in f["holders"])
+    assert len(set(holders)) == len(holders), "one number was given twice"
+    everything = {f"lease-{i}/{n}" for i in range(leases) for n in range(1, turns + 1)}
+    assert set(holders) >= everything and sum(bool(f["holders"]) for f in found) > 1
+
+
+@pytest.mark.parametrize("gone", ["free", "machine", "process"])
+def test_one_of_many_that_wait_takes_over(tmp_path, gone):
+    first = lease.claim(tmp_path)
+    if gone == "free":
+        first.write_text(lease.FREE)
+    elif gone == "machine":
+        os.utime(first, (0, 0))
+    else:
+        first.write_text(json.dumps(lease.signature() | {"birth": "0"}))
+    barrier = threading.Barrier(32)
+
+    def take(_):
+        barrier.wait()
+        return lease.claim(tmp_path)
+
+    with ThreadPoolExecutor(32) as pool:
+        won = [path for path in pool.map(take, range(32)) if path]
+    assert won == [tmp_path / "2"]
+
+
+def test_let_go_at_the_end_and_after_an_exception(tmp_path):
+    with lease.holding(lease.claim(tmp_path)) as check:
+        check()
+        assert lease.claim(tmp_path) is None
+    with pytest.raises(KeyError), lease.holding(lease.claim(tmp_path)):
+        raise KeyError
+    assert lease.claim(tmp_path) == tmp_path / "3"
+
+
+def test_a_living_holder_keeps_it(other, tmp_path):
+    before = (tmp_path / "1").stat().st_mtime
+    time.sleep(0.2)
+    assert lease.claim(tmp_path, stale=2) is None
+    assert (tmp_path / "1").stat().st_mtime > before, "no sign of life"
+    assert lease.holder(tmp_path).startswith(f"process {other.pid} on ")
+
+
+def test_killed_holder_is_gone_at_once(other, tmp_path):
+    other.kill()
+    end = time.monotonic() + 5  # its parent has not asked for its status: a zombie, but dead
+    while lease.birth(other.pid) is not None and time.monotonic() < end:
+        time.sleep(0.001)
+    assert lease.claim(tmp_path, stale=1e9) == tmp_path / "2"
+
+
+def test_sleeper_has_lost_when_it_wakes(other, tmp_path):
+    other.send_signal(signal.SIGSTOP)
+    time.sleep(0.4)
+    assert lease.claim(tmp_path, stale=60) is None
+    assert lease.claim(tmp_path, stale=0.3) == tmp_path / "2"
+    other.send_signal(signal.SIGCONT)
+    _, error = other.communicate(timeout=5)
+    assert f"taken over by process {os.getpid()} on " in error and other.returncode == 1
+    assert (tmp_path / "2").read_text() != lease.FREE, "the sleeper freed what was no longer its own"
+
+
+def test_holder_on_another_machine_is_judged_by_its_silence_alone(tmp_path):
+    path = lease.claim(tmp_path)
+    path.write_text(json.dumps({"host": "far", "pid": 2**22 + 1, "machine": "far away", "birth": "1"}))
+    assert lease.claim(tmp_path) is None and lease.holder(tmp_path) == f"process {2**22 + 1} on far"
+    os.utime(path, (time.time() - lease.STALE - 5,) * 2)
+    assert lease.claim(tmp_path) == tmp_path / "2"
+
+
+def test_unfinished_file_is_held_until_it_is_old(tmp_path):
+    (tmp_path / "7").touch()
+    assert lease.claim(tmp_path) is None and lease.holder(tmp_path) == "another process"
+    os.utime(tmp_path / "7", (0, 0))
+    assert lease.claim(tmp_path) == tmp_path / "8"
