@@ -78,8 +78,11 @@ def take_config(argv: list[str]) -> tuple[str, list[str]]:
 def read_config(value: str) -> ConfigDict:
     """The configuration `configs/NAME.py[:ARG]` with its defaults."""
     name, colon, argument = value.partition(":")
+    beside = Path(__file__).parent / name  # started from another directory
     if not Path(name).is_file():
-        raise UserError(f"--config: no file {name}, {nearest(name, known_configs())}")
+        if not beside.is_file():
+            raise UserError(f"--config: no file {name}, {nearest(name, known_configs())}")
+        name = str(beside)
     try:
         get_config = runpy.run_path(name).get("get_config")
         if get_config is None:

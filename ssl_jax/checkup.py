@@ -1,6 +1,7 @@
 """The task "doctor": what ails a pretraining run, from its work directory alone; and the same while a run goes on."""
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,10 @@ def history_of(rows: Rows, source: Path | None = None) -> dict:
     names = (*NEEDED, "predictor_norm")
     history: dict = {name: np.array([row.get(name, np.nan) for row in rows], np.float64) for name in names}
     if source is not None and (source / NAME).exists():
-        history["dynamics"] = read_dynamics(source)
+        try:
+            history["dynamics"] = read_dynamics(source)
+        except UserError as error:  # metrics.csv is enough
+            print(error, file=sys.stderr)
     return history
 
 

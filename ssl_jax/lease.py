@@ -50,9 +50,9 @@ def holding(path: Path, beat: float = BEAT) -> Iterator[Callable[[], None]]:
 
     def keep() -> None:
         while not ended.wait(beat):
-            if newest(path.parent) != path:
-                return lost.set()
-            with contextlib.suppress(OSError):  # the next touch may succeed; if none does, the lease is lost in the end
+            with contextlib.suppress(OSError):  # the next beat may succeed; if none does, the lease is lost in the end
+                if newest(path.parent) != path:
+                    return lost.set()
                 os.utime(path)
 
     def check() -> None:

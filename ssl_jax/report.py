@@ -12,7 +12,7 @@ from ssl_jax.types import Config
 
 def report(config: Config, directory: str) -> None:
     """Writes report.md, report.html and result.json from the stores that the configuration names."""
-    folders = [Path(name) for name in config.runs.split(",") if name]
+    folders = [Path(name.strip()) for name in config.runs.split(",") if name.strip()]
     takes = "takes folders that hold SWEEP/SCALE/CELL/seed-N.json, with commas between them"
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise UserError(f"runs: {missing[0]} is no folder, {takes}")

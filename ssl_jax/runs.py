@@ -112,7 +112,8 @@ TASKS = {
     "dynamics": lambda c, d, _: dynamics(c, d),
     "report": lambda c, d, _: report(c, d),
 }
-# A section or field that a task's configurations have, and those of other tasks have not.
+SEVERAL = ("pretrain", "supervised", "probe", "views")  # tasks that may run in several processes
+# A section or field that a task's configurations have.
 MARKS = {
     "pretrain": "views",
     "views": "views",
@@ -131,7 +132,9 @@ def run_task(config: Config, directory: str, interrupted: Callable[[], bool]) ->
     """The task that the configuration names."""
     if config.task not in TASKS:
         raise UserError(f"task: got {config.task!r}, {nearest(config.task, TASKS)}")
-    if MARKS[config.task] not in config:
+    if config.task not in SEVERAL and jax.process_count() > 1:
+        raise UserError(f"--processes: got {jax.process_count()}, the task {config.task} runs in one")
+    if MARKS[config.task] not in config or ("experiment" in config and config.task != "experiment"):
         several = config.task in ("pretrain", "views", "experiment", "sweep")
         where = "a --config of that task" if several else f"--config configs/{config.task}.py"
         raise UserError(f"task: got {config.task!r} in a configuration of another task; takes {where}")

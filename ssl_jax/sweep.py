@@ -30,7 +30,6 @@ import numpy as np
 from ssl_jax import assembly, checks, driver, lease, records, workdir
 from ssl_jax.console import say
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.train.dynamics_file import NAME as DYNAMICS
 from ssl_jax.train.dynamics_file import read_dynamics
 from ssl_jax.types import Config
 
@@ -72,10 +71,10 @@ class Job(NamedTuple):
 
 def sweep(config: Config, directory: str, interrupted: Callable[[], bool], pretrain: Pretrain) -> None:
     """Runs by `pretrain` whatever is not finished of the sweep that `config` describes."""
-    began = time.time()
     check_fields(config)
     jobs = plan(config, Path(directory))
     check_all(config, jobs, Path(directory))
+    began = lease.time_of(Path(directory))
     workdir.write_json(Path(directory) / "config.json", {"task": "sweep", "sweep": config.sweep})
     workdir.write_json(Path(directory) / config.scale / "config.json", identity(config))
     done = [job for job in jobs if is_done(job, config.again)]
@@ -106,8 +105,6 @@ def check_fields(config: Config) -> None:
     for name in chosen(config):
         if name not in known:
             raise UserError(f"cells: got {name!r}, {nearest(name, known)}")
-    if jax.process_count() > 1:
-        raise UserError("--processes: a sweep takes one; start its command once for each instead")
 
 
 def chosen(config: Config) -> list[str]:
@@ -137,7 +134,7 @@ def cell_config(config: Config, cell: str, seed: int) -> Config:
 
 def identity(config: Config) -> dict:
     """What all starts of one sweep have in common."""
-    base = {name: value for name, value in workdir.flatten(config[config.scale].to_dict()).items() if name not in FREE}
+    base = {name: value for name, value in workdir.spread(config[config.scale].to_dict()).items() if name not in FREE}
     overrides = config.overrides[config.scale].to_dict()
     return {"task": "sweep", "sweep": config.sweep, "scale": config.scale, config.scale: base, "overrides": overrides}
 
@@ -184,7 +181,7 @@ def refuse_other(field: str, path: Path, inside: list[str], config: dict) -> Non
     earlier = workdir.read_json(path)
     for name in inside:
         earlier = earlier.get(name, {})
-    old, new = workdir.flatten(earlier), workdir.flatten(config)
+    old, new = workdir.spread(earlier), workdir.spread(config)
     differing = [
         f"{n} {old[n]!r} -> {new[n]!r}" for n in sorted(old.keys() & new.keys()) if n not in FREE and old[n] != new[n]
     ]
@@ -293,12 +290,16 @@ def write_failure(job: Job, line: str) -> None:
 
 
 def failed_since(job: Job, began: float) -> bool:
-    """Whether it broke since `began`, here or in another process."""
-    return job.failure.exists() and job.failure.stat().st_mtime >= began
+    """Whether it broke since `began`, here or in another process, which may just be ending it."""
+    with contextlib.suppress(OSError):
+        return job.failure.stat().st_mtime >= began
+    return False
 
 
 def reason(job: Job) -> str:
-    return job.failure.read_text().partition("\n")[0]
+    with contextlib.suppress(OSError):
+        return job.failure.read_text().partition("\n")[0]
+    return "broken in another process"
 
 
 def wait(left: list[Job], told: set[str], stop: Callable[[], bool]) -> None:
@@ -347,6 +348,8 @@ def asked_to_stop(
 def end(config: Config, jobs: list[Job], failed: dict[str, str], pressed: bool) -> None:
     """The last lines; status 1 if any cell failed, 130 after Ctrl-C."""
     done = sum(is_done(job, config.again) for job in jobs)
+    names = {job.name for job in jobs if not is_done(job, config.again)}  # what failed here another may have ended
+    failed = {name: line for name, line in failed.items() if name in names}
     for name, line in failed.items():
         say(f"failed: {name}: {line}")
     if done + len(failed) < len(jobs):
@@ -397,9 +400,10 @@ def spelled(value) -> str:
 
 def thinned(directory: Path) -> dict | None:
     """First and last record of dynamics.npz, and some in between of the largest modes; None if none was kept."""
-    if not (directory / DYNAMICS).exists():
+    try:
+        arrays = read_dynamics(directory)
+    except UserError:  # none was made, or it cannot be read
         return None
-    arrays = read_dynamics(directory)
     spectra = [name for name in ("corr_eigenvalues", "predictor_eigenvalues", "alignment") if name in arrays]
     few = np.unique(np.linspace(0, len(arrays["step"]) - 1, RECORDS).round().astype(int))
     return {

@@ -5,6 +5,7 @@ config.json (as it ran), metrics.csv, dynamics.npz, checkpoints/, features/, res
 
 import json
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,17 @@ def _extends_freely(config: dict) -> bool:
     return {config.get("schedule.name"), config.get("target.schedule")} <= {"constant", None}
 
 
-def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict) -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}; an unset field counts as absent."""
+    return {name: value for name, value in spread(tree).items() if value is not None}
+
+
+def spread(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """As `flatten`, with the unset fields."""
     flat = {}
     for name, value in tree.items():
-        inner = flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-        flat |= {k: list(v) if isinstance(v, tuple) else v for k, v in inner.items() if v is not None}
+        inner = spread(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        flat |= {k: list(v) if isinstance(v, tuple) else v for k, v in inner.items()}
     return flat
 
 
@@ -107,6 +113,6 @@ def read_json(path: Path) -> dict:
 
 def write_json(path: Path, content: dict) -> None:
     """Written whole or not at all."""
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    scratch = path.with_suffix(f".{platform.node()}.{os.getpid()}.tmp")  # several machines may share the directory
     scratch.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(scratch, path)

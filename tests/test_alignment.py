@@ -65,3 +65,12 @@ def test_many_at_once():
     for i, (corr, w) in enumerate(pairs):
         for name, value in eigenspace_alignment(corr, w).items():
             np.testing.assert_allclose(together[name][i], value, atol=1e-4, rtol=1e-4)
+
+
+def test_a_matrix_that_is_not_finite_has_no_eigenvalues():
+    """The run that it belongs to ends with its own message."""
+    corr, w = random_pair(4)
+    w = np.array(w)
+    w[0, 0] = np.nan
+    got = jax.jit(eigenspace_alignment)(corr, w)
+    assert np.isnan(got["predictor_eigenvalues"]).all() and np.isfinite(got["corr_eigenvalues"]).all()

@@ -40,7 +40,7 @@ FLOORS = {
     "ssl_jax.checkup": 6,
     "ssl_jax.report": 6,
     "ssl_jax.sweep": 8,
-    "ssl_jax.workdir": 4,
+    "ssl_jax.workdir": 2,
     "ssl_jax.runs": 9,
     "ssl_jax": 0,
 }

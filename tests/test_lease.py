@@ -134,6 +134,24 @@ def test_one_of_many_that_wait_takes_over(tmp_path, gone):
     assert won == [tmp_path / "2"]
 
 
+def test_a_heart_beats_on_after_a_hiccup_of_the_file_system(tmp_path, monkeypatch):
+    path, real, failures = lease.claim(tmp_path), os.listdir, []
+
+    def hiccup(folder):
+        if threading.current_thread() is not threading.main_thread() and not failures:
+            failures.append(folder)
+            raise OSError("stale handle")
+        return real(folder)
+
+    monkeypatch.setattr(os, "listdir", hiccup)
+    with lease.holding(path, beat=0.02):
+        os.utime(path, (0, 0))
+        end = time.monotonic() + 20
+        while path.stat().st_mtime == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert failures and path.stat().st_mtime > 0
+
+
 def test_let_go_at_the_end_and_after_an_exception(tmp_path):
     with lease.holding(lease.claim(tmp_path)) as check:
         check()

@@ -60,9 +60,9 @@ def cut(path):
     path.write_text(path.read_text()[:40])
 
 
-def drop(path):
+def without(path, name):
     run = json.loads(path.read_text())
-    del run["config"]
+    del run[name]
     path.write_text(json.dumps(run))
 
 
@@ -71,8 +71,10 @@ def change(**fields):
 
 
 SPOILED = {
+    "lacks effective_rank": lambda path: without(path, "effective_rank"),
+    "no configuration": change(config=None),
     "damaged": cut,
-    "lacks config": drop,
+    "lacks config": lambda path: without(path, "config"),
     "says scale 'full'": change(scale="full"),
     "no number": change(linear_accuracy=float("nan")),
     "epochs is 9, and 6": change(config={"epochs": 9}),
@@ -162,6 +164,23 @@ def test_claims_of_a_world_turned_round(store):
         "Setting it every 5 steps only is no better",
     ):
         assert found[words] == FAILS, words
+
+
+def test_what_collapses_is_not_rescued(store):
+    assert verdicts(gather([store]))["Weight decay of a fast predictor rescues it"] == HOLDS
+    write_run(store, "table3", cell="simsiam_sym_wdp", seed=0, accuracy=0.38, collapsed=True)
+    assert verdicts(gather([store]))["Weight decay of a fast predictor rescues it"] == FAILS
+
+
+def test_one_seed_or_noise_decides_no_comparison(tmp_path):
+    for seed, (a, b) in enumerate([(0.4001, 0.40)]):
+        write_run(tmp_path, "table2", cell="directpred", seed=seed, accuracy=a)
+        write_run(tmp_path, "table2", cell="linear", seed=seed, accuracy=b)
+    assert verdicts(gather([tmp_path]))["DirectPred beats a one-layer predictor trained by SGD"] == OPEN
+    for seed, (a, b) in enumerate([(0.5, 0.4), (0.3, 0.45), (0.45, 0.4)]):
+        write_run(tmp_path, "table2", cell="directpred5", seed=seed, accuracy=a)
+        write_run(tmp_path, "table2", cell="directpred", seed=seed, accuracy=b)
+    assert verdicts(gather([tmp_path]))["Setting it every 5 steps only is no better"] == OPEN
 
 
 def test_a_difference_within_its_interval_decides_nothing(store):

@@ -19,6 +19,7 @@ from configs import cifar10, cifar10_small, quickstart
 from configs.sweeps.cells import TABLES, sweep_config
 from ssl_jax import assembly, lease, sweep, workdir
 from ssl_jax.errors import UserError
+from ssl_jax.reports.published import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 TINY = """epochs=1 batch_size=32 data.train_size=96 log_every=2 eval_every=0 checkpoint_every=1
@@ -37,15 +38,14 @@ def config_of(name: str, scale: str, cell: str) -> ConfigDict:
 
 def test_published_numbers():
     """Höppe et al. 2022, tables 1 to 3; Tian et al. 2021, table 8, CIFAR-10."""
-    numbers = {name: [cell.published for cell in cells] for name, cells in TABLES.items()}
+    numbers = {name: [cell.accuracy for cell in cells] for name, cells in PUBLISHED.items()}
     assert numbers["table1"] == [85.7, 84.2, 20.3, 79.4]
     assert numbers["table2"] == [83.3, 84.7, 84.1, 77.8, 78.6]
     assert numbers["table3"] == [81.34, 81.69, 79.1, 81.39, 80.78, 80.42, 20.27, 79.22]
-    table8 = {cell.name: (cell.published, cell.published_std) for cell in TABLES["original_table8"]}
+    table8 = {p.cell: (p.accuracy, p.std) for p in PUBLISHED["original_table8"]}
     assert table8["directpred_100"] == (85.21, 0.23) and table8["directpred5_300"] == (88.83, 0.10)
     assert table8["linear_500"] == (89.33, 0.27) and len(table8) == 9
-    assert {cell.published for name in ("optimisers", "decay_ssl") for cell in TABLES[name]} == {None}
-    doubtful = {cell.name for name in ("table1", "table2", "table3") for cell in TABLES[name] if cell.note}
+    doubtful = {p.cell for name in ("table1", "table2", "table3") for p in PUBLISHED[name] if p.note}
     assert doubtful == {"byol_sym", "byol", "directpred_noema"}
 
 
@@ -342,7 +342,11 @@ def test_directory_and_store_of_another_sweep_are_refused(config, tmp_path):
         run(config, tmp_path / "w", Pretend())
     with pytest.raises(UserError, match="store: .*seed-0.json .*epochs 1 -> 2.*again=True"):
         run(config, tmp_path / "other", Pretend())
-    config.mini.epochs, config.sweep = 1, "table2"
+    config.mini.epochs, config.mini.optimizer.predictor.learning_rate = 1, 0.5  # was None: the rest's
+    for directory, field in (("w", "--workdir"), ("other", "store")):
+        with pytest.raises(UserError, match=f"{field}: .*predictor.learning_rate None -> 0.5"):
+            run(config, tmp_path / directory, Pretend())
+    config.mini.optimizer.predictor.learning_rate, config.sweep = None, "table2"
     with pytest.raises(UserError, match="--workdir: .*'table1' -> 'table2'"):
         run(config, tmp_path / "w", Pretend())
     with pytest.raises(UserError, match="--workdir: .*'pretrain' task"):

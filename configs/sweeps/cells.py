@@ -1,7 +1,6 @@
-"""The cells of the sweeps: which runs make up a table, what was published of each, and what each changes.
+"""The cells of the sweeps: which runs make up a table, and what each changes of the scale's configuration.
 
-Published numbers: Höppe et al. 2022 (ReScience C), tables 1 to 3, linear accuracy in %, one unseeded run each; Tian et
-al. 2021 (arXiv 2102.06810), table 8, mean and standard deviation of five. What is doubtful about one is its `note`.
+Which cells a published table has, with its numbers and what is doubtful about them: ssl_jax/reports/published.py.
 
 Scale "full" is the published protocol. Scale "mini" is for two CPU cores. It was fixed before any of its results was
 seen, and no field of it was chosen by an accuracy of a sweep:
@@ -23,28 +22,22 @@ from ml_collections import ConfigDict
 
 from configs import cifar10, cifar10_small
 from configs.methods import DECAYS, METHODS
+from ssl_jax.reports.published import PUBLISHED
 
 SCALES = ("mini", "full")
 FILES = {"mini": "configs/cifar10_small.py", "full": "configs/cifar10.py"}
 
 
 class Cell(NamedTuple):
-    """One run of a table. `published`: linear accuracy in %; `overrides`: by scale, what it changes of the sweep's."""
+    """One run of a table. `overrides`: by scale, what it changes of the sweep's configuration."""
 
     name: str
-    table: str
-    row: str
-    column: str
-    published: float | None
-    published_std: float | None
-    note: str
     overrides: dict[str, dict]
 
 
-def cell(table, name, row, column, published=None, std=None, note="", **changes) -> Cell:
+def cell(name: str, **changes) -> Cell:
     """A cell whose `changes` (mini=, full=, both=) are given field by field."""
-    overrides = {scale: changes.get("both", {}) | changes.get(scale, {}) for scale in SCALES}
-    return Cell(name, table, row, column, published, std, note, overrides)
+    return Cell(name, {scale: changes.get("both", {}) | changes.get(scale, {}) for scale in SCALES})
 
 
 def method(name: str, label: str | None = None) -> dict:
@@ -52,64 +45,17 @@ def method(name: str, label: str | None = None) -> dict:
     return {"method": label or name} | METHODS[name]
 
 
-# --- Höppe et al. 2022 --------------------------------------------------------------------------------------------
-
-UNCLEAR = "the published code's README gives 85.7 to the predictor that is not symmetric"
-NEVER_SET = "as committed, that run never set its predictor: the algorithm is that of linear_noema"
-
-TABLE1 = [
-    cell("table1", name, row, column, published, note=note, both=method(name))
-    for name, row, column, published, note in (
-        ("byol_sym", "EMA", "symmetric", 85.7, UNCLEAR),
-        ("byol", "EMA", "regular", 84.2, UNCLEAR),
-        ("simsiam_sym", "no EMA", "symmetric", 20.3, ""),
-        ("simsiam", "no EMA", "regular", 79.4, ""),
-    )
-]
-
-TABLE2 = [
-    cell("table2", name, row, column, published, note=note, both=method(name))
-    for name, row, column, published, note in (
-        ("linear", "EMA", "SGD", 83.3, ""),
-        ("directpred", "EMA", "DirectPred", 84.7, ""),
-        ("directpred5", "EMA", "DirectPred, every 5 steps", 84.1, ""),
-        ("linear_noema", "no EMA", "SGD", 77.8, ""),
-        ("directpred_noema", "no EMA", "DirectPred", 78.6, NEVER_SET),
-    )
-]
+# --- Published ----------------------------------------------------------------------------------------------------
 
 # "wdp": weight decay on the predictor alone; "nowd": on nothing.
 PREDICTOR_DECAY = {"wdp": {"mini": 0.0337, "full": 4e-4}, "nowd": {"mini": 0.0, "full": 0.0}}
 
 
-def decay_cell(base: str, decay: str, row: str, published: float) -> Cell:
-    column = "symmetric" if base.endswith("_sym") else "regular"
-    name, both = f"{base}_{decay}", {"optimizer.weight_decay": 0.0}
+def decay_cell(name: str) -> Cell:
+    base, _, decay = name.rpartition("_")
     own = {scale: {"optimizer.predictor.weight_decay": value} for scale, value in PREDICTOR_DECAY[decay].items()}
-    return cell("table3", name, row, column, published, both=method(base, name) | both, **own)
+    return cell(name, both=method(base, name) | {"optimizer.weight_decay": 0.0}, **own)
 
-
-TABLE3 = [
-    decay_cell(base, decay, row, published)
-    for base, decay, row, published in (
-        ("byol_sym", "wdp", "EMA, decay of the predictor alone", 81.34),
-        ("byol", "wdp", "EMA, decay of the predictor alone", 81.69),
-        ("simsiam_sym", "wdp", "no EMA, decay of the predictor alone", 79.1),
-        ("simsiam", "wdp", "no EMA, decay of the predictor alone", 81.39),
-        ("byol_sym", "nowd", "EMA, no decay", 80.78),
-        ("byol", "nowd", "EMA, no decay", 80.42),
-        ("simsiam_sym", "nowd", "no EMA, no decay", 20.27),
-        ("simsiam", "nowd", "no EMA, no decay", 79.22),
-    )
-]
-
-CHART = "read off a bar chart of the published code, to about 0.1"
-DIRECTCOPY = [
-    cell("directcopy", name, row, "DirectCopy", published, note=CHART, both=method(name))
-    for name, row, published in (("directcopy", "EMA", 84.6), ("directcopy_noema", "no EMA", 78.3))
-]
-
-# --- Tian et al. 2021, CIFAR-10 -----------------------------------------------------------------------------------
 
 ORIGINAL = {
     "init": "pytorch",
@@ -118,29 +64,19 @@ ORIGINAL = {
     "optimizer.exclude": "",
     "probe.protocol": "original",
 }
-LENGTHS = {100: 6, 300: 18, 500: 30}  # epochs: full, mini
-BEST_EPOCH = "published is the best of the probe's 50 epochs on the test set: original_best_test_epoch_accuracy"
-NOT_SAID = f"{BEST_EPOCH}; not said there whether this predictor is kept symmetric"
+LENGTHS = {"100": 6, "300": 18, "500": 30}  # epochs: full, mini
 
-ORIGINAL_TABLE8 = [
-    cell(
-        *("original_table8", f"{name}_{epochs}", row, f"{epochs} epochs", published, std),
-        note=NOT_SAID if name == "linear" else BEST_EPOCH,
-        both=method(name),
-        mini={"epochs": LENGTHS[epochs]},
-        full={"epochs": epochs},
-    )
-    for epochs, numbers in {
-        100: ((85.21, 0.23), (84.93, 0.29), (84.49, 0.20)),
-        300: ((88.88, 0.15), (88.83, 0.10), (88.57, 0.15)),
-        500: ((89.52, 0.04), (89.56, 0.13), (89.33, 0.27)),
-    }.items()
-    for (name, row), (published, std) in zip(
-        (("directpred", "DirectPred"), ("directpred5", "DirectPred, every 5 steps"), ("linear", "SGD")),
-        numbers,
-        strict=True,
-    )
-]
+
+def original_cell(name: str) -> Cell:
+    base, _, epochs = name.rpartition("_")
+    return cell(name, both=method(base), mini={"epochs": LENGTHS[epochs]}, full={"epochs": int(epochs)})
+
+
+def plain_cell(name: str) -> Cell:
+    return cell(name, both=method(name))
+
+
+BUILD = {"table3": decay_cell, "original_table8": original_cell}
 
 # --- Nothing published --------------------------------------------------------------------------------------------
 
@@ -163,7 +99,7 @@ def optimizer(scale: str, name: str) -> dict:
 
 
 OPTIMISERS = [
-    cell("optimisers", name, name, "byol", **{scale: optimizer(scale, name) for scale in SCALES})
+    cell(name, **{scale: optimizer(scale, name) for scale in SCALES})
     for name in ("momentum", "nesterov", "sgd", "rmsprop", "adam", "adamw", "lion", "lars")
 ]
 
@@ -175,24 +111,14 @@ def pull(scale: str, kind: str) -> dict:
 
 
 DECAY_SSL = [
-    cell(
-        *("decay_ssl", f"{name}-{kind}", name, kind),
-        both=method(name, f"{name}-{kind}"),
-        **{scale: pull(scale, kind) for scale in SCALES},
-    )
+    cell(f"{name}-{kind}", both=method(name, f"{name}-{kind}"), **{scale: pull(scale, kind) for scale in SCALES})
     for name in ("byol", "simsiam")
     for kind in DECAYS
 ]
 
 TABLES: dict[str, list[Cell]] = {
-    "table1": TABLE1,
-    "table2": TABLE2,
-    "table3": TABLE3,
-    "original_table8": ORIGINAL_TABLE8,
-    "directcopy": DIRECTCOPY,
-    "optimisers": OPTIMISERS,
-    "decay_ssl": DECAY_SSL,
-}
+    name: [BUILD.get(name, plain_cell)(published.cell) for published in cells] for name, cells in PUBLISHED.items()
+} | {"optimisers": OPTIMISERS, "decay_ssl": DECAY_SSL}
 # What a whole table changes of the scale's base, for all its cells.
 RATES = {"optimizer.learning_rate": 0.2, "optimizer.predictor.learning_rate": 2.0, "probe.epochs": 50}
 CHANGES: dict[str, dict[str, dict]] = {

@@ -19,7 +19,8 @@ def measure_step(grads: Params, updates: Params, z: Pair, t: Pair, corr: jax.Arr
     """Of the step that is being taken; z, t: projections (B, D) of the two views by the online and the target network,
     corr (D, D): their uncentred correlation E z zᵀ; mean: over the devices.
 
-    gradient_norm, update_norm (3,): of each of `PARTS`, decay and learning rate being in the second.
+    gradient_norm, update_norm (3,): of each of `PARTS`; the second with learning rate and decay, but for pre-decay,
+        which has acted before.
     mean_share (): ||E z||² / E ||z||², 1 where all projections are one vector.
     online_target_cosine (): mean cosine of both networks' projections of the same view; 1 without an average.
     """

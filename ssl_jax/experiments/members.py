@@ -129,8 +129,6 @@ def prepare(config: Config, directory: str, plan: Callable[[Config], Iterable[Ru
     plan(config) -> runs as this configuration will have them, of which every different kind and decay is looked at.
     """
     checks.check_ranges(config, RANGES)
-    if jax.process_count() > 1:
-        raise UserError(f"--processes: got {jax.process_count()}, an experiment runs in one")
     for check in (together, workers):
         check(config)
     shapes: dict = {}

@@ -2,8 +2,7 @@
 
 In README.md and docs/*.md the table of NAME stands between a mark and `<!-- end -->`:
 
-    <!-- results: NAME -->      one row a run, from results/NAME/METHOD/seed-N.json, copies of result.json
-    <!-- seeds: NAME -->        the same files, one row a method: mean and spread over its seeds
+    <!-- seeds: NAME -->        one row a method: mean and spread over its seeds, from results/NAME/METHOD/seed-N.json
     <!-- experiment: NAME -->   an experiment's own tables and findings, from results/experiments/NAME.json
     <!-- dynamics: NAME -->     eigenspaces beside the replication's, from results/dynamics/NAME.json
     <!-- replication: SCALE --> the published tables and claims, from results/TABLE/SCALE/CELL/seed-N.json
@@ -21,7 +20,7 @@ from ssl_jax.reports.replication import gather, markdown
 
 ROOT = Path(__file__).parents[2]
 ACCURACIES = ("linear_accuracy", "ridge_accuracy", "knn_accuracy")
-MARKED = re.compile(r"(<!-- (results|seeds|experiment|dynamics|replication): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (seeds|experiment|dynamics|replication): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def read_results(name: str, root: Path = ROOT) -> list[dict]:
@@ -31,25 +30,6 @@ def read_results(name: str, root: Path = ROOT) -> list[dict]:
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text())
-
-
-def table(results: list[dict]) -> str:
-    """One row for each run, best linear accuracy first, then the untrained encoder's as a last row."""
-    rows = [
-        "| method | linear | ridge | kNN | spread | rank | seconds | images/s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for r in sorted(results, key=lambda r: -r["linear_accuracy"]):
-        signs = f"{r['relative_spread']:.2f} | {r['effective_rank']:.1f}"
-        cost = f"{r['seconds']:.0f} | {r['images_per_second']:.0f}"
-        rows.append(f"| {r['method']}{' (collapsed)' if r['collapsed'] else ''} | {_percent(r)} | {signs} | {cost} |")
-    baselines = {_percent(r, "random_init_"): r for r in results}
-    rows += [f"| untrained encoder | {text} | | | | |" for text in sorted(baselines)]
-    return "\n".join(rows) + "\n"
-
-
-def _percent(result: dict, prefix: str = "") -> str:
-    return " | ".join(f"{100 * result[prefix + name]:.2f}" for name in ACCURACIES)
 
 
 def seeds_table(results: list[dict]) -> str:
@@ -78,7 +58,6 @@ def report(result: dict) -> str:
 
 
 RENDERERS = {
-    "results": lambda name, root: table(read_results(name, root)),
     "seeds": lambda name, root: seeds_table(read_results(name, root)),
     "experiment": lambda name, root: report(read_json(root / "results" / "experiments" / f"{name}.json")),
     "dynamics": lambda name, root: dynamics_table.report(
