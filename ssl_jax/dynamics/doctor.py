@@ -31,7 +31,7 @@ from ssl_jax.errors import UserError
 # Of each pair the first is where an alarm begins and the second where it ends: between them lies the noise of a batch.
 
 # Content under which it counts as a line: 1.5 is the effective rank of two directions of which one has 7/8. Stored runs
-# (results/): the three known collapses of configs/cifar10_small.py have 1.0, all that learn 2.3 to 6.7; of simsiam under
+# (results/): the known collapses of configs/cifar10_small.py have 1.0, all that learn 2.3 to 6.7; of simsiam under
 # strong decay (decay_ssl) those whose linear probe fell to 25-28 % (untrained: 37) have 1.0 to 1.44, those at 33-36 %
 # 1.8 and 2.2.
 LINE = (1.5, 1.8)
@@ -464,8 +464,8 @@ def asymmetric(facts: Facts) -> str:
 
 
 def decay_on_the_predictor_alone(facts: Facts) -> str:
-    """η_s = 0 < η_p: `theory.collapses` is False for every start, and s grows at `theory.asymptotic_growth`. The decay is
-    that of the published success, or the run's own where that is smaller.
+    """η_s = 0 < η_p: `theory.collapses` is False for every start, and s grows at `theory.asymptotic_growth`. The decay
+    is that of the published success, or the run's own where that is smaller.
     """
     from ssl_jax.dynamics import theory
 
