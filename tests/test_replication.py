@@ -5,6 +5,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import jax
 import numpy as np
 import pytest
 from commands import ROOT
@@ -266,6 +267,12 @@ def test_the_command(store, tmp_path_factory):
     result = json.loads((out / "result.json").read_text())
     assert result["scales"]["mini"]["runs"] == 50 and len(result["left_out"]) == 1
     assert "<html" in (out / "report.html").read_text() and "## Mini scale" in (out / "report.md").read_text()
+
+
+def test_one_process_only(store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert command(tmp_path / "out", f"--config.runs={store}") == 2
+    assert "--processes: got 2, the task report runs in one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("runs", ["", "/nowhere/at/all", "EMPTY"])

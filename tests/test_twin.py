@@ -123,6 +123,23 @@ def test_matrices_lie_on_those_of_the_theory(kind):
     check_first_order(*errors)
 
 
+@pytest.mark.parametrize("kind", ["simsiam", "byol"])
+def test_balance_of_the_layers_decays_as_the_theory_says(kind):
+    """W Wᵀ - W_pᵀ W_p / α_p goes as e^(-2ηt) where both decay alike, and stays where neither decays."""
+    rng = np.random.default_rng(5)
+    w, w_p = rng.normal(size=(MANY, D, N)) / 3, rng.normal(size=(MANY, D, D)) / 3
+    image, times = twin.exact_moments(np.eye(N), np.eye(N) / 10), np.linspace(0, TIME, RECORDS + 1)
+    found, flow = trained(kind, STEPS[1], 6, (w, w_p), image)
+    alike = np.flatnonzero(np.isclose(flow["eta_p"], flow["eta_s"]))
+    assert len(alike) == 4
+    for i in alike:
+        now = np.stack(
+            [theory.balance(*pair, flow["alpha_p"][i]) for pair in zip(found[0][i], found[1][i], strict=True)]
+        )
+        right = np.exp(-2 * flow["eta_s"][i] * times)[:, None, None] * now[:1]
+        assert np.abs(now - right).max() < 0.02 < np.abs(now[0]).max()
+
+
 def check_first_order(coarse, fine):
     """Errors (MANY,) of twice the step and of the step. Rounding in float32 leaves some 1e-6, far below either."""
     assert fine.max() < 0.02 and fine.min() > 1e-4, fine
