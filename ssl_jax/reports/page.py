@@ -191,7 +191,7 @@ def draw_accuracies(cells: Cells) -> Figure:
     if untrained := baseline(cells).get("linear"):
         axes.axvline(untrained.mean, color=UNTRAINED, ls=":", lw=1.2, label="untrained encoder")
     axes.set(yticks=range(len(lines)), yticklabels=[f"{s.removeprefix('original_')}  {p.cell}" for s, p in lines])
-    axes.set(xlabel="linear accuracy on the test images, last epoch, %", ylim=(len(lines) - 0.5, -0.5))
+    axes.set(xlabel="linear accuracy on the test images, last epoch, %", xlim=(0, 100), ylim=(len(lines) - 0.5, -0.5))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0, labelsize=8.5)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
