@@ -245,22 +245,6 @@ def layer_table(params: Params, rules: dict[str, Rule], config: Config, order: t
     return rows
 
 
-def group_table(params: Params, rules: dict[str, Rule], exclude: str) -> list[tuple[str, int, int, Rule]]:
-    """(group, parameters, decayed parameters, rule) of each group."""
-    leaves = jax.tree.leaves_with_path(params)
-    masks = jax.tree.leaves(decayed(params, exclude))
-    entries = [(path_of(path).split("/")[0], leaf.size, mask) for (path, leaf), mask in zip(leaves, masks, strict=True)]
-    return [
-        (
-            group,
-            sum(size for label, size, _ in entries if label == group),
-            sum(size for label, size, mask in entries if label == group and mask),
-            rule,
-        )
-        for group, rule in rules.items()
-    ]
-
-
 def read_dataset(config: Config) -> Dataset:
     """The data that the configuration names."""
     data = config.data
