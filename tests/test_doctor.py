@@ -217,7 +217,9 @@ MINI = [
 
 @pytest.mark.parametrize("paths", [MINI, list((ROOT / "results" / "decay_ssl").glob("*/seed-*.json"))])
 def test_stored_runs_at_their_end(paths):
-    """Collapsed are those whose linear probe fell far below the untrained encoder's 37 %, and no other."""
+    """Collapsed are those whose linear probe fell far below the untrained encoder's 37 %, and no other. Only without any
+    decay may projections lie on a line while the features before them learn: nothing takes away what is not used.
+    """
     assert paths
     for path in paths:
         run = json.loads(path.read_text())
@@ -227,7 +229,8 @@ def test_stored_runs_at_their_end(paths):
         rows["top_eigenvalue"][:5] = 15  # about where all of them begin
         dim = len(run["correlation_eigenvalues"])
         found = diagnose(rows | {"step": np.linspace(20, run["steps"], 40)}, FACTS._replace(dim=dim))
-        assert not found.collapsed or run["linear_accuracy"] < 0.32, path
+        undecayed = path.parent.name.endswith("_nowd")
+        assert not found.collapsed or run["linear_accuracy"] < 0.32 or (undecayed and found.rank < 2.5), path
         assert found.collapsed or run["linear_accuracy"] > 0.28, path
 
 
