@@ -231,7 +231,8 @@ def test_stored_runs_at_their_end(paths):
         found = diagnose(rows | {"step": np.linspace(20, run["steps"], 40)}, FACTS._replace(dim=dim))
         undecayed = path.parent.name.endswith("_nowd")
         assert not found.collapsed or run["linear_accuracy"] < 0.32 or (undecayed and found.rank < 2.5), path
-        assert found.collapsed or run["linear_accuracy"] > 0.28, path
+        by_itself = run.get("state", "healthy") != "healthy"  # by all its rows, of which only the last is stored
+        assert found.collapsed or by_itself or run["linear_accuracy"] > 0.28, path
 
 
 def test_what_was_measured_counts_as_far_as_it_reaches():
