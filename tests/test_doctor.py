@@ -217,8 +217,8 @@ MINI = [
 
 @pytest.mark.parametrize("paths", [MINI, list((ROOT / "results" / "decay_ssl").glob("*/seed-*.json"))])
 def test_stored_runs_at_their_end(paths):
-    """Collapsed are those whose linear probe fell far below the untrained encoder's 37 %, and no other. Only without any
-    decay may projections lie on a line while the features before them learn: nothing takes away what is not used.
+    """Collapsed are those whose linear probe fell far below the untrained encoder's 37 %, and no other. Only without
+    any decay may projections lie on a line while the features before them learn: nothing takes away what is not used.
     """
     assert paths
     for path in paths:
