@@ -309,7 +309,7 @@ MISTAKES = {
     "schedule.name=sgd": ["schedule.name", "did you mean 'sgdr'"],
     "schedule.power=2": ["schedule.power", "constant"],
     "schedule.name=sgdr schedule.cycle=2 snapshots=True eval_every=3": ["eval_every", "3"],
-    "task=pretrain": ["task", "'pretrain'", "'supervised'"],
+    "task=pretrain": ["task", "'pretrain'", "of another task"],
 }
 
 
