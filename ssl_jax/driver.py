@@ -3,14 +3,16 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from ssl_jax import records
+from ssl_jax import assembly, checks, records
+from ssl_jax.augment.views import Recipe
 from ssl_jax.console import is_writer, progress_bar, say
 from ssl_jax.data.batches import Feed
+from ssl_jax.data.sources import Dataset
 from ssl_jax.errors import UserError
 from ssl_jax.train import checkpoint, metrics, parallel
 from ssl_jax.train.dynamics_file import Record, resume_dynamics, write_dynamics
@@ -47,6 +49,20 @@ def pick_devices(config: Config) -> list:
     parallel.per_device(config.batch_size, devices)
     parallel.steps_per_call(config.steps_per_call, devices)
     return devices
+
+
+def check_pretraining(config: Config) -> tuple[list, bool | Literal["auto"], Recipe]:
+    """(devices, whether images stay on them, augmentations); UserError for what is wrong, before any data is read."""
+    checks.check_counts(config)
+    devices = pick_devices(config)
+    kept = assembly.resident(config.data.resident)
+    return devices, kept, assembly.build(config, config.epochs, 1, None).recipe
+
+
+def check_data(config: Config, recipe: Recipe, dataset: Dataset) -> None:
+    """UserError where the data do not fit the augmentations or the probes."""
+    checks.check_views(recipe, dataset)
+    checks.check_sizes(config.probe, dataset, config.probe.validation_size)
 
 
 def train(

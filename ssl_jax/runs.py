@@ -35,15 +35,11 @@ BEST = "knn_validation"
 
 def pretrain(config: Config, directory: str, interrupted: Callable[[], bool] = lambda: False) -> None:
     """Pretrains, or goes on where the work directory stopped; then probes, reports and draws."""
-    checks.check_counts(config)
-    devices = driver.pick_devices(config)
-    kept = assembly.resident(config.data.resident)
-    recipe = assembly.build(config, config.epochs, 1, None).recipe  # names a wrong field before any data is read
+    devices, kept, recipe = driver.check_pretraining(config)
     out = workdir.check_workdir(directory, config.to_dict())
     dataset = assembly.read_dataset(config)
     feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, kept)
-    checks.check_views(recipe, dataset)
-    checks.check_sizes(config.probe, dataset, config.probe.validation_size)
+    driver.check_data(config, recipe, dataset)
 
     cadence = assembly.build_cadence(config, feed.steps_per_epoch, config.dynamics.every)
     parts = assembly.build(config, cadence.total, feed.steps_per_epoch, parallel.AXIS)

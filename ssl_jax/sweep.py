@@ -27,9 +27,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ssl_jax import assembly, checks, driver, lease, records, workdir
+from ssl_jax import assembly, driver, lease, records, workdir
 from ssl_jax.console import say
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.statistics import rounded
 from ssl_jax.train.dynamics_file import read_dynamics
 from ssl_jax.types import Config
 
@@ -48,6 +49,7 @@ FREE = (
 ROOT = Path(__file__).parent.parent  # where configs/ is
 LOOK = 10.0  # seconds between looks at what other processes hold
 RECORDS, MODES = 13, 16  # of the spectra's history, kept in the store
+DIGITS = 6  # of its numbers
 Pretrain = Callable[[Config, str, Callable[[], bool]], None]
 
 
@@ -161,15 +163,11 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
 
 def check_cell(config: Config, datasets: dict) -> None:
     """What `runs.pretrain` checks before its first step; `datasets`: those read so far."""
-    checks.check_counts(config)
-    driver.pick_devices(config)
-    assembly.resident(config.data.resident)
-    recipe = assembly.build(config, config.epochs, 1, None).recipe
+    _, _, recipe = driver.check_pretraining(config)
     wanted = config.data.to_json()
     if wanted not in datasets:
         datasets[wanted] = assembly.read_dataset(config)
-    checks.check_views(recipe, datasets[wanted])
-    checks.check_sizes(config.probe, datasets[wanted], config.probe.validation_size)
+    driver.check_data(config, recipe, datasets[wanted])
 
 
 def refuse_other(field: str, path: Path, inside: list[str], config: dict) -> None:
@@ -407,15 +405,8 @@ def thinned(directory: Path) -> dict | None:
     spectra = [name for name in ("corr_eigenvalues", "predictor_eigenvalues", "alignment") if name in arrays]
     few = np.unique(np.linspace(0, len(arrays["step"]) - 1, RECORDS).round().astype(int))
     return {
-        "first": {name: numbers(array[0]) for name, array in arrays.items() if array.ndim == 1},
-        "last": {name: numbers(array[-1]) for name, array in arrays.items()},
-        "history": {name: numbers(arrays[name][few]) for name in ("step", "epoch") if name in arrays}
-        | {name: numbers(arrays[name][few, :MODES]) for name in spectra},
+        "first": {name: rounded(array[0], DIGITS) for name, array in arrays.items() if array.ndim == 1},
+        "last": {name: rounded(array[-1], DIGITS) for name, array in arrays.items()},
+        "history": {name: rounded(arrays[name][few], DIGITS) for name in ("step", "epoch") if name in arrays}
+        | {name: rounded(arrays[name][few, :MODES], DIGITS) for name in spectra},
     }
-
-
-def numbers(array: np.ndarray):
-    """Lists of six digits, None for what is no number: as JSON can hold it."""
-    if np.ndim(array):
-        return [numbers(row) for row in array]
-    return float(f"{array:.6g}") if np.isfinite(array) else None

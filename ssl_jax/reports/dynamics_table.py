@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.reports.dynamics import Run
+from ssl_jax.reports.markdown import NUMBER, table
 
 ALIGNED, LARGE, SHARE = 0.95, 0.01, 0.04  # what counts as aligned; eigenvalues of W_p: in itself, of the largest
 MOMENTS = (0, 10, 20, 50, 100)  # % of the run
@@ -124,8 +125,6 @@ def report(runs: dict[str, dict[str, Any]]) -> str:
             header.append(f"{run['method']}, replication")
             columns.append([THEIR_SCALE, *(_words(recorded.get(row)) for row in ROWS)])
     rows = zip(["scale", *ROWS.values()], *columns, strict=True)
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     notes = [
         "Under 0 % stands the first record with a spectrum; the replication's is of the end of its first epoch.",
         "Eigenvalues of F and W_p go with the scale of the weights, of which the cosine loss sees nothing: compare "
@@ -134,7 +133,7 @@ def report(runs: dict[str, dict[str, Any]]) -> str:
     ]
     if any(run["predictor"] == "mlp" for run in runs.values()):
         notes.append("W_p of a two-layer predictor: product of its matrices, without bias, BatchNorm and ReLU.")
-    return f"{table}\n" + "\n".join(f"* {note}" for note in notes) + "\n"
+    return f"{table(header, rows, rest=NUMBER)}\n" + "\n".join(f"* {note}" for note in notes) + "\n"
 
 
 def _scale_words(s: dict[str, Any]) -> str:

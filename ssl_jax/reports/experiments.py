@@ -16,6 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
 
 from ssl_jax.reports import phase_diagram  # noqa: E402
+from ssl_jax.reports.markdown import NUMBER, table  # noqa: E402
 
 Curve = tuple[Any, Any]  # means (N,), half-widths (N,) or None
 
@@ -33,8 +34,7 @@ def percent(value: dict, digits: int = 2, signed: bool = False) -> str:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table whose first column is text and whose others are numbers."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
+    return table(header, rows, rest=NUMBER)
 
 
 # --- Tables ---------------------------------------------------------------------------------------------------------

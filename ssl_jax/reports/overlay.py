@@ -17,6 +17,7 @@ from ssl_jax.dynamics.overlay import (
 )
 from ssl_jax.errors import UserError
 from ssl_jax.reports.dynamics import Run
+from ssl_jax.reports.markdown import NUMBER, table
 
 DESCENT = {"sgd": False, "momentum": True, "nesterov": True}  # optimizers of which the flow is; whether with momentum
 CLOSED = ("direct_pred", "direct_copy")
@@ -144,8 +145,7 @@ def report(run: Run, fit: Fit) -> str:
         + ["yes" if o.alive[j] == o.lived[j] else "no"]
         for j in range(len(o.p))
     ]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in (HEADER, ["---:"] * len(HEADER), *rows))
-    return f"{title}\n{agreement_words(o)}\n\n{table}"
+    return f"{title}\n{agreement_words(o)}\n\n{table(HEADER, rows, NUMBER, NUMBER)}"
 
 
 def agreement_words(o: Forecast) -> str:

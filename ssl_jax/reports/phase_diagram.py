@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from ssl_jax.reports.markdown import table
 from ssl_jax.reports.plots import plt
 
 ROWS = {"none": "no average of the target", "average": "target averaged"}
@@ -19,14 +20,14 @@ def measured(result: dict) -> list[str]:
 def report(result: dict) -> str:
     """A row for every measurement."""
     head = ["network", "target", "cells that agree", "mean difference of shares", "predicted alive", "measured alive"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for name in measured(result):
         for target in ROWS:
             part = result[f"{name}-{target}"]
             shares = (f"{100 * np.mean(part[side]):.0f}%" for side in ("predicted", "measured"))
             agree, differ = f"{100 * part['agreement']:.0f}%", f"{part['difference']:.3f}"
             lines.append([NAMES[name], "averaged" if target == "average" else "none", agree, differ, *shares])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return table(head, lines)
 
 
 def draw(result: dict, folder: Path) -> None:

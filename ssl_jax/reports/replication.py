@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.reports.markdown import table
 from ssl_jax.reports.published import PUBLISHED, TITLES, Published
 from ssl_jax.statistics import student
 from ssl_jax.workdir import spread
@@ -393,7 +394,7 @@ def markdown(gathered: Gathered, scale: str) -> str:
     """The tables and the claims at one scale."""
     cells = gathered.cells.get(scale, {})
     parts = [
-        f"**{TITLES.get(sweep, sweep)}**\n\n{grid(HEADER, rows_of(sweep, cells, scale))}{notes_below(sweep, cells)}"
+        f"**{TITLES.get(sweep, sweep)}**\n\n{table(HEADER, rows_of(sweep, cells, scale))}{notes_below(sweep, cells)}"
         for sweep in sweeps_of(cells)
     ]
     if titles := not_run(cells):
@@ -401,7 +402,7 @@ def markdown(gathered: Gathered, scale: str) -> str:
     if lines := baseline_line(cells):
         parts.append(f"{lines}\n")
     claims = [[c.words, c.source, verdict, "; ".join(lines)] for c, verdict, lines in judge_claims(cells)]
-    parts.append(f"**Claims**\n\n{grid(('claim', 'where', 'here', 'on what it rests'), claims)}")
+    parts.append(f"**Claims**\n\n{table(('claim', 'where', 'here', 'on what it rests'), claims)}")
     return "\n".join(parts)
 
 
@@ -422,9 +423,3 @@ def notes_below(sweep: str, cells: Cells) -> str:
 def baseline_line(cells: Cells) -> str:
     found = [f"{name} {value}" for name, value in baseline(cells).items()]
     return f"The untrained encoder: {', '.join(found)}." if found else ""
-
-
-def grid(header: Iterable[str], rows: list[list[str]]) -> str:
-    header = list(header)
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
