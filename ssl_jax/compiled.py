@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax.data.cache import cache_roots
+from ssl_jax.places import user_cache
 
 LIMIT = 2 * 10**9  # bytes; a run on the CPU leaves about one million, and stale programs are never looked up again
 
@@ -26,7 +26,7 @@ def keep_programs() -> None:
     settings: Any = jax.config  # a type checker does not know its fields
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return
-    folder = cache_roots(None, None)[0] / "compiled"
+    folder = user_cache() / "compiled"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

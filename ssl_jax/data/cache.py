@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.errors import UserError
+from ssl_jax.places import user_cache
 
 Example = tuple[np.ndarray, int]
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -28,11 +29,9 @@ def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
     An explicit `cache_dir`, else `$SSL_JAX_CACHE`, is the only place. Without either: beside the data where
     that can be written, then the user's cache directory.
     """
-    explicit = cache_dir or os.environ.get("SSL_JAX_CACHE")
-    if explicit:
-        return [Path(explicit).expanduser()]
-    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ssl_jax"
-    return [Path(data_dir) / "ssl_jax_cache", user] if data_dir and _writable(data_dir) else [user]
+    if cache_dir or os.environ.get("SSL_JAX_CACHE"):
+        return [Path(cache_dir).expanduser() if cache_dir else user_cache()]
+    return [Path(data_dir) / "ssl_jax_cache", user_cache()] if data_dir and _writable(data_dir) else [user_cache()]
 
 
 def _writable(folder: str) -> bool:
