@@ -25,8 +25,10 @@ using Result = ffi::Result<Array>;
 constexpr int kLanes = 16, kWide = 4;
 #elif defined(__AVX__)
 constexpr int kLanes = 8, kWide = 2;
-#else
+#elif defined(__aarch64__)
 constexpr int kLanes = 4, kWide = 4;
+#else
+constexpr int kLanes = 4, kWide = 2;
 #endif
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4)));
 

@@ -36,7 +36,8 @@ def _plain(x, kernel, strides, padding, options) -> bool:
     ones = all(options.get(name) in (None, 1, (1, 1)) for name in ("lhs_dilation", "rhs_dilation"))
     return (
         x.dtype == kernel.dtype == jnp.float32
-        and kernel.shape[0] == kernel.shape[1] and size % 2 == 1
+        and kernel.shape[0] == kernel.shape[1]
+        and size % 2 == 1
         and tuple(strides) in ((1, 1), (2, 2))
         and tuple(map(tuple, padding)) == ((size // 2,) * 2,) * 2
         and all(side % stride == 0 for side in x.shape[1:3])

@@ -46,13 +46,14 @@ def available() -> bool:
 def compiled(folder: Path) -> Path:
     """The library in `folder` that was made of this source for these versions and this processor, made if missing.
 
-    Any number of processes may make it at once. OSError says what is wrong in one line.
+    By `$CXX` with `$CXXFLAGS`. Any number of processes may make it at once. OSError says what is wrong in one line.
     """
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise OSError("no C++ compiler found (install g++ or clang++, or name one in CXX)")
-    command = [compiler, *OPTIONS, f"-I{jax.ffi.include_dir()}", str(SOURCE)]
-    made_of = [SOURCE.read_text(), jax.lib.__version__, platform.machine(), processor_features(), *command[:-2]]
+    command = [compiler, *OPTIONS, *os.environ.get("CXXFLAGS", "").split()]
+    made_of = [SOURCE.read_text(), jax.lib.__version__, platform.machine(), processor_features(), *command]
+    command += [f"-I{jax.ffi.include_dir()}", str(SOURCE)]
     library = folder / f"convolution-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
