@@ -172,6 +172,7 @@ def make_network(encoder: nn.Module, projector: nn.Module) -> Network:
         variables = trunk.init(key, image, train=True)
         return variables["params"], variables.get("batch_stats", {})
 
+    @jax.jit  # inside a step, so that Python goes through the layers once and not for each view
     def train(params, stats, image):
         (_, projection), new = trunk.apply(
             {"params": params, "batch_stats": stats}, image, train=True, mutable=["batch_stats"]

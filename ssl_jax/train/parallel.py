@@ -56,7 +56,7 @@ def parallelise(step: Callable, load: Callable, devices: list) -> Callable:
 
     def many(state, data, batches, key):
         count = len(batches["position"])
-        if count == 1:  # no loop: on the CPU backend a convolution inside one is some thirty times slower
+        if count == 1:  # no loop: on a CPU, XLA's own convolution inside one is some thirty times slower
             state, metrics = one(state, data, jax.tree.map(lambda x: x[0], batches), key)
             return state, jax.tree.map(lambda x: x[None], metrics)
         return jax.lax.scan(lambda state, batch: one(state, data, batch, key), state, batches)
@@ -74,7 +74,7 @@ def replicate(data: Any, devices: list) -> Any:
 
 
 def steps_per_call(value: int | str, devices: list) -> int:
-    """ "auto" is 1 on the CPU, where convolutions inside a compiled loop are slow, and 10 elsewhere."""
+    """ "auto" is 1 on the CPU, where XLA's own convolutions are slow in a compiled loop, and 10 elsewhere."""
     return count_or_auto("steps_per_call", value, 1 if devices[0].platform == "cpu" else 10)
 
 
