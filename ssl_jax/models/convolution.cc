@@ -1,5 +1,5 @@
 // Square convolutions on the CPU in float32, called by XLA through its foreign function interface: images (B, H, W, C),
-// kernels (k, k, C, D), padded by k / 2 on all sides. native.py compiles this file; convolution.py says when it is used.
+// kernels (k, k, C, D), padded by k / 2 on all sides. native.py compiles this file, convolution.py uses it.
 //
 // Both gradients and the value are sums of products over (tap, channel) or over pixels. A few pixels (or input
 // channels) times a few vectors of outputs are summed in registers at a time: this is what lets the arithmetic run at
@@ -37,6 +37,7 @@ inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = va
 
 constexpr int64_t kScratchBytes = 1 << 19;  // padded images that are worked on at a time: a part of a core's cache
 constexpr int64_t kPixels = 128;            // pixels whose products are summed before their sum is added to the others
+constexpr int64_t kMostShares = 16;         // sums over images that are held at a time, each as large as the kernel
 
 // --- Work on all cores ---------------------------------------------------------------------------------------------
 
@@ -70,7 +71,7 @@ void in_parallel(ffi::ThreadPool& pool, int64_t items, std::function<void(int64_
 
 int64_t cores(const ffi::ThreadPool& pool) { return std::max<int64_t>(1, pool.num_threads()); }
 
-// --- Images with a border of zeros -----------------------------------------------------------------------------------
+// --- Images with a border of zeros ---------------------------------------------------------------------------------
 
 struct Images {
   int64_t batch, height, width, channels, border;
@@ -81,7 +82,9 @@ struct Images {
   int64_t row() const { return (width + 2 * border) * channels; }
   int64_t size() const { return (height + 2 * border) * row(); }
   // The place of a pixel, counted without the border, in padded images.
-  int64_t at(int64_t n, int64_t i, int64_t j) const { return n * size() + (i + border) * row() + (j + border) * channels; }
+  int64_t at(int64_t n, int64_t i, int64_t j) const {
+    return n * size() + (i + border) * row() + (j + border) * channels;
+  }
   // How many fit in the scratch, and leave something to do for every core.
   int64_t group(int64_t shares, int64_t at_least = 1) const {
     return std::max<int64_t>(1, std::min(std::max(kScratchBytes / 4 / size(), at_least), batch / shares));
@@ -106,11 +109,11 @@ struct Images {
   }
 };
 
-// --- The value, and the gradient by the input -------------------------------------------------------------------------
+// --- The value, and the gradient by the input ----------------------------------------------------------------------
 
 struct Tap {
   int64_t offset;  // from where a window is centred to what this tap reads there
-  int64_t number;  // which of the kernel's matrices (channels x outputs) it is multiplied by
+  int64_t number;  // which of the weights' matrices (channels x outputs) it is multiplied by
 };
 
 // Some output pixels: where each one's window is centred in what is read, and where the pixel is to be written.
@@ -118,8 +121,24 @@ struct Pixels {
   std::vector<int64_t> from, to;
 };
 
-// kRows pixels times kVectors vectors of outputs, over all taps and channels. weights: [k * k][channels][outputs here].
-// kDepth channels at a time, so that a pixel's address is fetched once for all of them.
+// Matrices of weights in the order in which they are read: [slice of the outputs][number][channel][output in it].
+// A slice is as many vectors wide as a sum can be and divides the outputs.
+struct Weights {
+  int64_t numbers, channels, outputs, vectors;
+  std::unique_ptr<float[]> memory;
+  Weights(int64_t numbers, int64_t channels, int64_t outputs)
+      : numbers(numbers), channels(channels), outputs(outputs), memory(new float[numbers * channels * outputs]) {
+    for (vectors = kWide; outputs % (vectors * kLanes); vectors /= 2) continue;
+  }
+  int64_t slice() const { return vectors * kLanes; }
+  float* at(int64_t number, int64_t channel, int64_t output) const {
+    int64_t before = output / slice() * numbers + number;
+    return &memory[(before * channels + channel) * slice() + output % slice()];
+  }
+};
+
+// kRows pixels times kVectors vectors of outputs, over all taps and channels. kDepth channels at a time, so that a
+// pixel's address is fetched once for all of them.
 template <int kRows, int kVectors, int kDepth>
 void multiply(const float* const* from, float* const* to, const std::vector<Tap>& taps, const float* weights,
               int64_t channels) {
@@ -153,11 +172,10 @@ void multiply(const float* const* from, float* const* to, const std::vector<Tap>
     for (int v = 0; v < kVectors; ++v) store(to[r] + v * kLanes, sum[r][v]);
 }
 
-// The first `count` of the pixels, all outputs. packed: [outputs / (kVectors * kLanes)][number][channels][...].
 template <int kRows, int kVectors, int kDepth>
 void multiply_all(const float* from, float* to, const Pixels& pixels, int64_t count, const std::vector<Tap>& taps,
-                  const float* packed, int64_t entries, int64_t channels, int64_t outputs) {
-  for (int64_t d = 0; d < outputs; d += kVectors * kLanes)
+                  const Weights& weights) {
+  for (int64_t d = 0; d < weights.outputs; d += weights.slice())
     for (int64_t p = 0; p < count; p += kRows) {
       const float* x[kRows];
       float* y[kRows];
@@ -165,32 +183,25 @@ void multiply_all(const float* from, float* to, const Pixels& pixels, int64_t co
         x[r] = from + pixels.from[std::min(p + r, count - 1)];
         y[r] = to + pixels.to[std::min(p + r, count - 1)] + d;
       }
-      multiply<kRows, kVectors, kDepth>(x, y, taps, packed + d * entries, channels);
+      multiply<kRows, kVectors, kDepth>(x, y, taps, weights.at(0, 0, d), weights.channels);
     }
 }
 
-// As many vectors of outputs at a time as `vectors_for` says.
+// The first `count` of the pixels, all outputs: sums of 6 x 4, 6 x 2, 12 x 2 or 8 x 1 vectors.
 void multiply_all(const float* from, float* to, const Pixels& pixels, int64_t count, const std::vector<Tap>& taps,
-                  const float* packed, int64_t entries, int64_t channels, int64_t outputs, int64_t vectors) {
-  auto of = vectors == 1 ? multiply_all<8, 1, 8> : vectors < kWide ? multiply_all<12, 2, 2> : multiply_all<6, kWide, 1>;
-  of(from, to, pixels, count, taps, packed, entries, channels, outputs);
+                  const Weights& weights) {
+  auto narrow = weights.vectors == 1 ? multiply_all<8, 1, 8> : multiply_all<12, 2, 2>;
+  (weights.vectors == kWide ? multiply_all<6, kWide, 1> : narrow)(from, to, pixels, count, taps, weights);
 }
 
-// The widest sum, in vectors, that divides the outputs.
-int64_t vectors_for(int64_t outputs) {
-  for (int64_t vectors : {kWide, 2})
-    if (outputs % (vectors * kLanes) == 0) return vectors;
-  return 1;
-}
+// --- Winograd's form -----------------------------------------------------------------------------------------------
 
-// --- Winograd's form -------------------------------------------------------------------------------------------------
-
-// F(2x2, 3x3) of Lavin and Gray 2016 (arXiv 1509.09308), section 4.1: a tile of 2x2 outputs is A' [(G k G') o (B' x B)] A
-// of the kernel k and the 4x4 inputs x around it. Summed over channels that is one matrix product for each of the 16
-// places, 2.25 times fewer multiplications than by the definition.
+// F(2x2, 3x3) of Lavin and Gray 2016 (arXiv 1509.09308), section 4.1: a tile of 2x2 outputs is
+// A' [(G k G') o (B' x B)] A of the kernel k and the 4x4 inputs x around it. Summed over channels that is one matrix
+// product for each of the 16 places, 2.25 times fewer multiplications than by the definition. ' is the transpose.
 constexpr int64_t kPlaces = 16, kTiles = 72;
 
-// T x T' for a 4x4 tile of vectors, T given as a function of a column of 4 that makes kOut of it.
+// T x T' for a kIn x kIn tile of vectors: transform(from, s, to, t) makes of kIn vectors, s apart, kOut, t apart.
 template <int kIn, int kOut, typename Transform>
 inline void both_ways(const Vector* in, Vector* out, Transform transform) {
   Vector half[kIn * kOut];
@@ -216,7 +227,7 @@ const auto gather_kernel = [](const Vector* x, int s, Vector* y, int t) {  // G'
   y[0] = x[0] + even, y[t] = odd, y[2 * t] = even + x[3 * s];
 };
 
-// kIn x kIn pixels of all channels at each of `count` places of `from`, `row` apart, to [kPlaces or 4][count][channels].
+// kIn x kIn pixels, from rows that are `row` apart, at each of `count` places: to [kPlaces][count][channels].
 template <int kIn, typename Transform>
 void to_tiles(const float* from, const int64_t* places, int64_t count, int64_t row, int64_t channels, float* to,
               Transform transform) {
@@ -231,6 +242,7 @@ void to_tiles(const float* from, const int64_t* places, int64_t count, int64_t r
     }
 }
 
+// Back from [kPlaces][count][channels] to 2x2 pixels at each place.
 void from_tiles(const float* from, const int64_t* places, int64_t count, int64_t row, int64_t channels, float* to) {
   for (int64_t t = 0; t < count; ++t)
     for (int64_t c = 0; c < channels; c += kLanes) {
@@ -242,15 +254,16 @@ void from_tiles(const float* from, const int64_t* places, int64_t count, int64_t
     }
 }
 
+// Memory that the thread keeps.
 float* scratch(int which, int64_t size) {
   static thread_local std::vector<float> memory[2];
   if (static_cast<int64_t>(memory[which].size()) < size) memory[which].resize(size);
   return memory[which].data();
 }
 
-bool suits_winograd(int64_t size, int64_t stride, int64_t height, int64_t width, int64_t channels, int64_t outputs) {
-  return size == 3 && stride == 1 && height % 2 == 0 && width % 2 == 0 && channels % kLanes == 0 &&
-         outputs % kLanes == 0 && std::min(channels, outputs) >= 32;
+bool suits_winograd(const Images& images, int64_t size, int64_t stride, int64_t outputs) {
+  return size == 3 && stride == 1 && images.height % 2 == 0 && images.width % 2 == 0 &&
+         images.channels % kLanes == 0 && std::min(images.channels, outputs) >= 32;
 }
 
 // Where the tiles of `group` images begin: in padded images, and in images of so many outputs.
@@ -265,26 +278,22 @@ Pixels tiles_of(const Images& images, int64_t group, int64_t outputs) {
   return tiles;
 }
 
-void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, const float* weights, float* to,
+void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, const float* kernel, float* to,
               int64_t outputs, bool transposed) {
-  const int64_t channels = images.channels, vectors = vectors_for(outputs), together = vectors * kLanes;
-  const int64_t entries = kPlaces * channels;
-  std::unique_ptr<float[]> memory(new float[entries * outputs]);  // [outputs / together][place][channel][together]
-  float* packed = memory.get();
-  in_parallel(pool, outputs / together, [=](int64_t slice) {
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t e = 0; e < together; e += kLanes) {
-        const int64_t d = slice * together + e;
-        Vector in[9], out[kPlaces];
-        for (int64_t tap = 0; tap < 9; ++tap)
-          if (transposed)  // the same convolution, with the kernel turned round
-            for (int l = 0; l < kLanes; ++l) in[8 - tap][l] = weights[(tap * outputs + d + l) * channels + c];
-          else
-            in[tap] = load(weights + (tap * channels + c) * outputs + d);
-        both_ways<3, 4>(in, out, spread_kernel);
-        for (int64_t k = 0; k < kPlaces; ++k)
-          store(packed + slice * together * entries + (k * channels + c) * together + e, out[k]);
-      }
+  const int64_t channels = images.channels;
+  const Weights weights(kPlaces, channels, outputs);
+  in_parallel(pool, outputs / kLanes, [&](int64_t vector) {
+    const int64_t d = vector * kLanes;
+    for (int64_t c = 0; c < channels; ++c) {
+      Vector in[9], out[kPlaces];
+      for (int64_t tap = 0; tap < 9; ++tap)
+        if (transposed)  // the same convolution, with the kernel turned round
+          for (int l = 0; l < kLanes; ++l) in[8 - tap][l] = kernel[(tap * outputs + d + l) * channels + c];
+        else
+          in[tap] = load(kernel + (tap * channels + c) * outputs + d);
+      both_ways<3, 4>(in, out, spread_kernel);
+      for (int64_t k = 0; k < kPlaces; ++k) store(weights.at(k, c, d), out[k]);
+    }
   });
   const int64_t in_one = images.height * images.width / 4, group = images.group(cores(pool), kTiles / in_one);
   const Pixels tiles = tiles_of(images, group, outputs);
@@ -293,54 +302,38 @@ void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, co
   in_parallel(pool, (images.batch + group - 1) / group, [&](int64_t item) {
     const int64_t first = item * group, all = std::min(group, images.batch - first) * in_one;
     const float* padded = images.padded(from, first, all / in_one);
-    float *spread = scratch(0, kTiles * entries), *products = scratch(1, kTiles * kPlaces * outputs);
+    float *spread = scratch(0, kTiles * kPlaces * channels), *products = scratch(1, kTiles * kPlaces * outputs);
     float* y = to + first * images.height * images.width * outputs;
     for (int64_t t = 0; t < all; t += kTiles) {
       const int64_t count = std::min(kTiles, all - t);
       to_tiles<4>(padded, &tiles.from[t], count, images.row(), channels, spread, spread_input);
       for (int64_t k = 0; k < kPlaces; ++k)
-        multiply_all(spread + k * count * channels, products + k * count * outputs, rows, count, {{0, k}}, packed,
-                     entries, channels, outputs, vectors);
+        multiply_all(spread + k * count * channels, products + k * count * outputs, rows, count, {{0, k}}, weights);
       from_tiles(products, &tiles.to[t], count, images.width * outputs, outputs, y);
     }
   });
 }
 
-// transposed: the gradient by the input, from x = the output's gradient (B, H / stride, W / stride, D) and the kernel
-// as it is, (k, k, C, D). With stride s the input's pixels fall into s x s classes, each of which met its own taps.
-ffi::Error Correlate(ffi::ThreadPool pool, Array x, Array kernel, Result y, int64_t stride, bool transposed) {
-  const int64_t size = kernel.dimensions()[0], taps_in_all = size * size, border = size / 2;
-  const Images images(x, border);
-  const int64_t channels = images.channels;
-  const int64_t height = y->dimensions()[1], width = y->dimensions()[2], outputs = y->dimensions()[3];
-  const int64_t entries = taps_in_all * channels, vectors = vectors_for(outputs), together = vectors * kLanes;
-  const float *from = x.typed_data(), *weights = kernel.typed_data();
-  float* to = y->typed_data();
+// --- By the definition ---------------------------------------------------------------------------------------------
 
-  if (suits_winograd(size, stride, height, width, channels, outputs)) {
-    winograd(pool, images, from, weights, to, outputs, transposed);
-    return ffi::Error::Success();
-  }
-
-  // Weights in the order in which they are read: [outputs / together][tap][channel][together].
-  std::unique_ptr<float[]> memory(new float[entries * outputs]);
-  float* packed = memory.get();
-  in_parallel(pool, outputs / together, [=](int64_t slice) {
-    float* next = packed + slice * together * entries;
-    for (int64_t tap = 0; tap < taps_in_all; ++tap)
-      for (int64_t c = 0; c < channels; ++c, next += together)
-        for (int64_t e = 0; e < together; ++e) {
-          int64_t d = slice * together + e;
-          next[e] = weights[tap * channels * outputs + (transposed ? d * channels + c : c * outputs + d)];
-        }
+// With stride s the pixels of a gradient by the input fall into s x s classes, each of which met its own taps.
+void direct(ffi::ThreadPool& pool, const Images& images, const float* from, const float* kernel, float* to,
+            int64_t size, int64_t stride, int64_t height, int64_t width, int64_t outputs, bool transposed) {
+  const int64_t channels = images.channels, border = images.border;
+  const Weights weights(size * size, channels, outputs);
+  in_parallel(pool, outputs / weights.slice(), [&](int64_t slice) {
+    for (int64_t tap = 0; tap < size * size; ++tap)
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t d = slice * weights.slice(), end = d + weights.slice(); d < end; ++d)
+          *weights.at(tap, c, d) =
+              kernel[tap * channels * outputs + (transposed ? d * channels + c : c * outputs + d)];
   });
-
   const int64_t classes = transposed ? stride : 1, group = images.group(cores(pool));
   std::vector<std::vector<Tap>> taps(classes * classes);
   std::vector<Pixels> pixels(classes * classes);  // of `group` images
   for (int64_t a = 0; a < classes; ++a)
     for (int64_t b = 0; b < classes; ++b) {
-      for (int64_t tap = 0; tap < taps_in_all; ++tap) {
+      for (int64_t tap = 0; tap < size * size; ++tap) {
         int64_t i = tap / size - border, j = tap % size - border;
         if (transposed) i = a - i, j = b - j;
         if (transposed && (i % stride || j % stride)) continue;
@@ -359,28 +352,41 @@ ffi::Error Correlate(ffi::ThreadPool pool, Array x, Array kernel, Result y, int6
   in_parallel(pool, (images.batch + group - 1) / group, [&](int64_t item) {
     const int64_t first = item * group, count = std::min(group, images.batch - first);
     const float* padded = images.padded(from, first, count);
+    float* y = to + first * height * width * outputs;
     for (int64_t k = 0; k < classes * classes; ++k)
-      multiply_all(padded, to + first * height * width * outputs, pixels[k], pixels[k].from.size() / group * count,
-                   taps[k], packed, entries, channels, outputs, vectors);
+      multiply_all(padded, y, pixels[k], pixels[k].from.size() / group * count, taps[k], weights);
   });
+}
+
+// The value, from x (B, H, W, C) and kernel (k, k, C, D) to (B, H / stride, W / stride, D). transposed: the gradient by
+// the input, from that of the output (B, h, w, D) and the same kernel to (B, stride h, stride w, C).
+ffi::Error Correlate(ffi::ThreadPool pool, Array x, Array kernel, Result y, int64_t stride, bool transposed) {
+  const int64_t size = kernel.dimensions()[0];
+  const int64_t height = y->dimensions()[1], width = y->dimensions()[2], outputs = y->dimensions()[3];
+  const Images images(x, size / 2);
+  const float *from = x.typed_data(), *weights = kernel.typed_data();
+  if (suits_winograd(images, size, stride, outputs))
+    winograd(pool, images, from, weights, y->typed_data(), outputs, transposed);
+  else
+    direct(pool, images, from, weights, y->typed_data(), size, stride, height, width, outputs, transposed);
   return ffi::Error::Success();
 }
 
-// --- The gradient by the kernel -----------------------------------------------------------------------------------------
+// --- The gradient by the kernel ------------------------------------------------------------------------------------
 
-// Rows of pixels: where each begins in the padded images, and in the output's gradient.
+// Rows of `width` pixels: where each begins in images whose pixels are `step` apart, and in the output's gradient.
 struct Rows {
   std::vector<const float*> x, gradient;
+  int64_t width, step, channels, outputs;
 };
 
-// kInputs channels times kVectors vectors of outputs, added to `to`: the sum over rows [begin, end) and their pixels.
+// kInputs channels from c times kVectors vectors of outputs from d, summed over rows [begin, end), added to `to`.
 template <int kInputs, int kVectors>
-void accumulate(const Rows& rows, size_t begin, size_t end, int64_t width, int64_t step, int64_t offset, int64_t d,
-                int64_t outputs, float* to) {
+void accumulate(const Rows& rows, size_t begin, size_t end, int64_t offset, int64_t c, int64_t d, float* to) {
   Vector sum[kInputs][kVectors] = {};
   for (size_t r = begin; r < end; ++r) {
-    const float *x = rows.x[r] + offset, *g = rows.gradient[r] + d;
-    for (int64_t j = 0; j < width; ++j, x += step, g += outputs) {
+    const float *x = rows.x[r] + offset + c, *g = rows.gradient[r] + d;
+    for (int64_t j = 0; j < rows.width; ++j, x += rows.step, g += rows.outputs) {
       Vector row[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) row[v] = load(g + v * kLanes);
@@ -392,47 +398,61 @@ void accumulate(const Rows& rows, size_t begin, size_t end, int64_t width, int64
   }
   for (int q = 0; q < kInputs; ++q)
     for (int v = 0; v < kVectors; ++v) {
-      float* place = to + q * outputs + v * kLanes;
+      float* place = to + (c + q) * rows.outputs + d + v * kLanes;
       store(place, load(place) + sum[q][v]);
     }
 }
 
-// All input channels, kInputs at a time and the rest one by one.
+// All channels: kInputs at a time, and the rest one by one.
 template <int kInputs, int kVectors>
-void accumulate_inputs(const Rows& rows, size_t begin, size_t end, int64_t width, int64_t step, int64_t offset,
-                       int64_t d, int64_t channels, int64_t outputs, float* to) {
+void accumulate_channels(const Rows& rows, size_t begin, size_t end, int64_t offset, int64_t d, float* to) {
   int64_t c = 0;
-  for (; c + kInputs <= channels; c += kInputs)
-    accumulate<kInputs, kVectors>(rows, begin, end, width, step, offset + c, d, outputs, to + c * outputs + d);
-  for (; c < channels; ++c)
-    accumulate<1, kVectors>(rows, begin, end, width, step, offset + c, d, outputs, to + c * outputs + d);
+  for (; c + kInputs <= rows.channels; c += kInputs) accumulate<kInputs, kVectors>(rows, begin, end, offset, c, d, to);
+  for (; c < rows.channels; ++c) accumulate<1, kVectors>(rows, begin, end, offset, c, d, to);
 }
 
-// All input channels and outputs.
-void accumulate_all(const Rows& rows, size_t begin, size_t end, int64_t width, int64_t step, int64_t offset,
-                    int64_t channels, int64_t outputs, float* to) {
+// The matrix (channels x outputs) of the tap that reads at `offset`: all channels, all outputs.
+void accumulate_all(const Rows& rows, size_t begin, size_t end, int64_t offset, float* to) {
   int64_t d = 0;
-  for (; d + 2 * kLanes <= outputs; d += 2 * kLanes)
-    accumulate_inputs<kLanes == 8 ? 6 : 8, 2>(rows, begin, end, width, step, offset, d, channels, outputs, to);
-  for (; d < outputs; d += kLanes)
-    accumulate_inputs<16, 1>(rows, begin, end, width, step, offset, d, channels, outputs, to);
+  for (; d + 2 * kLanes <= rows.outputs; d += 2 * kLanes)
+    accumulate_channels<kWide == 4 ? 8 : 4, 2>(rows, begin, end, offset, d, to);
+  for (; d < rows.outputs; d += kLanes)
+    accumulate_channels<kWide == 4 ? 16 : 8, 1>(rows, begin, end, offset, d, to);
 }
+
+// Every core sums over its own share of the images; the shares are then added in order, so that a machine always
+// rounds alike.
+struct Shares {
+  int64_t batch, count, entries;
+  std::unique_ptr<float[]> memory;
+  Shares(const ffi::ThreadPool& pool, int64_t batch, int64_t entries)
+      : batch(batch), count(std::min({batch, cores(pool), kMostShares})), entries(entries) {
+    memory.reset(new float[count * entries]);
+  }
+  int64_t begin(int64_t share) const { return batch * share / count; }
+  float* zeroed(int64_t share) const {
+    std::fill_n(&memory[share * entries], entries, 0.f);
+    return &memory[share * entries];
+  }
+  Vector total(int64_t entry) const {
+    Vector sum = load(&memory[entry]);
+    for (int64_t share = 1; share < count; ++share) sum += load(&memory[share * entries + entry]);
+    return sum;
+  }
+};
 
 // Winograd's form of it: dk = G' [sum over tiles of (B' x B) o (A g A')] G, the sum by one product for each place.
 void winograd_kernel_gradient(ffi::ThreadPool& pool, const Images& images, const float* from, const float* gradients,
                               float* to, int64_t outputs) {
-  const int64_t channels = images.channels, batch = images.batch, shares = std::min(batch, cores(pool));
-  const int64_t matrix = channels * outputs, in_one = images.height * images.width / 4;
-  const int64_t group = images.group(shares, kTiles / in_one);
+  const int64_t channels = images.channels, matrix = channels * outputs;
+  const Shares shares(pool, images.batch, kPlaces * matrix);
+  const int64_t in_one = images.height * images.width / 4, group = images.group(shares.count, kTiles / in_one);
   const Pixels tiles = tiles_of(images, group, outputs);
-  std::unique_ptr<float[]> memory(new float[shares * kPlaces * matrix]);
-  float* sums = memory.get();
-  in_parallel(pool, shares, [&](int64_t share) {
-    float* sum = sums + share * kPlaces * matrix;
-    std::fill_n(sum, kPlaces * matrix, 0.f);
-    float *spread = scratch(0, kTiles * kPlaces * channels), *others = scratch(1, kTiles * kPlaces * outputs);
-    const int64_t end = batch * (share + 1) / shares;
-    for (int64_t first = batch * share / shares; first < end; first += group) {
+  in_parallel(pool, shares.count, [&](int64_t share) {
+    float *sum = shares.zeroed(share), *spread = scratch(0, kTiles * kPlaces * channels);
+    float* others = scratch(1, kTiles * kPlaces * outputs);
+    const int64_t end = shares.begin(share + 1);
+    for (int64_t first = shares.begin(share); first < end; first += group) {
       const int64_t all = std::min(group, end - first) * in_one;
       const float* padded = images.padded(from, first, all / in_one);
       const float* g = gradients + first * images.height * images.width * outputs;
@@ -441,71 +461,63 @@ void winograd_kernel_gradient(ffi::ThreadPool& pool, const Images& images, const
         to_tiles<4>(padded, &tiles.from[t], count, images.row(), channels, spread, spread_input);
         to_tiles<2>(g, &tiles.to[t], count, images.width * outputs, outputs, others, spread_gradient);
         for (int64_t k = 0; k < kPlaces; ++k) {
-          const Rows rows{{spread + k * count * channels}, {others + k * count * outputs}};
-          accumulate_all(rows, 0, 1, count, channels, 0, channels, outputs, sum + k * matrix);
+          const Rows rows{{spread + k * count * channels}, {others + k * count * outputs}, count, channels, channels,
+                          outputs};
+          accumulate_all(rows, 0, 1, 0, sum + k * matrix);
         }
       }
     }
   });
   in_parallel(pool, channels, [&](int64_t c) {
-    for (int64_t d = 0; d < outputs; d += kLanes) {
+    for (int64_t entry = c * outputs; entry < (c + 1) * outputs; entry += kLanes) {
       Vector in[kPlaces], out[9];
-      for (int64_t k = 0; k < kPlaces; ++k) {
-        in[k] = load(sums + k * matrix + c * outputs + d);
-        for (int64_t share = 1; share < shares; ++share)
-          in[k] += load(sums + (share * kPlaces + k) * matrix + c * outputs + d);
-      }
+      for (int64_t k = 0; k < kPlaces; ++k) in[k] = shares.total(k * matrix + entry);
       both_ways<4, 3>(in, out, gather_kernel);
-      for (int64_t tap = 0; tap < 9; ++tap) store(to + (tap * channels + c) * outputs + d, out[tap]);
+      for (int64_t tap = 0; tap < 9; ++tap) store(to + tap * matrix + entry, out[tap]);
     }
   });
 }
 
-// Every core sums over its own share of the images; the shares are then added in order, so that a machine always
-// rounds alike.
-ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array gradient, Result result, int64_t stride) {
-  const int64_t size = result->dimensions()[0], border = size / 2;
-  const Images images(x, border);
-  const int64_t channels = images.channels, batch = images.batch, step = stride * channels;
-  const int64_t height = gradient.dimensions()[1], width = gradient.dimensions()[2], outputs = gradient.dimensions()[3];
-  const int64_t entries = size * size * channels * outputs, shares = std::min(batch, cores(pool));
-  const float *from = x.typed_data(), *gradients = gradient.typed_data();
-  float* to = result->typed_data();
-  if (suits_winograd(size, stride, height, width, channels, outputs)) {
-    winograd_kernel_gradient(pool, images, from, gradients, to, outputs);
-    return ffi::Error::Success();
-  }
-  std::unique_ptr<float[]> memory(new float[(shares - 1) * entries]);
-  float* others = memory.get();
-
+void direct_kernel_gradient(ffi::ThreadPool& pool, const Images& images, const float* from, const float* gradients,
+                            float* to, int64_t size, int64_t stride, int64_t height, int64_t width, int64_t outputs) {
+  const int64_t channels = images.channels, border = images.border, matrix = channels * outputs;
+  const Shares shares(pool, images.batch, size * size * matrix);
   const size_t together = std::max<int64_t>(1, kPixels / width);
-  in_parallel(pool, shares, [=](int64_t share) {
-    float* sum = share ? others + (share - 1) * entries : to;
-    std::fill_n(sum, entries, 0.f);
-    const int64_t end = batch * (share + 1) / shares, group = images.group(shares);
-    for (int64_t first = batch * share / shares; first < end; first += group) {
+  in_parallel(pool, shares.count, [&](int64_t share) {
+    float* sum = shares.zeroed(share);
+    const int64_t end = shares.begin(share + 1), group = images.group(shares.count);
+    for (int64_t first = shares.begin(share); first < end; first += group) {
       const int64_t count = std::min(group, end - first);
       const float* padded = images.padded(from, first, count);
-      Rows rows;
+      Rows rows{{}, {}, width, stride * channels, channels, outputs};
       for (int64_t n = 0; n < count; ++n)
         for (int64_t i = 0; i < height; ++i) {
           rows.x.push_back(padded + images.at(n, i * stride, 0));
           rows.gradient.push_back(gradients + ((first + n) * height + i) * width * outputs);
         }
-      for (size_t r = 0; r < rows.x.size(); r += together) {
-        const size_t last = std::min(r + together, rows.x.size());
+      for (size_t r = 0; r < rows.x.size(); r += together)
         for (int64_t tap = 0; tap < size * size; ++tap) {
           const int64_t offset = (tap / size - border) * images.row() + (tap % size - border) * channels;
-          accumulate_all(rows, r, last, width, step, offset, channels, outputs, sum + tap * channels * outputs);
+          accumulate_all(rows, r, std::min(r + together, rows.x.size()), offset, sum + tap * matrix);
         }
-      }
     }
   });
-  in_parallel(pool, shares, [=](int64_t share) {
-    for (int64_t other = 0; other + 1 < shares; ++other)
-      for (int64_t e = entries * share / shares; e < entries * (share + 1) / shares; ++e)
-        to[e] += others[other * entries + e];
+  in_parallel(pool, size * size * channels, [&](int64_t row) {
+    for (int64_t entry = row * outputs; entry < (row + 1) * outputs; entry += kLanes)
+      store(to + entry, shares.total(entry));
   });
+}
+
+// From x (B, H, W, C) and the output's gradient (B, h, w, D) to (k, k, C, D).
+ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array gradient, Result result, int64_t stride) {
+  const int64_t size = result->dimensions()[0];
+  const int64_t height = gradient.dimensions()[1], width = gradient.dimensions()[2], outputs = gradient.dimensions()[3];
+  const Images images(x, size / 2);
+  const float *from = x.typed_data(), *gradients = gradient.typed_data();
+  if (suits_winograd(images, size, stride, outputs))
+    winograd_kernel_gradient(pool, images, from, gradients, result->typed_data(), outputs);
+  else
+    direct_kernel_gradient(pool, images, from, gradients, result->typed_data(), size, stride, height, width, outputs);
   return ffi::Error::Success();
 }
 
