@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.models.layers import batch_norm, linear_init
+from ssl_jax.models.batch_norm import BatchNorm
+from ssl_jax.models.layers import linear_init
 
 
 class MLPHead(nn.Module):
@@ -28,7 +29,7 @@ class MLPHead(nn.Module):
         kernel_init: Callable = linear_init(self.preset)
         bias_init = linear_init(self.preset, bias_fan_in=x.shape[-1])
         x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init, bias_init=bias_init, name="linear1")(x)
-        x = batch_norm(self.axis_name, affine=False, dtype=self.dtype, name="norm")(x, use_running_average=not train)
+        x = BatchNorm(self.axis_name, affine=False, dtype=self.dtype, name="norm")(x, use_running_average=not train)
         x = nn.Dense(
             self.out,
             use_bias=self.output_bias,

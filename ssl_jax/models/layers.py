@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ssl_jax.errors import UserError
+from ssl_jax.models.batch_norm import BatchNorm
 from ssl_jax.models.convolution import convolve, convolve_channels, convolve_patches
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -136,11 +137,6 @@ def _standardised(product: Callable) -> Callable:
     return lambda x, kernel, *args, **options: product(x, standardised(kernel), *args, **options)
 
 
-def batch_norm(axis_name: str | None, affine: bool = True, **options) -> nn.BatchNorm:
-    """BatchNorm with PyTorch's constants (eps 1e-5, running statistics keep 0.9), synchronised over `axis_name`."""
-    return nn.BatchNorm(momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, axis_name=axis_name, **options)
-
-
 def layer_norm(epsilon: float, **options) -> nn.LayerNorm:
     """LayerNorm over the channels of each pixel; the variance in two passes, as PyTorch computes it."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, **options)
@@ -162,7 +158,7 @@ class Norm(nn.Module):
         if self.kind == "none":
             return x
         if self.kind == "batch":
-            return batch_norm(self.axis_name, dtype=self.dtype, name="batch")(x, use_running_average=not train)
+            return BatchNorm(self.axis_name, dtype=self.dtype, name="batch")(x, use_running_average=not train)
         channels = x.shape[-1]
         if self.kind == "instance" and x[0].size == channels:
             raise UserError("encoder.norm: got 'instance', takes another where a layer has one pixel: nothing is left")

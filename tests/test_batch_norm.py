@@ -1,0 +1,137 @@
+"""Batch normalisation against float64 NumPy and Flax's own, and what it keeps for the gradient."""
+
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from ssl_jax.models import MLPHead, make_encoder, make_network
+from ssl_jax.models.batch_norm import BatchNorm, batch_norm
+from ssl_jax.train.parallel import AXIS
+
+SHAPES = [(16, 5), (6, 4, 3, 5)]
+
+
+def draw(shape, dtype=jnp.float32):
+    """x with another mean and spread in each channel, and weights for a sum of the outputs."""
+    rng = np.random.default_rng(0)
+    channels = np.arange(1, shape[-1] + 1)
+    return (jnp.asarray(a, dtype) for a in (3 * channels + channels * rng.normal(size=shape), rng.normal(size=shape)))
+
+
+def flax_norm(axis_name=None, affine=True, dtype=jnp.float32):
+    return nn.BatchNorm(momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, dtype=dtype, axis_name=axis_name)
+
+
+def started(module, x):
+    """Its variables, with parameters and running statistics that are not the first ones."""
+    variables = module.init(jax.random.key(0), x, use_running_average=False)
+    leaves, treedef = jax.tree.flatten(variables)
+    rng = np.random.default_rng(1)
+    return jax.tree.unflatten(treedef, [np.float32(rng.uniform(0.5, 2, size=v.shape)) for v in leaves])
+
+
+def outcome(module, variables, x, weights):
+    """(outputs, new statistics, gradients by parameters and x) in training."""
+
+    def loss(params, x):
+        state = {"params": params, "batch_stats": variables["batch_stats"]}
+        y, new = module.apply(state, x, use_running_average=False, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(y.astype(jnp.float32)) * weights.astype(jnp.float32)), (y, new)
+
+    grads, (y, new) = jax.grad(loss, (0, 1), has_aux=True)(variables.get("params", {}), x)
+    return y, new, grads
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("affine", [True, False])
+def test_flax_computes_the_same(shape, affine):
+    x, weights = draw(shape)
+    variables = started(flax_norm(affine=affine), x)
+    chex.assert_trees_all_equal_shapes(variables, started(BatchNorm(affine=affine), x))
+    got = outcome(BatchNorm(affine=affine), variables, x, weights)
+    expected = outcome(flax_norm(affine=affine), variables, x, weights)
+    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
+    frozen = [m(affine=affine).apply(variables, x, use_running_average=True) for m in (BatchNorm, flax_norm)]
+    chex.assert_trees_all_close(*frozen, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_by_definition(shape):
+    """Value and gradients in float64: h = (x - mean) / sqrt(var + eps), y = scale h + bias."""
+    x, weights = draw(shape)
+    scale, bias = np.linspace(0.5, 2, shape[-1]), np.linspace(-1, 1, shape[-1])
+    (y, mean, var), pull = jax.vjp(
+        lambda *args: batch_norm(*args, 1e-5, None, jnp.float32), x, jnp.float32(scale), jnp.float32(bias)
+    )
+    dx, dscale, dbias = pull((weights, jnp.zeros_like(mean), jnp.zeros_like(var)))
+    rows, g = (np.float64(a).reshape(-1, shape[-1]) for a in (x, weights))
+    inverse = 1 / np.sqrt(rows.var(0) + 1e-5)
+    h = (rows - rows.mean(0)) * inverse
+    # The Jacobian of h, row by row: inverse (identity - 1/n - h h'/n).
+    n = len(h)
+    by_x = np.stack(
+        [
+            scale[c] * inverse[c] * (np.eye(n) - 1 / n - np.outer(h[:, c], h[:, c]) / n) @ g[:, c]
+            for c in range(h.shape[1])
+        ],
+        axis=1,
+    )
+    expected = (scale * h + bias, rows.mean(0), rows.var(0), by_x, (g * h).sum(0), g.sum(0))
+    for got, value in zip((y, mean, var, dx, dscale, dbias), expected, strict=True):
+        chex.assert_trees_all_close(got.reshape(value.shape), np.float32(value), rtol=1e-4, atol=1e-4)
+
+
+def test_finite_differences():
+    x, _ = draw((8, 3))
+    norm = functools.partial(batch_norm, epsilon=1e-5, axis_name=None, dtype=jnp.float32)
+    check_grads(lambda *args: norm(*args)[0], (x, jnp.ones(3), jnp.zeros(3)), 1, modes=["rev"], rtol=2e-2)
+
+
+@pytest.mark.parametrize("synchronised", [True, False])
+def test_on_four_devices(synchronised):
+    """Flax's numbers again, each device with its share of the batch."""
+    axis_name = AXIS if synchronised else None
+    x, weights = (a.reshape(4, 2, 4, 3, 5) for a in draw((8, 4, 3, 5)))
+    variables = started(BatchNorm(), x[0])
+    got, expected = (
+        jax.pmap(functools.partial(outcome, module), AXIS, in_axes=(None, 0, 0))(variables, x, weights)
+        for module in (BatchNorm(axis_name), flax_norm(axis_name))
+    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-3, atol=1e-4)
+    means = np.asarray(got[1]["batch_stats"]["mean"])
+    assert (np.ptp(means, axis=0).max() < 1e-6) == synchronised
+
+
+def test_bfloat16_is_rounded_at_the_ends_only():
+    x, weights = draw((6, 4, 3, 5), jnp.bfloat16)
+    variables = started(BatchNorm(dtype=jnp.bfloat16), x)
+    y, new, (_, dx) = outcome(BatchNorm(dtype=jnp.bfloat16), variables, x, weights)
+    wide = outcome(BatchNorm(), variables, x.astype(jnp.float32), weights.astype(jnp.float32))
+    assert y.dtype == dx.dtype == jnp.bfloat16 and new["batch_stats"]["var"].dtype == jnp.float32
+    chex.assert_trees_all_equal(y, wide[0].astype(jnp.bfloat16))
+    chex.assert_trees_all_close(new, wide[1], rtol=1e-6)
+
+
+def kept(batch):
+    """Bytes that one view's pass through ResNet-18 keeps for the gradient, by the shapes alone."""
+    network = make_network(
+        make_encoder("resnet18", width=64, precision="bfloat16"), MLPHead(512, 128, dtype=jnp.bfloat16)
+    )
+    image = jax.ShapeDtypeStruct((batch, 32, 32, 3), jnp.float32)
+    params, stats = jax.eval_shape(network.init, jax.random.key(0), image)
+
+    def pullback(params, stats, image):
+        return jax.vjp(lambda params: network.train(params, stats, image)[0], params)[1]
+
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(pullback, params, stats, image)))
+
+
+def test_what_a_large_batch_keeps():
+    """Two views of 1024 images in bfloat16 leave almost half of 16 GB for all else."""
+    assert 6e9 < 2 * kept(1024) < 8.5e9
