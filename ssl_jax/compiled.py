@@ -26,8 +26,9 @@ def keep_programs() -> None:
     settings: Any = jax.config  # a type checker does not know its fields
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return
-    folder = user_cache() / "compiled"
+    folder = "compiled"
     try:
+        folder = user_cache() / folder
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
         trim(folder, LIMIT)

@@ -5,6 +5,9 @@ from pathlib import Path
 
 
 def user_cache() -> Path:
-    """`$SSL_JAX_CACHE`, else `ssl_jax` in the user's cache directory. It need not exist yet."""
+    """`$SSL_JAX_CACHE`, else `ssl_jax` in the user's cache directory. It need not exist yet. OSError without a home."""
     explicit = os.environ.get("SSL_JAX_CACHE")
-    return Path(explicit or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ssl_jax").expanduser()
+    try:
+        return Path(explicit or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ssl_jax").expanduser()
+    except RuntimeError as error:  # a user without a home
+        raise OSError(f"{error} Name a directory in SSL_JAX_CACHE") from error

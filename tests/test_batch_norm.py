@@ -93,15 +93,16 @@ def test_finite_differences():
     check_grads(lambda *args: norm(*args)[0], (x, jnp.ones(3), jnp.zeros(3)), 1, modes=["rev"], rtol=2e-2)
 
 
+@pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("synchronised", [True, False])
-def test_on_four_devices(synchronised):
+def test_on_four_devices(synchronised, affine):
     """Flax's numbers again, each device with its share of the batch."""
     axis_name = AXIS if synchronised else None
     x, weights = (a.reshape(4, 2, 4, 3, 5) for a in draw((8, 4, 3, 5)))
-    variables = started(BatchNorm(), x[0])
+    variables = started(BatchNorm(affine=affine), x[0])
     got, expected = (
-        jax.pmap(functools.partial(outcome, module), AXIS, in_axes=(None, 0, 0))(variables, x, weights)
-        for module in (BatchNorm(axis_name), flax_norm(axis_name))
+        jax.pmap(functools.partial(outcome, norm(axis_name, affine)), AXIS, in_axes=(None, 0, 0))(variables, x, weights)
+        for norm in (BatchNorm, flax_norm)
     )
     chex.assert_trees_all_close(got, expected, rtol=1e-3, atol=1e-4)
     means = np.asarray(got[1]["batch_stats"]["mean"])
@@ -111,11 +112,41 @@ def test_on_four_devices(synchronised):
 def test_bfloat16_is_rounded_at_the_ends_only():
     x, weights = draw((6, 4, 3, 5), jnp.bfloat16)
     variables = started(BatchNorm(dtype=jnp.bfloat16), x)
-    y, new, (_, dx) = outcome(BatchNorm(dtype=jnp.bfloat16), variables, x, weights)
+    y, new, grads = outcome(BatchNorm(dtype=jnp.bfloat16), variables, x, weights)
     wide = outcome(BatchNorm(), variables, x.astype(jnp.float32), weights.astype(jnp.float32))
-    assert y.dtype == dx.dtype == jnp.bfloat16 and new["batch_stats"]["var"].dtype == jnp.float32
+    assert y.dtype == grads[1].dtype == jnp.bfloat16 and new["batch_stats"]["var"].dtype == jnp.float32
     chex.assert_trees_all_equal(y, wide[0].astype(jnp.bfloat16))
     chex.assert_trees_all_close(new, wide[1], rtol=1e-6)
+    for got, expected in zip(*map(jax.tree.leaves, (grads, wide[2])), strict=True):
+        scale = float(jnp.max(jnp.abs(expected)))
+        chex.assert_trees_all_close(got.astype(jnp.float32), expected.astype(jnp.float32), atol=0.03 * scale)
+
+
+def test_second_derivatives():
+    x, weights = draw((12, 3))
+
+    def twice(module, variables, x):
+        def loss(x):
+            y, _ = module.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(y) * weights)
+
+        return jax.grad(lambda x: jnp.sum(jax.grad(loss)(x) ** 2))(x)
+
+    variables = started(BatchNorm(), x)
+    chex.assert_trees_all_close(
+        twice(BatchNorm(), variables, x), twice(flax_norm(), variables, x), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_a_variance_lost_to_rounding_is_a_constant():
+    """E x² - (E x)² has no bits left of a spread of 1e-3 around 1e4: then y is (x - mean) / sqrt(epsilon)."""
+    x, g = draw((12, 1))
+    (_, mean, var), pull = jax.vjp(
+        lambda x: batch_norm(x, jnp.ones(1), jnp.zeros(1), 1e-5, None, x.dtype), 1e4 + 1e-3 * x
+    )
+    assert var[0] == 0
+    dx = pull((g, jnp.zeros_like(mean), jnp.zeros_like(var)))[0]
+    chex.assert_trees_all_close(dx, (g - jnp.mean(g)) / np.float32(np.sqrt(1e-5)), rtol=1e-4, atol=1e-3)
 
 
 def kept(batch):

@@ -6,6 +6,7 @@ Without a C++ compiler all of it runs on XLA's convolutions, but for the tests m
 import functools
 import os
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -39,9 +40,12 @@ SHAPES = {
     "1x1": (4, 5, 6, 16, 16, 1, 1),
     "7x7": (3, 12, 8, 3, 64, 7, 2),
     "5x5": (3, 4, 6, 16, 16, 5, 1),
+    "5x5, strided": (3, 8, 6, 16, 16, 5, 2),
+    "one image": (1, 5, 7, 16, 32, 3, 1),
     "left to XLA": (4, 8, 6, 5, 7, 3, 2),
 }
-needs_native = pytest.mark.skipif(not native.available(), reason="no C++ compiler")
+has_compiler = any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
+needs_native = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
 
 
 def draw(shape, seed=0):
@@ -110,6 +114,11 @@ def test_gradients_by_finite_differences(name):
 
 
 @needs_native
+def test_it_compiles_and_loads():
+    assert native.available()
+
+
+@needs_native
 @pytest.mark.parametrize("name", SHAPES)
 def test_what_runs_natively(name):
     """The value and the kernel's gradient where the outputs fill vectors, the input's where the inputs do."""
@@ -151,16 +160,19 @@ def test_inside_a_loop_and_on_all_devices_at_once():
 def test_processors_with_narrower_vectors(flags, tmp_path):
     """The definition holds whatever the vectors' width is, on a processor that has them all."""
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", __file__]
-    environment = os.environ | {"CXXFLAGS": flags, "SSL_JAX_CACHE": str(tmp_path)}
+    environment = os.environ | {"SSL_JAX_CXXFLAGS": flags, "SSL_JAX_CACHE": str(tmp_path)}
     run = subprocess.run([*command, "-k", "by_definition"], env=environment, capture_output=True, text=True)
     assert run.returncode == 0 and f"{len(SHAPES)} passed" in run.stdout, run.stdout
     assert len(list((tmp_path / "native").iterdir())) == 1
 
 
 BROKEN = {
-    "no compiler": ({"PATH": "", "CXX": "c++"}, "no C++ compiler found"),
+    "no compiler": ({"PATH": "", "CXX": ""}, "no C++ compiler found as c++ or g++ or clang++ ("),
+    "not the compiler that is named": ({"CXX": "g+-"}, "no C++ compiler found as g+- ("),
     "a compiler that fails": ({"CXX": "false"}, "could not compile convolution.cc: ?"),
-    "flags that it does not know": ({"CXXFLAGS": "-march=abacus"}, "could not compile convolution.cc: "),
+    "flags that it does not know": ({"SSL_JAX_CXXFLAGS": "-march=abacus"}, "could not compile convolution.cc: "),
+    "a mistake in the source": ({"SSL_JAX_CXXFLAGS": "-Dkernel_gradient=3"}, " error: "),
+    "a user without a home": ({"HOME": "~", "XDG_CACHE_HOME": "~nobody-knows"}, "Name a directory in SSL_JAX_CACHE"),
     "a cache that cannot be written": ({"SSL_JAX_CACHE": __file__}, "Not a directory: "),
 }
 
@@ -170,10 +182,22 @@ def test_without_it_one_line_says_so(environment, message, tmp_path, monkeypatch
     monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    if "HOME" in environment:
+        monkeypatch.delenv("SSL_JAX_CACHE")
     assert not native.available.__wrapped__()
     error = capfd.readouterr().err
     assert error.startswith("warning: ") and message in error and error.count("\n") == 1, error
     assert not list(tmp_path.glob("native/*")), "nothing half made is left"
+
+
+@needs_native
+def test_a_library_that_does_not_load_is_made_anew(tmp_path):
+    native.loaded(tmp_path / "whole")
+    (whole,) = (tmp_path / "whole").iterdir()
+    (tmp_path / "broken").mkdir()
+    broken = tmp_path / "broken" / whole.name
+    broken.write_bytes(b"no library")
+    assert native.loaded(tmp_path / "broken").correlate and broken.stat().st_size == whole.stat().st_size
 
 
 @pytest.mark.parametrize("name", ["winograd", "strided"])

@@ -420,8 +420,8 @@ void accumulate_all(const Rows& rows, size_t begin, size_t end, int64_t offset, 
     accumulate_channels<kWide == 4 ? 16 : 8, 1>(rows, begin, end, offset, d, to);
 }
 
-// Every core sums over its own share of the images; the shares are then added in order, so that a machine always
-// rounds alike.
+// Every core sums over its own share of the images; the shares are then added in order, so that as many cores always
+// round alike.
 struct Shares {
   int64_t batch, count, entries;
   std::unique_ptr<float[]> memory;

@@ -4,7 +4,8 @@ Elsewhere, and for shapes not named here, it is `lax.conv_general_dilated` and n
 chosen by measurement (benchmarks/README.md): the value and both gradients of a square convolution from `native.py`, and
 for each channel by itself, on few pixels, one matrix product for each channel, from all its pixels to all.
 
-A convolution here has a gradient but, as any `jax.custom_vjp`, no forward-mode derivative (`jax.jvp`).
+A convolution here has a gradient but, as any `jax.custom_vjp`, no forward-mode derivative (`jax.jvp`), and what runs
+natively no second one; `SSL_JAX_NATIVE=0` has that.
 """
 
 import functools
@@ -23,8 +24,8 @@ DENSE_PIXELS = 100
 def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
     """Takes the place of `lax.conv_general_dilated` in a Flax `Conv`: x (B, H, W, C), kernel (k, k, C, D).
 
-    options: as Flax hands them over. Anything but a plain convolution in float32, padded by k // 2 on all sides,
-    goes to XLA as it is.
+    options: as Flax hands them over, in its layout. Anything but a plain convolution in float32, padded by k // 2 on
+    all sides, goes to XLA as it is.
     """
     if _plain(x, kernel, strides, padding, options):
         return _convolve(x, kernel, strides[0])
@@ -36,6 +37,7 @@ def _plain(x, kernel, strides, padding, options) -> bool:
     ones = all(options.get(name) in (None, 1, (1, 1)) for name in ("lhs_dilation", "rhs_dilation"))
     return (
         x.dtype == kernel.dtype == jnp.float32
+        and x.size > 0
         and kernel.shape[0] == kernel.shape[1]
         and size % 2 == 1
         and tuple(strides) in ((1, 1), (2, 2))
@@ -78,8 +80,11 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _on_cpu(own, xla, outputs):
-    """`own` where this is compiled for a CPU, so many outputs suit it and it can be had; `xla` elsewhere."""
-    if native.suits(outputs) and native.available():
+    """`own` where this is compiled for a CPU, so many outputs suit it and it can be had; `xla` elsewhere.
+
+    Beside an accelerator the CPU computes too little to compile anything for it.
+    """
+    if jax.default_backend() == "cpu" and native.suits(outputs) and native.available():
         return functools.partial(lax.platform_dependent, cpu=own, default=xla)
     return xla
 

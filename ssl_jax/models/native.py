@@ -7,8 +7,10 @@ calls here are for the CPU backend alone; whoever makes them has asked `availabl
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,36 +36,56 @@ def available() -> bool:
     if os.environ.get("SSL_JAX_NATIVE") == "0":
         return False
     try:
-        library = ctypes.CDLL(str(compiled(user_cache() / "native")))
+        library = loaded(user_cache() / "native")
     except OSError as error:
-        print(f"warning: {error}; convolutions are XLA's own, about half as fast on a CPU", file=sys.stderr)
+        print(f"warning: {error}; convolutions are XLA's own, less than half as fast on a CPU", file=sys.stderr)
         return False
     for name in ("correlate", "kernel_gradient"):
         jax.ffi.register_ffi_target(f"ssl_jax_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return True
 
 
-def compiled(folder: Path) -> Path:
+def loaded(folder: Path) -> ctypes.CDLL:
     """The library in `folder` that was made of this source for these versions and this processor, made if missing.
 
-    By `$CXX` with `$CXXFLAGS`. Any number of processes may make it at once. OSError says what is wrong in one line.
+    One that does not load (half of it lost, other system libraries) is made anew. OSError says what is wrong.
     """
-    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        raise OSError("no C++ compiler found (install g++ or clang++, or name one in CXX)")
-    command = [compiler, *OPTIONS, *os.environ.get("CXXFLAGS", "").split()]
-    made_of = [SOURCE.read_text(), jax.lib.__version__, platform.machine(), processor_features(), *command]
-    command += [f"-I{jax.ffi.include_dir()}", str(SOURCE)]
-    library = folder / f"convolution-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
-    if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            partial = Path(scratch) / library.name
-            run = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True, check=False)
-            if run.returncode:
-                raise OSError(f"{compiler} could not compile {SOURCE.name}: {(run.stderr.splitlines() or ['?'])[0]}")
-            os.replace(partial, library)
-    return library
+    command = [*compiler(), *OPTIONS, *shlex.split(os.environ.get("SSL_JAX_CXXFLAGS", ""))]
+    versions = (importlib.metadata.version("jaxlib"), platform.machine(), platform.libc_ver(), processor_features())
+    made_of = repr((SOURCE.read_text(), versions, command))
+    library = folder / f"convolution-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
+    if library.exists():
+        try:
+            return ctypes.CDLL(str(library))
+        except OSError:
+            pass
+    compile_to(library, command)
+    return ctypes.CDLL(str(library))
+
+
+def compiler() -> list[str]:
+    """The words of `$CXX`, else the first compiler that is found."""
+    words = shlex.split(os.environ.get("CXX", ""))
+    names = words[:1] or ["c++", "g++", "clang++"]
+    found = next((name for name in names if shutil.which(name)), None)
+    if found is None:
+        raise OSError(f"no C++ compiler found as {' or '.join(names)} (install g++ or clang++, or name one in CXX)")
+    return words or [found]
+
+
+def compile_to(library: Path, command: list[str]) -> None:
+    """Any number of processes may do it at once: whoever is last takes the place of the same."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        partial = Path(scratch) / library.name
+        whole = [*command, f"-I{jax.ffi.include_dir()}", str(SOURCE), "-o", str(partial)]
+        environment = os.environ | {"LC_ALL": "C"}  # "error" is looked for in what it says
+        run = subprocess.run(whole, env=environment, capture_output=True, text=True, check=False)
+        if run.returncode:
+            said = run.stderr.splitlines() or ["?"]
+            cause = next((line for line in said if "error" in line), said[0])
+            raise OSError(f"{command[0]} could not compile {SOURCE.name}: {cause}")
+        os.replace(partial, library)
 
 
 def processor_features() -> str:
