@@ -14,6 +14,7 @@ from ssl_jax.console import is_writer, progress_bar, say
 from ssl_jax.data.batches import Feed
 from ssl_jax.data.sources import Dataset
 from ssl_jax.errors import UserError
+from ssl_jax.linalg import lapack_on_one_thread
 from ssl_jax.train import checkpoint, metrics, parallel
 from ssl_jax.train.dynamics_file import Record, resume_dynamics, write_dynamics
 from ssl_jax.train.loop import Cadence, Hooks, plan_calls, train_loop
@@ -106,7 +107,7 @@ def _loop(config, out, task: Task, manager, state, rows, dynamics, start, feed, 
     """(state, step reached)."""
     size = parallel.steps_per_call(config.steps_per_call, devices)
     calls = feed.batches(plan_calls(start, cadence, size), parallel.process_rows(config.batch_size))
-    with progress_bar(cadence.total, start) as bar:
+    with progress_bar(cadence.total, start) as bar, lapack_on_one_thread():
         return train_loop(
             task.run,
             parallel.replicate(state, devices),

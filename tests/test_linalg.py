@@ -4,8 +4,16 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
-from ssl_jax.linalg import asymmetry, effective_rank, from_spectrum, second_moment, symmetric_eigh
+from ssl_jax.linalg import (
+    asymmetry,
+    effective_rank,
+    from_spectrum,
+    lapack_on_one_thread,
+    second_moment,
+    symmetric_eigh,
+)
 
 
 def test_second_moment_is_the_mean_outer_product_of_both_views():
@@ -41,3 +49,16 @@ def test_asymmetry_bounds():
     assert asymmetry(jnp.asarray(m + m.T)) < 1e-6
     assert abs(float(asymmetry(jnp.asarray(m))) - np.sqrt(2)) < 0.05  # independent entries: 2 - 2 E[m_ij m_ji]
     chex.assert_trees_all_close(asymmetry(jnp.asarray(m - m.T)), jnp.float32(2.0), rtol=1e-5)
+
+
+def test_lapack_on_one_thread():
+    """SciPy's, which XLA calls, and only while it lasts."""
+
+    def threads():
+        return [each["num_threads"] for each in threadpool_info() if "scipy.libs" in each["filepath"]]
+
+    symmetric_eigh(jnp.eye(3))  # loads it
+    before = threads()
+    with lapack_on_one_thread():
+        assert threads() == [1] * len(before) and before
+    assert threads() == before
