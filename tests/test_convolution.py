@@ -138,6 +138,12 @@ def test_the_same_bits_each_time():
     chex.assert_trees_all_equal(both(x, kernel, gradient), both(x, kernel, gradient))
 
 
+def test_no_images():
+    x, kernel, gradient = draw((0, 8, 8, 32, 32, 3, 1))
+    value, pull = jax.vjp(functools.partial(ours, stride=1), x, kernel)
+    chex.assert_trees_all_equal((value, *pull(gradient)), (gradient, x, jnp.zeros_like(kernel)))
+
+
 @needs_native
 def test_inside_a_loop_and_on_all_devices_at_once():
     """More convolutions at a time than there are threads: none may wait for another to begin."""

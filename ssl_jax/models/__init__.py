@@ -172,12 +172,15 @@ def make_network(encoder: nn.Module, projector: nn.Module) -> Network:
         variables = trunk.init(key, image, train=True)
         return variables["params"], variables.get("batch_stats", {})
 
-    @jax.jit  # inside a step, so that Python goes through the layers once and not for each view
-    def train(params, stats, image):
+    @jax.jit  # inside a step, so that Python goes through the layers once, not for each view and target
+    def passed(params, stats, image):
         (_, projection), new = trunk.apply(
             {"params": params, "batch_stats": stats}, image, train=True, mutable=["batch_stats"]
         )
         return projection, new.get("batch_stats", {})
+
+    def train(params, stats, image):
+        return passed({part: params[part] for part in ("encoder", "projector")}, stats, image)
 
     def features(params, stats, image):
         variables = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
