@@ -66,8 +66,8 @@ def measure(words: list[str], repeats: int) -> dict:
         start(words, cache, JAX_ENABLE_COMPILATION_CACHE="0")  # decodes the data and warms the disk, for all
         for turn in range(repeats):
             common.say(f"{words[0]}: {turn + 1} of {repeats}")
-            for kept in ("compiled", "native"):
-                shutil.rmtree(Path(cache) / kept, ignore_errors=True)
+            for folder in ("compiled", "native"):
+                shutil.rmtree(Path(cache) / folder, ignore_errors=True)
             first.append(start(words, cache))
             second.append(start(words, cache))
         kept = sum(p.stat().st_size for p in (Path(cache) / "compiled").iterdir())

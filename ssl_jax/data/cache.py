@@ -29,9 +29,11 @@ def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
     An explicit `cache_dir`, else `$SSL_JAX_CACHE`, is the only place. Without either: beside the data where
     that can be written, then the user's cache directory.
     """
-    if cache_dir or os.environ.get("SSL_JAX_CACHE"):
-        return [Path(cache_dir).expanduser() if cache_dir else user_cache()]
-    return [Path(data_dir) / "ssl_jax_cache", user_cache()] if data_dir and _writable(data_dir) else [user_cache()]
+    if cache_dir:
+        return [Path(cache_dir).expanduser()]
+    if data_dir and not os.environ.get("SSL_JAX_CACHE") and _writable(data_dir):
+        return [Path(data_dir) / "ssl_jax_cache", user_cache()]
+    return [user_cache()]
 
 
 def _writable(folder: str) -> bool:
