@@ -179,8 +179,8 @@ def make_network(encoder: nn.Module, projector: nn.Module) -> Network:
         )
         return projection, new.get("batch_stats", {})
 
-    def train(params, stats, image):
-        return passed({part: params[part] for part in ("encoder", "projector")}, stats, image)
+    def train(params, stats, image):  # the predictor's parameters left out: a target has none, and one trace serves both
+        return passed({part: params[part] for part in ("encoder", "projector") if part in params}, stats, image)
 
     def features(params, stats, image):
         variables = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
