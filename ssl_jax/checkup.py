@@ -11,7 +11,7 @@ from ssl_jax.console import say
 from ssl_jax.dynamics.doctor import LINE, MEANING, NEEDED, POINT, Diagnosis, Facts, diagnose, read_signs
 from ssl_jax.errors import UserError
 from ssl_jax.optim import kind_of_decay
-from ssl_jax.reports.plots import plt
+from ssl_jax.reports import pyplot as plt
 from ssl_jax.train.dynamics_file import NAME, read_dynamics
 from ssl_jax.train.metrics import read_rows
 from ssl_jax.types import Config

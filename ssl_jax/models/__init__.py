@@ -179,7 +179,8 @@ def make_network(encoder: nn.Module, projector: nn.Module) -> Network:
         )
         return projection, new.get("batch_stats", {})
 
-    def train(params, stats, image):  # the predictor's parameters left out: a target has none, and one trace serves both
+    def train(params, stats, image):
+        # Without the predictor's parameters, which a target lacks: one trace for both.
         return passed({part: params[part] for part in ("encoder", "projector") if part in params}, stats, image)
 
     def features(params, stats, image):

@@ -3,22 +3,18 @@
 What a run recorded lies in `Run`; every function of FIGURES draws some of it, for all runs, into one file.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
-from matplotlib.colors import ListedColormap, Normalize  # noqa: E402
-from matplotlib.lines import Line2D  # noqa: E402
+from ssl_jax.reports import pyplot as plt
 
 # Okabe and Ito's colours, which can be told apart with any kind of colour vision; and a style of line for each.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
-RANKS = ListedColormap(plt.get_cmap("viridis")(np.linspace(0, 0.92, 256)), "ranks")  # without its palest end
 PARTS = {"encoder": "-", "projector": "--", "predictor": ":"}
 PROXY = "$W_p$ of a two-layer predictor: product of its matrices, without bias, BatchNorm and ReLU"
 
@@ -78,7 +74,7 @@ def figure3(runs: Sequence[Run], path: Path) -> Path:
             _none(bottom)
         bottom.grid(False)
         bottom.set(xlabel="epoch", ylim=(run.size + 0.5, 0.5))
-    cosine = plt.cm.ScalarMappable(Normalize(-1, 1), "RdBu")
+    cosine = plt.cm.ScalarMappable(plt.Normalize(-1, 1), "RdBu")
     figure.colorbar(cosine, ax=axes[1], pad=0.02, aspect=20).set_label("alignment", fontsize=9)
     axes[0, 0].set_ylabel("alignment")
     axes[1, 0].set_ylabel("mode, by eigenvalue of F")
@@ -133,7 +129,7 @@ def signs(runs: Sequence[Run], path: Path) -> Path:
         axis.set_title(label, fontsize=10)
         if not axis.lines:
             _none(axis)
-    parts = [Line2D([], [], color="0.3", ls=style, label=word) for word, style in PARTS.items()]
+    parts = [plt.Line2D([], [], color="0.3", ls=style, label=word) for word, style in PARTS.items()]
     axes[2, 0].legend(handles=parts, fontsize=7.5)
     _legend(figure, *axes.flat[:6])
     figure.suptitle(_title("Signs of learning and of collapse", runs), fontsize=11)
@@ -161,7 +157,7 @@ def _lines(axis, run: Run, curves) -> None:
     """One line for each mode, the first ranks on top of the others."""
     known = np.isfinite(curves).any(1)
     for rank in reversed(range(run.size)):
-        colour = RANKS(rank / max(run.size - 1, 1))
+        colour = ranks()(rank / max(run.size - 1, 1))
         axis.plot(run.arrays["epoch"][known], curves[known, rank], color=colour, lw=1.0, alpha=0.9)
     if not known.any():
         _none(axis)
@@ -178,8 +174,14 @@ def _share(axes) -> None:
         axis.set_ylim(limits[:, 0].min(), limits[:, 1].max())
 
 
+@functools.cache
+def ranks():
+    """Matplotlib's colours of the modes by rank: viridis without its palest end."""
+    return plt.matplotlib.colors.ListedColormap(plt.get_cmap("viridis")(np.linspace(0, 0.92, 256)), "ranks")
+
+
 def _ranks(figure, axes, runs) -> None:
-    colours = plt.cm.ScalarMappable(Normalize(1, runs[0].size), RANKS)
+    colours = plt.cm.ScalarMappable(plt.Normalize(1, runs[0].size), ranks())
     bar = figure.colorbar(colours, ax=axes, pad=0.02, aspect=20 * len(axes))
     bar.set_label("rank of the mode", fontsize=9)
 

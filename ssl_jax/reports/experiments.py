@@ -9,14 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
-
-from ssl_jax.reports import phase_diagram  # noqa: E402
-from ssl_jax.reports.markdown import NUMBER, table  # noqa: E402
+from ssl_jax.reports import phase_diagram
+from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.markdown import NUMBER, table
 
 Curve = tuple[Any, Any]  # means (N,), half-widths (N,) or None
 

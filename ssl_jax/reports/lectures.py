@@ -10,11 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.patches import Rectangle
 
-from ssl_jax.reports.plots import plt
+from ssl_jax.reports import pyplot as plt
 
 ENOUGH = 50  # weights in a bin of gradient scales
 TRAINED = 0.9  # training accuracy from which a network counts as trained
@@ -174,7 +171,7 @@ def draw_signal(result: dict) -> dict:
 def training_maps(result: dict, cells: dict, depth: int, activations: list, inits: list):
     """Layer x epoch, a map for each activation and initialisation."""
     figure, axes = panels(len(activations), len(inits), 2.0, 1.65, sharex=True, sharey=True)
-    epochs, scale = result["epochs_watched"], {"norm": Normalize(-8, 1), "cmap": "viridis"}
+    epochs, scale = result["epochs_watched"], {"norm": plt.Normalize(-8, 1), "cmap": "viridis"}
     for row, activation in zip(axes, activations, strict=True):
         for axis, init in zip(row, inits, strict=True):
             member = cells[depth, activation, init]
@@ -190,7 +187,7 @@ def training_maps(result: dict, cells: dict, depth: int, activations: list, init
         axis.set_title(init, fontsize=8)
     figure.supxlabel("epoch", fontsize=8)
     figure.supylabel("layer", fontsize=8)
-    figure.colorbar(ScalarMappable(**scale), ax=axes, label=r"$\log_{10}$ of the gradient's norm", shrink=0.6)
+    figure.colorbar(plt.cm.ScalarMappable(**scale), ax=axes, label=r"$\log_{10}$ of the gradient's norm", shrink=0.6)
     figure.suptitle(f"gradient norm while training, {depth} layers; test accuracy in the corner", fontsize=9)
     return figure
 
@@ -365,7 +362,7 @@ def draw_optimizers(result: dict) -> dict:
             style = {"color": "white" if dark else "black", "weight": "bold" if chosen else "normal"}
             axis.text(j, i, f"{error:.1f}", ha="center", va="center", fontsize=7, **style)
             if chosen:
-                axis.add_patch(Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, ec="crimson", lw=1.6))
+                axis.add_patch(plt.Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, ec="crimson", lw=1.6))
     axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], fontsize=8)
     axis.set_yticks(range(len(ranked)), [name for name, _ in ranked], fontsize=8)
     axis.set_xlabel("learning rate", fontsize=8)

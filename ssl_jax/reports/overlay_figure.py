@@ -3,17 +3,13 @@
 import textwrap
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
-from matplotlib.colors import Normalize  # noqa: E402
-
-from ssl_jax.dynamics import theory  # noqa: E402
-from ssl_jax.dynamics.overlay import ALIVE, Calibration, Forecast  # noqa: E402
-from ssl_jax.reports.dynamics import COLOURS, RANKS, Run, save  # noqa: E402
-from ssl_jax.reports.overlay import CLOSED, Fit, words  # noqa: E402
+from ssl_jax.dynamics import theory
+from ssl_jax.dynamics.overlay import ALIVE, Calibration, Forecast
+from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.dynamics import COLOURS, Run, ranks, save
+from ssl_jax.reports.overlay import CLOSED, Fit, words
 
 DIES = "#F3D9C6"
 LOWEST = 1e-6  # of the unit of s: the figure's floor
@@ -49,7 +45,7 @@ def trajectories(axis, run: Run, fit: Fit) -> None:
     elif run.config["predictor"]["kind"] in CLOSED:
         closed_form(axis, run.config["predictor"])
     for j in reversed(range(run.size)):
-        colour = RANKS(j / max(run.size - 1, 1))
+        colour = ranks()(j / max(run.size - 1, 1))
         axis.plot(x[:, j], y[:, j], color=colour, lw=0.9, alpha=0.75, zorder=3)
         axis.plot(x[0, j], y[0, j], "o", ms=4, mec=colour, mfc="white", mew=0.9, zorder=4)
         axis.plot(x[-1, j], y[-1, j], "o", ms=4, color=colour, zorder=5)
@@ -58,7 +54,7 @@ def trajectories(axis, run: Run, fit: Fit) -> None:
     axis.plot([], [], "o", ms=4, color="0.3", ls="none", label="end of the run")
     axis.legend(fontsize=7, loc="lower right").set_zorder(9)
     axis.grid(alpha=0.2)
-    colours = plt.cm.ScalarMappable(Normalize(1, run.size), RANKS)
+    colours = plt.cm.ScalarMappable(plt.Normalize(1, run.size), ranks())
     axis.figure.colorbar(colours, ax=axis, pad=0.01, aspect=40).set_label("rank of the mode", fontsize=8)
     names = ("p / q", "s / S") if fit.units else ("p, eigenvalue of $W_p$ in F's mode", "s / largest s")
     axis.set(xlabel=names[0], ylabel=names[1])

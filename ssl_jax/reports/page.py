@@ -6,16 +6,13 @@ import json
 import math
 from collections.abc import Iterable
 from html import escape
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
-from matplotlib.figure import Figure  # noqa: E402
-
-from ssl_jax.reports.published import PUBLISHED, TITLES, Published  # noqa: E402
-from ssl_jax.reports.replication import (  # noqa: E402
+from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.published import PUBLISHED, TITLES, Published
+from ssl_jax.reports.replication import (
     HEADER,
     HOLDS,
     OPEN,
@@ -33,6 +30,9 @@ from ssl_jax.reports.replication import (  # noqa: E402
     rows_of,
     sweeps_of,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OURS, THEIRS, UNTRAINED = "#0b5fa5", "#c4560a", "#777777"
 SCALE_WORDS = {
@@ -165,7 +165,7 @@ def omissions(left_out: list[str]) -> str:
 # --- Figures ------------------------------------------------------------------------------------------------------
 
 
-def image(figure: Figure, words: str) -> str:
+def image(figure: "Figure", words: str) -> str:
     """The figure as SVG inside the page."""
     buffer = io.BytesIO()
     with plt.rc_context({"svg.hashsalt": "replication"}):  # the same figures make the same page
@@ -175,7 +175,7 @@ def image(figure: Figure, words: str) -> str:
     return f'<div class="wide"><img alt="{escape(words, quote=True)}" src="data:image/svg+xml;base64,{data}"></div>'
 
 
-def draw_accuracies(cells: Cells) -> Figure:
+def draw_accuracies(cells: Cells) -> "Figure":
     """A line for each published cell: every seed, their mean and interval, and the published number."""
     lines = [(sweep, published) for sweep in sweeps_of(cells) for published in lines_of(sweep, cells)]
     figure, axes = plt.subplots(figsize=(8, 0.29 * len(lines) + 1.1), layout="constrained")
@@ -210,7 +210,7 @@ def _draw_cell(axes, y: int, published: Published, values: list[float]) -> None:
         axes.errorbar(ours.mean, y, xerr=ours.width, fmt="|", color=OURS, ms=11, mew=1.8, lw=1.4, label="mean, 95%")
 
 
-def draw_spectra(cells: Cells) -> Figure | None:
+def draw_spectra(cells: Cells) -> "Figure | None":
     """Eigenvalues of F over the epochs, of the first seed of each cell of table 1 that recorded them."""
     names = [published.cell for published in PUBLISHED["table1"]]
     found = {}

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.markdown import table
-from ssl_jax.reports.plots import plt
 
 ROWS = {"none": "no average of the target", "average": "target averaged"}
 NAMES = {"twin": "linear network", "cosine": "digits, cosine loss", "euclidean": "digits, squared distance"}
@@ -60,9 +59,9 @@ def panels(result: dict, columns: list[tuple[str, str, str]]):
             axis.set(xscale="log", yscale="log")
             axis.tick_params(labelsize=8)
             for side_axis in (axis.xaxis, axis.yaxis):
-                side_axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                side_axis.set_minor_locator(NullLocator())
-                side_axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                side_axis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+                side_axis.set_minor_locator(plt.NullLocator())
+                side_axis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
             if target == "none":
                 axis.set_title(title, fontsize=10)
             if side == "measured":

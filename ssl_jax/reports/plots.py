@@ -3,14 +3,11 @@
 import json
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
-
-from ssl_jax.augment.views import to_display, to_unit  # noqa: E402
-from ssl_jax.train.metrics import read_rows  # noqa: E402
+from ssl_jax.augment.views import to_display, to_unit
+from ssl_jax.reports import pyplot as plt
+from ssl_jax.train.metrics import read_rows
 
 PROJECTED = 2000  # points in the projection of features: more only hide each other
 CLASSES = 20  # of them, in as many colours as can be told apart

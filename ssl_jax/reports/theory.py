@@ -6,19 +6,14 @@ the paper tells them, and the project's own where it does not: the starting poin
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
-from matplotlib.colors import ListedColormap  # noqa: E402
-
-from ssl_jax.dynamics import theory  # noqa: E402
+from ssl_jax.dynamics import theory
+from ssl_jax.reports import pyplot as plt
 
 # Okabe and Ito's colours, which can be told apart with any kind of colour vision; and a style of line for each.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
-DIES = ListedColormap(["white", "#F3D9C6"])
 BASE = {"alpha_p": 1.0, "sigma2": 0.0}
 FIGURE5 = {"eta": 0.04, "beta": 0.4}  # at a learning rate of 0.01: weight decay 4e-4, target.tau 0.996
 
@@ -26,13 +21,14 @@ FIGURE5 = {"eta": 0.04, "beta": 0.4}  # at a learning rate of 0.01: weight decay
 def figure3(path: Path, etas=(0.0, 0.01, 1.0), cells: int = 48) -> dict[str, np.ndarray]:
     """Phase portraits of (p, s) at τ = 1, α_p = 1: flow, invariant parabola, points of rest, basin of collapse."""
     figure, axes = plt.subplots(1, len(etas), figsize=(4.1 * len(etas), 3.9), layout="constrained", sharey=True)
+    kept_or_dead = plt.matplotlib.colors.ListedColormap(["white", "#F3D9C6"])
     p, s = np.meshgrid(np.linspace(-1.2, 1.6, cells), np.linspace(0, 1.6, cells))
     dies = []
     for axis, eta in zip(axes, etas, strict=True):
         decays = BASE | {"eta_p": eta, "eta_s": eta}
         dp, ds, _ = theory.mode_rates(p, s, 1.0, **decays)
         dies.append(theory.collapses(p=p, s=s, **decays))
-        axis.pcolormesh(p, s, dies[-1], cmap=DIES, vmin=0, vmax=1, shading="nearest", rasterized=True)
+        axis.pcolormesh(p, s, dies[-1], cmap=kept_or_dead, vmin=0, vmax=1, shading="nearest", rasterized=True)
         axis.streamplot(p, s, dp, ds, color="0.6", linewidth=0.6, arrowsize=0.7, density=1.1)
         line = np.linspace(-1.2, 1.27, 200)
         axis.plot(line, line**2, color=COLOURS[0], lw=1.8, label="s = p²/$α_p$ (invariant)")
@@ -41,7 +37,7 @@ def figure3(path: Path, etas=(0.0, 0.01, 1.0), cells: int = 48) -> dict[str, np.
         axis.set(title=f"η = {eta:g}", xlabel="eigenvalue p of $W_p$", xlim=(-1.2, 1.6), ylim=(-0.04, 1.6))
         axis.title.set_fontsize(10)
     axes[0].set_ylabel("eigenvalue s of F")
-    axes[0].fill_between([0], [0], [0], color=DIES(1.0), label="collapses (s → 0)")
+    axes[0].fill_between([0], [0], [0], color=kept_or_dead(1.0), label="collapses (s → 0)")
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8)
     figure.suptitle("One mode of predictor and features: τ = 1, $α_p$ = 1, σ² = 0", fontsize=11)
@@ -230,10 +226,9 @@ def phase_diagram(path: Path, cells: int = 40, eta_s: float = 0.1, p: float = 0.
     numbers = {"p": p, "s": s, "eta_p": eta_p[None, :], "alpha_p": alpha_p[:, None], "eta_s": eta_s}
     dies = [theory.collapses(tau=tau, beta=beta, **numbers) for tau, beta in targets.values()]
     figure, axes = plt.subplots(1, len(targets), figsize=(3.4 * len(targets), 3.9), layout="constrained", sharey=True)
+    two = plt.matplotlib.colors.ListedColormap(["#0072B2", "#E69F00"])
     for axis, name, map_ in zip(axes, targets, dies, strict=True):
-        axis.pcolormesh(
-            eta_p, alpha_p, map_, cmap=ListedColormap(["#0072B2", "#E69F00"]), vmin=0, vmax=1, shading="nearest"
-        )
+        axis.pcolormesh(eta_p, alpha_p, map_, cmap=two, vmin=0, vmax=1, shading="nearest")
         axis.axvline(eta_s, color="black", lw=0.8, ls=":")
         axis.set(xscale="log", yscale="log", xlabel="$η_p$ (decay of $W_p$)", title=name)
         axis.title.set_fontsize(9)
