@@ -3,12 +3,11 @@
 import math
 from pathlib import Path
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import workdir
-from ssl_jax.augment.views import Recipe, make_views
+from ssl_jax.augment.views import Recipe, check_channels, make_views
 from ssl_jax.data.sources import Dataset
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.losses import DISTANCES, LOSSES
@@ -126,8 +125,8 @@ def read_trained(source: Path) -> Config:
 
 def check_views(recipe: Recipe, dataset: Dataset) -> None:
     """UserError where the augmentations do not fit the images, in size or in channels."""
-    key = jax.random.split(jax.random.key(0), 1)
-    jax.eval_shape(make_views(recipe, dataset.side), key, dataset.pretrain.image[:1])
+    make_views(recipe, dataset.side)
+    check_channels(recipe, dataset.pretrain.image.shape[-1])
 
 
 def check_sizes(probe: Config, dataset: Dataset, held_out: int = 0) -> None:

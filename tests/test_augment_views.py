@@ -130,6 +130,11 @@ def test_colours_of_one_channel_are_refused(field):
         make(example_keys(), pictures(channels=1))
 
 
-def test_a_mean_of_another_number_of_channels_is_refused():
+@pytest.mark.parametrize("field", ["mean", "std"])
+def test_a_mean_of_another_number_of_channels_is_refused(field):
+    recipe = views.Recipe(**{field: (0.1, 0.2)})
     with pytest.raises(UserError, match=r"views\.mean"):
-        views.make_normalise((0.1, 0.2), (1.0,))(pictures())
+        views.make_normalise(recipe.mean, recipe.std)(pictures())
+    with pytest.raises(UserError, match=r"views\.mean"):
+        views.check_channels(recipe, 3)
+    views.check_channels(recipe._replace(gray=0.0, jitter=0.0), 2)

@@ -122,6 +122,19 @@ def test_digits_are_scikit_learns_split_once_and_evenly():
     np.testing.assert_array_equal(load_dataset("digits").train.image, digits.train.image)
 
 
+def test_digits_come_from_the_cache_or_do_without(tmp_path, monkeypatch):
+    fresh = load_dataset("digits", cache_dir=str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # an import of it fails
+    kept = load_dataset("digits", cache_dir=str(tmp_path / "cache"))
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    bare = load_dataset("digits", cache_dir=str(tmp_path / "file"))
+    for other in (kept, bare):
+        for a, b in zip((*fresh.train, *fresh.test), (*other.train, *other.test), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+
+
 def test_digits_are_resized_on_request():
     image = load_dataset("digits", image_size=16).train.image
     assert image.shape == (1297, 16, 16, 1)

@@ -229,7 +229,7 @@ def test_figures_hold_every_mode_of_every_run(make, tmp_path, shown):
         assert len(axis.lines[0].get_xdata()) == T - 1  # before training there is no F
     assert [len(axis.lines) for axis in two.axes[2:4]] == [D + 1, D + 1]  # and the axis at 0
     colours = [line.get_color() for line in two.axes[0].lines]
-    assert len(set(colours)) == D and colours[-1] == figures.RANKS(0.0)
+    assert len(set(colours)) == D and colours[-1] == figures.ranks()(0.0)
     assert [len(axis.collections) for axis in three.axes[2:4]] == [1, 1]
     np.testing.assert_allclose(
         np.ravel(three.axes[2].collections[0].get_array()), runs[0].arrays["alignment"][1:].T.ravel()

@@ -122,19 +122,24 @@ def make_normalise(mean, std) -> Callable:
 
 
 def _channels_last(values, image):
-    channels = image.shape[-1]
-    if len(values) not in (1, channels):
-        raise UserError(f"views.mean, views.std: got {values}, take one number or {channels}, one a channel")
+    _check_one_or_each(values, image.shape[-1])
     return jnp.asarray(values, jnp.float32).reshape((1,) * (image.ndim - 1) + (-1,))
 
 
 def check_channels(recipe: Recipe, channels: int) -> None:
-    """UserError where an operation that needs red, green and blue is asked for on other images."""
+    """UserError where an operation needs red, green and blue that are not there, or mean or std fit other images."""
     jitters = ("saturation", "hue") if recipe.jitter > 0 else ()
     for field in (*jitters, "gray"):
         value = getattr(recipe, field)
         if value > 0 and channels != 3:
             raise UserError(f"views.{field}: got {value}, takes 0 for images of {channels} channel(s): it needs 3")
+    for values in (recipe.mean, recipe.std):
+        _check_one_or_each(values, channels)
+
+
+def _check_one_or_each(values, channels: int) -> None:
+    if len(values) not in (1, channels):
+        raise UserError(f"views.mean, views.std: got {values}, take one number or {channels}, one a channel")
 
 
 def check_recipe(recipe: Recipe) -> None:

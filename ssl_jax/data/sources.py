@@ -5,7 +5,9 @@ Value contract: images (N, H, W, C) uint8 in 0..255, C = 1 or 3; labels (N,) int
 carry one, else as stored. It depends on no seed, so that "the first N" means the same everywhere.
 """
 
+import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import io
 from collections.abc import Iterator, Sequence
@@ -74,7 +76,7 @@ def load_dataset(
     data_dir = str(Path(data_dir).expanduser()) if data_dir else None
     if data_dir is not None and not Path(data_dir).is_dir():
         raise UserError(f"data.data_dir: got {data_dir}, which is not a directory; takes a TFDS directory")
-    dataset = _digits(image_size) if name == "digits" else _prepared(name, data_dir, cache_dir, image_size)
+    dataset = _digits(cache_dir, image_size) if name == "digits" else _prepared(name, data_dir, cache_dir, image_size)
     return dataset if train_size is None else _first(dataset, train_size)
 
 
@@ -86,21 +88,41 @@ def _first(dataset: Dataset, count: int) -> Dataset:
     return dataset._replace(train=train, pretrain=pretrain)
 
 
-def _digits(image_size: int | None) -> Dataset:
+def _digits(cache_dir: str | None, image_size: int | None) -> Dataset:
     """The 1797 8x8 digits of scikit-learn (UCI "Optical Recognition of Handwritten Digits", test part).
 
     Pixels 0..16 become round(255 x / 16). 500 images, stratified by class, are the test split: rows of
     `train_test_split(..., test_size=500, random_state=0)`, whose shuffled order counts as the official one.
     """
-    from sklearn.datasets import load_digits  # a second of import that other sets need not pay
+    side = image_size or 8
+    source = f"digits scikit-learn-{importlib.metadata.version('scikit-learn')} {side}x{side}"
+    train, test = (
+        _cached_digits(split, count, side, source, cache_dir) for split, count in (("train", 1297), ("test", 500))
+    )
+    return Dataset("digits", train, test, train, 10, tuple("0123456789"))
+
+
+def _cached_digits(split: str, count: int, side: int, source: str, cache_dir: str | None) -> Split:
+    """A split of the digits, from the cache: scikit-learn takes a second to import. They do without a cache, too."""
+    stem, shape = f"{source.replace(' ', '-')}/{split}", (count, side, side, 1)
+    decode = functools.partial(_decode_digits, split, side)
+    try:
+        return Split(*load_or_build(cache_roots(None, cache_dir), stem, source, shape, decode))
+    except (UserError, OSError):  # nowhere to write
+        image, label = zip(*decode(), strict=True)
+        return Split(np.stack(image), np.array(label, np.int32))
+
+
+def _decode_digits(split: str, side: int) -> Iterator[tuple]:
+    """(image, label) of a split of the digits in the official order."""
+    from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     stored: Any = load_digits()
-    image = np.rint(stored.images * (255 / 16)).astype(np.uint8)
-    image = np.stack([_fit(Image.fromarray(x), image_size) for x in image])[..., None]
-    rows = train_test_split(np.arange(len(image)), test_size=500, random_state=0, stratify=stored.target)
-    train, test = (Split(image[r], stored.target[r].astype(np.int32)) for r in rows)
-    return Dataset("digits", train, test, train, 10, tuple("0123456789"))
+    rows = train_test_split(np.arange(len(stored.images)), test_size=500, random_state=0, stratify=stored.target)
+    for row in rows[("train", "test").index(split)]:
+        pixels = np.rint(stored.images[row] * (255 / 16)).astype(np.uint8)
+        yield _fit(Image.fromarray(pixels), side)[..., None], stored.target[row]
 
 
 def _prepared(name: str, data_dir: str | None, cache_dir: str | None, image_size: int | None) -> Dataset:

@@ -254,8 +254,8 @@ def _known(layerwise: str) -> str:
 
 
 def _check_numbers(learning_rate, weight_decay, literal: bool) -> None:
-    """UserError where a plain number, or a schedule's first, is out of range; traced values pass."""
-    for field, value in (("learning_rate", _at(learning_rate, 0)), ("weight_decay", _at(weight_decay, 0))):
+    """UserError where a plain number, or the first of the decay's schedule, is out of range; traced values pass."""
+    for field, value in (("learning_rate", learning_rate), ("weight_decay", _at(weight_decay, 0))):
         if _is_plain(value) and not value >= 0:
             raise UserError(f"optimizer.{field}: got {value}, takes a number of at least 0")
         if field == "weight_decay" and literal and _is_plain(value) and value >= 1:
