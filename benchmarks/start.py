@@ -30,10 +30,12 @@ SETTINGS = {
 }
 CHILD = """
 import json, sys, time
+import launch
+launch.use_huge_pages()  # the process anew, as from the command line
 begin = time.time()
 import ssl_jax.runs as runs
 imported = time.time() - begin
-import jax, launch
+import jax
 from ssl_jax import driver
 
 def one_step(run, state, batches, **rest):

@@ -180,8 +180,10 @@ def make_network(encoder: nn.Module, projector: nn.Module) -> Network:
         return projection, new.get("batch_stats", {})
 
     def train(params, stats, image):
-        # Without the predictor's parameters, which a target lacks: one trace for both.
-        return passed({part: params[part] for part in ("encoder", "projector") if part in params}, stats, image)
+        # Every call alike, for one trace of all: without the predictor's parameters, which a target lacks, and without
+        # derivatives by the statistics, which have none in training but which a second view takes from the first.
+        own = {part: params[part] for part in ("encoder", "projector") if part in params}
+        return passed(own, jax.lax.stop_gradient(stats), image)
 
     def features(params, stats, image):
         variables = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
