@@ -110,7 +110,9 @@ def test_scales_that_were_fixed():
 def config(tmp_path, monkeypatch):
     """Table 1 on the digits, its store beside."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(jax, "clear_caches", lambda: None)  # nothing is compiled here but the checks of a cell
+    # Nothing is compiled here but the checks of a cell; and a look for garbage among all tests' objects takes a second.
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)
+    monkeypatch.setattr(sweep.gc, "collect", lambda: 0)
     config = sweep_config("table1")
     config.mini = quickstart.get_config()
     config.mini.update_from_flattened_dict(
@@ -401,7 +403,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 @pytest.mark.slow
 def test_killed_and_started_again_at_once(tmp_path, shared_cache):
-    long = "epochs=20"
+    long = "epochs=10"
     process = start(tmp_path, long)
     wait_for(tmp_path / "w/mini/byol/seed-0/checkpoints/6", process)
     process.kill()
@@ -422,12 +424,12 @@ def test_two_processes_share_the_work(tmp_path, shared_cache):
 
 @pytest.mark.slow
 def test_asked_to_stop_it_saves_and_goes_on(tmp_path, shared_cache):
-    long = "epochs=20"
+    long = "epochs=10"
     process = start(tmp_path, long)
     wait_for(tmp_path / "w/mini/byol/seed-0/checkpoints/6", process)
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=600)
-    step = re.search(r"stopped at step (\d+) of 60, saved", text)[1]
+    step = re.search(r"stopped at step (\d+) of 30, saved", text)[1]
     assert process.returncode == 0 and "stopped with 0 of 2 cells done" in text
     text, _ = start(tmp_path, long).communicate(timeout=600)
     assert f"going on from step {step}" in text and "2 of 2 cells done, 0 failed" in text
