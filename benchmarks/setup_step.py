@@ -56,7 +56,7 @@ def compiled(
     devices = devices or jax.local_devices()[:1]
     dataset, key = random_dataset(size, side), jax.random.key(config.seed)
     feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, assembly.resident(config.data.resident))
-    parts = assembly.build(config, TOTAL_STEPS, feed.steps_per_epoch, parallel.AXIS if pmap else None)
+    parts = assembly.build(config, TOTAL_STEPS, feed.steps_per_epoch, parallel.axis(devices))
     program = (assembly.compile_step if pmap else jitted)(config, parts, feed.data, devices, key, side)
     state = parallel.replicate(jax.device_get(assembly.fresh_state(config, parts, dataset)), devices)
     count = parallel.steps_per_call(config.steps_per_call, devices)

@@ -304,11 +304,12 @@ def has_penalty(config: Config) -> bool:
 
 def compile_step(config: Config, parts: Parts, data: dict, devices: list, key: jax.Array, side: int) -> Callable:
     """run(state, batches) -> (state, metrics) on all devices."""
-    return compile_program(build_step(config, parts, make_views(parts.recipe, side), parallel.AXIS), data, devices, key)
+    step = build_step(config, parts, make_views(parts.recipe, side), parallel.axis(devices))
+    return compile_program(step, data, devices, key)
 
 
 def compile_program(step: Step, data: dict, devices: list, key: jax.Array) -> Callable:
-    """run(state, batches) -> (state, metrics): a step over `parallel.AXIS` on all devices, their data on each."""
+    """run(state, batches) -> (state, metrics): a step over `parallel.axis(devices)` on them all, their data on each."""
     program = parallel.parallelise(step, load, devices)
     data = parallel.replicate(data, devices)
     return lambda state, batches: program(state, data, batches, key)

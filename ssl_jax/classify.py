@@ -53,7 +53,7 @@ def supervised(config: Config, directory: str, interrupted: Callable[[], bool] =
     cadence = assembly.build_cadence(config, feed.steps_per_epoch)
     channels = train.image.shape[-1]
     sizes = dataset.num_classes, channels, cadence.total, feed.steps_per_epoch
-    parts = assembly.build_classifier(config, *sizes, parallel.AXIS)
+    parts = assembly.build_classifier(config, *sizes, parallel.axis(devices))
     snapshots = snapshot_steps(config, cadence.total, feed.steps_per_epoch)
     fresh = jax.device_get(fresh_state(config, parts, dataset))
     check_mask(fresh.params, config.optimizer.exclude)
@@ -65,7 +65,7 @@ def supervised(config: Config, directory: str, interrupted: Callable[[], bool] =
         num_classes=dataset.num_classes,
         consistency=config.augment.consistency,
         opposing=assembly.has_penalty(config),
-        axis_name=parallel.AXIS,
+        axis_name=parallel.axis(devices),
     )
     run = assembly.compile_program(step, feed.data, devices, jax.random.key(config.seed))
     normalise = make_normalise(config.augment.mean, config.augment.std)

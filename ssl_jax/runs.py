@@ -42,7 +42,7 @@ def pretrain(config: Config, directory: str, interrupted: Callable[[], bool] = l
     driver.check_data(config, recipe, dataset)
 
     cadence = assembly.build_cadence(config, feed.steps_per_epoch, config.dynamics.every)
-    parts = assembly.build(config, cadence.total, feed.steps_per_epoch, parallel.AXIS)
+    parts = assembly.build(config, cadence.total, feed.steps_per_epoch, parallel.axis(devices))
     fresh = jax.device_get(assembly.fresh_state(config, parts, dataset))
     check_mask(fresh.params, config.optimizer.exclude)
     key = jax.random.key(config.seed)

@@ -37,10 +37,11 @@ def stacked(batches):
 def program(devices, real=False):
     """(parts, run) on so many devices. real: convolutions and random crops; else the quickest there is."""
     encoder = "convnet_digits" if real else "flat"
-    parts = make_parts("direct_pred", encoder=encoder, momentum=0.9, axis_name=parallel.AXIS)
+    used = jax.devices()[:devices]
+    parts = make_parts("direct_pred", encoder=encoder, momentum=0.9, axis_name=parallel.axis(used))
     views = make_views(make_recipe("digits", jitter=0.0), SIDE) if real else None
-    step = make_step(parts, views, parallel.AXIS)
-    return parts, parallel.parallelise(step, load, jax.devices()[:devices])
+    step = make_step(parts, views, parallel.axis(used))
+    return parts, parallel.parallelise(step, load, used)
 
 
 def train(run, state, calls):
@@ -103,6 +104,12 @@ def test_state_is_donated_and_comes_back_without_a_device_axis():
     state, _ = run(given, {}, stacked(BATCHES[:1]), key())
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
     chex.assert_trees_all_equal_shapes_and_dtypes(state, make_state(parts))
+
+
+def test_one_device_averages_with_nobody(monkeypatch):
+    assert parallel.axis(jax.devices()[:1]) is None and parallel.axis(jax.devices()[:2]) == parallel.AXIS
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert parallel.axis(jax.devices()[:1]) == parallel.AXIS
 
 
 # --- Counting devices, rows, steps ------------------------------------------------------------------------

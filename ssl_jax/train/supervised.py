@@ -80,4 +80,4 @@ def make_supervised_step(
 def batch_key(key: jax.Array, step: jax.Array, axis_name: str | None) -> jax.Array:
     """The key of what is drawn once for a device's share of a batch (dropout), apart from every example's."""
     key = jax.random.fold_in(jax.random.fold_in(key, step), 2**31 - 1)
-    return jax.random.fold_in(key, jax.lax.axis_index(axis_name)) if axis_name else key
+    return jax.random.fold_in(key, jax.lax.axis_index(axis_name) if axis_name else 0)
