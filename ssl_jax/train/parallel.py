@@ -55,7 +55,7 @@ def parallelise(step: Callable, load: Callable, devices: list) -> Callable:
 
     step(state, batch, key) is pure and averages over `axis(devices)`; load(data, batch) -> images makes the batch's
     "image" from `data`, which lives on every device, and takes the place of its "index". batches: host arrays
-    (count, B, ...), `count` steps of this process's rows; they are taken one after the other inside the compiled program.
+    (count, B, ...), `count` steps of this process's rows, taken one after the other inside the compiled program.
     """
 
     def one(state, data, batch, key):
