@@ -13,6 +13,7 @@ from configs import cifar10, cifar10_small, defaults, quickstart, stl10
 from configs.methods import METHODS, apply_method
 from launch import flat, known_configs
 from ssl_jax import assembly, runs
+from ssl_jax.augment.views import make_views
 from ssl_jax.errors import UserError
 from ssl_jax.predictors import matrix
 from ssl_jax.train.state import init_state
@@ -176,6 +177,21 @@ def test_full_size_has_the_published_numbers_of_parameters():
     groups = sizes(config, parts, state.params)
     assert [groups[name][0] for name in ("projector", "predictor")] == [328_320, 131_712]
     assert all(size == decayed for size, decayed in groups.values())
+
+
+@pytest.mark.parametrize("platform, precision", [("cuda", "bfloat16"), ("cuda", "float32"), ("tpu", "bfloat16")])
+def test_full_scale_is_lowered_for_an_accelerator(platform, precision):
+    """Here without one: the whole step, with nothing of the CPU's own in it."""
+    config = cifar10.get_config("directpred")
+    config.precision = precision
+    parts, state = shapes(config, 32)
+    step = assembly.build_step(config, parts, make_views(parts.recipe, 32), None)
+    image, position = jax.ShapeDtypeStruct((128, 32, 32, 3), "uint8"), jax.ShapeDtypeStruct((128,), "int32")
+    batch = {"image": image, "position": position}
+    program = jax.jit(step).trace(state, batch, jax.random.key(0)).lower(lowering_platforms=(platform,)).as_text()
+    dtype = {"float32": "f32", "bfloat16": "bf16"}[precision]
+    assert "ssl_jax_" not in program and program.count("stablehlo.convolution") > 20
+    assert f"tensor<128x32x32x64x{dtype}>" in program
 
 
 def test_predictor_may_have_its_own_rate_and_decay():
