@@ -39,7 +39,8 @@ def lapack_on_one_thread() -> Iterator[None]:
     """While it lasts, an `eigh` on the CPU uses the thread that it is called on, and no others.
 
     XLA takes LAPACK from SciPy, whose own threads wait for each other in a loop; beside a step that keeps every core
-    busy they wait for long. A DirectPred step with D = 128 took 118 ms with them, 75 without (benchmarks/README.md).
+    busy they wait for long: a DirectPred step took half as long again as BYOL's, and takes as long now
+    (`benchmarks/predictor.py`).
     """
     import scipy.linalg.cython_lapack  # noqa: F401, what XLA calls: it can only be told once it is there
 

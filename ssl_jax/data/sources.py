@@ -95,15 +95,13 @@ def _digits(cache_dir: str | None, image_size: int | None) -> Dataset:
     `train_test_split(..., test_size=500, random_state=0)`, whose shuffled order counts as the official one.
     """
     side = image_size or 8
-    source = f"digits scikit-learn-{importlib.metadata.version('scikit-learn')} {side}x{side}"
-    train, test = (
-        _cached_digits(split, count, side, source, cache_dir) for split, count in (("train", 1297), ("test", 500))
-    )
+    train, test = (_cached_digits(split, count, side, cache_dir) for split, count in (("train", 1297), ("test", 500)))
     return Dataset("digits", train, test, train, 10, tuple("0123456789"))
 
 
-def _cached_digits(split: str, count: int, side: int, source: str, cache_dir: str | None) -> Split:
+def _cached_digits(split: str, count: int, side: int, cache_dir: str | None) -> Split:
     """A split of the digits, from the cache: scikit-learn takes a second to import. They do without a cache, too."""
+    source = f"digits scikit-learn-{importlib.metadata.version('scikit-learn')} {side}x{side}"
     stem, shape = f"{source.replace(' ', '-')}/{split}", (count, side, side, 1)
     decode = functools.partial(_decode_digits, split, side)
     try:
