@@ -77,7 +77,7 @@ def setting(config) -> str:
 def measure(config, views: Iterator, refill: Callable, gpu: bool, quick: bool) -> list[dict]:
     """One row for each memory format of the peer; ours runs once a turn and is held against each."""
     steps = (20 if quick else 200) if gpu else 3 if quick else 192 // config.encoder.width
-    formats = ["channels_last"] if gpu else list(FORMATS)
+    formats = ["channels_last", "channels_last, compiled"] if gpu else list(FORMATS)
     contenders = {"ours": compiled(config, steps, size=IMAGES).run}
     for name in formats:
         contenders[name] = their_chunk(config, views, refill, steps, name, gpu)
@@ -272,10 +272,11 @@ def open_loader(image: np.ndarray, batch_size: int, gpu: bool) -> tuple[Callable
 
 
 def their_chunk(config, views: Iterator, refill: Callable, steps: int, name: str, gpu: bool) -> Callable:
-    """Runs `steps` steps of the peer with their input, in the memory format `name`."""
-    device, layout = ("cuda" if gpu else "cpu"), FORMATS[name]
+    """Runs `steps` steps of the peer with their input, in the memory format `name`, "FORMAT" or "FORMAT, compiled"."""
+    layout, _, option = name.partition(", ")
+    device, layout = ("cuda" if gpu else "cpu"), FORMATS[layout]
     model = Byol(config, fresh(config)[1]).to(device, memory_format=layout)
-    step = their_step(model, config, device, compiled=gpu)
+    step = their_step(model, config, device, compiled=option == "compiled")
 
     def chunk():
         for _ in range(steps):

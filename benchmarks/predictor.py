@@ -1,6 +1,8 @@
 """What the closed-form predictors cost: their matrix by its size, and their share of a whole training step.
 
-    python benchmarks/predictor.py [--quick] [--config NAME.py:METHOD] [--out FILE]
+    python benchmarks/predictor.py [--quick] [--config NAME.py:METHOD] [--dims=128,512] [--steps=0] [--out FILE]
+
+--dims: sizes of the matrices; --steps=0: no whole steps.
 
 Target on a GPU: a DirectPred step with an eigendecomposition every time takes at most 15% longer than BYOL's.
 """
@@ -16,17 +18,16 @@ from setup_step import base_config, changed, compiled
 from ssl_jax.linalg import matmul, symmetric_eigh
 from ssl_jax.predictors.direct import direct_copy, direct_pred
 
-DIMS = (64, 128, 256, 512, 1024)
 KINDS = [("mlp", 1), ("linear", 1), *itertools.product(("direct_pred", "direct_copy"), (1, 5, 10))]
 QUICK_KINDS = [("mlp", 1), ("linear", 1), ("direct_pred", 1), ("direct_pred", 10), ("direct_copy", 1)]
 TARGET = 1.15  # DirectPred's step in BYOL's, on a GPU
 
 
 def main() -> None:
-    args = parse(__doc__.splitlines()[0], config="")
+    args = parse(__doc__.splitlines()[0], config="", dims="64,128,256,512,1024", steps=1)
     repeats = 5 if args.quick else 15
-    steps = steps_by_kind(args, repeats)
-    matrices = [row for dim in DIMS for row in matrices_of(dim, repeats)]
+    steps = steps_by_kind(args, repeats) if args.steps else []
+    matrices = [row for dim in args.dims.split(",") for row in matrices_of(int(dim), repeats)]
     print(table(matrices) + "\n")
     finish(args, "predictor", steps, matrices=matrices, target_ratio=TARGET)
 
@@ -55,6 +56,11 @@ def root_by_eigh(corr: jax.Array) -> jax.Array:
     return matmul(vectors * jnp.sqrt(jnp.maximum(s, 0)), vectors.T)
 
 
+def jacobi(corr: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Eigenvalues and eigenvectors by Jacobi's rotations, on a GPU cuSOLVER's."""
+    return jax.lax.linalg.eigh(corr, symmetrize_input=False, implementation=jax.lax.linalg.EighImplementation.JACOBI)
+
+
 CLOSED_FORMS = {
     "eigh": symmetric_eigh,
     "direct_pred": direct_pred,
@@ -72,7 +78,8 @@ def matrices_of(dim: int, repeats: int) -> list[dict]:
         function = jax.jit(function)
         return lambda: wait([function(corr) for _ in range(calls)])
 
-    times = alternate({name: repeated(function) for name, function in CLOSED_FORMS.items()}, repeats)
+    forms = CLOSED_FORMS | ({} if jax.default_backend() == "cpu" else {"jacobi": jacobi})  # LAPACK has none for XLA
+    times = alternate({name: repeated(function) for name, function in forms.items()}, repeats)
     errors = {"eigh": root_error(root_by_eigh, corr), "newton_schulz": root_error(newton_schulz, corr)}
     base = times["direct_pred"]["median_s"]
     return [

@@ -1,6 +1,6 @@
 """One training step, BYOL and DirectPred, and where its time goes.
 
-python benchmarks/step.py [--quick] [--out FILE] [--batch N] [--width N]
+python benchmarks/step.py [--quick] [--out FILE] [--batch N] [--width N] [--methods=byol] [--steps_per_call=N]
 
 ResNet-18 for 32x32 images; width 64 and batch 128 unless said otherwise, width 16 with --quick. In float32 on a CPU, in
 bfloat16 elsewhere. The whole step is timed as a run takes it, with its input; the parts around forward and backward
@@ -41,17 +41,18 @@ class Part(NamedTuple):
 
 
 def main() -> None:
-    args = parse(__doc__, batch=128, width=0)
+    args = parse(__doc__, batch=128, width=0, methods="byol,directpred", steps_per_call="auto")
     cpu = jax.default_backend() == "cpu"
     dtype = jnp.float32 if cpu else jnp.bfloat16
     ceiling, traffic = matmul_rate(dtype), copy_rate()
     rows, parts = [], []
-    for method in ("byol", "directpred"):
+    for method in args.methods.split(","):
         config = read_config(f"cifar10.py:{method}")
         config.encoder.width = args.width or (16 if args.quick else 64)
         config.batch_size = args.batch
-        config.precision = jnp.dtype(dtype).name
-        setting = {"method": method, "width": config.encoder.width, "batch": args.batch}
+        config.precision, config.steps_per_call = jnp.dtype(dtype).name, args.steps_per_call
+        count = steps_per_call(args.steps_per_call, jax.local_devices()[:1])
+        setting = {"method": method, "width": config.encoder.width, "batch": args.batch, "steps a call": count}
         row, breakdown = measure(config, ceiling)
         rows.append(setting | row)
         parts += [{"method": method} | part for part in breakdown]

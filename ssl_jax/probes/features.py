@@ -6,6 +6,7 @@ Features are (N, F) float32 NumPy arrays, labels (N,) integers in [0, num_classe
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from jax.tree_util import Partial
 
 from ssl_jax.errors import UserError
 
+AHEAD = 4  # batches given to the device before the first is read back
 _HEADER = "__header__"  # beside the arrays: what they belong to, and which there are
 
 
@@ -36,16 +38,21 @@ def extract(apply: Callable, image: np.ndarray, batch_size: int = 500) -> np.nda
         raise UserError(f"features: got {len(image)} images in batches of {batch_size}, takes 1 or more of each")
     batch_size = min(batch_size, len(image))
     apply = jax.device_put(apply if isinstance(apply, Partial) else Partial(apply))  # once, not every batch
-    starts = range(0, len(image), batch_size)
-    return np.concatenate([_extract_batch(apply, image[i : i + batch_size], batch_size) for i in starts])
+    ready: list[np.ndarray] = []
+    pending: deque[jax.Array] = deque()  # so that the device computes while the host reads what came before
+    for start in range(0, len(image), batch_size):
+        pending.append(_extract_batch(apply, image[start : start + batch_size], batch_size))
+        if len(pending) > AHEAD:
+            ready.append(np.asarray(pending.popleft(), np.float32))
+    ready += [np.asarray(features, np.float32) for features in pending]
+    return np.concatenate(ready)[: len(image)]
 
 
-def _extract_batch(apply: Callable, image: np.ndarray, batch_size: int) -> np.ndarray:
-    count = len(image)
-    padded = np.pad(image, [(0, batch_size - count), (0, 0), (0, 0), (0, 0)], mode="edge")
+def _extract_batch(apply: Callable, image: np.ndarray, batch_size: int) -> jax.Array:
+    padded = np.pad(image, [(0, batch_size - len(image)), (0, 0), (0, 0), (0, 0)], mode="edge")
     features = _call(apply, padded)
     chex.assert_shape(features, (batch_size, None))
-    return np.asarray(features, np.float32)[:count]
+    return features
 
 
 def cached_features(
