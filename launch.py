@@ -18,8 +18,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.runtime.memory import use_huge_pages
 
-KEEP_MEMORY = ("hugetlb=1", "mmap_max=0", "trim_threshold=100000000000", "arena_max=1")
 TAKES = {int: "a whole number", float: "a number", bool: "true or false", tuple: "numbers with commas between them"}
 
 
@@ -139,13 +139,15 @@ def explain(message: str, fields: dict[str, type]) -> str:
 
 def run(values: flags.FlagValues) -> None:
     """Joins the other processes, if any, and runs the task until it ends or SIGTERM asks it to save and stop."""
-    from ssl_jax import compiled, runs  # imports jax, which takes seconds: mistakes in the flags are told before
+    # Here, since they import jax, which takes seconds: mistakes in the flags are told before.
+    from ssl_jax.runtime import compilation_cache
+    from ssl_jax.tasks import registry
 
-    compiled.keep_programs()
+    compilation_cache.keep_programs()
     join_processes(values["coordinator"].value, values["processes"].value, values["process"].value)
     asked = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-    runs.run_task(values["config"].value, values["workdir"].value, lambda: bool(asked))
+    registry.run_task(values["config"].value, values["workdir"].value, lambda: bool(asked))
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -170,17 +172,6 @@ def known_configs() -> list[str]:
     folder = Path(__file__).parent / "configs"
     texts = {p.relative_to(folder.parent).as_posix(): p.read_text() for p in folder.rglob("*.py")}
     return sorted(name for name, text in texts.items() if "def get_config" in text)
-
-
-def use_huge_pages() -> None:
-    """Starts this process anew with glibc told to keep the memory it has, in huge pages.
-
-    XLA asks for a step's memory anew at every step; by default the CPU gets it as zeroed pages of 4 KiB each time.
-    glibc reads these settings only when a process starts. Whoever sets GLIBC_TUNABLES, to "" too, decides.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{setting}" for setting in KEEP_MEMORY)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.records import processor
+from ssl_jax.workdir.result_json import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for launch.py, which knows how to read a configuration

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from common import alternate, finish, parse, wait
 
-from ssl_jax.models import convolution, native
+from ssl_jax.models.cpu import convolution, native
 
 try:
     import torch

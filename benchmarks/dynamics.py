@@ -13,8 +13,8 @@ from common import alternate, finish, parse
 from predictor import correlation
 from setup_step import TOTAL_STEPS, base_config, changed, compiled, random_dataset
 
-from ssl_jax import assembly
-from ssl_jax.runs import make_track
+from ssl_jax.builders import pretraining
+from ssl_jax.tasks.pretrain import make_track
 
 EVERY = 100  # steps
 TARGET = 0.02
@@ -44,8 +44,8 @@ def main() -> None:
 def one_record(config: argparse.Namespace):
     """Takes what a record holds of the state, for D = 128."""
     data, track = random_dataset(1000, 32), make_track()
-    parts = assembly.build(config, TOTAL_STEPS, 1, None)
-    state = assembly.fresh_state(config, parts, data)
+    parts = pretraining.build(config, TOTAL_STEPS, 1, None)
+    state = pretraining.fresh_state(config, parts, data)
     state = state._replace(memory={"correlation": jnp.float32(correlation(config.projector.out))})
     return lambda: track(state)
 

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from setup_step import TOTAL_STEPS, compiled, random_dataset
 
-from ssl_jax import assembly
+from ssl_jax.builders import pretraining
 from ssl_jax.train.state import PretrainState
 
 try:
@@ -107,10 +107,10 @@ def images_range(times: dict, images: int) -> str:
 # --- Ours -------------------------------------------------------------------------------------------------
 
 
-def fresh(config) -> tuple[assembly.Parts, PretrainState]:
+def fresh(config) -> tuple[pretraining.Parts, PretrainState]:
     """Parts and state at step 0, a function of the seed alone."""
-    parts = assembly.build(config, TOTAL_STEPS, 1, None)
-    return parts, jax.device_get(assembly.fresh_state(config, parts, random_dataset(1, SIDE)))
+    parts = pretraining.build(config, TOTAL_STEPS, 1, None)
+    return parts, jax.device_get(pretraining.fresh_state(config, parts, random_dataset(1, SIDE)))
 
 
 # --- Theirs -----------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def check(config) -> dict[str, list[float]]:
 
 
 def our_losses(config, parts, state: PretrainState, pair: np.ndarray) -> list[float]:
-    step = jax.jit(assembly.build_step(config, parts, lambda keys, views: views, None))
+    step = jax.jit(pretraining.build_step(config, parts, lambda keys, views: views, None))
     batch = {"image": tuple(pair), "position": np.arange(pair.shape[1])}
     losses = []
     for _ in TOLERANCE:

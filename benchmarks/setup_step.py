@@ -10,11 +10,12 @@ import jax
 import numpy as np
 from common import read_config, wait
 
-from ssl_jax import assembly
 from ssl_jax.augment.views import make_views
+from ssl_jax.builders import pretraining
+from ssl_jax.builders.data import resident
 from ssl_jax.data.batches import load, make_feed
-from ssl_jax.data.sources import Dataset, Split
-from ssl_jax.linalg import lapack_on_one_thread
+from ssl_jax.data.dataset import Dataset, Split
+from ssl_jax.runtime.threads import lapack_on_one_thread
 from ssl_jax.train import parallel
 
 TOTAL_STEPS = 100_000  # what the schedules are told; no benchmark gets there
@@ -55,10 +56,10 @@ def compiled(
     """
     devices = devices or jax.local_devices()[:1]
     dataset, key = random_dataset(size, side), jax.random.key(config.seed)
-    feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, assembly.resident(config.data.resident))
-    parts = assembly.build(config, TOTAL_STEPS, feed.steps_per_epoch, parallel.axis(devices))
-    program = (assembly.compile_step if pmap else jitted)(config, parts, feed.data, devices, key, side)
-    state = parallel.replicate(jax.device_get(assembly.fresh_state(config, parts, dataset)), devices)
+    feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, resident(config.data.resident))
+    parts = pretraining.build(config, TOTAL_STEPS, feed.steps_per_epoch, parallel.axis(devices))
+    program = (pretraining.compile_step if pmap else jitted)(config, parts, feed.data, devices, key, side)
+    state = parallel.replicate(jax.device_get(pretraining.fresh_state(config, parts, dataset)), devices)
     count = parallel.steps_per_call(config.steps_per_call, devices)
     batches = feed.batches((first, count) for first in itertools.count(0, count))
 
@@ -73,8 +74,8 @@ def compiled(
 
 
 def jitted(config, parts, data: dict, devices: list, key: jax.Array, side: int) -> Callable:
-    """What `assembly.compile_step` makes, without pmap: one device, one step a call."""
-    step = assembly.build_step(config, parts, make_views(parts.recipe, side), None)
+    """What `builders.pretraining.compile_step` makes, without pmap: one device, one step a call."""
+    step = pretraining.build_step(config, parts, make_views(parts.recipe, side), None)
     data = jax.device_put(data, devices[0])
 
     @functools.partial(jax.jit, donate_argnums=0)

@@ -3,7 +3,7 @@
     python benchmarks/start.py [--quick] [--data_dir=DIR] [--repeats=3] [--out=FILE]
 
 Every start is a process of its own that runs launch.py until one step is finished, timed from outside. A first start
-finds nothing compiled, neither programs nor convolutions (`models/native.py`), a second one what the first left.
+finds nothing compiled, neither programs nor convolutions (`models/cpu/native.py`), a second one what the first left.
 `--data_dir` holds CIFAR-10, for the larger setting.
 """
 
@@ -33,17 +33,17 @@ import json, sys, time
 import launch
 launch.use_huge_pages()  # the process anew, as from the command line
 begin = time.time()
-import ssl_jax.runs as runs
+import ssl_jax.tasks.registry
 imported = time.time() - begin
 import jax
-from ssl_jax import driver
+from ssl_jax.tasks import training
 
 def one_step(run, state, batches, **rest):
     jax.block_until_ready(run(state, next(iter(batches))))
     print(json.dumps({"import_s": imported, "at": time.time()}))
     raise SystemExit(0)
 
-driver.train_loop = one_step
+training.train_loop = one_step
 sys.exit(launch.main(sys.argv))
 """
 
@@ -81,7 +81,7 @@ def measure(words: list[str], repeats: int) -> dict:
 
 
 def start(words: list[str], cache: str, **environment: str) -> dict[str, float]:
-    """Seconds of `import ssl_jax.runs`, and from the start of the process to its first finished step."""
+    """Seconds of `import ssl_jax.tasks.registry`, and from the start of the process to its first finished step."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
     clean |= {"SSL_JAX_CACHE": cache, "PYTHONPATH": str(common.ROOT)} | environment
     config, *fields = words

@@ -20,8 +20,8 @@ import optax
 from common import alternate, copy_rate, finish, forward_flops, matmul_rate, parse, read_config, wait
 from setup_step import TOTAL_STEPS, compiled, random_dataset
 
-from ssl_jax import assembly
 from ssl_jax.augment.views import make_views
+from ssl_jax.builders import pretraining
 from ssl_jax.data.batches import load, make_feed
 from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.linalg import second_moment
@@ -89,8 +89,8 @@ def parts_around(config: Any) -> dict[str, Part]:
     """Everything of a step that is neither forward nor backward."""
     data = random_dataset(SIZE, SIDE)
     feed = make_feed(data.pretrain.image, config.batch_size, config.seed)
-    parts = assembly.build(config, TOTAL_STEPS, feed.steps_per_epoch, None)
-    state = assembly.fresh_state(config, parts, data)
+    parts = pretraining.build(config, TOTAL_STEPS, feed.steps_per_epoch, None)
+    state = pretraining.fresh_state(config, parts, data)
     resident = jax.device_put(feed.data)
     plan = feed.batches((first, 1) for first in itertools.count())
     gather = jax.jit(load)
@@ -118,7 +118,7 @@ def repeated(work: Any, calls: int = 10, steps: int = 0) -> Part:
     return Part(run, steps or calls)
 
 
-def optimizer_part(parts: assembly.Parts, state: Any) -> Part:
+def optimizer_part(parts: pretraining.Parts, state: Any) -> Part:
     """Momentum, decay and the moving target, on gradients that stand still; buffers are given up as in a step."""
     gradients = jax.tree.map(lambda x: 1e-3 * x, state.params)
 
@@ -139,7 +139,7 @@ def optimizer_part(parts: assembly.Parts, state: Any) -> Part:
     return Part(run, 10)
 
 
-def correlate_and_update(parts: assembly.Parts, state: Any, z1: jax.Array, z2: jax.Array):
+def correlate_and_update(parts: pretraining.Parts, state: Any, z1: jax.Array, z2: jax.Array):
     return parts.predictor.update(state.params["predictor"], state.memory, second_moment(z1, z2), state.step)
 
 

@@ -4,13 +4,9 @@ An accelerator multiplies float32 matrices with shortened mantissas unless told 
 decide between learning and collapse span many orders of magnitude, so every product here says HIGHEST.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import chex
 import jax
 import jax.numpy as jnp
-from threadpoolctl import threadpool_limits
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -32,20 +28,6 @@ def symmetric_eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Eigenvalues (D,), ascending, and eigenvectors (D, D), by column, of (M + Mᵀ) / 2."""
     chex.assert_rank(matrix, 2)
     return jnp.linalg.eigh((matrix + matrix.T) / 2, symmetrize_input=False)
-
-
-@contextmanager
-def lapack_on_one_thread() -> Iterator[None]:
-    """While it lasts, an `eigh` on the CPU uses the thread that it is called on, and no others.
-
-    XLA takes LAPACK from SciPy, whose own threads wait for each other in a loop; beside a step that keeps every core
-    busy they wait for long: a DirectPred step took half as long again as BYOL's, and takes as long now
-    (`benchmarks/predictor.py`).
-    """
-    import scipy.linalg.cython_lapack  # noqa: F401, what XLA calls: it can only be told once it is there
-
-    with threadpool_limits(limits=1, user_api="blas"):
-        yield
 
 
 def from_spectrum(eigenvectors: jax.Array, eigenvalues: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ssl_jax.train.checkpoint import steps_in
+from ssl_jax.workdir.checkpoints import steps_in
 
 ROOT = Path(__file__).parent.parent
 TINY = [

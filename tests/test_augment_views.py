@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ssl_jax.augment import views
+from ssl_jax.augment import colour, geometry, views
 from ssl_jax.errors import UserError
 
 NOTHING = dict(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, jitter=0.0, gray=0.0, blur=0.0)
@@ -59,9 +59,9 @@ def test_digits_of_one_channel_have_views():
 def test_a_recipe_of_nothing_only_normalises(monkeypatch):
     """What is off is not even called."""
     for name in ("random_flip", "random_gaussian_blur"):
-        monkeypatch.delattr(views.geometry, name)
+        monkeypatch.delattr(geometry, name)
     for name in ("random_colour_jitter", "random_grayscale"):
-        monkeypatch.delattr(views.colour, name)
+        monkeypatch.delattr(colour, name)
     image, recipe = pictures(), views.make_recipe("cifar", **NOTHING)
     expected = (image / 255 - np.array([0.4914, 0.4822, 0.4465])) / np.array([0.2023, 0.1994, 0.2010])
     for view in jax.jit(views.make_views(recipe, 12))(example_keys(), image):

@@ -12,10 +12,14 @@ from ml_collections import ConfigDict
 from configs import cifar10, cifar10_small, defaults, quickstart, stl10
 from configs.methods import METHODS, apply_method
 from launch import flat, known_configs
-from ssl_jax import assembly, runs
 from ssl_jax.augment.views import make_views
+from ssl_jax.builders import pretraining
+from ssl_jax.builders.data import build_cadence
+from ssl_jax.builders.network import forward_order
+from ssl_jax.builders.optimizer import layer_table
 from ssl_jax.errors import UserError
 from ssl_jax.predictors import matrix
+from ssl_jax.tasks import registry
 from ssl_jax.train.state import init_state
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +37,7 @@ FIELDS = """
 @pytest.mark.parametrize("name", known_configs())
 def test_loads_by_itself(name):
     config = runpy.run_path(str(ROOT / name))["get_config"]()
-    assert isinstance(config, ConfigDict) and config.task in runs.TASKS
+    assert isinstance(config, ConfigDict) and config.task in registry.TASKS
     assert config.to_json()  # config.json has to be able to hold it
 
 
@@ -100,7 +104,7 @@ def test_method_is_what_it_is_called(module, method):
     p = config.predictor
     assert config.method == method
     assert (p.kind, p.symmetric, config.target.tau > 0, p.every, p.eps, p.rho) == EXPECTED[method]
-    parts = assembly.build(config, 1000, 10, "batch")
+    parts = pretraining.build(config, 1000, 10, "batch")
     assert (parts.tau is None) == (config.target.tau == 0)
     assert parts.tau is None or parts.tau(7) == config.target.tau
     rates = [float(rule.schedule(0)) for rule in parts.rules.values()]
@@ -127,7 +131,7 @@ def test_unknown_method_is_answered_with_the_nearest():
 
 def shapes(config: ConfigDict, side: int, channels: int = 3):
     """(parts, the state's shapes): nothing is computed."""
-    parts = assembly.build(config, 1000, 10, None)
+    parts = pretraining.build(config, 1000, 10, None)
     image = jnp.zeros((2, side, side, channels))
 
     def make(key):
@@ -143,9 +147,7 @@ def count(tree) -> int:
 def sizes(config, parts, params) -> dict[str, tuple[int, int]]:
     """(parameters, those that decay) of each group, by the table that a run prints."""
     groups: dict[str, tuple[int, int]] = {}
-    for row in assembly.layer_table(
-        params, parts.rules, config, assembly.forward_order(parts.network, parts.predictor)
-    ):
+    for row in layer_table(params, parts.rules, config, forward_order(parts.network, parts.predictor)):
         group = row.modules.split("/")[0]
         size, decayed = groups.get(group, (0, 0))
         groups[group] = size + row.size, decayed + row.decayed
@@ -185,7 +187,7 @@ def test_full_scale_is_lowered_for_an_accelerator(platform, precision):
     config = cifar10.get_config("directpred")
     config.precision = precision
     parts, state = shapes(config, 32)
-    step = assembly.build_step(config, parts, make_views(parts.recipe, 32), None)
+    step = pretraining.build_step(config, parts, make_views(parts.recipe, 32), None)
     image, position = jax.ShapeDtypeStruct((128, 32, 32, 3), "uint8"), jax.ShapeDtypeStruct((128,), "int32")
     batch = {"image": image, "position": position}
     program = jax.jit(step).trace(state, batch, jax.random.key(0)).lower(lowering_platforms=(platform,)).as_text()
@@ -197,7 +199,7 @@ def test_full_scale_is_lowered_for_an_accelerator(platform, precision):
 def test_predictor_may_have_its_own_rate_and_decay():
     config = cifar10.get_config("linear")
     config.optimizer.predictor.learning_rate, config.optimizer.predictor.weight_decay = 0.3, 0.0
-    rules = assembly.build(config, 1000, 10, None).rules
+    rules = pretraining.build(config, 1000, 10, None).rules
     assert {name: (rule.learning_rate, rule.weight_decay) for name, rule in rules.items()} == {
         "encoder": (0.03, 4e-4),
         "projector": (0.03, 4e-4),
@@ -208,5 +210,5 @@ def test_predictor_may_have_its_own_rate_and_decay():
 def test_cadence_counts_epochs_in_steps():
     config = cifar10.get_config()
     config.epochs, config.eval_every, config.checkpoint_every = 10, 5, 0
-    cadence = assembly.build_cadence(config, 390)
+    cadence = build_cadence(config, 390)
     assert cadence == (3900, config.log_every, 1950, 3900, 0)

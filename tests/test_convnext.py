@@ -12,7 +12,7 @@ from scipy.special import erf
 
 from ssl_jax.errors import UserError
 from ssl_jax.models import load_weights, make_classifier, make_encoder
-from ssl_jax.models.convolution import DENSE_PIXELS, LAYOUT, convolve_channels, convolve_patches
+from ssl_jax.models.cpu.convolution import DENSE_PIXELS, LAYOUT, convolve_channels, convolve_patches
 
 
 def gelu(x):

@@ -20,8 +20,9 @@ import tiny
 from jax import lax
 from jax.test_util import check_grads
 
-from ssl_jax.models import layers, native
-from ssl_jax.models.convolution import LAYOUT, convolve
+from ssl_jax.models import layers
+from ssl_jax.models.cpu import native
+from ssl_jax.models.cpu.convolution import LAYOUT, convolve
 from ssl_jax.models.layers import Norm, conv
 
 # (batch, height, width, inputs, outputs, kernel size, stride)

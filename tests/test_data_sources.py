@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.data import cache, sources
+from ssl_jax.data import cache
+from ssl_jax.data import tfds as prepared
 from ssl_jax.data.sources import load_dataset
 from ssl_jax.errors import UserError
 
@@ -227,7 +228,7 @@ def no_decoding(monkeypatch):
         def fail(*_):
             raise AssertionError("decoded again")
 
-        monkeypatch.setattr(sources, "_decode", fail)
+        monkeypatch.setattr(prepared, "_decode", fail)
 
     return forbid
 
@@ -414,7 +415,7 @@ def test_failed_download_is_one_line(monkeypatch):
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     with pytest.raises(UserError, match="cifar10 could not be .* ConnectionError: no route to host$"):
-        sources._prepare(Builder())
+        prepared._prepare(Builder())
 
 
 @pytest.mark.parametrize("dropped, complaint", [("image", "no image feature"), ("label", "no label feature")])

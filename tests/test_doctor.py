@@ -12,32 +12,22 @@ import pytest
 from scipy.stats import kendalltau
 
 import launch
-from ssl_jax import checkup
+from ssl_jax.diagnosis import history as history_module
+from ssl_jax.diagnosis.advice import advise, decay_time, flow_of
+from ssl_jax.diagnosis.facts import COLLAPSED, MEANING, Facts
+from ssl_jax.diagnosis.history import facts_of
+from ssl_jax.diagnosis.signs import content_rank, latched, read_signs, running_median, trend
+from ssl_jax.diagnosis.state import LINE, diagnose
 from ssl_jax.dynamics import theory
 from ssl_jax.dynamics.collapse import collapse_signs
-from ssl_jax.dynamics.doctor import (
-    COLLAPSED,
-    LINE,
-    MEANING,
-    Facts,
-    advise,
-    content_rank,
-    decay_time,
-    diagnose,
-    flow_of,
-    latched,
-    read_signs,
-    running_median,
-    trend,
-)
 from ssl_jax.errors import UserError
 from ssl_jax.losses import DISTANCES
 from ssl_jax.models import MLPHead, make_network
 from ssl_jax.optim import make_optimizer
 from ssl_jax.predictors import make_predictor, matrix
-from ssl_jax.train.metrics import COLUMNS, append_row, truncate_after
 from ssl_jax.train.pretrain import make_pretrain_step
 from ssl_jax.train.state import init_state
+from ssl_jax.workdir.metrics_csv import COLUMNS, append_row, truncate_after
 
 ROOT = Path(__file__).parent.parent
 FACTS = Facts(64, 0.99, False, "mlp", 0.05, None, 0.02, None, 0.9, "coupled", "lr", 1.0, "cosine", 1000)
@@ -508,19 +498,19 @@ def test_no_run(run, tmp_path, capsys, monkeypatch):
 
 def test_a_run_says_a_change_of_state_once():
     rows = rows_of(made_up(**ILL["rank-one explosion"]))
-    lines = [line for n in range(1, len(rows) + 1) if (line := checkup.news(rows[:n], BARE))]
+    lines = [line for n in range(1, len(rows) + 1) if (line := history_module.news(rows[:n], BARE))]
     assert len(lines) == 1 and "rank-one explosion since step" in lines[0] and "target.tau" in lines[0]
-    assert not any(checkup.news(rows_of(made_up())[:n], FACTS) for n in range(1, 41))
+    assert not any(history_module.news(rows_of(made_up())[:n], FACTS) for n in range(1, 41))
 
 
 def test_facts_are_those_of_the_configuration():
     from configs import cifar10_small
 
     config = cifar10_small.get_config("directpred-pwd").to_dict()
-    facts = checkup.facts_of(config, 936)
+    facts = facts_of(config, 936)
     assert facts.kind == "direct_pred" and not facts.learned and facts.decay == "pre"
     assert facts.weight_decay == pytest.approx(0.2) and facts.tau == 0.99 and facts.predictor_learning_rate is None
     config["optimizer"] |= {"name": "adamw", "decay": "auto"}
-    assert checkup.facts_of(config, 936).decay == "decoupled"
+    assert facts_of(config, 936).decay == "decoupled"
     with pytest.raises(UserError, match="lacks effective_rank"):
         diagnose({"step": [], "loss": [], "relative_spread": [], "top_eigenvalue": []}, facts)

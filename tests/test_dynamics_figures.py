@@ -10,15 +10,13 @@ from scipy.integrate import solve_ivp
 import launch
 from configs import defaults
 from configs import dynamics as configuration
-from ssl_jax.dynamics import overlay, theory
-from ssl_jax.dynamics_figures import dynamics, named, read_run
+from ssl_jax.dynamics import theory, theory_fit
 from ssl_jax.errors import UserError
-from ssl_jax.reports import dynamics as figures
-from ssl_jax.reports import dynamics_table as table
-from ssl_jax.reports import overlay as words
-from ssl_jax.reports import overlay_figure
-from ssl_jax.train import metrics
-from ssl_jax.train.dynamics_file import NAME
+from ssl_jax.reports.dynamics import figures, table, theory_fit_figure
+from ssl_jax.reports.dynamics import theory_fit as words
+from ssl_jax.tasks.dynamics import dynamics, named, read_run
+from ssl_jax.workdir import metrics_csv
+from ssl_jax.workdir.dynamics_npz import NAME
 
 D, T = 6, 251
 TAU, SIGMA2, RATE = 0.8, 0.5, 0.05  # the made run's truth
@@ -91,9 +89,9 @@ def make(tmp_path):
         known |= {"predictor_eigenvalues": np.sort(p)[:, ::-1], "step": step, "epoch": step / 100}
         arrays = {k: v for k, v in (values | norms | known).items() if k not in without}
         np.savez(out / NAME, allow_pickle=False, **arrays)
-        metrics.truncate_after(out / "metrics.csv", 0)
+        metrics_csv.truncate_after(out / "metrics.csv", 0)
         for n in (0, STEPS):
-            metrics.append_row(
+            metrics_csv.append_row(
                 out / "metrics.csv", {"step": n, "epoch": n / 100, "learning_rate": config.optimizer.learning_rate}
             )
         return out
@@ -145,16 +143,16 @@ def test_a_run_that_the_cosine_made():
     """k is found though every unit moves, and the modes end where they are forecast to."""
     times = np.linspace(0, 60, 1201)
     p, s, cosine = cosine_modes(times)
-    units = overlay.calibrate(times, p, s, np.ones_like(p), FLOW, cosine)
+    units = theory_fit.calibrate(times, p, s, np.ones_like(p), FLOW, cosine)
     assert units.k == pytest.approx(1.3, rel=1e-2) and units.fit > 0.999
     np.testing.assert_allclose(units.p, np.sum(s * p**2, axis=1) / np.sum(s * p, axis=1))
-    found = overlay.forecast(times, p, s, np.ones_like(p), units, scale_free=True)
+    found = theory_fit.forecast(times, p, s, np.ones_like(p), units, scale_free=True)
     assert np.log(units.p[-1] / units.p[0]) / 60 < -FLOW.eta_p  # q falls by all of the decay and more, so that in its
     assert units.eta_p == units.eta_s == 0  # units no decay is left
     holes = np.where(np.arange(len(times)) % 100 == 50, np.nan, cosine)  # records without a loss are passed over
-    again = overlay.calibrate(times, p, s, np.ones_like(p), FLOW, holes)
+    again = theory_fit.calibrate(times, p, s, np.ones_like(p), FLOW, holes)
     assert again.k == pytest.approx(1.3, rel=1e-2)
-    fates = overlay.forecast(times, p, s, np.ones_like(p), again, scale_free=True)
+    fates = theory_fit.forecast(times, p, s, np.ones_like(p), again, scale_free=True)
     np.testing.assert_allclose(fates.p, found.p, rtol=1e-2)
     large = s[-1] > 0.01 * s[-1].sum()
     np.testing.assert_allclose(found.p[large], found.measured[large], atol=0.15)
@@ -164,15 +162,15 @@ def test_a_run_that_the_cosine_made():
 def test_prediction_begins_once_modes_have_aligned():
     alignment = np.array([[0.99] * 6, [0.0] * 6, [0.99] + [0.0] * 5, [0.99] * 3 + [0.9] * 3, [0.99] * 6])
     known = np.array([False, True, True, True, True])
-    assert overlay.alignment_record(alignment, known) == 3
-    with pytest.raises(overlay.UnfitError, match="at most 1 of 6 modes are aligned"):
-        overlay.alignment_record(alignment[:3], known[:3])
+    assert theory_fit.alignment_record(alignment, known) == 3
+    with pytest.raises(theory_fit.UnfitError, match="at most 1 of 6 modes are aligned"):
+        theory_fit.alignment_record(alignment[:3], known[:3])
 
 
 def test_time_of_the_flow_follows_the_learning_rate():
     """∫ rate d step, by the trapezoid rule: exact where the rate is linear."""
     step = np.array([0.0, 10, 40, 100])
-    np.testing.assert_allclose(overlay.flow_time(step, 1 - step / 100, 0.3), 0.3 * (step - step**2 / 200))
+    np.testing.assert_allclose(theory_fit.flow_time(step, 1 - step / 100, 0.3), 0.3 * (step - step**2 / 200))
 
 
 @pytest.mark.parametrize(
@@ -196,10 +194,10 @@ def test_diffrax_is_not_needed_for_the_rest(make):
 def test_overlay_draws_the_portrait_in_the_units_of_the_run(make, tmp_path, shown):
     run = read_run(make("linear"))
     fit = words.lay(run, True)
-    overlay_figure.draw(run, fit, tmp_path / "o.png")
+    theory_fit_figure.draw(run, fit, tmp_path / "o.png")
     assert (tmp_path / "o.png").stat().st_size > 20_000
     left, right = plt.figure().subplots(1, 2)
-    overlay_figure.trajectories(left, run, fit)
+    theory_fit_figure.trajectories(left, run, fit)
     lines = {line.get_label(): line for line in left.lines if not line.get_label().startswith("_")}
     assert {"invariant parabola", "separatrix", "collapsed", "saddle", "learned", "end of the run"} <= set(lines)
     canonical = theory.fixed_points(alpha_p=1.0, eta_p=fit.units.eta_p, eta_s=fit.units.eta_s)
@@ -208,7 +206,7 @@ def test_overlay_draws_the_portrait_in_the_units_of_the_run(make, tmp_path, show
     assert len(drawn) == D
     ends = sorted(line.get_xdata()[-1] for line in drawn)
     np.testing.assert_allclose(ends[-1], canonical[-1].p, rtol=1e-2)  # the living modes end on the learned point
-    overlay_figure.outcomes(right, fit.outcome)
+    theory_fit_figure.outcomes(right, fit.outcome)
     labels = right.get_legend_handles_labels()[1]
     assert sum(int(label.rsplit(" ", 1)[1]) for label in labels) == D
 

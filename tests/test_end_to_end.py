@@ -12,9 +12,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import launch
-from ssl_jax import driver
-from ssl_jax.train import metrics
-from ssl_jax.train.checkpoint import steps_in
+from ssl_jax.tasks import training
+from ssl_jax.workdir import metrics_csv
+from ssl_jax.workdir.checkpoints import steps_in
 
 ROOT = Path(__file__).parent.parent
 PROBE = """probe.epochs=2 probe.knn_k=5 probe.validation_size=32 probe.few_labels=2 probe.few_label_draws=2
@@ -86,7 +86,7 @@ def no_training(monkeypatch):
         assert not list(batches), "there was something left to train"
         return state, rest["start"]
 
-    monkeypatch.setattr(driver, "train_loop", nothing_left)
+    monkeypatch.setattr(training, "train_loop", nothing_left)
 
 
 def test_result_has_what_is_promised(finished):
@@ -104,7 +104,7 @@ def test_result_has_what_is_promised(finished):
 def test_directory_holds_what_is_promised(finished):
     config = json.loads((finished / "config.json").read_text())
     assert config["views"]["crop_scale"] == [0.5, 1] and config["encoder"]["width"] == 4
-    rows = metrics.read_rows(finished / "metrics.csv")
+    rows = metrics_csv.read_rows(finished / "metrics.csv")
     # Every second step, and where an epoch of three ends; judged where it ends.
     assert [row["step"] for row in rows] == [2, 3, 4, 6]
     assert [row["step"] for row in rows if 0 <= row["knn_validation"] <= 1] == [3, 6]
@@ -229,7 +229,7 @@ def test_probe_of_what_is_not_there(run, tmp_path, capfd):
 def test_control_c_leaves_a_run_that_can_go_on(run, heeds_control_c, monkeypatch, capfd):
     """The signal itself, in the middle of the training loop."""
     rows, steps = (run / "metrics.csv").read_bytes(), steps_in(run / "checkpoints")
-    monkeypatch.setattr(driver, "train_loop", lambda *a, **k: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(training, "train_loop", lambda *a, **k: signal.raise_signal(signal.SIGINT))
     assert command("quickstart", run, *TINY, "epochs=3") == 130
     error = capfd.readouterr().err
     assert "the same command goes on" in error and "Traceback" not in error

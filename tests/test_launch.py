@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import launch
-from ssl_jax import runs
+from ssl_jax.builders import pretraining
+from ssl_jax.train import parallel
 from ssl_jax.train.parallel import steps_per_call
 
 ROOT = Path(__file__).parent.parent
@@ -204,7 +205,7 @@ VALUES = {
 
 @pytest.mark.parametrize("field", VALUES)
 def test_mistake_in_a_value(field, capfd, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.assembly, "fresh_state", lambda *a: pytest.fail("went past the checks"))
+    monkeypatch.setattr(pretraining, "fresh_state", lambda *a: pytest.fail("went past the checks"))
     line = refusal(f"{QUICK} --workdir {tmp_path}/new '--config.{field}'", capfd)
     assert all(part in line for part in VALUES[field]), line
     assert not list(tmp_path.iterdir()), "a refused start left something behind"
@@ -213,7 +214,7 @@ def test_mistake_in_a_value(field, capfd, tmp_path, monkeypatch):
 def test_a_warm_up_that_fits_is_not_refused(monkeypatch, tmp_path):
     """Against the run's own length, which is known only once the data is read."""
     stopped = RuntimeError("far enough")
-    monkeypatch.setattr(runs.assembly, "fresh_state", lambda *a: (_ for _ in ()).throw(stopped))
+    monkeypatch.setattr(pretraining, "fresh_state", lambda *a: (_ for _ in ()).throw(stopped))
     with pytest.raises(RuntimeError, match="far enough"):
         launch.main(["launch.py", *QUICK.split(), "--workdir", f"{tmp_path}/new", "--config.schedule.warmup_epochs=40"])
 
@@ -221,7 +222,7 @@ def test_a_warm_up_that_fits_is_not_refused(monkeypatch, tmp_path):
 def test_steps_per_call_as_typed(monkeypatch, tmp_path):
     """The field holds text, since it takes "auto" too; a number typed into it is a number."""
     seen = []
-    monkeypatch.setattr(runs.parallel, "steps_per_call", lambda *a: seen.append(steps_per_call(*a)) or 1 / 0)
+    monkeypatch.setattr(parallel, "steps_per_call", lambda *a: seen.append(steps_per_call(*a)) or 1 / 0)
     for text in ("3", "auto"):
         with pytest.raises(ZeroDivisionError):
             launch.main(["launch.py", *QUICK.split(), f"--workdir={tmp_path}/new", f"--config.steps_per_call={text}"])

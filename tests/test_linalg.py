@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from ssl_jax.linalg import (
-    asymmetry,
-    effective_rank,
-    from_spectrum,
-    lapack_on_one_thread,
-    second_moment,
-    symmetric_eigh,
-)
+from ssl_jax.linalg import asymmetry, effective_rank, from_spectrum, second_moment, symmetric_eigh
+from ssl_jax.runtime.threads import lapack_on_one_thread
 
 
 def test_second_moment_is_the_mean_outer_product_of_both_views():

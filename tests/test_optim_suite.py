@@ -12,7 +12,7 @@ import pytest
 
 from ssl_jax.optim import DECAYS, make_optimizer
 from ssl_jax.optim.directions import DIRECTIONS
-from ssl_jax.train import checkpoint
+from ssl_jax.workdir import checkpoints
 
 STEPS = 20
 SHAPES = {
@@ -209,10 +209,10 @@ def test_every_state_survives_a_checkpoint(tmp_path):
     rng = np.random.default_rng(0)
     shapes = {name: jax.eval_shape(build(name, *VARIANTS[0]).init, START) for name in DIRECTIONS}
     states = jax.tree.map(lambda leaf: (100 * rng.normal(size=leaf.shape)).astype(leaf.dtype), shapes)
-    manager = checkpoint.open_manager(tmp_path, "accuracy")
-    checkpoint.save(manager, states, 1, {"accuracy": 0.5})
+    manager = checkpoints.open_manager(tmp_path, "accuracy")
+    checkpoints.save(manager, states, 1, {"accuracy": 0.5})
     manager.wait_until_finished()
-    back = checkpoint.restore(manager, jax.tree.map(np.zeros_like, states))
+    back = checkpoints.restore(manager, jax.tree.map(np.zeros_like, states))
     manager.close()
     chex.assert_trees_all_equal(back, states)
     chex.assert_trees_all_equal_dtypes(back, states)

@@ -11,10 +11,10 @@ import pytest
 
 from ssl_jax.dynamics import theory
 from ssl_jax.errors import UserError
+from ssl_jax.experiments import linear_network
 from ssl_jax.experiments import phase_diagram as experiment
-from ssl_jax.experiments import twin
-from ssl_jax.experiments.lectures import conduct
-from ssl_jax.reports import phase_diagram as reports
+from ssl_jax.experiments.harness import run_cells
+from ssl_jax.reports.experiments import phase_diagram as reports
 
 CONFIG = Path(__file__).parent.parent / "configs" / "experiments" / "phase_diagram.py"
 TINY = {"cells": 2, "dim": 3, "twin.inputs": 5, "twin.time": 5.0, "digits.time": 0.3, "digits.width": 4}
@@ -47,7 +47,7 @@ def test_from_command_to_files(finished, monkeypatch):
     for name in ("twin-none", "twin-average", "cosine-none", "cosine-average"):
         assert np.shape(result[name]["predicted"]) == np.shape(result[name]["measured"]) == (2, 2)
         assert 0 <= result[name]["agreement"] <= 1 and result[name].get("diverged", 0) == 0
-    monkeypatch.setattr(conduct, "write_cell", None)  # a second start computes nothing
+    monkeypatch.setattr(run_cells, "write_cell", None)  # a second start computes nothing
     experiment.phase_diagram(config, str(directory), lambda: False)
     assert json.loads((directory / "result.json").read_text()) == result
 
@@ -88,7 +88,7 @@ def test_digits_begin_where_they_should():
     parts, rates = experiment.build_digits(config), {"learning_rate": 0.1, "predictor_learning_rate": 0.1}
 
     def begun(key):
-        state = experiment.begin_digits(parts, key, twin.two_rates(**rates), True, config.p, config.s)
+        state = experiment.begin_digits(parts, key, linear_network.two_rates(**rates), True, config.p, config.s)
         return state, experiment.signal(parts, state, key)
 
     state, seen = jax.jit(begun)(jax.random.key(3))

@@ -12,10 +12,12 @@ from commands import ROOT
 from scipy import stats
 
 import launch
-from ssl_jax.reports import replication
-from ssl_jax.reports.page import page
-from ssl_jax.reports.published import PUBLISHED, TITLES
-from ssl_jax.reports.replication import CLAIMS, FAILS, HOLDS, OPEN, UNTESTED, gather, judge_claims, markdown, rows_of
+from ssl_jax.reports.replication import claims
+from ssl_jax.reports.replication.claims import CLAIMS, FAILS, HOLDS, OPEN, UNTESTED, judge_claims
+from ssl_jax.reports.replication.page import page
+from ssl_jax.reports.replication.published import PUBLISHED, TITLES
+from ssl_jax.reports.replication.results import gather
+from ssl_jax.reports.replication.tables import markdown, rows_of
 
 
 def write_run(folder, sweep="table1", scale="mini", cell="byol", seed=0, accuracy=0.4, **fields):
@@ -134,7 +136,7 @@ def test_the_mark(tmp_path, accuracies, mark):
 def test_difference_is_welch_s(tmp_path):
     a, b = [0.40, 0.42, 0.47], [0.31, 0.35, 0.36]
     runs = [[{"linear_accuracy": x} for x in values] for values in (a, b)]
-    found = replication.difference(*runs)
+    found = claims.difference(*runs)
     va, vb = np.var(a, ddof=1) / 3, np.var(b, ddof=1) / 3
     degrees = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 2)
     np.testing.assert_allclose(found.mean, 100 * (np.mean(a) - np.mean(b)))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from commands import TINY, finish_command, last_parameters, start_command
 
-from ssl_jax.train.checkpoint import steps_in
-from ssl_jax.train.dynamics_file import read_dynamics
-from ssl_jax.train.metrics import read_rows
+from ssl_jax.workdir.checkpoints import steps_in
+from ssl_jax.workdir.dynamics_npz import read_dynamics
+from ssl_jax.workdir.metrics_csv import read_rows
 
 pytestmark = pytest.mark.slow
 FIELDS = [*TINY, "--config.epochs=15", "--config.dynamics.every=3"]

@@ -13,14 +13,18 @@ from tiny import Flat, make_batch
 
 import launch
 from configs import supervised as configuration
-from ssl_jax import classify, runs
-from ssl_jax.data.sources import Dataset, Split
+from ssl_jax.builders.data import read_dataset
+from ssl_jax.builders.supervised import build_classifier
+from ssl_jax.data.dataset import Dataset, Split
+from ssl_jax.data.splits import hold_out, redraw
 from ssl_jax.errors import UserError
 from ssl_jax.losses import cross_entropy
 from ssl_jax.models import make_classifier
 from ssl_jax.optim import make_optimizer
-from ssl_jax.train import metrics, parallel
+from ssl_jax.tasks import registry, supervised
+from ssl_jax.train import parallel
 from ssl_jax.train.supervised import init_supervised, make_supervised_step
+from ssl_jax.workdir import metrics_csv
 
 ROOT = Path(__file__).parent.parent
 KEY, CLASSES = jax.random.key(7), 3
@@ -143,22 +147,22 @@ def test_the_last_training_images_are_held_out():
     image = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
     split = Split(image, np.arange(10, dtype=np.int32))
     dataset = Dataset("counted", split, split, split, 10, tuple("0123456789"))
-    train, validation = classify.hold_out(dataset, 3)
+    train, validation = hold_out(dataset, 3)
     assert train.label.tolist() == [0, 1, 2, 3, 4, 5, 6] and validation.label.tolist() == [7, 8, 9]
     assert train.image.ravel().tolist() == train.label.tolist()
-    assert classify.hold_out(dataset, 0) == (split, None)
+    assert hold_out(dataset, 0) == (split, None)
     with pytest.raises(UserError, match="data.validation_size: got 10, takes 0 to less than the 10"):
-        classify.hold_out(dataset, 10)
+        hold_out(dataset, 10)
 
 
 def test_random_labels_are_drawn_anew_in_the_share_asked_for():
     label = np.full(20_000, 4, np.int32)
-    assert np.array_equal(classify.redraw(label, 0.0, 10, 0), label)
-    half, whole = (classify.redraw(label, share, 10, 0) for share in (0.5, 1.0))
+    assert np.array_equal(redraw(label, 0.0, 10, 0), label)
+    half, whole = (redraw(label, share, 10, 0) for share in (0.5, 1.0))
     assert np.mean(half != 4) == pytest.approx(0.45, abs=0.01)  # a tenth of those drawn are as they were
     assert np.bincount(whole, minlength=10) / len(label) == pytest.approx(np.full(10, 0.1), abs=0.01)
-    assert np.array_equal(whole, classify.redraw(label, 1.0, 10, 0))
-    assert not np.array_equal(whole, classify.redraw(label, 1.0, 10, 1))
+    assert np.array_equal(whole, redraw(label, 1.0, 10, 0))
+    assert not np.array_equal(whole, redraw(label, 1.0, 10, 1))
     assert whole.dtype == label.dtype
 
 
@@ -196,7 +200,7 @@ def train(out: Path, stop_after: int | None = None, **changes) -> dict | None:
         calls.append(None)
         return stop_after is not None and len(calls) >= stop_after
 
-    runs.run_task(tiny_config(**changes), str(out), interrupted)
+    registry.run_task(tiny_config(**changes), str(out), interrupted)
     return json.loads((out / "result.json").read_text()) if (out / "result.json").exists() else None
 
 
@@ -208,7 +212,7 @@ def finished(tmp_path_factory):
 
 def test_result_names_each_accuracy(finished):
     out, result = finished
-    rows = [row for row in metrics.read_rows(out / "metrics.csv") if row["test_accuracy"] == row["test_accuracy"]]
+    rows = [row for row in metrics_csv.read_rows(out / "metrics.csv") if row["test_accuracy"] == row["test_accuracy"]]
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert result["test_accuracy"] == rows[-1]["test_accuracy"]
     assert result["mean_of_best_10_epochs_test_accuracy"] == pytest.approx(np.mean([r["test_accuracy"] for r in rows]))
@@ -227,7 +231,7 @@ def test_result_names_each_accuracy(finished):
 
 def test_the_ten_best_epochs_are_ten():
     rows = [{"test_accuracy": n / 100, "validation_accuracy": -n / 100, "epoch": n} for n in range(1, 16)]
-    summary = classify.summary([*rows, {"test_accuracy": float("nan"), "validation_accuracy": 0.9, "epoch": 99}])
+    summary = supervised.summary([*rows, {"test_accuracy": float("nan"), "validation_accuracy": 0.9, "epoch": 99}])
     assert summary["mean_of_best_10_epochs_test_accuracy"] == pytest.approx(np.mean(np.arange(6, 16)) / 100)
     assert summary["std_of_best_10_epochs"] == pytest.approx(np.std(np.arange(6, 16), ddof=1) / 100)
     assert (summary["best_validation_epoch"], summary["best_validation_epoch_test_accuracy"]) == (1, 0.01)
@@ -249,12 +253,12 @@ STUCK = {"optimizer.learning_rate": 0.0, "epochs": 6}
 def test_the_rate_is_reduced_where_validation_stands_still_and_stays_so_after_a_restart(tmp_path):
     fields = STUCK | {"plateau.patience": 1, "plateau.factor": 0.5}
     train(tmp_path / "whole", **fields)
-    scales = [row["rate_scale"] for row in metrics.read_rows(tmp_path / "whole" / "metrics.csv")]
+    scales = [row["rate_scale"] for row in metrics_csv.read_rows(tmp_path / "whole" / "metrics.csv")]
     # Evaluations after steps 2, 4, ...; the second one without progress halves the rate of the next step.
     assert scales == [1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
     assert train(tmp_path / "run", stop_after=7, **fields) is None
     train(tmp_path / "run", **fields)
-    assert [row["rate_scale"] for row in metrics.read_rows(tmp_path / "run" / "metrics.csv")] == scales
+    assert [row["rate_scale"] for row in metrics_csv.read_rows(tmp_path / "run" / "metrics.csv")] == scales
 
 
 def test_early_stopping_ends_the_run_and_the_same_command_finds_it_ended(tmp_path):
@@ -271,7 +275,7 @@ def test_snapshots_vote_with_their_mean_probabilities(tmp_path):
     result = train(tmp_path, **fields)["snapshot_ensemble"]
     assert result["steps"] == [2, 6] and len(result["member_test_accuracies"]) == 2
     members = [np.load(tmp_path / "snapshots" / f"step-{step}.npy") for step in (2, 6)]
-    label = classify.assembly.read_dataset(tiny_config()).test.label
+    label = read_dataset(tiny_config()).test.label
     assert result["ensemble_test_accuracy"] == np.mean(np.argmax(members[0] + members[1], axis=1) == label)
     for probabilities, accuracy in zip(members, result["member_test_accuracies"], strict=True):
         np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
@@ -316,7 +320,7 @@ MISTAKES = {
 @pytest.mark.parametrize("fields", MISTAKES)
 def test_mistake_is_one_line_and_leaves_nothing(fields, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(classify, "make_task", lambda *a: pytest.fail("went past the checks"))
+    monkeypatch.setattr(supervised, "make_task", lambda *a: pytest.fail("went past the checks"))
     words = [f"--config.{field}" for field in fields.split()]
     digits = "data.name=digits data.validation_size=200 batch_size=64 augment.flip=0 augment.mean=0.3, augment.std=0.4,"
     words = [f"--config.{field}" for field in digits.split()] + words  # the last one of a kind counts
@@ -336,7 +340,7 @@ def test_a_model_that_is_not_there(capfd, tmp_path, monkeypatch):
 @pytest.mark.parametrize("model", configuration.MODELS)
 def test_every_model_can_be_built(model):
     config = configuration.get_config(model)
-    parts = classify.assembly.build_classifier(config, 10, 3, 100, 10, None)
+    parts = build_classifier(config, 10, 3, 100, 10, None)
     assert parts.order[-1] == "head" and set(parts.rules) == {"encoder", "head"}
 
 

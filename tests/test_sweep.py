@@ -17,9 +17,12 @@ from ml_collections import ConfigDict
 import launch
 from configs import cifar10, cifar10_small, quickstart
 from configs.sweeps.cells import TABLES, sweep_config
-from ssl_jax import assembly, lease, sweep, workdir
+from ssl_jax.builders import pretraining
 from ssl_jax.errors import UserError
-from ssl_jax.reports.published import PUBLISHED
+from ssl_jax.reports.replication.published import PUBLISHED
+from ssl_jax.sweeps import jobs, lease
+from ssl_jax.tasks import sweep
+from ssl_jax.workdir.directory import flatten, open_workdir, write_json
 
 ROOT = Path(__file__).parent.parent
 TINY = """epochs=1 batch_size=32 data.train_size=96 log_every=2 eval_every=0 checkpoint_every=1
@@ -33,7 +36,7 @@ TINY = """epochs=1 batch_size=32 data.train_size=96 log_every=2 eval_every=0 che
 def config_of(name: str, scale: str, cell: str) -> ConfigDict:
     config = runpy.run_path(str(ROOT / f"configs/sweeps/{name}.py"))["get_config"]()
     config.scale = scale
-    return sweep.cell_config(config, cell, 0)
+    return jobs.cell_config(config, cell, 0)
 
 
 def test_published_numbers():
@@ -51,11 +54,11 @@ def test_published_numbers():
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_cell_can_be_built(name):
-    for scale in sweep.SCALES:
+    for scale in jobs.SCALES:
         for cell in TABLES[name]:
             config = config_of(name, scale, cell.name)
             assert set(launch.flat(config)) == set(launch.flat(cifar10.get_config()))
-            parts = assembly.build(config, 1000, 10, None)
+            parts = pretraining.build(config, 1000, 10, None)
             assert (parts.tau is None) == ("simsiam" in cell.name or "noema" in cell.name)
             assert config.predictor.symmetric == ("_sym" in cell.name)
             assert config.method == cell.name or name in ("original_table8", "optimisers")
@@ -130,12 +133,12 @@ class Pretend:
         self.ran, self.breaks = [], breaks
 
     def __call__(self, config, directory, interrupted):
-        out = workdir.open_workdir(directory, config.to_dict())
+        out = open_workdir(directory, config.to_dict())
         self.ran.append((config.method, config.seed))
         if error := self.breaks.get(config.method):
             raise error
         if not interrupted():
-            workdir.write_json(out / "result.json", {"task": "pretrain", "linear_accuracy": 0.5})
+            write_json(out / "result.json", {"task": "pretrain", "linear_accuracy": 0.5})
 
 
 def never() -> bool:
@@ -175,8 +178,8 @@ def test_store_has_what_reproduces_a_cell(config, tmp_path):
     assert "data_dir" not in stored["config"]["data"] and str(tmp_path) not in json.dumps(stored)
     config.data_dir = ""
     single = launch.parse_flags(stored["command"].split()[1:])["config"].value
-    assert workdir.flatten(json.loads(single.to_json())) == workdir.flatten(
-        json.loads(sweep.cell_config(config, "simsiam_sym", 1).to_json())
+    assert flatten(json.loads(single.to_json())) == flatten(
+        json.loads(jobs.cell_config(config, "simsiam_sym", 1).to_json())
     )
 
 

@@ -11,9 +11,9 @@ from scipy.integrate import solve_ivp
 from configs import theory as configuration
 from ssl_jax.dynamics import theory
 from ssl_jax.errors import UserError
-from ssl_jax.reports.theory import FIGURES
-from ssl_jax.theory_figures import theory as task
-from ssl_jax.theory_figures import told
+from ssl_jax.reports.theory_figures import FIGURES
+from ssl_jax.tasks.theory import theory as task
+from ssl_jax.tasks.theory import told
 
 SMALL = {
     "figure3": {"cells": 8},

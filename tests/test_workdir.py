@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ssl_jax import workdir
 from ssl_jax.errors import UserError
+from ssl_jax.workdir import directory as workdir
 
 CONFIG = {
     "task": "pretrain",

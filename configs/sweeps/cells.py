@@ -1,6 +1,7 @@
 """The cells of the sweeps: which runs make up a table, and what each changes of the scale's configuration.
 
-Which cells a published table has, with its numbers and what is doubtful about them: ssl_jax/reports/published.py.
+Which cells a published table has, with its numbers and what is doubtful about them:
+ssl_jax/reports/replication/published.py.
 
 Scale "full" is the published protocol. Scale "mini" is for two CPU cores. It was fixed before any of its results was
 seen, and no field of it was chosen by an accuracy of a sweep:
@@ -22,7 +23,7 @@ from ml_collections import ConfigDict
 
 from configs import cifar10, cifar10_small
 from configs.methods import DECAYS, METHODS
-from ssl_jax.reports.published import PUBLISHED
+from ssl_jax.reports.replication.published import PUBLISHED
 
 SCALES = ("mini", "full")
 FILES = {"mini": "configs/cifar10_small.py", "full": "configs/cifar10.py"}

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.errors import UserError
-from ssl_jax.places import user_cache
+from ssl_jax.runtime.cache_directory import user_cache
 
 Example = tuple[np.ndarray, int]
 Arrays = tuple[np.ndarray, np.ndarray]

@@ -1,4 +1,4 @@
-"""Signs of collapse; `dynamics.doctor` reads them."""
+"""Signs of collapse; `diagnosis.state` reads them."""
 
 import jax
 import jax.numpy as jnp

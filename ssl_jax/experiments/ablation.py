@@ -20,10 +20,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ssl_jax.experiments.decay import fresh_seeds
-from ssl_jax.experiments.members import Run, arm, finish, numbers, prepare, train_runs
-from ssl_jax.statistics import mean_and_interval, paired, rounded
-from ssl_jax.train.grid import Member
+from ssl_jax.experiments.harness.decay_grid import Run, arm, finish, fresh_seeds, numbers, prepare, train_runs
+from ssl_jax.experiments.harness.member_programs import Member
+from ssl_jax.intervals import mean_and_interval, paired, rounded
 from ssl_jax.types import Config
 
 METHODS = ("WD", "RWD", "PWD", "LPWD")

@@ -24,25 +24,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax import checks, records, workdir
 from ssl_jax.augment.views import RECIPES, normalise
-from ssl_jax.console import say
+from ssl_jax.builders import checks
 from ssl_jax.data.batches import batch_indices
 from ssl_jax.data.sources import load_dataset
 from ssl_jax.dynamics import theory
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.experiments import twin
-from ssl_jax.experiments.cells import seeds_of
-from ssl_jax.experiments.lectures.conduct import Cell, compute
+from ssl_jax.experiments import linear_network
+from ssl_jax.experiments.harness.cell_files import seeds_of
+from ssl_jax.experiments.harness.run_cells import Cell, compute
+from ssl_jax.intervals import rounded
 from ssl_jax.linalg import matmul
 from ssl_jax.losses import DISTANCES, unit
 from ssl_jax.models import MLPHead, Network, make_encoder, make_network
 from ssl_jax.predictors import Predictor, make_predictor
-from ssl_jax.reports import phase_diagram as reports
-from ssl_jax.statistics import rounded
+from ssl_jax.reports.experiments import phase_diagram as reports
+from ssl_jax.runtime.terminal import say
 from ssl_jax.train.pretrain import example_keys, make_pretrain_step
 from ssl_jax.train.state import PretrainState, init_key, init_state
 from ssl_jax.types import Config
+from ssl_jax.workdir import result_json
+from ssl_jax.workdir.directory import check_workdir, write_json
 
 ALIVE = 0.01  # of an even share, from which on a mode counts as living
 TARGETS = {"none": False, "average": True}
@@ -67,21 +69,21 @@ RANGES: dict[str, tuple[float, float]] = {
 def phase_diagram(config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
     """Computes what the work directory does not hold yet, then reports and draws."""
     check(config)
-    out = workdir.check_workdir(directory, config.to_dict())
+    out = check_workdir(directory, config.to_dict())
     predicted = predict_twin(config)  # asks for diffrax before any work
     parts = build_digits(config)
     plan = {f"twin-{target}": twin_cell(config, averaged) for target, averaged in TARGETS.items()}
     for loss in config.digits.losses:
         plan |= {f"{loss}-{target}": digits_cell(config, parts, loss, averaged) for target, averaged in TARGETS.items()}
-    records.open_on_one(directory, config)
+    result_json.open_on_one(directory, config)
     found = compute(out, plan, interrupted)
     if len(found) < len(plan):
         say(f"stopped after {len(found)} of {len(plan)} parts, saved; the same command goes on from here")
         return
     result = {"task": "experiment", "experiment": config.experiment, "dataset": "digits"}
-    result |= summarise(config, predicted, found) | {"config": records.fields(config)}
-    result |= {"seconds": round(sum(float(cell["seconds"]) for cell in found.values()), 1)} | records.provenance()
-    workdir.write_json(out / "result.json", result)
+    result |= summarise(config, predicted, found) | {"config": result_json.fields(config)}
+    result |= {"seconds": round(sum(float(cell["seconds"]) for cell in found.values()), 1)} | result_json.provenance()
+    write_json(out / "result.json", result)
     text = reports.report(result)
     (out / "table.md").write_text(text)
     reports.draw(result, out / "figures")
@@ -184,14 +186,14 @@ def twin_cell(config: Config, averaged: bool) -> Cell:
 def train_twins(config: Config, averaged: bool, advance: Callable) -> dict[str, np.ndarray]:
     """{"spectrum" (S, A, E, D)}: s along the eigenvectors that F had at the start, in the order of `predict_twin`."""
     start, one = twin_start(config), np.eye(config.twin.inputs)
-    image = jnp.asarray(twin.exact_moments(one, config.twin.sigma2 * one, config.seed))
-    begin = partial(twin.make_twin, w_p=config.p * jnp.eye(config.dim), **shared(config, averaged))
+    image = jnp.asarray(linear_network.exact_moments(one, config.twin.sigma2 * one, config.seed))
+    begin = partial(linear_network.make_twin, w_p=config.p * jnp.eye(config.dim), **shared(config, averaged))
 
     def fresh(w, settings):
         return begin(w, **settings)[0]
 
     def go_on(steps, state, w, settings):
-        return twin.advance(state, begin(w, **settings)[1], image, jax.random.key(0), steps)
+        return linear_network.advance(state, begin(w, **settings)[1], image, jax.random.key(0), steps)
 
     w, settings = jnp.asarray(start, jnp.float32), make_grid(config).settings
     state = jax.jit(over_seeds_and_cells(fresh, (0, None), (None, 0)))(w, settings)
@@ -277,14 +279,14 @@ def train_digits(config: Config, parts: Digits, loss: str, averaged: bool, advan
     tau = rates.pop("tau")
 
     def fresh(key, settings):
-        return begin_digits(parts, key, twin.two_rates(**rates, **settings), averaged, config.p, config.s)
+        return begin_digits(parts, key, linear_network.two_rates(**rates, **settings), averaged, config.p, config.s)
 
     def go_on(state, settings, key, index):
         step = make_pretrain_step(
             views=parts.views,
             network=parts.network,
             predictor=parts.predictor,
-            optimizer=twin.two_rates(**rates, **settings),
+            optimizer=linear_network.two_rates(**rates, **settings),
             tau=(lambda step: tau) if averaged else None,
             distance=DISTANCES[loss],
             loss_scale=0.5,  # of both directions of the views, so that it is the theory's J

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from ssl_jax.errors import UserError
-from ssl_jax.experiments.cells import seeds_of
-from ssl_jax.experiments.members import (
+from ssl_jax.experiments.harness.cell_files import seeds_of
+from ssl_jax.experiments.harness.decay_grid import (
     Kind,
     Laboratory,
     Run,
@@ -28,8 +28,8 @@ from ssl_jax.experiments.members import (
     prepare,
     train_runs,
 )
-from ssl_jax.statistics import mean_and_interval, rounded
-from ssl_jax.train.grid import Member, count, one_compiles
+from ssl_jax.experiments.harness.member_programs import Member, count, one_compiles
+from ssl_jax.intervals import mean_and_interval, rounded
 from ssl_jax.types import Config, Params
 
 OWN = "own statistics"  # of the batch at hand, in a network with BatchNorm

@@ -8,14 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.models.layers import (
-    ACTIVATIONS,
-    check_side,
-    depthwise_conv,
-    layer_norm,
-    patch_conv,
-    transformer_init,
-)
+from ssl_jax.models.layers import ACTIVATIONS, check_side, depthwise_conv, layer_norm, patch_conv, transformer_init
 
 EPSILON = 1e-6
 

@@ -18,7 +18,7 @@ from jax import lax
 
 from ssl_jax.errors import UserError
 from ssl_jax.models.batch_norm import BatchNorm
-from ssl_jax.models.convolution import convolve, convolve_channels, convolve_patches
+from ssl_jax.models.cpu.convolution import convolve, convolve_channels, convolve_patches
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": nn.sigmoid,

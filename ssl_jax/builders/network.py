@@ -1,0 +1,36 @@
+"""From a configuration to the network: encoder, projector, and the order of their layers."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.models import MLPHead, Network, call_order, make_encoder, make_network, owners
+from ssl_jax.optim.decay import natural
+from ssl_jax.predictors import Predictor
+from ssl_jax.types import Config
+
+TRACED_SIDE = 32  # of the image on which the order of a network's layers is traced; the order depends on none
+
+
+def forward_order(network: Network, predictor: Predictor) -> tuple[str, ...]:
+    """The modules of encoder, projector and predictor in the order in which a view passes them."""
+    trunk = call_order(network.init, jnp.zeros((2, TRACED_SIDE, TRACED_SIDE, 3)))
+    params, _ = jax.eval_shape(predictor.init, jax.random.key(0))
+    return trunk + tuple(sorted(owners({"predictor": params}), key=natural))
+
+
+def build_encoder(config: Config, axis_name: str | None) -> nn.Module:
+    return make_encoder(**config.encoder, init=config.init, precision=config.precision, axis_name=axis_name)
+
+
+def build_network(config: Config, axis_name: str | None) -> Network:
+    """Encoder and projector."""
+    encoder = build_encoder(config, axis_name)
+    projector = MLPHead(
+        config.projector.hidden,
+        config.projector.out,
+        output_bias=config.projector.output_bias,
+        preset=config.init,
+        axis_name=axis_name,
+    )
+    return make_network(encoder, projector)

@@ -1,0 +1,115 @@
+"""From a configuration to the parts of a pretraining run. The configuration goes no further down than `builders`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.augment.views import Recipe, make_recipe, make_views
+from ssl_jax.builders.network import build_network, forward_order
+from ssl_jax.builders.optimizer import Rule, build_optimizer, build_rules, has_penalty
+from ssl_jax.builders.program import compile_once, compile_program
+from ssl_jax.data.dataset import Dataset
+from ssl_jax.errors import UserError
+from ssl_jax.losses import DISTANCES
+from ssl_jax.models import Network
+from ssl_jax.optim import Optimizer, Schedule
+from ssl_jax.optim.schedules import target_rate
+from ssl_jax.predictors import Predictor, make_predictor
+from ssl_jax.train import parallel
+from ssl_jax.train.pretrain import Step, make_pretrain_step
+from ssl_jax.train.state import PretrainState, init_key, init_state
+from ssl_jax.types import Config
+
+GROUPS = ("encoder", "projector", "predictor")
+
+
+class Parts(NamedTuple):
+    """Everything that a step is made of, built from a configuration and nothing else."""
+
+    network: Network
+    predictor: Predictor
+    optimizer: Optimizer
+    rules: dict[str, Rule]
+    tau: Schedule | None
+    recipe: Recipe
+
+
+def build(config: Config, total_steps: int, steps_per_epoch: int, axis_name: str | None) -> Parts:
+    """The parts of the pretraining run that `config` describes; UserError names the first field that is wrong."""
+    norm_axis = axis_name if config.sync_batch_norm else None
+    rules = build_rules(config, GROUPS, total_steps, steps_per_epoch)
+    network, predictor = build_network(config, norm_axis), build_predictor(config, norm_axis)
+    order = forward_order(network, predictor) if config.optimizer.layerwise else None
+    return Parts(
+        network,
+        predictor,
+        build_optimizer(config, rules, order),
+        rules,
+        build_tau(config, total_steps),
+        build_recipe(config),
+    )
+
+
+def build_predictor(config: Config, axis_name: str | None) -> Predictor:
+    """The predictor, with those of its fields that its kind knows."""
+    fields = config.predictor
+    direct = {"eps": fields.eps, "every": fields.every}
+    options = {
+        "mlp": {
+            "hidden": fields.hidden,
+            "symmetric": fields.symmetric,
+            "output_bias": config.projector.output_bias,
+            "axis_name": axis_name,
+        },
+        "linear": {"symmetric": fields.symmetric},
+        "direct_pred": direct | {"eps_mode": fields.eps_mode},
+        "direct_copy": direct,
+    }.get(fields.kind, {})
+    return make_predictor(fields.kind, config.projector.out, rho=fields.rho, init=config.init, **options)
+
+
+def build_tau(config: Config, total_steps: int) -> Schedule | None:
+    """The target's rate by step, or None where the target is the online network itself."""
+    tau = config.target.tau
+    if not 0 <= tau <= 1:
+        raise UserError(f"target.tau: got {tau}, takes a number in [0, 1]; 0 means no average")
+    schedule = target_rate(config.target.schedule, tau, total_steps)
+    return schedule if tau > 0 else None
+
+
+def build_recipe(config: Config) -> Recipe:
+    """The augmentations, with the fields that override the recipe's."""
+    return make_recipe(**config.views)
+
+
+def fresh_state(config: Config, parts: Parts, dataset: Dataset) -> PretrainState:
+    """The state at step 0, a function of the seed."""
+    image = jnp.zeros((2, dataset.side, dataset.side, dataset.train.image.shape[-1]))
+    make = compile_once(
+        lambda key: init_state(key, image, parts.network, parts.predictor, parts.optimizer, parts.tau is not None)
+    )
+    return make(init_key(jax.random.key(config.seed)))
+
+
+def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | None) -> Step:
+    """The pretraining step of these parts; views(keys, images) -> two views."""
+    return make_pretrain_step(
+        views=views,
+        network=parts.network,
+        predictor=parts.predictor,
+        optimizer=parts.optimizer,
+        tau=parts.tau,
+        distance=DISTANCES[config.loss],
+        loss_scale=config.loss_scale,
+        tracked=config.dynamics.every > 0,
+        opposing=has_penalty(config),
+        axis_name=axis_name,
+    )
+
+
+def compile_step(config: Config, parts: Parts, data: dict, devices: list, key: jax.Array, side: int) -> Callable:
+    """run(state, batches) -> (state, metrics) on all devices."""
+    step = build_step(config, parts, make_views(parts.recipe, side), parallel.axis(devices))
+    return compile_program(step, data, devices, key)

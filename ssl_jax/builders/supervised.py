@@ -1,0 +1,63 @@
+"""From a configuration to the parts of a supervised run: classifier, optimizer, augmentation, fresh state."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.augment.labelled import make_augment
+from ssl_jax.builders.network import TRACED_SIDE, build_encoder
+from ssl_jax.builders.optimizer import Rule, build_optimizer, build_rules
+from ssl_jax.builders.program import compile_once
+from ssl_jax.data.dataset import Dataset
+from ssl_jax.models import Classifier, call_order, load_weights, make_classifier
+from ssl_jax.optim import Optimizer
+from ssl_jax.runtime.terminal import say
+from ssl_jax.train.state import init_key
+from ssl_jax.train.supervised import SupervisedState, init_supervised
+from ssl_jax.types import Config
+
+CLASSIFIER_GROUPS = ("encoder", "head")
+
+
+class ClassifierParts(NamedTuple):
+    """Everything that a supervised step is made of."""
+
+    classifier: Classifier
+    optimizer: Optimizer
+    rules: dict[str, Rule]
+    order: tuple[str, ...]
+
+
+def build_classifier(
+    config: Config, num_classes: int, channels: int, total_steps: int, steps_per_epoch: int, axis_name: str | None
+) -> ClassifierParts:
+    """The parts of the supervised run that `config` describes; UserError names the first field that is wrong."""
+    encoder = build_encoder(config, axis_name if config.sync_batch_norm else None)
+    classifier = make_classifier(encoder, num_classes, dropout=config.head.dropout, init=config.init)
+    order = call_order(classifier.init, jnp.zeros((2, TRACED_SIDE, TRACED_SIDE, channels)))
+    rules = build_rules(config, CLASSIFIER_GROUPS, total_steps, steps_per_epoch)
+    return ClassifierParts(classifier, build_optimizer(config, rules, order), rules, order)
+
+
+def build_augment(config: Config, dataset: Dataset) -> Callable:
+    """The augmentation; UserError where it does not fit the images."""
+    augment = make_augment(image_size=dataset.side, **config.augment)
+    key = jax.random.split(jax.random.key(0), 2)
+    jax.eval_shape(augment, key, dataset.train.image[:2], jnp.zeros((2, dataset.num_classes)))
+    return augment
+
+
+def fresh_state(config: Config, parts: ClassifierParts, dataset: Dataset) -> SupervisedState:
+    """The state at step 0: a function of the seed, and of the file of weights where one is given."""
+    image = jnp.zeros((2, dataset.side, dataset.side, dataset.train.image.shape[-1]))
+    state = compile_once(lambda key: init_supervised(key, image, parts.classifier, parts.optimizer))(
+        init_key(jax.random.key(config.seed))
+    )
+    if not config.weights:
+        return state
+    params, stats, message = load_weights(Path(config.weights), state.params, state.stats, config.encoder.name)
+    say(message)
+    return state._replace(params=params, stats=stats, opt_state=parts.optimizer.init(params))

@@ -1,0 +1,49 @@
+"""scikit-learn's 8x8 digits: a set that needs no download."""
+
+import functools
+import importlib.metadata
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ssl_jax.data.cache import cache_roots, load_or_build
+from ssl_jax.data.dataset import Dataset, Split
+from ssl_jax.data.pictures import fit_square
+from ssl_jax.errors import UserError
+
+
+def read_digits(cache_dir: str | None, image_size: int | None) -> Dataset:
+    """The 1797 8x8 digits of scikit-learn (UCI "Optical Recognition of Handwritten Digits", test part).
+
+    Pixels 0..16 become round(255 x / 16). 500 images, stratified by class, are the test split: rows of
+    `train_test_split(..., test_size=500, random_state=0)`, whose shuffled order counts as the official one.
+    """
+    side = image_size or 8
+    train, test = (_cached_digits(split, count, side, cache_dir) for split, count in (("train", 1297), ("test", 500)))
+    return Dataset("digits", train, test, train, 10, tuple("0123456789"))
+
+
+def _cached_digits(split: str, count: int, side: int, cache_dir: str | None) -> Split:
+    """A split of the digits, from the cache: scikit-learn takes a second to import. They do without a cache, too."""
+    source = f"digits scikit-learn-{importlib.metadata.version('scikit-learn')} {side}x{side}"
+    stem, shape = f"{source.replace(' ', '-')}/{split}", (count, side, side, 1)
+    decode = functools.partial(_decode_digits, split, side)
+    try:
+        return Split(*load_or_build(cache_roots(None, cache_dir), stem, source, shape, decode))
+    except (UserError, OSError):  # nowhere to write
+        image, label = zip(*decode(), strict=True)
+        return Split(np.stack(image), np.array(label, np.int32))
+
+
+def _decode_digits(split: str, side: int) -> Iterator[tuple]:
+    """(image, label) of a split of the digits in the official order."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    stored: Any = load_digits()
+    rows = train_test_split(np.arange(len(stored.images)), test_size=500, random_state=0, stratify=stored.target)
+    for row in rows[("train", "test").index(split)]:
+        pixels = np.rint(stored.images[row] * (255 / 16)).astype(np.uint8)
+        yield fit_square(Image.fromarray(pixels), side)[..., None], stored.target[row]

@@ -1,0 +1,27 @@
+"""Training images held out, and labels drawn anew."""
+
+import numpy as np
+
+from ssl_jax.data.dataset import Dataset, Split
+from ssl_jax.errors import UserError
+
+
+def hold_out(dataset: Dataset, size: int) -> tuple[Split, Split | None]:
+    """Training images without the last `size` of them, and those; None for 0."""
+    count = len(dataset.train.label)
+    if not 0 <= size < count:
+        raise UserError(f"data.validation_size: got {size}, takes 0 to less than the {count} training images")
+    if size == 0:
+        return dataset.train, None
+    first, last = ([part[cut] for part in dataset.train] for cut in (slice(None, -size), slice(-size, None)))
+    return Split(*first), Split(*last)
+
+
+def redraw(label: np.ndarray, share: float, num_classes: int, seed: int) -> np.ndarray:
+    """A copy in which each label is drawn anew with probability `share`, uniformly over the classes.
+
+    The random labels of Zhang et al. 2017 (arXiv 1611.03530) at share 1.
+    """
+    rng = np.random.default_rng([seed, 0x1ABE1])
+    drawn = rng.integers(0, num_classes, len(label), dtype=np.int32)
+    return np.where(rng.random(len(label)) < share, drawn, label)

@@ -1,0 +1,211 @@
+"""Sets of TensorFlow Datasets, prepared as array_record, without TensorFlow."""
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from ssl_jax.data.cache import cache_roots, load_or_build
+from ssl_jax.data.dataset import Dataset, Split
+from ssl_jax.data.pictures import MODES, read_pixels
+from ssl_jax.errors import UserError, nearest
+
+WELL_KNOWN = "cifar10 cifar100 digits fashion_mnist food101 imagenette kmnist mnist stl10 svhn_cropped".split()
+PRETRAIN_SPLIT = {"stl10": "train+unlabelled"}  # elsewhere "train"
+
+READ_AHEAD = 256  # records asked for at once: array_record reads them in parallel
+
+
+def read_prepared(name: str, data_dir: str | None, cache_dir: str | None, image_size: int | None) -> Dataset:
+    """The TFDS set `name`, decoded once; the arguments are those of `sources.load_dataset`."""
+    builder = _open_builder(name, data_dir)
+    features: Any = builder.info.features
+    image_key, label_key = _image_and_label(name, features)
+    splits = builder.info.splits
+    test_split = "test" if "test" in splits else "validation"
+    if missing := {"train", test_split} - set(splits):
+        raise UserError(f"data.name: {name} has no {' or '.join(sorted(missing))} split, only {', '.join(splits)}")
+
+    roots = cache_roots(data_dir, cache_dir)
+    pretrain, test = (
+        Split(*_split(builder, split, (image_key, label_key), roots, image_size))
+        for split in (PRETRAIN_SPLIT.get(builder.name, "train"), test_split)
+    )
+    labelled = splits["train"].num_examples
+    train = Split(pretrain.image[:labelled], pretrain.label[:labelled])
+    classes = features[label_key]
+    for split, label in (("train", train.label), (test_split, test.label)):
+        if label.min() < 0 or label.max() >= classes.num_classes:
+            found = f"{label.min()} to {label.max()}"
+            raise UserError(f"{name}, split {split}: labels {found}, takes 0 to {classes.num_classes - 1}")
+    return Dataset(name, train, test, pretrain, classes.num_classes, tuple(classes.names))
+
+
+def _open_builder(name: str, data_dir: str | None):
+    """The TFDS builder of a set that lies ready to be read as array_record."""
+    if data_dir is not None:
+        _check_data_dir(name, data_dir)
+    import tensorflow_datasets as tfds  # here, so that a run on the digits does without it
+
+    try:
+        with _quiet_tfds():
+            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+            ready = builder.is_prepared()
+    except tfds.core.DatasetNotFoundError as error:
+        raise _unknown(name, "which TFDS does not know") from error
+    except Exception as error:  # another version, configuration or file format; unreadable descriptions
+        where = f" in {data_dir}" if data_dir else ""
+        raise UserError(f"data.name: TFDS cannot open {name!r}{where} as array_record: {_line(error)}") from error
+    if not ready:
+        if data_dir is not None:
+            raise _lacks(name, data_dir)
+        _prepare(builder)
+    return builder
+
+
+@contextmanager
+def _quiet_tfds():
+    """TFDS warns of every set that is not prepared; here that is an error, or about to be mended."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _check_data_dir(name: str, data_dir: str) -> None:
+    """Is there anything under this name? Asked before TFDS is, which is slow to import and to say no."""
+    base = _base(name)
+    if not base or not any((Path(data_dir) / base).rglob("dataset_info.json")):
+        raise _lacks(name, data_dir) if base in WELL_KNOWN else _unknown(name, f"which is not in {data_dir}")
+
+
+def _base(name: str) -> str:
+    """The set's own name, without `/config` and `:version`."""
+    return name.split(":")[0].split("/")[0]
+
+
+def _unknown(name: str, why: str) -> UserError:
+    return UserError(f"data.name: got {name!r}, {why}; {nearest(name, WELL_KNOWN)}, or any TFDS image set")
+
+
+def _lacks(name: str, data_dir: str) -> UserError:
+    takes = f"{Path(data_dir) / _base(name)}/VERSION/ with dataset_info.json and the array_record files"
+    return UserError(f"data.data_dir: got {data_dir}, which lacks {name}; takes {takes} (unset it to download)")
+
+
+def _prepare(builder) -> None:
+    """Download and encode the set: the one thing that wants TensorFlow, so ask for it before the download."""
+    needs = [m for m in ("tensorflow", "importlib_resources") if importlib.util.find_spec(m) is None]
+    if needs:
+        raise UserError(
+            f"data.name: {builder.name} is not prepared in {builder.data_path}, and preparing it takes"
+            f" {' and '.join(needs)}: pip install 'ssl-jax[prepare]', or set data.data_dir to a prepared copy"
+        )
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # the network, the host's answer, the disk, or a set to be fetched by hand
+        raise UserError(f"data.name: {builder.name} could not be downloaded and prepared: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no reason given'}"
+
+
+def _image_and_label(name: str, features) -> tuple[str, str]:
+    """The names of the image and of the class: "image" and "label" where they fit, else the first that do."""
+    import tensorflow_datasets as tfds
+
+    def pick(kind: type, usual: str) -> str:
+        keys = [key for key, feature in features.items() if isinstance(feature, kind)]
+        if not keys:
+            have = ", ".join(features)
+            raise UserError(f"data.name: {name} has no {usual} feature ({kind.__name__}), only {have}")
+        return usual if usual in keys else keys[0]
+
+    image_key, label_key = pick(tfds.features.Image, "image"), pick(tfds.features.ClassLabel, "label")
+    image = features[image_key]
+    if np.dtype(image.np_dtype) != np.uint8 or image.shape[-1] not in (None, *MODES):
+        got = f"{image.shape[-1]} channels of {np.dtype(image.np_dtype)}"
+        raise UserError(f"data.name: the images of {name} have {got}, takes 1 or 3 channels of uint8")
+    return image_key, label_key
+
+
+def _split(builder, split: str, keys: tuple[str, str], roots: Sequence[Path], image_size: int | None):
+    """image and label of one split, through the cache."""
+    shape = _shape(builder, split, keys[0], image_size)
+    source = f"{builder.info.full_name} {_fingerprint(Path(builder.data_path))} {shape[1]}x{shape[2]}"
+    stem = f"{source.replace('/', '-').replace(' ', '-')}/{split}"
+    return load_or_build(roots, stem, source, shape, lambda: _decode(builder, split, keys, shape, image_size))
+
+
+def _shape(builder, split: str, image_key: str, image_size: int | None) -> tuple[int, ...]:
+    """(N, H, W, C) of a split once it is decoded."""
+    height, width, channels = builder.info.features[image_key].shape
+    if image_size is not None:
+        height = width = image_size
+    if height is None or width is None:
+        raise UserError(f"data.image_size: got None, takes pixels: the images of {builder.name} differ in size")
+    count = sum(builder.info.splits[part].num_examples for part in split.split("+"))
+    return count, height, width, channels or 3
+
+
+def _fingerprint(folder: Path) -> str:
+    """Tells two sets of one name and version apart without reading them through.
+
+    Names and sizes of the files and their last 64 KiB: the descriptions whole, and the index of the records,
+    whose files are padded to 64 KiB.
+    """
+    digest = hashlib.blake2b(digest_size=4)
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            file.seek(max(0, size - 2**16))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def _decode(builder, split: str, keys: tuple[str, str], shape: tuple[int, ...], image_size) -> Iterator[tuple]:
+    """(image, label) of a split in the official order, with a progress bar; any failure as a `UserError`."""
+    from tensorflow_datasets.core.decode import DeserializeMethod
+
+    try:
+        source = builder.as_data_source(split=split, deserialize_method=DeserializeMethod.RAW_BYTES)
+        rows = _official_order(source)
+        title = f"decoding {builder.name} {split}"
+        for feature in tqdm(_features(source, rows), title, len(rows), unit="image", mininterval=1.0):
+            image, label = (feature[key] for key in keys)
+            pixels = read_pixels(image.bytes_list.value[0], shape[-1], image_size)
+            if pixels.shape != shape[1:]:
+                raise ValueError(f"an image of shape {pixels.shape}, where {shape[1:]} is declared")
+            yield pixels, label.int64_list.value[0]
+    except Exception as error:  # array_record, protobuf and Pillow each have their own
+        raise UserError(f"{builder.data_path}: split {split} cannot be read: {_line(error)}") from error
+
+
+def _features(source: Any, rows: Sequence[int]) -> Iterator:
+    """The undecoded features of these rows. With Pillow, a third of the time of TFDS's own decoding."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    for start in range(0, len(rows), READ_AHEAD):
+        for record in source.__getitems__(rows[start : start + READ_AHEAD]):
+            example = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue] (made on import)
+            yield example.FromString(record).features.feature
+
+
+def _official_order(source: Any) -> list[int]:
+    """Rows by `id` where the examples have one (TFDS shuffles when it prepares a set), else as stored."""
+    rows = list(range(len(source)))
+    if not next(_features(source, rows[:1]))["id"].bytes_list.value:
+        return rows
+    names = [feature["id"].bytes_list.value[0] for feature in _features(source, rows)]
+    return sorted(rows, key=names.__getitem__)

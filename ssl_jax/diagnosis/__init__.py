@@ -1,0 +1,1 @@
+"""The doctor: what ails a run, by which signs, and what to turn."""

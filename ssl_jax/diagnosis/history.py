@@ -1,0 +1,82 @@
+"""What the doctor reads of a run, its rows and its configuration, while it goes on and afterwards."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ssl_jax.diagnosis.facts import Diagnosis, Facts
+from ssl_jax.diagnosis.signs import NEEDED
+from ssl_jax.diagnosis.state import diagnose
+from ssl_jax.errors import UserError
+from ssl_jax.optim import kind_of_decay
+from ssl_jax.workdir.dynamics_npz import NAME, read_dynamics
+
+Rows = list[dict[str, float]]
+
+
+def news(rows: Rows, facts: Facts) -> str | None:
+    """One line where the last row changed the state, but not from one collapse to another; else None.
+
+    It remembers nothing: a run that goes on after a stop says no more and no less than one in a single piece.
+    """
+    now = diagnose(history_of(rows), facts)
+    before = diagnose(history_of(rows[:-1]), facts)
+    first_good = before.state == "too early" and now.state == "healthy"
+    if now.state == before.state or first_good or (before.collapsed and now.collapsed):
+        return None
+    return f"step {rows[-1]['step']:.0f}: {now.words}"
+
+
+def examine(rows: Rows, facts: Facts, source: Path) -> Diagnosis:
+    """Of a run that has ended, with its dynamics where they were recorded."""
+    return diagnose(history_of(rows, source), facts)
+
+
+def facts_of(settings: dict, steps: int) -> Facts:
+    """What the doctor has to know of a configuration, as a dict."""
+    predictor, optimizer, own = settings["predictor"], settings["optimizer"], settings["optimizer"]["predictor"]
+    return Facts(
+        dim=settings["projector"]["out"],
+        tau=settings["target"]["tau"],
+        symmetric=predictor["symmetric"],
+        kind=predictor["kind"],
+        learning_rate=optimizer["learning_rate"],
+        predictor_learning_rate=own["learning_rate"],
+        weight_decay=optimizer["weight_decay"],
+        predictor_weight_decay=own["weight_decay"],
+        momentum=optimizer["momentum"],
+        decay=kind_of_decay(optimizer["name"], optimizer["decay"]),
+        decay_scale=optimizer["decay_scale"],
+        loss_scale=settings["loss_scale"],
+        loss=settings.get("loss", "cosine"),  # runs of before there was a choice
+        total_steps=steps,
+        optimizer=optimizer["name"],
+    )
+
+
+def total_steps(settings: dict, rows: Rows) -> int:
+    """Of the whole run, of which `rows` may be the beginning."""
+    last = next((row for row in reversed(rows) if row["epoch"] > 0), None)
+    return round(last["step"] / last["epoch"] * settings["epochs"]) if last else int(rows[-1]["step"])
+
+
+def history_of(rows: Rows, source: Path | None = None) -> dict:
+    """Columns of the rows, and the arrays of dynamics.npz in `source`, where there is one."""
+    names = (*NEEDED, "predictor_norm")
+    history: dict = {name: np.array([row.get(name, np.nan) for row in rows], np.float64) for name in names}
+    if source is not None and (source / NAME).exists():
+        try:
+            history["dynamics"] = read_dynamics(source)
+        except UserError as error:  # metrics.csv is enough
+            print(error, file=sys.stderr)
+    return history
+
+
+def told(diagnosis: Diagnosis) -> dict:
+    """The diagnosis as JSON can hold it."""
+    rank = diagnosis.rank if math.isfinite(diagnosis.rank) else None
+    lists = {name: list(getattr(diagnosis, name)) for name in ("signs", "advice")}
+    own = diagnosis._asdict() | {"rank": rank} | lists
+    return own | {"collapsed": diagnosis.collapsed, "words": diagnosis.words}

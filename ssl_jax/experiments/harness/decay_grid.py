@@ -1,0 +1,410 @@
+"""From a configuration to trained members of a grid, each kept in a file as soon as it is done.
+
+A run is a kind (what is static: one compiled program) and a member of it (learning rate, decay, seed). The file of a
+run is cells/NAME.npz, written whole or not at all; a later start of the command reads what is there.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.augment.views import make_normalise
+from ssl_jax.builders import checks
+from ssl_jax.builders.data import read_dataset
+from ssl_jax.builders.network import TRACED_SIDE
+from ssl_jax.builders.supervised import build_augment
+from ssl_jax.data.batches import batch_indices
+from ssl_jax.data.dataset import Split
+from ssl_jax.data.splits import hold_out
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.experiments.harness.cell_files import read_cell, seeds_of, write_cell
+from ssl_jax.experiments.harness.member_programs import Member, Program, make_program, train_members, watch
+from ssl_jax.losses import LOSSES
+from ssl_jax.models import Classifier, call_order, make_classifier, make_encoder
+from ssl_jax.optim import Optimizer, make_optimizer
+from ssl_jax.optim.decay import check_mask, layer_index
+from ssl_jax.reports.experiments import robustness as reports
+from ssl_jax.runtime.terminal import progress_bar, say
+from ssl_jax.train import parallel
+from ssl_jax.types import Config, Params, PyTree
+from ssl_jax.workdir import result_json
+from ssl_jax.workdir.directory import check_workdir, write_json
+
+JUDGED_TOGETHER = 500  # images
+TOGETHER = 32  # members at once where that is left to "auto", on anything but a CPU
+
+# What the paper calls them: the kind of decay, and whether deeper layers decay more.
+ARMS = {
+    "none": ("decoupled", False),  # with a decay of 0
+    "WD": ("decoupled", False),
+    "RWD": ("realtime", False),
+    "PWD": ("pre", False),
+    "LPWD": ("pre", True),
+}
+
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**31 - 1000),
+    "seeds": (1, 999),
+    "epochs": (1, 10**6),
+    "batch_size": (2, 10**6),
+    "data.train_size": (0, 10**9),
+    "data.image_size": (0, 1024),
+    "data.validation_size": (1, 10**9),
+    "data.test_size": (0, 10**9),
+}
+
+
+class Kind(NamedTuple):
+    """What is static in a run. encoder: fields that differ from the configuration's; begin: a key of BEGINNINGS;
+    watched: measures opposing penalties; ahead: judges also where the next decay will have put the weights.
+    """
+
+    optimizer: str
+    decay: str
+    layerwise: str = ""
+    encoder: tuple[tuple[str, Any], ...] = ()
+    begin: str = "fresh"
+    watched: bool = False
+    ahead: bool = False
+
+
+class Run(NamedTuple):
+    """One training; hashable, with plain numbers in `member`."""
+
+    kind: Kind
+    member: Member
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        kind, (rate, decay, seed) = self.kind, self.member
+        words = [kind.optimizer, kind.decay, kind.layerwise.replace("/", "_"), *(f"{k}_{v}" for k, v in kind.encoder)]
+        words += [kind.begin if kind.begin != "fresh" else "", f"rate{rate:.9g}", f"decay{decay:.9g}", f"seed{seed}"]
+        return "-".join(word for word in words if word)
+
+
+class Laboratory(NamedTuple):
+    """What all runs share: data on the device, in batches of one size where they are judged."""
+
+    config: Config
+    out: Path
+    num_classes: int
+    image: jax.Array
+    label: jax.Array
+    judged: dict[str, list[tuple[jax.Array, jax.Array]]]
+    steps_per_epoch: int
+    augment: Callable
+    normalise: Callable
+
+
+def arm(config: Config, name: str, **fields) -> Kind:
+    """The kind of this name; fields: those of `Kind` that are not as usual."""
+    if name not in ARMS:
+        raise UserError(f"arms: got {name!r}, {nearest(name, ARMS)}")
+    decay, layered = ARMS[name]
+    return Kind(
+        **{"optimizer": config.optimizer.name, "decay": decay} | fields | {"layerwise": config.layerwise * layered}
+    )
+
+
+def numbers(field: str, values: Sequence[float], most: float = np.inf) -> list[float]:
+    """The values as floats; UserError where one is none, or lies outside [0, most]."""
+    legal = [isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= most for v in values]
+    if not (values and all(legal)) or len(set(values)) < len(values):
+        most_words = "" if most == np.inf else f" and at most {most:g}"
+        raise UserError(f"{field}: got {tuple(values)}, takes different numbers of at least 0{most_words}")
+    return [float(v) for v in values]
+
+
+# --- Before training ------------------------------------------------------------------------------------------------
+
+
+def prepare(config: Config, directory: str, plan: Callable[[Config], Iterable[Run]]) -> Laboratory:
+    """Looks at every field, reads the data, and only then writes into the work directory.
+
+    plan(config) -> runs as this configuration will have them, of which every different kind and decay is looked at.
+    """
+    checks.check_ranges(config, RANGES)
+    for check in (together, workers):
+        check(config)
+    shapes: dict = {}
+    for run in {(r.kind, r.member.weight_decay): r for r in plan(config)}.values():
+        check_run(config, run, shapes)
+    check_workdir(directory, config.to_dict())
+    dataset = read_dataset(config)
+    train, validation = hold_out(dataset, config.data.validation_size)
+    assert validation is not None
+    size = config.data.test_size or len(dataset.test.label)
+    if size > len(dataset.test.label):
+        raise UserError(f"data.test_size: got {size}, takes at most {len(dataset.test.label)}, or 0 for all")
+    if config.batch_size > len(train.label):
+        raise UserError(f"batch_size: got {config.batch_size}, takes at most the {len(train.label)} training images")
+    augment = build_augment(config, dataset)
+    for kind in {run.kind.encoder: run.kind for run in plan(config)}.values():  # a network may want larger images
+        initialise = build_classifier(config, kind, dataset.num_classes).init
+        jax.eval_shape(initialise, jax.random.key(0), train.image[:2].astype(np.float32))
+    out = result_json.open_on_one(directory, config)
+    (out / "cells").mkdir(exist_ok=True)
+    test = Split(*(part[:size] for part in dataset.test))
+    return Laboratory(
+        config,
+        out,
+        dataset.num_classes,
+        jnp.asarray(train.image),
+        jnp.asarray(train.label),
+        {"validation": in_batches(validation), "test": in_batches(test)},
+        len(train.label) // config.batch_size,
+        augment,
+        make_normalise(config.augment.mean, config.augment.std),
+    )
+
+
+def check_run(config: Config, run: Run, shapes: dict) -> None:
+    """UserError where a network, optimizer or decay of this run cannot be had. shapes: what is known of networks."""
+    key = run.kind.encoder
+    if key not in shapes:
+        classifier = build_classifier(config, run.kind, 10)
+        image = jnp.zeros((2, TRACED_SIDE, TRACED_SIDE, 3))
+        params, _ = jax.eval_shape(classifier.init, jax.random.key(0), image)
+        shapes[key] = params, call_order(classifier.init, image)
+        check_mask(params, config.optimizer.exclude)
+    params, order = shapes[key]
+    rate, decay, _ = run.member
+    jax.eval_shape(build_optimizer(config, run.kind, order)(rate, decay).init, params)
+
+
+def together(config: Config) -> int:
+    """Members in one call. One on a CPU, where vmapped convolutions are slow; see `member_programs`."""
+    auto = 1 if jax.default_backend() == "cpu" else TOGETHER
+    return parallel.count_or_auto("together", config.together, auto)
+
+
+def workers(config: Config) -> int:
+    """Calls at once: a small network keeps one core busy, so there is one for each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return parallel.count_or_auto("workers", config.workers, cores if jax.default_backend() == "cpu" else 1)
+
+
+def in_batches(split: Split) -> list[tuple[jax.Array, jax.Array]]:
+    """Batches of one size; the last one is filled up with images whose label is -1."""
+    size = min(JUDGED_TOGETHER, len(split.label))
+    short = -len(split.label) % size
+    image = np.pad(split.image, [(0, short), (0, 0), (0, 0), (0, 0)], mode="edge")
+    label = np.pad(split.label, (0, short), constant_values=-1)
+    return [(jnp.asarray(image[i : i + size]), jnp.asarray(label[i : i + size])) for i in range(0, len(label), size)]
+
+
+def arms_of(config: Config) -> list[str]:
+    """The arms to compare, WD among them, beside which the others are put."""
+    if "WD" not in config.arms or len(config.arms) < 2:
+        raise UserError(f"arms: got {tuple(config.arms)}, takes WD and at least one of RWD, PWD, LPWD")
+    return list(config.arms)
+
+
+def fresh_seeds(config: Config) -> list[int]:
+    """Those after the first one, by which settings were chosen."""
+    return [seed + 1 for seed in seeds_of(config)]
+
+
+# --- Programs -------------------------------------------------------------------------------------------------------
+
+
+def build_classifier(config: Config, kind: Kind, num_classes: int) -> Classifier:
+    encoder = make_encoder(**dict(config.encoder) | dict(kind.encoder), init=config.init, precision=config.precision)
+    return make_classifier(encoder, num_classes, init=config.init)
+
+
+def build_optimizer(config: Config, kind: Kind, order: Sequence[str]) -> Callable[[Any, Any], Optimizer]:
+    """(learning rate, weight decay) -> optimizer."""
+    fields = config.optimizer
+    return lambda rate, decay: make_optimizer(
+        kind.optimizer,
+        rate,
+        momentum=fields.momentum,
+        weight_decay=decay,
+        decay=kind.decay,
+        decay_scale=fields.decay_scale,
+        layerwise=kind.layerwise,
+        exclude=fields.exclude,
+        order=order,
+    )
+
+
+def build_program(lab: Laboratory, kind: Kind) -> tuple[Program, list[str]]:
+    """The kind's program, and the first module of each layer, by which figures call it."""
+    classifier = build_classifier(lab.config, kind, lab.num_classes)
+    image = jnp.zeros((2, *lab.image.shape[1:]))
+    order = call_order(classifier.init, image)
+    params, _ = jax.eval_shape(classifier.init, jax.random.key(0), image)
+    index = layer_index(params, order)
+    plain = build_optimizer(lab.config, kind, order)
+
+    def begin(params, member):
+        shrink = build_optimizer(lab.config, kind._replace(decay="pre"), order)(
+            member.learning_rate, member.weight_decay
+        )
+        return BEGINNINGS[kind.begin](params, shrink)
+
+    program = make_program(
+        classifier=classifier,
+        optimizer=(lambda rate, decay: watch(plain(rate, decay), index)) if kind.watched else plain,
+        augment=lab.augment,
+        normalise=lab.normalise,
+        loss=LOSSES["softmax"],
+        num_classes=lab.num_classes,
+        begin=begin,
+    )
+    return program, layer_names(params, index, order)
+
+
+def rounded_up(params: Params) -> Params:
+    """The next larger number of each: as small a difference as there is."""
+    return jax.tree.map(lambda x: jnp.nextafter(x, jnp.full_like(x, jnp.inf)), params)
+
+
+# begin(fresh weights, pre-weight decay of this member) -> the weights that it begins with.
+BEGINNINGS: dict[str, Callable[[Params, Optimizer], Params]] = {
+    "fresh": lambda params, shrink: params,
+    "decayed": lambda params, shrink: shrink.pre(params, shrink.init(params)),
+    "rounded": lambda params, shrink: rounded_up(params),
+}
+
+
+def layer_names(params: Params, index: tuple[PyTree, int], order: Sequence[str]) -> list[str]:
+    """The first module of each layer."""
+    layers: dict[int, set[str]] = {i: set() for i in range(1, index[1] + 1)}
+    for (path, _), i in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(index[0]), strict=True):
+        layers[i].add(jax.tree_util.keystr(path[:-1], simple=True, separator="/"))
+    return [min(modules, key=order.index) for modules in layers.values()]
+
+
+def judge(lab: Laboratory, program: Program, kind: Kind, states: PyTree, members: Member) -> dict[str, np.ndarray]:
+    """ "test_accuracy", "test_loss" and those of validation (G,); where the kind says so, "..._ahead" as well."""
+    points = {"": states} | ({"_ahead": program.ahead(states, members)} if kind.ahead else {})
+    scores = {}
+    for suffix, at in points.items():
+        for name, batches in lab.judged.items():
+            right, loss = judged(partial(program.score, at), batches)
+            scores |= {f"{name}_accuracy{suffix}": right, f"{name}_loss{suffix}": loss}
+    return scores
+
+
+def judged(score: Callable, batches: list) -> tuple[np.ndarray, np.ndarray]:
+    """(accuracy, mean cross-entropy) of score(image, label) -> sums, over batches."""
+    sums = [score(image, label) for image, label in batches]
+    size = sum(int(np.sum(np.asarray(label) >= 0)) for _, label in batches)
+    return tuple(np.sum([np.asarray(s[name], np.float64) for s in sums], axis=0) / size for name in ("right", "loss"))
+
+
+# --- Training -------------------------------------------------------------------------------------------------------
+
+
+def train_runs(
+    lab: Laboratory,
+    runs: Iterable[Run],
+    interrupted: Callable[[], bool],
+    *,
+    keep: tuple[int, ...] = (),
+    after: Callable[[Program, Kind, PyTree], dict[str, np.ndarray]] | None = None,
+    title: str = "",
+) -> dict[Run, dict[str, np.ndarray]] | None:
+    """What was recorded of every run: `train_members`' arrays without their axis G, and "seconds". None: interrupted.
+
+    after(program, kind, states) -> {name: (G, ...)}, more of it at the end of training.
+    """
+    runs = list(dict.fromkeys(runs))
+    paths = {run: lab.out / "cells" / f"{run.name}.npz" for run in runs}
+    found = {run: read_cell(path) for run, path in paths.items() if path.exists()}
+    missing = [run for run in runs if run not in found]
+    size = together(lab.config)
+    kinds = dict.fromkeys(run.kind for run in missing)
+    programs = {kind: build_program(lab, kind)[0] for kind in kinds}
+    chunks = [c for kind in kinds for c in cut([run for run in missing if run.kind == kind], size)]
+    steps = lab.config.epochs * lab.steps_per_epoch
+    say(f"{title}: {len(runs)} runs of {steps} steps, {len(found)} of them done before")
+
+    def train(chunk: list[Run], stop: Callable[[int], bool]) -> None:
+        arrays = train_chunk(lab, programs[chunk[0].kind], chunk, size, stop, keep, after)
+        for run, own in zip(chunk, arrays, strict=False):  # no arrays where it was stopped
+            write_cell(paths[run], own)
+            found[run] = own
+
+    in_parallel(train, chunks, workers(lab.config), len(runs) * steps, len(found) * steps, interrupted)
+    if len(found) < len(runs):
+        say(f"stopped after {len(found)} of {len(runs)} runs, saved; the same command goes on from here")
+        return None
+    return {run: found[run] for run in runs}
+
+
+def cut(runs: list[Run], size: int) -> list[list[Run]]:
+    return [runs[i : i + size] for i in range(0, len(runs), size)]
+
+
+def train_chunk(lab: Laboratory, program: Program, chunk: list[Run], size: int, stop, keep, after) -> list[dict]:
+    """The arrays of each run, [] where it was stopped. A short chunk is filled up, so that one program serves all."""
+    begun, kind, epochs = time.perf_counter(), chunk[0].kind, lab.config.epochs
+    members = [run.member for run in chunk] + [chunk[-1].member] * (size - len(chunk))
+    examples = len(lab.label)
+    trained = train_members(
+        program,
+        members,
+        lab.image,
+        lab.label,
+        lambda seed, step: batch_indices(seed, step, examples, lab.config.batch_size),
+        epochs=epochs,
+        steps_per_epoch=lab.steps_per_epoch,
+        judge=partial(judge, lab, program, kind),
+        stop=lambda _: stop(len(chunk)),
+        keep=keep,
+    )
+    if trained is None:
+        return []
+    states, _, recorded = trained
+    recorded |= after(program, kind, states) if after else {}
+    seconds = np.array((time.perf_counter() - begun) / len(chunk))
+    return [{name: value[i] for name, value in recorded.items()} | {"seconds": seconds} for i in range(len(chunk))]
+
+
+def in_parallel(work: Callable, items: list, threads: int, total: int, done: int, interrupted: Callable) -> None:
+    """work(item, stop) for every item, on so many threads, behind a progress bar; stop(steps) -> whether to end now."""
+    halt, lock = threading.Event(), threading.Lock()
+    with progress_bar(total, done) as bar, ThreadPoolExecutor(threads, thread_name_prefix="members") as pool:
+
+        def stop(steps: int) -> bool:
+            with lock:
+                bar.update(steps)
+            return halt.is_set() or interrupted()
+
+        futures = [
+            pool.submit(lambda item: None if halt.is_set() or interrupted() else work(item, stop), i) for i in items
+        ]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        finally:  # a mistake or Ctrl-C in one ends the others at their next step
+            halt.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def finish(lab: Laboratory, found: dict[Run, dict], result: dict) -> None:
+    """result.json, table.md and figures; the table is printed."""
+    config = lab.config
+    seconds = sum(float(arrays["seconds"]) for arrays in found.values())
+    steps = lab.config.epochs * lab.steps_per_epoch
+    result = {"task": "experiment", "experiment": config.experiment, "dataset": config.data.name} | result
+    result |= {"runs": len(found), "steps": steps, "seconds": round(seconds, 1)}
+    write_json(lab.out / "result.json", result | {"config": result_json.fields(config)} | result_json.provenance())
+    text = reports.report(result)
+    (lab.out / "table.md").write_text(text)
+    reports.draw(result, lab.out / "figures")
+    say(text)
+    say(f"results in {lab.out / 'result.json'}, figures in {lab.out / 'figures'}")

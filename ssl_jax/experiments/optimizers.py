@@ -1,0 +1,91 @@
+"""Optimizer x learning rate, in the manner of the ADADELTA paper (Zeiler 2012, arXiv 1212.5701, tables 1 and 2).
+
+Its network: two hidden layers of 500 and 300 tanh units, batches of 100. All rates and seeds of one optimizer are one
+program. The best rate is the one with the least error on held-out training images; test error stands beside it.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import numpy as np
+
+from ssl_jax.data.splits import hold_out
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.experiments.harness.cell_files import seeds_of
+from ssl_jax.experiments.harness.run_cells import Cell, Experiment
+from ssl_jax.experiments.harness.small_networks import Setting, plain, steps_per_epoch, train_members
+from ssl_jax.intervals import mean_and_interval
+from ssl_jax.models import make_classifier
+from ssl_jax.models.layers import ACTIVATIONS, linear
+from ssl_jax.optim import make_optimizer
+from ssl_jax.optim.directions import DIRECTIONS
+
+ADADELTA = "adadelta-options"
+
+
+class Tapered(nn.Module):
+    """The image flattened, then linear -> activation for each width."""
+
+    widths: tuple[int, ...]
+    activation: str
+    preset: str
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = x.reshape(len(x), -1)
+        for i, width in enumerate(self.widths, start=1):
+            x = ACTIVATIONS[self.activation](linear(width, x.shape[-1], self.preset, name=f"linear{i}")(x))
+        return x
+
+
+def plan(config, dataset):
+    for name in config.optimizers:
+        if name not in DIRECTIONS:
+            raise UserError(f"optimizers: got {name!r}, {nearest(name, DIRECTIONS)}")
+    train, validation = hold_out(dataset, config.data.validation_size)
+    network = make_classifier(Tapered(tuple(config.widths), config.activation, config.init), dataset.num_classes)
+    augment, normalise = plain(dataset.side)
+    judged = {"validation": validation or train, "test": dataset.test}
+    sizes = config.epochs, config.batch_size, augment, normalise, (config.epochs,)
+    setting = Setting(network, dataset.num_classes, train, judged, *sizes)
+    steps = config.epochs * steps_per_epoch(setting)
+    cells = {name: Cell(steps, partial(_train, config, setting, name)) for name in config.optimizers}
+    return cells | {ADADELTA: Cell(steps, partial(_train_adadelta, config, setting))}
+
+
+def _train(config, setting: Setting, name: str, advance):
+    """All rates of one optimizer, its other options as they are by default."""
+    knobs = {"learning_rate": config.rates}
+    return train_members(setting, partial(make_optimizer, name), knobs, seeds_of(config), advance=advance)
+
+
+def _train_adadelta(config, setting: Setting, advance):
+    """Adadelta as the paper has it, which has no learning rate: every eps with every rho."""
+    eps, rho = (grid.ravel() for grid in np.meshgrid(config.eps, config.rho, indexing="ij"))
+    build = partial(make_optimizer, "adadelta", 1.0)
+    return train_members(setting, build, {"eps": eps, "rho": rho}, seeds_of(config), advance=advance)
+
+
+def summarise(config, dataset, cells):
+    """Errors are fractions; a network that diverged has that of whatever class its NaN are taken for."""
+
+    def errors(cell):
+        return {name: 1 - cell[f"{name}_accuracy"][:, :, -1] for name in ("validation", "test")}
+
+    table = {}
+    for name in config.optimizers:
+        error = errors(cells[name])
+        best = int(np.argmin(error["validation"].mean(axis=0)))
+        table[name] = {k: mean_and_interval(v) for k, v in error.items()} | {
+            "best_rate": config.rates[best],
+            "at_the_edge": best in (0, len(config.rates) - 1),
+            "test_at_best": mean_and_interval(error["test"][:, best]),
+        }
+    options = {k: mean_and_interval(v) for k, v in errors(cells[ADADELTA]).items()}
+    return {"rates": list(config.rates), "eps": list(config.eps), "rho": list(config.rho)} | {
+        "optimizers": table,
+        "adadelta": options,
+    }
+
+
+EXPERIMENT = Experiment(plan, summarise)

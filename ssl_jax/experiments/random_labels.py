@@ -1,0 +1,83 @@
+"""Random labels can be learned by heart: Zhang et al. 2017 (arXiv 1611.03530, table 1).
+
+True or random labels, with and without augmentation (a crop of the padded image) and weight decay. A network that
+reaches training accuracy 1 on labels that mean nothing shows that its size alone cannot be why it generalises.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.data.splits import redraw
+from ssl_jax.experiments.harness.cell_files import seeds_of
+from ssl_jax.experiments.harness.run_cells import Cell, Experiment
+from ssl_jax.experiments.harness.small_networks import Setting, plain, steps_per_epoch, train_members
+from ssl_jax.intervals import mean_and_interval, rounded
+from ssl_jax.models import make_classifier, make_encoder
+from ssl_jax.optim import make_optimizer
+
+LABELS = {"true": 0.0, "random": 1.0}  # share of the labels that is drawn anew
+
+
+def plan(config, dataset):
+    encoder = make_encoder(config.encoder.name, width=config.encoder.width, depth=config.encoder.depth)
+    network = make_classifier(encoder, dataset.num_classes)
+    # On the CPU convolutions want to stay out of loops.
+    loops = config.encoder.name == "mlp" or jax.default_backend() != "cpu"
+    cells = {}
+    for labels, share in LABELS.items():
+        drawn = [redraw(dataset.train.label, share, dataset.num_classes, seed) for seed in seeds_of(config)]
+        train = dataset.train._replace(label=np.stack(drawn))
+        for augmented in (False, True):
+            fields = {"crop_padding": config.crop_padding, "flip": config.flip} if augmented else {}
+            augment, normalise = plain(dataset.side, **fields)
+            judged = {"train": train, "test": dataset.test}
+            sizes = config.epochs, config.batch_size, augment, normalise, None, loops
+            setting = Setting(network, dataset.num_classes, train, judged, *sizes)
+            steps = config.epochs * steps_per_epoch(setting)
+            cells[name_of(labels, augmented)] = Cell(steps, partial(_train, config, setting))
+    return cells
+
+
+def name_of(labels: str, augmented: bool) -> str:
+    return f"{labels}-{'augmented' if augmented else 'plain'}"
+
+
+def _train(config, setting: Setting, advance):
+    build = partial(make_optimizer, config.optimizer, config.learning_rate, decay="decoupled")
+    knobs = {"weight_decay": [0.0, config.weight_decay]}
+    return train_members(setting, build, knobs, seeds_of(config), advance=advance)
+
+
+def parameters(config, dataset) -> int:
+    """How many numbers the network may learn."""
+    encoder = make_encoder(config.encoder.name, width=config.encoder.width, depth=config.encoder.depth)
+    image = jnp.zeros((2, *dataset.train.image.shape[1:]))
+    shapes, _ = jax.eval_shape(make_classifier(encoder, dataset.num_classes).init, jax.random.key(0), image)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def summarise(config, dataset, cells):
+    """Training accuracy is on the images as they are, and the labels as trained on."""
+    rows = []
+    for labels in LABELS:
+        for augmented in (False, True):
+            cell = cells[name_of(labels, augmented)]
+            for i, weight_decay in enumerate((0.0, config.weight_decay)):
+                curves = {k: cell[f"{k}_accuracy"][:, i] for k in ("train", "test")}
+                rows.append(
+                    {"labels": labels, "augmented": augmented, "weight_decay": weight_decay}
+                    | {k: mean_and_interval(v[:, -1]) for k, v in curves.items()}
+                    | {f"{k}_curve": rounded(v.mean(axis=0), 4) for k, v in curves.items()}
+                    | {"loss_curve": rounded(cell["loss"][:, i].mean(axis=0), 4)}
+                )
+    chance = float(np.bincount(dataset.test.label).max() / len(dataset.test.label))
+    return {"parameters": parameters(config, dataset), "images": len(dataset.train.label), "rows": rows} | {
+        "largest_class": rounded(chance)
+    }
+
+
+RANGES = {"weight_decay": (0, 1e6), "encoder.width": (0, 10**5), "encoder.depth": (0, 1000)}
+EXPERIMENT = Experiment(plan, summarise, RANGES)

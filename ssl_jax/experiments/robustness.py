@@ -1,0 +1,91 @@
+"""Learning rate x decay, WD against LPWD (the layer-wise pre-weight-decay paper's figures 2 and 4, table 2).
+
+WD: ordinary decoupled decay; RWD: after the update, in real time; PWD: before the gradient; LPWD: the same, more
+strongly in deeper layers. All seeds of a setting, and all arms, share initialisation, data order and augmentation.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ssl_jax.experiments.harness.cell_files import seeds_of
+from ssl_jax.experiments.harness.decay_grid import Run, arm, build_program, finish, numbers, prepare, train_runs
+from ssl_jax.experiments.harness.member_programs import Member
+from ssl_jax.intervals import mean_and_interval, paired, rounded
+from ssl_jax.types import Config
+
+Interrupted = Callable[[], bool]
+
+
+def robustness(config: Config, directory: str, interrupted: Interrupted) -> None:
+    """Learning rate x decay, WD against LPWD, with the opposing penalties of WD in every cell."""
+    lab = prepare(config, directory, lambda config: grid_runs(config).values())
+    runs = grid_runs(config)
+    found = train_runs(lab, runs.values(), interrupted, title="learning rate x weight decay")
+    if found is not None:
+        _, layers = build_program(lab, runs["WD", 0, 0, 0].kind)
+        finish(lab, found, grid_result(config, {key: found[run] for key, run in runs.items()}) | {"layers": layers})
+
+
+def grid_axes(config: Config) -> tuple[list[float], list[float]]:
+    """(learning rates, weight decays)."""
+    base = numbers("grid.learning_rate", [config.grid.learning_rate])[0]
+    rates = [base * factor for factor in numbers("grid.factors", config.grid.factors)]
+    literal = config.optimizer.decay_scale == "literal"
+    return rates, numbers("grid.weight_decays", config.grid.weight_decays, 1.0 if literal else np.inf)
+
+
+def grid_runs(config: Config) -> dict[tuple[str, int, int, int], Run]:
+    """(arm, place of the rate, of the decay, of the seed) -> run; opposing penalties are WD's alone."""
+    rates, decays = grid_axes(config)
+    return {
+        (name, i, j, s): Run(arm(config, name, watched=name == "WD"), Member(rate, decay, seed))
+        for name in ("WD", "LPWD")
+        for i, rate in enumerate(rates)
+        for j, decay in enumerate(decays)
+        for s, seed in enumerate(seeds_of(config))
+    }
+
+
+def grid_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) -> dict:
+    """Figures 1, 2 and 4 in numbers, axes (rates R, decays D, seeds S, epochs E, layers n and the whole network)."""
+    rates, decays = grid_axes(config)
+
+    def table(name: str, values: str) -> np.ndarray:
+        """(R, D, S, E, ...)"""
+        seeds = range(config.seeds)
+        return np.array(
+            [[[found[name, i, j, s][values] for s in seeds] for j in range(len(decays))] for i in range(len(rates))]
+        )
+
+    arms = {}
+    for name in ("WD", "LPWD"):
+        test, validation = table(name, "test_accuracy"), table(name, "validation_accuracy")
+        mean = validation[..., -1].mean(axis=2)
+        i, j = (int(k) for k in np.unravel_index(np.argmax(mean), mean.shape))
+        arms[name] = {
+            "test": mean_and_interval(test[..., -1], axis=2),
+            "validation": rounded(mean),
+            "test_curves": rounded(test.mean(axis=2)),
+            "loss_curves": rounded(table(name, "loss").mean(axis=2)),
+            "chosen": {"learning_rate": rates[i], "weight_decay": decays[j]} | mean_and_interval(test[i, j, :, -1]),
+        }
+    last = {name: table(name, "test_accuracy")[..., -1] for name in arms}
+    opposing = {name: table("WD", f"opposing_{name}").mean(axis=2) for name in ("ratio", "fraction")}
+    return {
+        "learning_rates": rates,
+        "weight_decays": decays,
+        "seeds": f"{config.seeds} seeds",
+        "decay_scale": config.optimizer.decay_scale,
+        "layerwise": config.layerwise,
+        "arms": arms,
+        "difference": mean_and_interval(last["LPWD"] - last["WD"], axis=2),
+        "difference_over_grid": mean_and_interval((last["LPWD"] - last["WD"]).mean(axis=(0, 1))),
+        "difference_at_own_best": paired(*(best_of(last[name], arms[name]["validation"]) for name in ("LPWD", "WD"))),
+        "opposing": {name: rounded(values) for name, values in opposing.items()},
+    }
+
+
+def best_of(values: np.ndarray, by: list) -> np.ndarray:
+    """(S,) of values (R, D, S) in the cell where `by` (R, D) is largest."""
+    return values[np.unravel_index(np.argmax(np.array(by, float)), values.shape[:2])]

@@ -1,0 +1,50 @@
+"""Strong penalties: learning rate and decay both large (the layer-wise pre-weight-decay paper's figure 1)."""
+
+import numpy as np
+
+from ssl_jax.experiments.harness.cell_files import seeds_of
+from ssl_jax.experiments.harness.decay_grid import Run, arm, arms_of, finish, numbers, prepare, train_runs
+from ssl_jax.experiments.harness.member_programs import Member
+from ssl_jax.experiments.robustness import Interrupted
+from ssl_jax.intervals import mean_and_interval, paired
+from ssl_jax.types import Config
+
+
+def strong_penalty(config: Config, directory: str, interrupted: Interrupted) -> None:
+    """Loss and test accuracy over training where learning rate and decay are both large."""
+    lab = prepare(config, directory, lambda config: penalty_runs(config).values())
+    runs = penalty_runs(config)
+    found = train_runs(lab, runs.values(), interrupted, title="strong penalty")
+    if found is not None:
+        finish(lab, found, penalty_result(config, {key: found[run] for key, run in runs.items()}))
+
+
+def penalty_runs(config: Config) -> dict[tuple[str, str, int], Run]:
+    """(optimizer, arm, place of the seed) -> run."""
+    decay = numbers("strong.weight_decay", [config.strong.weight_decay])[0]
+    rates = {name: numbers(f"strong.{name}", [rate])[0] for name, rate in config.strong.rates.items()}
+    return {
+        (optimizer, name, s): Run(arm(config, name, optimizer=optimizer), Member(rate, decay, seed))
+        for optimizer, rate in rates.items()
+        for name in arms_of(config)
+        for s, seed in enumerate(seeds_of(config))
+    }
+
+
+def penalty_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) -> dict:
+    """Per optimizer and arm: curves (E,), the last epoch, and what it is ahead of WD."""
+
+    def curves(optimizer, name, values):
+        return np.stack([found[optimizer, name, s][values] for s in range(config.seeds)])
+
+    def one(optimizer, name):
+        test, loss = (curves(optimizer, name, values) for values in ("test_accuracy", "loss"))
+        ahead = paired(test[:, -1], curves(optimizer, "WD", "test_accuracy")[:, -1])
+        last = {"test": mean_and_interval(test[:, -1]), "loss": mean_and_interval(loss[:, -1]), "ahead_of_WD": ahead}
+        return last | {"test_curve": mean_and_interval(test), "loss_curve": mean_and_interval(loss)}
+
+    optimizers = {
+        optimizer: {"learning_rate": rate, "arms": {name: one(optimizer, name) for name in config.arms}}
+        for optimizer, rate in config.strong.rates.items()
+    }
+    return {"weight_decay": config.strong.weight_decay, "optimizers": optimizers}

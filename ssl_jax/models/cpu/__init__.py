@@ -1,0 +1,1 @@
+"""Convolutions in C++ for the CPU."""

@@ -1,0 +1,144 @@
+"""The predictor, learned or written down, behind one triple of closures.
+
+`memory` is {"correlation": F (D, D)}, the running average of the projections' correlation (Tian et al. 2021,
+section 5; Höppe et al. 2022 eq. 7). The closed forms need it, and every kind keeps it, since its spectrum is what
+tells learning from collapse.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.linalg import matmul
+from ssl_jax.models import MLPHead
+from ssl_jax.models.layers import linear_init
+from ssl_jax.predictors.direct import EPS_MODES, direct_copy, direct_pred
+from ssl_jax.predictors.learned import symmetrise_linear, symmetrise_mlp
+from ssl_jax.types import Params
+
+Memory = dict[str, jax.Array]
+
+
+class Predictor(NamedTuple):
+    """init(key) -> (params, memory); apply(params, memory, z (B, D)) -> p (B, D);
+    update(params, memory, corr (D, D), step) -> (params, memory), called once after each optimizer step with the
+    correlation of that step's batch and the 0-based step number.
+    """
+
+    init: Callable[[jax.Array], tuple[Params, Memory]]
+    apply: Callable[[Params, Memory, jax.Array], jax.Array]
+    update: Callable[[Params, Memory, jax.Array, Any], tuple[Params, Memory]]
+
+
+def make_predictor(kind: str, dim: int, **options) -> Predictor:
+    """The predictor `kind` ("mlp", "linear", "direct_pred", "direct_copy") on projections of `dim` numbers.
+
+    Options of every kind: rho in [0, 1), how much of the old correlation is kept each step (default 0.3).
+    mlp: hidden (512), symmetric (False), output_bias (False), init ("pytorch"), axis_name (None).
+    linear: symmetric (False), init. direct_pred: eps (0.1), eps_mode ("relative"), floor (1e-4), every (1), init.
+    direct_copy: eps (0.3), every (1), init.
+    """
+    if kind not in KINDS:
+        raise UserError(f"predictor.kind: got {kind!r}, {nearest(kind, KINDS)}")
+    if dim < 1:
+        raise UserError(f"projector.out: got {dim}, takes a whole number of at least 1")
+    return KINDS[kind](dim, **options)
+
+
+def matrix(params: Params) -> jax.Array:
+    """W_p (D, D), acting on column vectors. For a two-layer predictor the product W2 W1 of its matrices, which
+    leaves out its normalisation, bias and ReLU: a proxy, as in the replication's Figure 2.
+    """
+    if "linear" in params:
+        return params["linear"]["kernel"].T
+    return matmul(params["linear1"]["kernel"], params["linear2"]["kernel"]).T
+
+
+def _mlp(dim, *, hidden=512, symmetric=False, output_bias=False, init="pytorch", axis_name=None, rho=0.3):
+    head = MLPHead(hidden, dim, output_bias=output_bias, preset=init, axis_name=axis_name)
+
+    def init_params(key):
+        return head.init(key, jnp.zeros((2, dim)), train=True)["params"]
+
+    def apply(params, memory, z):
+        # The predictor is never evaluated, so its running statistics are not kept.
+        return head.apply({"params": params}, z, train=True, mutable=["batch_stats"])[0]
+
+    return _with_memory(dim, rho, init_params, apply, _after_each_step(symmetrise_mlp if symmetric else None))
+
+
+def _linear(dim, *, symmetric=False, init="pytorch", rho=0.3):
+    regulate = _after_each_step(symmetrise_linear if symmetric else None)
+    return _with_memory(dim, rho, _linear_params(dim, init), _apply_linear, regulate)
+
+
+def _direct_pred(dim, *, eps=0.1, eps_mode="relative", floor=1e-4, every=1, init="pytorch", rho=0.3):
+    _check_closed_form(eps, every)
+    if eps_mode not in EPS_MODES:
+        raise UserError(f"predictor.eps_mode: got {eps_mode!r}, takes one of {', '.join(EPS_MODES)}")
+    regulate = _set_every(every, lambda corr: direct_pred(corr, eps, eps_mode, floor))
+    return _with_memory(dim, rho, _linear_params(dim, init), _apply_linear, regulate)
+
+
+def _direct_copy(dim, *, eps=0.3, every=1, init="pytorch", rho=0.3):
+    _check_closed_form(eps, every)
+    regulate = _set_every(every, lambda corr: direct_copy(corr, eps))
+    return _with_memory(dim, rho, _linear_params(dim, init), _apply_linear, regulate)
+
+
+KINDS = {"mlp": _mlp, "linear": _linear, "direct_pred": _direct_pred, "direct_copy": _direct_copy}
+
+
+def _check_closed_form(eps: float, every: int) -> None:
+    if not 0 <= eps <= 1:
+        raise UserError(f"predictor.eps: got {eps}, takes a number in [0, 1]")
+    if every < 1:
+        raise UserError(f"predictor.every: got {every}, takes a whole number of steps, at least 1")
+
+
+def _with_memory(dim, rho, init_params, apply, regulate) -> Predictor:
+    """A predictor that keeps F_k = rho F_{k-1} + (1 - rho) C_k, the first batch stored as it is, and then lets
+    `regulate(params, F_k, step)` have its way with the parameters.
+    """
+    if not 0 <= rho < 1:
+        raise UserError(f"predictor.rho: got {rho}, takes a number in [0, 1)")
+
+    def init(key):
+        return init_params(key), {"correlation": jnp.zeros((dim, dim))}
+
+    def update(params, memory, corr, step):
+        average = rho * memory["correlation"] + (1 - rho) * corr
+        correlation = jnp.where(jnp.asarray(step) == 0, corr, average)
+        return regulate(params, correlation, step), {"correlation": correlation}
+
+    return Predictor(init, apply, update)
+
+
+def _linear_params(dim: int, preset: str):
+    return lambda key: {"linear": {"kernel": linear_init(preset)(key, (dim, dim))}}
+
+
+def _apply_linear(params, memory, z):
+    return z @ params["linear"]["kernel"]
+
+
+def _after_each_step(projection):
+    return lambda params, correlation, step: params if projection is None else projection(params)
+
+
+def _set_every(every: int, closed_form):
+    """Overwrites W_p where step mod every == 0; in between the optimizer's step stands (the hybrid)."""
+
+    def set_kernel(params, correlation):
+        return {"linear": {"kernel": closed_form(correlation).T}}
+
+    def regulate(params, correlation, step):
+        if every == 1:
+            return set_kernel(params, correlation)
+        # lax.cond, so that the eigendecomposition is paid for only where its result is used.
+        return jax.lax.cond(jnp.asarray(step) % every == 0, set_kernel, lambda params, _: params, params, correlation)
+
+    return regulate

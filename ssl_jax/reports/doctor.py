@@ -1,0 +1,53 @@
+"""A diagnosis in lines for a person, and its figure."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ssl_jax.diagnosis.facts import MEANING, Diagnosis, Facts
+from ssl_jax.diagnosis.signs import NEEDED, read_signs
+from ssl_jax.diagnosis.state import LINE, POINT
+from ssl_jax.reports import pyplot as plt
+
+
+def report(diagnosis: Diagnosis, method: str, step: int, steps: int) -> list[str]:
+    """Lines for a person who has read no paper."""
+    since = "" if diagnosis.since is None else f", since step {diagnosis.since}"
+    lines = [f"{method} at step {step} of {steps}: {diagnosis.state.upper()}{since}"]
+    lines += [f"  what it means   {MEANING[diagnosis.state]}", f"  how sure        {diagnosis.certainty}"]
+    lines += [f"  {'measured' if i == 0 else '':15} {sign}" for i, sign in enumerate(diagnosis.signs)]
+    return lines + [f"  {'to mend it' if i == 0 else '':15} {i + 1}. {line}" for i, line in enumerate(diagnosis.advice)]
+
+
+def draw(history: dict, diagnosis: Diagnosis, facts: Facts, title: str, path: Path) -> None:
+    """The signs over the steps, with their alarms (dotted) and the step at which the state set in (red)."""
+    finite = np.isfinite([history[name] for name in NEEDED]).all(axis=0)
+    known = {name: history[name][finite] for name in (*NEEDED, "predictor_norm")}
+    signs = read_signs(known | {"dynamics": history.get("dynamics", {})}, facts.dim)
+    panels = {
+        "effective rank": (known["effective_rank"], signs.rank, None),
+        "rank beside the mean direction": (None, signs.content, LINE[0]),
+        "mean cosine of different images": (1 - known["relative_spread"] ** 2, signs.mean, POINT[0]),
+        "largest eigenvalue": (known["top_eigenvalue"], None, None),
+        "loss": (known["loss"], signs.loss, None),
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.1), layout="constrained")
+    for axis, (name, (raw, smooth, alarm)) in zip(axes, panels.items(), strict=True):
+        for values, style in ((raw, {"alpha": 0.35, "marker": ".", "ms": 3}), (smooth, {"lw": 1.6})):
+            if values is not None:
+                axis.plot(signs.step, values, color="tab:blue", **style)
+        if alarm is not None:
+            axis.axhline(alarm, color="black", ls=":", lw=1)
+        if diagnosis.since is not None:
+            axis.axvline(diagnosis.since, color="tab:red", lw=1.2)
+        if name == "largest eigenvalue":
+            axis.set_yscale("log")
+        elif name != "loss":
+            axis.set_ylim(bottom=0)
+        axis.set(xlabel="step")
+        axis.set_title(name, fontsize=9)
+        axis.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,1 @@
+"""Tables, findings and figures of the experiments."""

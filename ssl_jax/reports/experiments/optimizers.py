@@ -1,0 +1,97 @@
+"""Tables, finding and figure of the experiment optimizers."""
+
+import numpy as np
+
+from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.experiments.parts import at, panels, percent, table
+
+SHOWN_RATES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the ADADELTA paper's table 1
+SHOWN_OPTIMIZERS = ("sgd", "momentum", "adagrad")
+
+
+def report_optimizers(result: dict) -> tuple[list[str], str]:
+    rates, optimizers = result["rates"], result["optimizers"]
+    config = result["config"]
+    tables = [
+        f"Test error in % after {config['epochs']} epochs of {result['dataset']}, mean of {config['seeds']} seeds with "
+        "95 % intervals. Nothing is decayed, so that AdamW is Adam.",
+    ]
+    shown = [name for name in SHOWN_OPTIMIZERS if name in optimizers]
+    if shown:
+        rows = [
+            [f"{rate:g}", *(percent(optimizers[name]["test"], rates.index(rate)) for name in shown)]
+            for rate in SHOWN_RATES
+            if rate in rates
+        ]
+        tables += ["In the manner of table 1:", table(["learning rate", *shown], rows)]
+    errors = iter(range(len(result["eps"]) * len(result["rho"])))
+    rows = [
+        [f"ε = {e:g}", *(percent(result["adadelta"]["test"], next(errors)) for _ in result["rho"])]
+        for e in result["eps"]
+    ]
+    tables += ["Adadelta, in the manner of table 2:", table(["", *(f"ρ = {rho:g}" for rho in result["rho"])], rows)]
+    head = ["optimizer", "best rate", "its test error", *(f"{rate:g}" for rate in rates)]
+    tables += [
+        "All of them, best first; the best rate is that of held-out training images (* at the edge of the range):",
+        table(head, [sweep_row(name, row, len(rates)) for name, row in by_error(optimizers)]),
+    ]
+    return tables, found_optimizers(result)
+
+
+def by_error(optimizers: dict) -> list[tuple[str, dict]]:
+    """The optimizers by test error at the rate that validation chose."""
+    return sorted(optimizers.items(), key=lambda item: item[1]["test_at_best"]["mean"])
+
+
+def sweep_row(name: str, row: dict, rates: int) -> list[str]:
+    best = f"{row['best_rate']:g}{'*' if row['at_the_edge'] else ''}"
+    return [name, best, percent(row["test_at_best"]), *(f"{100 * row['test']['mean'][i]:.1f}" for i in range(rates))]
+
+
+def beside_best(result: dict, by: int) -> float | None:
+    """Median test error over the optimizers, `by` places in the list of rates after each one's best."""
+    places = [(row, result["rates"].index(row["best_rate"]) + by) for row in result["optimizers"].values()]
+    errors = [row["test"]["mean"][i] for row, i in places if 0 <= i < len(result["rates"])]
+    return float(np.median(errors)) if errors else None
+
+
+def found_optimizers(result: dict) -> str:
+    ranked = by_error(result["optimizers"])
+    (best, first), (worst, last) = ranked[0], ranked[-1]
+    level = [name for name, row in ranked[1:] if overlap(row["test_at_best"], first["test_at_best"])]
+    adadelta = result["adadelta"]["test"]["mean"]
+    beside = {by: beside_best(result, by) for by in (-1, 0, 1)}
+    medians = " / ".join("none" if error is None else f"{100 * error:.1f}" for error in beside.values())
+    return (
+        f"Each at its own best rate, {best} has the least test error, {percent(first['test_at_best'])} %, and {worst} "
+        f"the largest, {percent(last['test_at_best'])} %; of the others, {len(level)} have intervals that overlap "
+        f"{best}'s. One rate below their best, at it and one above, the optimizers' median error is {medians} %. Over "
+        f"all its ε and ρ, Adadelta's lies between {100 * min(adadelta):.1f} and {100 * max(adadelta):.1f} %."
+    )
+
+
+def overlap(one: dict, other: dict) -> bool:
+    (a, da), (b, db) = at(one), at(other)
+    return abs(a - b) <= (da or 0) + (db or 0)
+
+
+def draw_optimizers(result: dict) -> dict:
+    ranked, rates = by_error(result["optimizers"]), result["rates"]
+    errors = 100 * np.array([row["test"]["mean"] for _, row in ranked])
+    figure, axes = panels(1, 1, 1.8 + 0.62 * len(rates), 1.2 + 0.3 * len(ranked))
+    axis = axes[0, 0]
+    shown = axis.imshow(np.log10(np.maximum(errors, 0.5)), aspect="auto", cmap="viridis_r")
+    for i, (_, row) in enumerate(ranked):
+        for j, error in enumerate(errors[i]):
+            chosen = rates[j] == row["best_rate"]
+            dark = np.log10(max(error, 0.5)) > np.mean(shown.get_clim())
+            style = {"color": "white" if dark else "black", "weight": "bold" if chosen else "normal"}
+            axis.text(j, i, f"{error:.1f}", ha="center", va="center", fontsize=7, **style)
+            if chosen:
+                axis.add_patch(plt.Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, ec="crimson", lw=1.6))
+    axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], fontsize=8)
+    axis.set_yticks(range(len(ranked)), [name for name, _ in ranked], fontsize=8)
+    axis.set_xlabel("learning rate", fontsize=8)
+    epochs = result["config"]["epochs"]
+    axis.set_title(f"test error in %, {result['dataset']}, {epochs} epochs (red: best on held-out images)", fontsize=9)
+    return {"optimizers": figure}

@@ -1,0 +1,73 @@
+"""Table, finding and figure of the experiment random_labels."""
+
+import numpy as np
+
+from ssl_jax.reports.experiments.parts import floats, panels, percent, table
+
+
+def report_random_labels(result: dict) -> tuple[list[str], str]:
+    def word(flag) -> str:
+        return "yes" if flag else "no"
+
+    rows = [
+        [r["labels"], word(r["augmented"]), word(r["weight_decay"]), percent(r["train"]), percent(r["test"])]
+        for r in result["rows"]
+    ]
+    head = ["labels", "augmentation", "weight decay", "train accuracy, %", "test accuracy, %"]
+    config = result["config"]
+    intro = (
+        f"{config['encoder']['name']} of {result['parameters']:,} parameters on {result['images']} images of "
+        f"{result['dataset']}, {config['epochs']} epochs, {config['seeds']} seeds. Train accuracy is on the images "
+        "without augmentation and the labels that were trained on."
+    )
+    return [intro, table(head, rows)], found_random_labels(result)
+
+
+def found_random_labels(result: dict) -> str:
+    chosen = {(r["labels"], r["augmented"], bool(r["weight_decay"])): r for r in result["rows"]}
+    true, random, decayed, crops = (
+        chosen[key]
+        for key in (("true", False, False), ("random", False, False), ("random", False, True), ("random", True, False))
+    )
+    both = chosen["random", True, True]
+    known = [np.argmax(floats(r["train_curve"]) >= 0.99) + 1 for r in (true, random)]
+    learnt = all(max(r["train_curve"]) >= 0.99 for r in (true, random))
+    pace = f" (99 % after {known[0]} epochs with true labels, {known[1]} with random ones)" if learnt else ""
+    return (
+        f"On random labels the network reaches a training accuracy of {percent(random['train'])} %{pace}, and on test "
+        f"images {percent(random['test'])} %, where the largest class makes {100 * result['largest_class']:.1f} %; on "
+        f"true labels {percent(true['train'])} and {percent(true['test'])} %. Weight decay leaves "
+        f"{percent(decayed['train'])} % of the random labels learnt, augmentation {percent(crops['train'])} %, both "
+        f"{percent(both['train'])} %."
+    )
+
+
+def draw_random_labels(result: dict) -> dict:
+    figure, axes = panels(1, 3, 4.0, 3.4)
+    for axis, (name, title) in zip(
+        axes[0],
+        {"train": "train accuracy, %", "test": "test accuracy, %", "loss": "training loss, nats"}.items(),
+        strict=True,
+    ):
+        for row in result["rows"]:
+            curve = floats(row[f"{name}_curve"]) * (1 if name == "loss" else 100)
+            extras = [word for word, on in (("augmented", row["augmented"]), ("decayed", row["weight_decay"])) if on]
+            style = {"color": "C0" if row["labels"] == "true" else "C3", "lw": 1.3}
+            style |= {
+                "ls": (
+                    0,
+                    {0: (), 1: (1, 1), 2: (5, 2), 3: (5, 1, 1, 1)}[
+                        bool(row["augmented"]) + 2 * bool(row["weight_decay"])
+                    ],
+                )
+            }
+            axis.plot(
+                np.arange(1, len(curve) + 1), curve, label=", ".join([f"{row['labels']} labels", *extras]), **style
+            )
+        axis.set(xlabel="epoch")
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.3)
+    axes[0, 1].axhline(100 * result["largest_class"], color="black", lw=0.8, ls=":")
+    axes[0, 2].set(yscale="log", ylim=(1e-4, None))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    return {"random_labels": figure}

@@ -1,0 +1,1 @@
+"""The replication: published numbers, ours, and the claims."""

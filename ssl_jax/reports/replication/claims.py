@@ -1,0 +1,189 @@
+"""The replication's claims, each with the cells that it rests on and how it is judged."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ssl_jax.reports.replication.results import Cells, Estimate, Runs, accuracy, state
+
+HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not", "cannot be told", "not tested"
+
+
+class Claim(NamedTuple):
+    """`judge(cells)` -> (verdict, evidence: a line for each comparison)."""
+
+    words: str
+    source: str
+    judge: Callable[[Cells], tuple[str, list[str]]]
+
+
+def greater(*pairs: tuple[tuple[str, str], tuple[str, str]]) -> Callable:
+    """Each first cell is more accurate than its second."""
+
+    def judge(cells: Cells) -> tuple[str, list[str]]:
+        known = [(a, b) for a, b in pairs if cells.get(a) and cells.get(b)]
+        found = [difference(cells[a], cells[b]) for a, b in known]
+        lines = [f"{a[1]} - {b[1]}: {d}" for (a, b), d in zip(known, found, strict=True)]
+        return together([_sign(d) for d in found]), lines
+
+    return judge
+
+
+def difference(ours: Runs, theirs: Runs) -> Estimate:
+    """Of the mean accuracies, in points, with Welch's 95% interval; cells do not share their noise, though they may
+    share seeds.
+    """
+    from scipy.stats import ttest_ind  # half a second of import
+
+    a, b = ([100 * run["linear_accuracy"] for run in runs] for runs in (ours, theirs))
+    mean = float(np.mean(a) - np.mean(b))
+    if min(len(a), len(b)) < 2 or np.ptp(a) == np.ptp(b) == 0:
+        return Estimate(mean, None, min(len(a), len(b)))
+    interval = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    return Estimate(mean, float(interval.high - interval.low) / 2, min(len(a), len(b)))
+
+
+def _sign(d: Estimate) -> str:
+    if d.width is None or abs(d.mean) <= d.width:
+        return OPEN
+    return HOLDS if d.mean > 0 else FAILS
+
+
+def together(verdicts: list[str]) -> str:
+    """Of several comparisons: one that fails is enough against it, one that is open leaves it open."""
+    if not verdicts:
+        return UNTESTED
+    return next(v for v in (FAILS, OPEN, HOLDS) if v in verdicts)
+
+
+def no_better(a: tuple[str, str], b: tuple[str, str]) -> Callable:
+    """a is less accurate than b; it cannot be told where the difference lies within its interval."""
+
+    def judge(cells: Cells) -> tuple[str, list[str]]:
+        if not (cells.get(a) and cells.get(b)):
+            return UNTESTED, []
+        d = difference(cells[a], cells[b])
+        return {HOLDS: FAILS, FAILS: HOLDS, OPEN: OPEN}[_sign(d)], [f"{a[1]} - {b[1]}: {d}"]
+
+    return judge
+
+
+def rescued(cell: tuple[str, str], without: tuple[str, str]) -> Callable:
+    """It is more accurate than without, and no run of it collapses."""
+    compare = greater((cell, without))
+
+    def judge(cells: Cells) -> tuple[str, list[str]]:
+        verdict, lines = compare(cells)
+        runs = cells.get(cell, [])
+        down = any(run.get("collapsed") for run in runs)
+        return FAILS if down and verdict != UNTESTED else verdict, [*lines, f"{cell[1]}: {state(runs)}"] if runs else []
+
+    return judge
+
+
+def collapses(cell: tuple[str, str]) -> Callable:
+    """The run's own diagnosis, and an accuracy below the untrained encoder's."""
+
+    def judge(cells: Cells) -> tuple[str, list[str]]:
+        runs = cells.get(cell)
+        if not runs:
+            return UNTESTED, []
+        line = f"{cell[1]}: {state(runs)}; linear {accuracy(runs)}"
+        if all("random_init_linear_accuracy" in run for run in runs):
+            line += f", untrained {accuracy(runs, 'random_init_linear_accuracy')}"
+            below = [run["linear_accuracy"] < run["random_init_linear_accuracy"] for run in runs]
+        else:
+            below = [True for _ in runs]
+        down = [run.get("collapsed", False) and low for run, low in zip(runs, below, strict=True)]
+        return HOLDS if all(down) else FAILS if not any(down) else OPEN, [line]
+
+    return judge
+
+
+def recorded(runs: Runs, when: str, name: str) -> np.ndarray:
+    """What dynamics.npz held of `name` in its "first" or "last" record, a row for each run that recorded it."""
+    found = [((run.get("dynamics") or {}).get(when) or {}).get(name) for run in runs]
+    return np.array([value for value in found if value is not None], np.float64)
+
+
+def symmetric(published: dict[tuple[str, str], float]) -> Callable:
+    """Asymmetry sum |W - Wᵀ| / sum |W| falls to less than half of what it began with; `published`: where it ended."""
+
+    def judge(cells: Cells) -> tuple[str, list[str]]:
+        lines, verdicts = [], []
+        for cell, theirs in published.items():
+            first, last = (recorded(cells.get(cell, []), when, "asymmetry_l1") for when in ("first", "last"))
+            if len(last):
+                lines.append(f"{cell[1]}: {first.mean():.2f} -> {last.mean():.2f} (published: 1.41 -> {theirs:g})")
+                verdicts.append(HOLDS if np.all(last < 0.5 * first) else FAILS)
+        return together(verdicts), lines
+
+    return judge
+
+
+def aligned(published: dict[tuple[str, str], int]) -> Callable:
+    """The share of modes with an alignment above .95 at the end is at least half the published one, of 128 modes."""
+
+    def judge(cells: Cells) -> tuple[str, list[str]]:
+        lines, verdicts = [], []
+        for cell, theirs in published.items():
+            alignment = recorded(cells.get(cell, []), "last", "alignment")
+            if len(alignment):
+                share = np.mean(alignment > 0.95, axis=1)
+                text = f"{100 * share.mean():.0f}% of {alignment.shape[1]} modes above .95"
+                lines.append(f"{cell[1]}: {text} (published: {theirs / 1.28:.0f}% of 128)")
+                verdicts.append(HOLDS if np.all(share >= theirs / 256) else FAILS)
+        return together(verdicts), lines
+
+    return judge
+
+
+def cell(sweep: str) -> Callable[[str], tuple[str, str]]:
+    return lambda name: (f"table{sweep}", name)
+
+
+_1, _2, _3 = cell("1"), cell("2"), cell("3")
+CLAIMS = (
+    Claim(
+        "A target average helps",
+        "tables 1, 2",
+        greater(
+            (_1("byol_sym"), _1("simsiam_sym")),
+            (_1("byol"), _1("simsiam")),
+            (_2("linear"), _2("linear_noema")),
+            (_2("directpred"), _2("directpred_noema")),
+        ),
+    ),
+    Claim("BYOL with a symmetric predictor is no worse", "table 1", no_better(_1("byol"), _1("byol_sym"))),
+    Claim("SimSiam with a symmetric predictor collapses", "table 1", collapses(_1("simsiam_sym"))),
+    Claim(
+        "Weight decay of a fast predictor rescues it",
+        "table 3",
+        rescued(_3("simsiam_sym_wdp"), _3("simsiam_sym_nowd")),
+    ),
+    Claim("Without any decay it collapses even with a fast predictor", "table 3", collapses(_3("simsiam_sym_nowd"))),
+    Claim(
+        "No decay at all is worse than decay of the predictor",
+        "table 3",
+        greater(*((_3(f"{name}_wdp"), _3(f"{name}_nowd")) for name in ("byol_sym", "byol", "simsiam_sym", "simsiam"))),
+    ),
+    Claim(
+        "DirectPred beats a one-layer predictor trained by SGD", "table 2", greater((_2("directpred"), _2("linear")))
+    ),
+    Claim("Setting it every 5 steps only is no better", "table 2", no_better(_2("directpred5"), _2("directpred"))),
+    Claim(
+        "The learned predictor becomes symmetric by itself",
+        "figure 4",
+        symmetric({_1("byol"): 0.163, _1("simsiam"): 0.209}),
+    ),
+    Claim(
+        "Eigenspaces of predictor and correlation align",
+        "figure 3",
+        aligned({_1("byol"): 57, _1("byol_sym"): 100, _1("simsiam"): 25}),
+    ),
+)
+
+
+def judge_claims(cells: Cells) -> list[tuple[Claim, str, list[str]]]:
+    return [(claim, *claim.judge(cells)) for claim in CLAIMS]

@@ -1,0 +1,1 @@
+"""Sweeps: jobs, their store, and who works on what."""

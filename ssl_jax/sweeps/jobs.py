@@ -1,0 +1,158 @@
+"""The jobs of a sweep: which there are, and what is checked before any of them runs."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ssl_jax.builders.checks import check_data, check_pretraining
+from ssl_jax.builders.data import read_dataset
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.sweeps import lease
+from ssl_jax.types import Config
+from ssl_jax.workdir import result_json
+from ssl_jax.workdir.directory import LISTED, check_workdir, flatten, read_json, spread
+
+SCALES = ("mini", "full")
+# What may differ from start to start, and from machine to machine, of one sweep.
+FREE = (
+    "devices",
+    "data.data_dir",
+    "data.resident",
+    "steps_per_call",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "dynamics.every",
+)
+
+
+class Job(NamedTuple):
+    """One seed of one cell. out: its work directory; store: its file there, or None where no store is kept."""
+
+    cell: str
+    seed: int
+    config: Config
+    out: Path
+    store: Path | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell} seed {self.seed}"
+
+    @property
+    def failure(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.failed.txt")
+
+
+def check_fields(config: Config) -> None:
+    """UserError for a field of the sweep's own."""
+    if config.scale not in SCALES:
+        raise UserError(f"scale: got {config.scale!r}, {nearest(config.scale, SCALES)}")
+    seeds = list(config.seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or not all(type(s) is int and 0 <= s < 2**32 for s in seeds):
+        raise UserError(f"seeds: got {tuple(seeds)}, takes different whole numbers of at least 0, e.g. 0,1,2")
+    if not 0 <= config.minutes < float("inf"):
+        raise UserError(f"minutes: got {config.minutes}, takes a number of at least 0; 0 for no end")
+    known = config.overrides[config.scale]
+    for name in chosen(config):
+        if name not in known:
+            raise UserError(f"cells: got {name!r}, {nearest(name, known)}")
+
+
+def chosen(config: Config) -> list[str]:
+    """The names of the cells to run, in their order."""
+    return list(dict.fromkeys(name.strip() for name in config.cells.split(",")))
+
+
+def plan(config: Config, directory: Path) -> list[Job]:
+    """Everything there is to run, in its order."""
+    jobs = []
+    for seed in config.seeds:
+        for cell in chosen(config):
+            place = Path(config.scale, cell, f"seed-{seed}")
+            store = Path(config.store, config.sweep, f"{place}.json") if config.store else None
+            jobs.append(Job(cell, seed, cell_config(config, cell, seed), directory / place, store))
+    return jobs
+
+
+def cell_config(config: Config, cell: str, seed: int) -> Config:
+    """The configuration of one pretraining run."""
+    run = config[config.scale].copy_and_resolve_references()
+    changes = flatten(config.overrides[config.scale][cell].to_dict())
+    run.update_from_flattened_dict(changes | {"seed": seed})
+    run.data.data_dir = config.data_dir or run.data.data_dir
+    return run
+
+
+def identity(config: Config) -> dict:
+    """What all starts of one sweep have in common."""
+    base = {name: value for name, value in spread(config[config.scale].to_dict()).items() if name not in FREE}
+    overrides = config.overrides[config.scale].to_dict()
+    return {"task": "sweep", "sweep": config.sweep, "scale": config.scale, config.scale: base, "overrides": overrides}
+
+
+def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
+    """UserError for whatever would break later: every cell as its run will check it, directory, store."""
+    datasets = {}
+    for job in {job.cell: job for job in jobs}.values():
+        try:
+            check_cell(job.config, datasets)
+        except UserError as error:
+            raise UserError(f"cell {job.cell}: {error}") from error
+    check_workdir(str(directory), {"task": "sweep", "sweep": config.sweep})
+    refuse_other("--workdir", directory / config.scale / "config.json", [], identity(config))
+    writable("--workdir", directory / config.scale)
+    if config.store:
+        writable("store", Path(config.store, config.sweep, config.scale))
+    for job in jobs:
+        if job.store is not None and job.store.exists() and not config.again:
+            refuse_other("store", job.store, ["config"], result_json.fields(job.config))
+        if not is_done(job, config.again):
+            check_workdir(str(job.out), job.config.to_dict())
+
+
+def check_cell(config: Config, datasets: dict) -> None:
+    """What the task pretrain checks before its first step; `datasets`: those read so far."""
+    _, _, recipe = check_pretraining(config)
+    wanted = config.data.to_json()
+    if wanted not in datasets:
+        datasets[wanted] = read_dataset(config)
+    check_data(config, recipe, datasets[wanted])
+
+
+def refuse_other(field: str, path: Path, inside: list[str], config: dict) -> None:
+    """UserError where the file `path` is of another configuration. Fields that only one of the two has are let pass:
+    a program grows.
+    """
+    if not path.exists():
+        return
+    earlier = read_json(path)
+    for name in inside:
+        earlier = earlier.get(name, {})
+    old, new = spread(earlier), spread(config)
+    differing = [
+        f"{n} {old[n]!r} -> {new[n]!r}" for n in sorted(old.keys() & new.keys()) if n not in FREE and old[n] != new[n]
+    ]
+    if differing:
+        more = f"; and {len(differing) - LISTED} more" if len(differing) > LISTED else ""
+        way = (
+            "--config.again=True replaces it; or take another folder" if field == "store" else "take another directory"
+        )
+        listed = "; ".join(differing[:LISTED])
+        raise UserError(f"{field}: {path} is of another configuration ({listed}{more}); {way}")
+
+
+def writable(field: str, folder: Path) -> None:
+    """UserError where the folder cannot be made, or written into."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lease.time_of(folder)
+    except OSError as error:
+        raise UserError(
+            f"{field}: {error.filename or folder} cannot be written ({error.strerror}); takes a folder that can"
+        ) from error
+
+
+def is_done(job: Job, again: bool) -> bool:
+    """Whether it is finished, here or, unless `again`, in the store."""
+    stored = job.store is not None and not again and job.store.exists()
+    return stored or (job.out / "result.json").exists()

@@ -1,0 +1,61 @@
+"""The store of finished cells, small enough to be kept with the program."""
+
+import runpy
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+from ssl_jax.errors import UserError
+from ssl_jax.intervals import rounded
+from ssl_jax.sweeps.jobs import Job
+from ssl_jax.types import Config
+from ssl_jax.workdir import result_json
+from ssl_jax.workdir.directory import flatten, read_json, write_json
+from ssl_jax.workdir.dynamics_npz import read_dynamics
+
+ROOT = Path(__file__).parents[2]  # where configs/ is
+
+RECORDS, MODES = 13, 16  # of the spectra's history, kept in the store
+DIGITS = 6  # of its numbers
+
+
+def keep(config: Config, job: Job) -> None:
+    """Writes the store's file of a finished job, unless it is there."""
+    if job.store is None or (job.store.exists() and not config.again):
+        return
+    content = read_json(job.out / "result.json")
+    content |= {"sweep": config.sweep, "scale": config.scale, "cell": job.cell, "seed": job.seed}
+    content |= {"command": command(config.files[config.scale], job), "config": result_json.fields(job.config)}
+    content |= {"dynamics": thinned(job.out)}
+    job.store.parent.mkdir(parents=True, exist_ok=True)
+    write_json(job.store, content)
+
+
+def command(file: str, job: Job) -> str:
+    """The command that trains this cell by itself: every field in which it differs from the configuration `file`."""
+    plain = flatten(result_json.fields(runpy.run_path(str(ROOT / file))["get_config"]()))
+    fields = flatten(result_json.fields(job.config))
+    words = [f"--config.{name}={spelled(fields[name])}" for name in fields if fields[name] != plain.get(name)]
+    start = ["python", "launch.py", "--config", file, "--workdir", f"runs/{job.cell}-{job.seed}"]
+    return shlex.join(start + words)
+
+
+def spelled(value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def thinned(directory: Path) -> dict | None:
+    """First and last record of dynamics.npz, and some in between of the largest modes; None if none was kept."""
+    try:
+        arrays = read_dynamics(directory)
+    except UserError:  # none was made, or it cannot be read
+        return None
+    spectra = [name for name in ("corr_eigenvalues", "predictor_eigenvalues", "alignment") if name in arrays]
+    few = np.unique(np.linspace(0, len(arrays["step"]) - 1, RECORDS).round().astype(int))
+    return {
+        "first": {name: rounded(array[0], DIGITS) for name, array in arrays.items() if array.ndim == 1},
+        "last": {name: rounded(array[-1], DIGITS) for name, array in arrays.items()},
+        "history": {name: rounded(arrays[name][few], DIGITS) for name in ("step", "epoch") if name in arrays}
+        | {name: rounded(arrays[name][few, :MODES], DIGITS) for name in spectra},
+    }

@@ -1,0 +1,68 @@
+"""The task "doctor": what ails a pretraining run, from its work directory alone; and the same while a run goes on."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ssl_jax.diagnosis.history import Rows, facts_of, history_of, told, total_steps
+from ssl_jax.diagnosis.signs import NEEDED
+from ssl_jax.diagnosis.state import diagnose
+from ssl_jax.errors import UserError
+from ssl_jax.reports.doctor import draw, report
+from ssl_jax.runtime.terminal import say
+from ssl_jax.types import Config
+from ssl_jax.workdir.directory import open_workdir, read_json, write_json
+from ssl_jax.workdir.metrics_csv import read_rows
+
+
+def doctor(config: Config, directory: str) -> None:
+    """Reads the run, says what it has, and writes result.json and figures/doctor.png."""
+    if not config.run:
+        raise UserError("run: got '', takes the work directory of a pretraining run (--config.run=DIR)")
+    source = Path(config.run)
+    settings = read_settings(source)
+    rows = whole_rows(source / "metrics.csv")
+    facts = facts_of(settings, total_steps(settings, rows))
+    history = history_of(rows, source)
+    diagnosis = diagnose(history, facts)
+    out = open_workdir(directory, config.to_dict())
+    last = {"step": int(rows[-1]["step"]), "steps": facts.total_steps}
+    result = {"task": "doctor", "run": str(source), "method": settings["method"]} | last | told(diagnosis)
+    write_json(out / "result.json", result)
+    draw(history, diagnosis, facts, f"{settings['method']}: {diagnosis.state}", out / "figures" / "doctor.png")
+    for line in report(diagnosis, settings["method"], **last):
+        say(line)
+    say(f"result in {out / 'result.json'}, figure in {out / 'figures' / 'doctor.png'}")
+
+
+def read_settings(source: Path) -> dict:
+    """config.json of a pretraining run; UserError where a field that the doctor needs is not there."""
+    settings = read_json(source / "config.json")
+    if settings.get("task") != "pretrain":
+        raise UserError(f"run: {source} holds a {settings.get('task')!r} task, takes a pretraining run")
+    try:
+        _ = facts_of(settings, 0), settings["epochs"], settings["method"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{source / 'config.json'}: damaged, cannot be read at {error}") from error
+    return settings
+
+
+def whole_rows(path: Path) -> Rows:
+    """metrics.csv, checked: a field lost in the middle would look like a number that is not finite."""
+    if not path.exists():
+        raise UserError(f"{path}: not found; takes a run that has logged a row (log_every steps)")
+    try:
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        rows = read_rows(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); mend it, or take another run") from error
+    if lacking := [name for name in NEEDED if name not in (lines[0].strip().split(",") if lines else ())]:
+        raise UserError(f"{path}: damaged, its first line lacks {', '.join(lacking)}")
+    if not rows:
+        raise UserError(f"{path}: no row yet; takes a run that has logged one (log_every steps)")
+    for number, line in enumerate(lines, 1):
+        if line.count(",") != lines[0].count(","):
+            raise UserError(f"{path}: damaged, line {number} has another number of columns than the first")
+    if not (np.diff([0, *(row["step"] for row in rows)]) > 0).all():
+        raise UserError(f"{path}: damaged, its steps do not ascend")
+    return rows

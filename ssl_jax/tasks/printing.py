@@ -1,0 +1,39 @@
+"""What the tasks print: what is about to run, the table of layers, the accuracies."""
+
+import jax
+
+from ssl_jax.runtime.terminal import say
+from ssl_jax.train.loop import Cadence
+
+
+def print_training(config, name: str, images: int, devices: list, cadence: Cadence, start: int) -> None:
+    """What is about to run, on how many images of the set `name`."""
+    total = len(devices) * jax.process_count()
+    norm = "over all devices" if config.sync_batch_norm else "each device its own"
+    say(f"{config.method} on {name}: {images} images, batch {config.batch_size}")
+    say(f"{cadence.total} steps ({config.epochs} epochs), seed {config.seed}, {config.precision}")
+    say(f"{total} x {devices[0].device_kind}; BatchNorm statistics: {norm}")
+    if start:
+        say(f"going on from step {start}")
+
+
+def print_layers(layers: list, optimizer) -> None:
+    """By which rule every parameter is updated: `layers`: `layer_table`; `optimizer`: its section."""
+    decay = f"{optimizer.decay} decay, scale {optimizer.decay_scale}, layers {optimizer.layerwise or 'alike'}"
+    say(f"{optimizer.name}, {decay}")
+    say(f"{'':>3} {'layer':34} {'parameters':>11} {'decayed':>11} {'factor':>7} {'weight decay':>13} {'rate':>9}")
+    for i, name, size, decayed, factor, weight_decay, rate in layers:
+        say(f"{i:>3} {name:34} {size:11,} {decayed:11,} {factor:7.3f} {weight_decay:13.4g} {rate:9.4g}")
+    say(f"    {'in all':34} {sum(row.size for row in layers):11,} {sum(row.decayed for row in layers):11,}")
+
+
+def print_accuracies(result: dict) -> None:
+    """The accuracies on the test set, last epoch, one a line, the untrained encoder's beside them."""
+    for name in (n for n in result if n.endswith("_accuracy") and not n.startswith("random_init_")):
+        baseline = result.get(f"random_init_{name}")
+        beside = "" if baseline is None else f"   untrained encoder {baseline:.4f}"
+        say(f"{name:34} {result[name]:.4f}{beside}")
+    few = result.get("few_label", {})
+    for name in (n for n in few if isinstance(few[n], dict)):
+        mean, std = few[name]["mean"], few[name]["std"]
+        say(f"{few['labels_per_class']} labels a class, {name:12} {mean:.4f} ± {std:.4f} over {few['draws']} draws")

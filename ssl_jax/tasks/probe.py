@@ -1,0 +1,108 @@
+"""The task "probe": a checkpoint judged by all probes, from its files alone."""
+
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ssl_jax.augment.views import Recipe, make_normalise
+from ssl_jax.builders import checks, pretraining
+from ssl_jax.builders.data import read_dataset
+from ssl_jax.builders.network import build_network
+from ssl_jax.builders.trained_run import read_trained
+from ssl_jax.data.dataset import Dataset
+from ssl_jax.errors import UserError
+from ssl_jax.probes import accuracies
+from ssl_jax.probes.accuracies import Features, calibrate, few_labels, judge, raw_pixels, take_features
+from ssl_jax.reports import run_figures
+from ssl_jax.runtime.terminal import is_writer, say
+from ssl_jax.tasks.printing import print_accuracies
+from ssl_jax.train.state import PretrainState
+from ssl_jax.types import Config
+from ssl_jax.workdir import checkpoints, metrics_csv, result_json
+from ssl_jax.workdir.directory import check_workdir, write_json
+
+
+def probe(config: Config, directory: str) -> None:
+    """Judges a checkpoint of a finished or running pretraining, from its files alone."""
+    checks.check_probe(config)
+    if not config.checkpoint:
+        raise UserError("checkpoint: got '', takes the work directory of a pretraining run (--config.checkpoint=DIR)")
+    source = Path(config.checkpoint)
+    trained = read_trained(source)
+    steps = checkpoints.steps_in(source / "checkpoints")
+    step = steps[-1] if config.step == -1 else config.step
+    if step not in steps:
+        raise UserError(f"step: got {step}, {source} has {', '.join(map(str, steps))}; -1 takes the newest")
+    trained.data.data_dir = config.data_dir or trained.data.data_dir
+    trained.probe = config.probe
+    out = check_workdir(directory, config.to_dict())
+    dataset = read_dataset(trained)
+    checks.check_sizes(trained.probe, dataset)
+    parts = pretraining.build(trained, trained.epochs, 1, None)
+    fresh = jax.device_get(pretraining.fresh_state(trained, parts, dataset))
+    like = {"params": {k: fresh.params[k] for k in ("encoder", "projector")}, "stats": fresh.stats}
+    state = fresh._replace(step=step, **checkpoints.restore_parts(source / "checkpoints", step, like))
+    encode = accuracies.make_encode(parts.network, make_normalise(parts.recipe.mean, parts.recipe.std))
+    result_json.open_on_one(directory, config)
+    say(f"probing {source} at step {step}: {trained.method} on {dataset.name}")
+    result, features = judge_all(trained, parts.recipe, state, fresh, dataset, encode, out)
+    result = {"task": "probe", "checkpoint": str(source)} | result_json.describe(trained) | {"steps": step} | result
+    result |= result_json.spent(metrics_csv.read_rows(source / "metrics.csv"), step) | result_json.provenance()
+    write_json(out / "result.json", result)
+    run_figures.draw_features(features, dataset.label_names, out / "figures" / "features.png")
+    print_accuracies(result)
+
+
+def judge_all(
+    config: Config, recipe: Recipe, trained: PretrainState, fresh: PretrainState, dataset: Dataset, encode, out: Path
+) -> tuple[dict, Features]:
+    """(accuracies, features) of the encoder in `trained`; beside them those of the untrained one in `fresh`, and of
+    raw pixels, where asked for.
+    """
+    begin = time.perf_counter()
+    settings = config.probe
+    seed = config.seed if settings.seed is None else settings.seed
+    chosen = {
+        "protocol": settings.protocol,
+        "epochs": settings.epochs,
+        "loss": settings.loss,
+        "ridge": settings.ridge,
+        "newton_l2": settings.newton_l2,
+        "newton_steps": settings.newton_steps,
+        "knn_k": settings.knn_k,
+        "knn_temperature": settings.knn_temperature,
+        "seed": seed,
+    }
+    base = {
+        "dataset": dataset.name,
+        "train_size": len(dataset.train.label),
+        "side": dataset.side,
+    }
+
+    def features_of(name, params, stats):
+        path = out / "features" / f"{name}.npz" if is_writer() else None
+        fingerprint = base | {"encoder": name, "parameters": fingerprint_of(params["encoder"])}
+        return take_features(encode, params, stats, dataset, path, fingerprint)
+
+    contenders = {"pretrained": features_of(f"step-{int(trained.step)}", trained.params, trained.stats)}
+    result: dict = judge(contenders["pretrained"], dataset.num_classes, **chosen)
+    if settings.random_init:
+        normalise = make_normalise(recipe.mean, recipe.std)
+        single = build_network(config, None)
+        fresh_stats = calibrate(single, fresh.params, fresh.stats, normalise, dataset.train.image)
+        contenders["random_init"] = features_of("random-init", fresh.params, fresh_stats)
+        baseline = judge(contenders["random_init"], dataset.num_classes, **chosen)
+        result |= {f"random_init_{name}": value for name, value in baseline.items()}
+    if settings.few_labels:
+        contenders["raw_pixels"] = raw_pixels(dataset)
+        result["few_label"] = few_labels(
+            contenders, dataset.num_classes, settings.few_labels, settings.few_label_draws, seed
+        )
+    return result | {"probe_seconds": time.perf_counter() - begin}, contenders["pretrained"]
+
+
+def fingerprint_of(params) -> float:
+    """A number that another set of weights would not share."""
+    return float(sum(np.sum(np.abs(np.asarray(p, np.float64))) for p in jax.tree.leaves(params)))

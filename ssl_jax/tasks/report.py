@@ -1,0 +1,52 @@
+"""The task "report": the replication's tables, claims and page, from result files alone."""
+
+from pathlib import Path
+
+from ssl_jax.errors import UserError
+from ssl_jax.reports.replication.claims import judge_claims
+from ssl_jax.reports.replication.page import page
+from ssl_jax.reports.replication.results import SCALES, Gathered, gather
+from ssl_jax.reports.replication.tables import markdown
+from ssl_jax.runtime.terminal import say
+from ssl_jax.types import Config
+from ssl_jax.workdir.directory import open_workdir, write_json
+
+
+def report(config: Config, directory: str) -> None:
+    """Writes report.md, report.html and result.json from the stores that the configuration names."""
+    folders = [Path(name.strip()) for name in config.runs.split(",") if name.strip()]
+    takes = "takes folders that hold SWEEP/SCALE/CELL/seed-N.json, with commas between them"
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise UserError(f"runs: {missing[0]} is no folder, {takes}")
+    gathered = gather(folders)
+    if not gathered.cells:
+        why = f" ({gathered.left_out[0]})" if gathered.left_out else ""
+        raise UserError(f"runs: got {config.runs!r}, where there is no result{why}; {takes}")
+    out = open_workdir(directory, config.to_dict())
+    (out / "report.md").write_text(text_of(gathered))
+    (out / "report.html").write_text(page(gathered))
+    write_json(out / "result.json", summary(gathered))
+    for line in gathered.left_out:
+        say(f"left out: {line}")
+    say(f"wrote {out / 'report.md'} and {out / 'report.html'}")
+
+
+def text_of(gathered: Gathered) -> str:
+    """report.md."""
+    parts = [f"## {scale.capitalize()} scale\n\n{markdown(gathered, scale)}" for scale in SCALES]
+    if gathered.left_out:
+        parts.append("## Left out\n\n" + "".join(f"* {line}\n" for line in gathered.left_out))
+    return "\n".join(parts)
+
+
+def summary(gathered: Gathered) -> dict:
+    """How many runs there are, and what became of every claim."""
+    content: dict = {"task": "report", "left_out": gathered.left_out, "scales": {}}
+    for scale, cells in gathered.cells.items():
+        content["scales"][scale] = {
+            "runs": sum(map(len, cells.values())),
+            "claims": [
+                {"claim": c.words, "verdict": verdict, "cells": lines} for c, verdict, lines in judge_claims(cells)
+            ],
+        }
+    return content

@@ -1,0 +1,203 @@
+"""The supervised task: the same data, loop, checkpoints and devices as pretraining, with labels.
+
+Three test accuracies, each under its own name: of the last epoch; of the epoch that held-out training images judge
+best; and the mean of the ten best epochs *by test accuracy*, which the layer-wise pre-weight-decay paper reports and
+which looks at the test set to choose.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.tree_util import Partial
+
+from ssl_jax.augment.views import make_normalise
+from ssl_jax.builders import checks
+from ssl_jax.builders.data import build_cadence, read_dataset, resident
+from ssl_jax.builders.optimizer import has_penalty, layer_table, schedule_options
+from ssl_jax.builders.program import compile_program, pick_devices
+from ssl_jax.builders.supervised import build_augment, build_classifier, fresh_state
+from ssl_jax.data.batches import make_feed
+from ssl_jax.data.dataset import Dataset
+from ssl_jax.data.splits import hold_out, redraw
+from ssl_jax.errors import UserError
+from ssl_jax.losses import LOSSES
+from ssl_jax.optim import rescale
+from ssl_jax.optim.decay import check_mask
+from ssl_jax.optim.schedules import cycle_ends
+from ssl_jax.optim.stopping import plateau_scale, should_stop
+from ssl_jax.probes.features import extract
+from ssl_jax.reports import run_figures
+from ssl_jax.runtime.terminal import is_writer, say
+from ssl_jax.tasks import training
+from ssl_jax.tasks.printing import print_layers, print_training
+from ssl_jax.train import parallel
+from ssl_jax.train.supervised import SupervisedState, make_supervised_step
+from ssl_jax.types import Config
+from ssl_jax.workdir import metrics_csv, result_json
+from ssl_jax.workdir.directory import check_workdir, write_json
+
+JUDGE = "validation_accuracy"
+BEST_EPOCHS = 10  # over which the paper takes its mean
+
+
+def supervised(config: Config, directory: str, interrupted: Callable[[], bool] = lambda: False) -> None:
+    """Trains a classifier, or goes on where the work directory stopped; then reports and draws."""
+    checks.check_supervised(config)
+    devices = pick_devices(config)
+    kept = resident(config.data.resident)
+    build_classifier(config, 10, 3, config.epochs, 1, None)  # names a wrong field before any data is read
+    out = check_workdir(directory, config.to_dict())
+    dataset = read_dataset(config)
+    train, validation = hold_out(dataset, config.data.validation_size)
+    train = train._replace(label=redraw(train.label, config.data.random_labels, dataset.num_classes, config.seed))
+    feed = make_feed(train.image, config.batch_size, config.seed, kept, label=train.label)
+    augment = build_augment(config, dataset)
+
+    cadence = build_cadence(config, feed.steps_per_epoch)
+    channels = train.image.shape[-1]
+    sizes = dataset.num_classes, channels, cadence.total, feed.steps_per_epoch
+    parts = build_classifier(config, *sizes, parallel.axis(devices))
+    snapshots = snapshot_steps(config, cadence.total, feed.steps_per_epoch)
+    fresh = jax.device_get(fresh_state(config, parts, dataset))
+    check_mask(fresh.params, config.optimizer.exclude)
+    step = make_supervised_step(
+        augment=augment,
+        classifier=parts.classifier,
+        optimizer=parts.optimizer,
+        loss=LOSSES[config.loss],
+        num_classes=dataset.num_classes,
+        consistency=config.augment.consistency,
+        opposing=has_penalty(config),
+        axis_name=parallel.axis(devices),
+    )
+    run = compile_program(step, feed.data, devices, jax.random.key(config.seed))
+    normalise = make_normalise(config.augment.mean, config.augment.std)
+    logits = jax.jit(lambda params, stats, image: parts.classifier.logits(params, stats, normalise(image)))
+    task = make_task(config, parts, dataset, validation, run, logits, fresh, devices, cadence, snapshots, out)
+    state = training.train(config, out, task, fresh, feed, cadence, devices, interrupted)
+    if state is not None:
+        finish(config, parts, state, cadence, dataset, snapshots, out)
+
+
+# --- Before training --------------------------------------------------------------------------------------
+
+
+def snapshot_steps(config: Config, total: int, steps_per_epoch: int) -> tuple[int, ...]:
+    """Steps at which a cycle of the learning rate ends; () where no snapshots are wanted."""
+    if not config.snapshots:
+        return ()
+    options = schedule_options(config, config.schedule.name, steps_per_epoch)
+    ends = cycle_ends(config.schedule.name, total, config.schedule.warmup_epochs * steps_per_epoch, **options)
+    every = config.eval_every * steps_per_epoch
+    if not every or any(end % every for end in ends[:-1]):
+        raise UserError(f"eval_every: got {config.eval_every}, must divide the epochs at which cycles end")
+    return ends
+
+
+# --- While training ---------------------------------------------------------------------------------------
+
+
+def make_task(
+    config, parts, dataset, validation, run, logits, fresh, devices, cadence, snapshots, out: Path
+) -> training.Task:
+    """Supervised training, as `training.train` sees it."""
+    rule = parts.rules["encoder"]
+    images = len(dataset.train.label) - config.data.validation_size
+
+    def header(start):
+        print_training(config, dataset.name, images, devices, cadence, start)
+        print_layers(layer_table(fresh.params, parts.rules, config, parts.order), config.optimizer)
+
+    def signs(state):
+        scale = rate_scale(state)
+        return {"learning_rate": float(rule.schedule(int(state.step))) * scale, "rate_scale": scale}
+
+    def evaluate(state, step):
+        apply = Partial(logits, *jax.device_get((state.params, state.stats)))
+        scores = {"test_accuracy": (extract(apply, dataset.test.image), dataset.test.label)}
+        if validation is not None:
+            scores[JUDGE] = (extract(apply, validation.image), validation.label)
+        if step in snapshots and is_writer():
+            save_snapshot(out, step, scores["test_accuracy"][0])
+        accuracies = {name: float(np.mean(np.argmax(x, axis=1) == y)) for name, (x, y) in scores.items()}
+        judged = f", validation {accuracies[JUDGE]:.4f}" if JUDGE in accuracies else ""
+        say(f"epoch {step * config.epochs / cadence.total:g}: test {accuracies['test_accuracy']:.4f}{judged}")
+        return accuracies
+
+    def adjust(state, rows):
+        history = [row[JUDGE] for row in rows if row.get(JUDGE) == row.get(JUDGE) and JUDGE in row]
+        if config.plateau.patience:
+            scale = plateau_scale(history, **config.plateau)
+            if scale != rate_scale(state):
+                say(f"no progress on held-out images: learning rate times {scale:g}")
+                state = state._replace(opt_state=rescale(state.opt_state, scale))
+        return state, bool(config.stopping.patience) and should_stop(history, **config.stopping)
+
+    shown = ("loss", "train_accuracy", "images_per_second")
+    return training.Task(run, JUDGE, header, signs, evaluate, adjust, shown)
+
+
+def rate_scale(state: SupervisedState) -> float:
+    """What reduce-on-plateau has made of the learning rate; all groups have the same."""
+    return float(next(iter(state.opt_state.values())).scale)
+
+
+def save_snapshot(out: Path, step: int, logits: np.ndarray) -> None:
+    """The network's probabilities (M, K) on the test set: an ensemble needs no more of it."""
+    folder = out / "snapshots"
+    folder.mkdir(exist_ok=True)
+    scratch = folder / f"step-{step}.tmp.npy"
+    np.save(scratch, jax.nn.softmax(logits))
+    scratch.replace(folder / f"step-{step}.npy")
+
+
+# --- After training ---------------------------------------------------------------------------------------
+
+
+def finish(config, parts, state: SupervisedState, cadence, dataset: Dataset, snapshots, out: Path) -> None:
+    """result.json and figures of a finished run."""
+    if not is_writer():
+        return
+    rows = metrics_csv.read_rows(out / "metrics.csv")
+    result = {"task": "supervised"} | result_json.describe(config) | {"steps": int(state.step)}
+    result |= {"stopped_early": int(state.step) < cadence.total, "loss": rows[-1]["loss"]}
+    result |= {"train_accuracy": rows[-1]["train_accuracy"]} | summary(rows)
+    result |= {"opposing_ratio": float(np.nanmean([row["opposing_ratio"] for row in rows] or [np.nan]))}
+    if snapshots:
+        result["snapshot_ensemble"] = ensemble(out, [step for step in snapshots if step <= state.step], dataset)
+    result |= result_json.spent(rows, int(state.step)) | result_json.provenance()
+    write_json(out / "result.json", {k: None if v != v else v for k, v in result.items()})
+    run_figures.draw_supervised(out)
+    for name in (name for name in result if name.endswith("_accuracy")):
+        say(f"{name:40} {'' if result[name] is None else format(result[name], '.4f')}")
+    say(f"results in {out / 'result.json'}, figures in {out / 'figures'}")
+
+
+def summary(rows: list[dict[str, float]]) -> dict:
+    """The test accuracies of a run by the names under which people quote them, from the rows of metrics.csv."""
+    judged = [row for row in rows if row["test_accuracy"] == row["test_accuracy"]]
+    test = np.array([row["test_accuracy"] for row in judged])
+    best = np.sort(test)[-BEST_EPOCHS:]
+    result = {
+        "test_accuracy": test[-1],
+        "mean_of_best_10_epochs_test_accuracy": best.mean(),
+        "std_of_best_10_epochs": best.std(ddof=1) if len(best) > 1 else None,
+    }
+    validation = np.array([row[JUDGE] for row in judged])
+    if np.isfinite(validation).all():
+        chosen = int(np.argmax(validation))
+        result |= {
+            "best_validation_accuracy": validation[chosen],
+            "best_validation_epoch": judged[chosen]["epoch"],
+            "best_validation_epoch_test_accuracy": test[chosen],
+        }
+    return {name: value if value is None else float(value) for name, value in result.items()}
+
+
+def ensemble(out: Path, steps: list[int], dataset: Dataset) -> dict:
+    """Test accuracy of each snapshot and of their mean probabilities (Huang et al. 2017, arXiv 1704.00109)."""
+    members = [np.load(out / "snapshots" / f"step-{step}.npy") for step in steps]
+    right = [float(np.mean(np.argmax(p, axis=1) == dataset.test.label)) for p in [*members, np.mean(members, axis=0)]]
+    return {"steps": steps, "member_test_accuracies": right[:-1], "ensemble_test_accuracy": right[-1]}

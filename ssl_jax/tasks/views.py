@@ -1,0 +1,36 @@
+"""The task "views": a grid of augmented views; nothing is trained."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.augment.views import make_views
+from ssl_jax.builders import checks, pretraining
+from ssl_jax.builders.data import read_dataset
+from ssl_jax.data.dataset import Dataset
+from ssl_jax.reports import run_figures
+from ssl_jax.runtime.terminal import say
+from ssl_jax.train.pretrain import example_keys
+from ssl_jax.types import Config
+from ssl_jax.workdir import result_json
+from ssl_jax.workdir.directory import check_workdir
+
+
+def views(config: Config, directory: str) -> None:
+    """Draws a grid of augmented views, so that a person can look at what the network sees."""
+    recipe = pretraining.build_recipe(config)
+    check_workdir(directory, config.to_dict())
+    dataset = read_dataset(config)
+    checks.check_views(recipe, dataset)
+    out = result_json.open_on_one(directory, config)
+    draw_views(config, recipe, dataset, out)
+    say(f"wrote {out / 'figures' / 'views.png'}")
+
+
+def draw_views(config: Config, recipe, dataset: Dataset, out: Path, count: int = 8) -> None:
+    """figures/views.png: each of the first images beside two views of it, as training would draw them at step 0."""
+    image = dataset.pretrain.image[:count]
+    keys = example_keys(jax.random.key(config.seed), jnp.zeros((), jnp.int32), jnp.arange(len(image)))
+    pairs = jax.jit(make_views(recipe, dataset.side))(keys, image)
+    run_figures.draw_views(image, pairs, recipe.mean, recipe.std, out / "figures" / "views.png")

@@ -1,0 +1,146 @@
+"""Checkpoints come back whole, the right ones are kept, and damage is told in one line."""
+
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax.errors import UserError
+from ssl_jax.train.state import PretrainState
+from ssl_jax.workdir import checkpoints
+
+BEST = "knn_validation"
+
+
+def make_state(seed=0, width=5):
+    rng = np.random.default_rng(seed)
+
+    def layer(*shape):
+        return {"kernel": jnp.float32(rng.normal(size=shape))}
+
+    params = {"encoder": {"conv": layer(3, width)}, "projector": layer(width, 2), "predictor": layer(2, 2)}
+    momentum = (jax.tree.map(jnp.negative, params), {"count": jnp.int32(seed)})
+    stats = {"encoder": {"mean": layer(width)}}
+    memory = {"correlation": layer(2, 2)["kernel"]}
+    return PretrainState(jnp.int32(seed), params, stats, {"encoder": params["encoder"]}, momentum, memory)
+
+
+def write(directory, scores):
+    """A checkpoint for each (step, score or None)."""
+    with checkpoints.open_manager(directory, BEST) as manager:
+        for step, score in scores:
+            checkpoints.save(manager, make_state(step), step, {} if score is None else {BEST: score})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two checkpoints, of steps 4 and 8."""
+    write(tmp_path / "checkpoints", [(4, 0.5), (8, 0.7)])
+    return tmp_path / "checkpoints"
+
+
+def restore(directory, like):
+    with checkpoints.open_manager(directory, BEST) as manager:
+        return checkpoints.restore(manager, like)
+
+
+def restore_as_dict(directory, like):
+    return restore(directory, PretrainState(**like))._asdict()
+
+
+def test_the_newest_comes_back_bit_for_bit(folder):
+    state = restore(folder, make_state(0))
+    assert isinstance(state, PretrainState)
+    chex.assert_trees_all_equal(state, make_state(8))
+    chex.assert_trees_all_equal_dtypes(state, make_state(8))
+    assert all(isinstance(leaf, np.ndarray | np.generic) for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(
+    "scores, kept",
+    [
+        ([0.9, 0.1, 0.2, 0.3], [1, 3, 4]),  # the best is older than the latest two
+        ([0.1, 0.9, 0.3, 0.2], [2, 3, 4]),
+        ([0.1, 0.2, 0.3, 0.9], [3, 4]),
+        ([0.3, 0.2, 0.1, 0.0], [1, 3, 4]),  # the latest is the worst
+        ([0.2, None, None, None], [1, 3, 4]),  # not every save is evaluated
+        ([None, None, None, None], [3, 4]),
+    ],
+)
+def test_latest_two_and_best_are_kept(tmp_path, scores, kept):
+    write(tmp_path, enumerate(scores, start=1))
+    assert checkpoints.steps_in(tmp_path) == kept
+
+
+def test_the_best_survives_a_restart(tmp_path):
+    for step, score in enumerate([0.9, 0.1, 0.2, 0.3], start=1):
+        write(tmp_path, [(step, score)])
+    assert checkpoints.steps_in(tmp_path) == [1, 3, 4]
+
+
+def test_a_step_already_there_stays(folder):
+    with checkpoints.open_manager(folder, BEST) as manager:
+        checkpoints.save(manager, make_state(99), 8, {})
+    chex.assert_trees_all_equal(restore(folder, make_state(0)), make_state(8))
+
+
+def test_what_a_crash_left_half_written_is_swept_away(folder):
+    (folder / "12.orbax-checkpoint-tmp-1700000000").mkdir()
+    assert checkpoints.steps_in(folder) == [4, 8]
+    chex.assert_trees_all_equal(restore(folder, make_state(0)), make_state(8))
+    write(folder, [(12, 0.6)])
+    assert sorted(p.name for p in folder.iterdir()) == ["12", "8"]
+
+
+def test_parts_alone(folder):
+    like = make_state(0)
+    wanted = {"params": {"encoder": like.params["encoder"]}, "stats": like.stats}
+    got, whole = checkpoints.restore_parts(folder, 4, wanted), make_state(4)
+    chex.assert_trees_all_equal(got, {"params": {"encoder": whole.params["encoder"]}, "stats": whole.stats})
+
+
+def test_other_shapes_are_refused_by_name(folder):
+    message = r"8: params/encoder/conv/kernel has shape \(3, 5\), this configuration needs \(3, 6\)"
+    with pytest.raises(UserError, match=message):
+        restore(folder, make_state(0, width=6))
+    with pytest.raises(UserError, match=message):
+        checkpoints.restore_parts(folder, 8, {"params": make_state(0, width=6).params})
+
+
+def test_other_parameters_are_refused_by_name(folder):
+    """Orbax would hand the fresh ones back, as if they had been saved."""
+    state = make_state(0)
+    other = state._replace(params=state.params | {"projector": {"weight": state.params["projector"]["kernel"]}})
+    with pytest.raises(UserError, match="/8: has no params/projector/weight"):
+        restore(folder, other)
+    with pytest.raises(UserError, match="/8: has no params/projector/weight"):
+        checkpoints.restore_parts(folder, 8, {"params": other.params})
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.9])
+def test_truncated_files_are_told_or_do_not_matter(folder, share, monkeypatch):
+    """Every file in turn cut short: the state comes back right or not at all."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back what a failed read leaves changed
+    like, whole_state, refused = make_state(0)._asdict(), make_state(8)._asdict(), 0
+    for path in sorted(p for p in (folder / "8").rglob("*") if p.is_file()):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(share * len(whole))])
+        for read in (restore_as_dict, lambda d, like: checkpoints.restore_parts(d, 8, like)):
+            try:
+                chex.assert_trees_all_equal(read(folder, like), whole_state)
+            except UserError as error:
+                assert str(error).startswith(f"{folder}") and "delete" in str(error)
+                refused += 1
+        path.write_bytes(whole)
+    assert refused >= 4
+
+
+def test_without_a_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint found"), checkpoints.open_manager(tmp_path, BEST) as manager:
+        checkpoints.restore(manager, make_state())
+    for directory in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=f"^{directory}: no checkpoint found"):
+            checkpoints.steps_in(directory)
