@@ -90,3 +90,10 @@ def test_print_accuracies_of_few_labels(capsys):
         "10 labels a class, pretrained   0.9313 ± 0.0100 over 20 draws",
         "10 labels a class, raw_pixels   0.9000 ± 0.0000 over 20 draws",
     ]
+
+
+def test_print_accuracies_of_a_single_draw_of_labels(capsys):
+    """One draw has no deviation, and `few_labels` says so by None."""
+    table = {"labels_per_class": 10, "draws": 1, "pretrained": {"mean": 0.93126, "std": None}}
+    print_accuracies({"few_label": table})
+    assert capsys.readouterr().out.splitlines() == ["10 labels a class, pretrained   0.9313 over 1 draw"]
