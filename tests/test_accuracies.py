@@ -350,6 +350,8 @@ def test_linear_accuracies_are_those_of_their_protocols():
     assert both["original_last_accuracy"] == original.last_accuracy
     assert both["original_best_test_epoch_accuracy"] == original.best_accuracy
     assert judged(features, protocol="seed", epochs=3, seed=5, loss="hinge")["linear_accuracy"] == seeded.last_accuracy
+    once = seed_probe(*as_data(features), num_classes=CLASSES, epochs=1, seed=5)
+    assert judged(features, epochs=1, seed=5)["linear_accuracy"] == once.last_accuracy != seeded.last_accuracy
     alone = judged(features, protocol="original", epochs=3, seed=5)
     assert alone["linear_accuracy"] == alone["original_last_accuracy"] == original.last_accuracy
 
