@@ -421,3 +421,6 @@ def test_few_labels_of_one_draw_have_no_deviation():
     features = made_features()
     found = few_labels({"one": features}, CLASSES, 5, 1, 11)["one"]
     assert found["mean"] == pytest.approx(scikit_few(features, 5, 1, 11)[0], abs=1e-3) and found["std"] is None
+    first, second = scikit_few(features, 5, 2, 11)
+    of_two = few_labels({"one": features}, CLASSES, 5, 2, 11)["one"]["std"]
+    assert of_two == pytest.approx(abs(first - second) / np.sqrt(2), abs=1e-3)
