@@ -133,6 +133,17 @@ def test_adam_in_the_bins_that_have_enough_weights():
     assert filled(variant([1, 2, 3], (50, 49, 60))) == [1, 3]
 
 
+def test_adam_of_a_network_of_few_weights():
+    """No bin has enough: the fullest speaks."""
+    result = adam_result([5.0, 8.0, 0.1])
+    for one in result["variants"].values():
+        one["weights_in_bin"] = [3, 7, 2]
+    result["variants"]["AdamW"]["shrinkage"] = [None, 1.3, 9.0]
+    text = found_adam_l2(result)
+    assert "of about 0.0001 shrink 1 times as fast as those with gradients of about 0.0001." in text
+    assert "to within 0.3 of it" in text
+
+
 def test_accuracies_of_adam_and_adamw_stand_side_by_side():
     a, b = variant([1.0], [60], best=0.9, interval=None), variant([1.0], [60], best=0.8)
     assert compared(a, b) == (
