@@ -141,17 +141,32 @@ def test_the_probes_have_a_seed_of_their_own_and_nothing_more_than_is_asked_for(
 
 def test_every_field_of_the_probes_arrives(tmp_path):
     fields = {"probe.protocol": "both", "probe.newton_l2": 0.1, "probe.newton_steps": 2, "probe.loss": "squared"}
-    fields |= {"probe.random_init": False, "probe.knn_temperature": 5.0}
+    fields |= {"probe.random_init": False, "probe.knn_k": 60, "probe.knn_temperature": 0.001, "probe.epochs": 30}
     found = Judged(tmp_path, **fields)
     data = as_data(found.features)
-    squared = seed_probe(*data, num_classes=4, epochs=2, seed=3, loss="squared").last_accuracy
-    model = KNeighborsClassifier(7, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 5))
-    knn = model.fit(data[0].astype(np.float64), data[1]).score(data[2].astype(np.float64), data[3])
-    assert found.result["linear_accuracy"] == squared
-    assert found.result["knn_accuracy"] == pytest.approx(knn, abs=1e-12)
+    settings = {"num_classes": 4, "epochs": 30, "seed": 3}
+    squared, other = (seed_probe(*data, **settings, loss=loss).last_accuracy for loss in ("squared", "softmax"))
+    assert found.result["linear_accuracy"] == squared != other
+    bank, query = (x.astype(np.float64) for x in data[::2])
+    knn = {}
+    for t in (0.1, 0.001):
+        model = KNeighborsClassifier(60, metric="cosine", algorithm="brute", weights=lambda d, t=t: np.exp(-d / t))
+        knn[t] = model.fit(bank, data[1]).score(query, data[3])
+    assert found.result["knn_accuracy"] == pytest.approx(knn[0.001], abs=1e-12) and knn[0.001] != knn[0.1]
     newton = newton_probe(*data, num_classes=4, l2=0.1, steps=2).last_accuracy
     assert found.result["newton_accuracy"] == newton
     assert {"original_last_accuracy", "original_best_test_epoch_accuracy"} <= set(found.result)
+
+
+def test_features_of_other_weights_are_not_read_back(tmp_path):
+    """Of the same step in the same directory: whose they are decides, and nothing else is computed anew."""
+    fields = {"probe.random_init": False, "probe.few_labels": 0}
+    first, other = (Judged(tmp_path, **fields | {"seed": seed}) for seed in (3, 4))
+    assert np.abs(first.features["test_x"] - other.features["test_x"]).max() > 0.1
+    path = tmp_path / "features" / "step-17.npz"
+    before = path.stat().st_mtime_ns
+    Judged(tmp_path, **fields | {"seed": 4})
+    assert path.stat().st_mtime_ns == before
 
 
 def test_a_fingerprint_is_the_sum_of_all_absolute_weights():
