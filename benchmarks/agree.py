@@ -19,11 +19,11 @@ import numpy as np
 from common import finish, parse, read_config, wait
 from setup_step import TOTAL_STEPS, random_dataset
 
-from ssl_jax import assembly
+from ssl_jax.builders import pretraining
 from ssl_jax.data.batches import make_feed
-from ssl_jax.linalg import lapack_on_one_thread
-from ssl_jax.records import processor
+from ssl_jax.runtime.threads import lapack_on_one_thread
 from ssl_jax.train import parallel
+from ssl_jax.workdir.result_json import processor
 
 METHODS = ("byol", "directpred")
 IMAGES, STEPS, HALF = 1280, 20, 10
@@ -73,8 +73,8 @@ def program_of(method: str, precision: str, width: int) -> tuple[Any, Any, Any]:
     config.precision, config.encoder.width = precision, width
     devices, dataset = jax.local_devices()[:1], random_dataset(IMAGES, 32)
     feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, True)
-    parts = assembly.build(config, TOTAL_STEPS, feed.steps_per_epoch, parallel.axis(devices))
-    program = assembly.compile_step(config, parts, feed.data, devices, jax.random.key(config.seed), dataset.side)
+    parts = pretraining.build(config, TOTAL_STEPS, feed.steps_per_epoch, parallel.axis(devices))
+    program = pretraining.compile_step(config, parts, feed.data, devices, jax.random.key(config.seed), dataset.side)
     size = parallel.steps_per_call("auto", devices)
 
     def run(state, first: int, count: int):
@@ -85,7 +85,7 @@ def program_of(method: str, precision: str, width: int) -> tuple[Any, Any, Any]:
                 losses.append(metrics["loss"])
         return wait(state), np.concatenate(jax.device_get(losses)).tolist()
 
-    return config, run, jax.device_get(assembly.fresh_state(config, parts, dataset))
+    return config, run, jax.device_get(pretraining.fresh_state(config, parts, dataset))
 
 
 def trial(run, state, start: int = 0) -> Trial:

@@ -79,5 +79,5 @@ def summarise(config, dataset, cells):
     }
 
 
-RANGES = {"weight_decay": (0, 1e6), "encoder.width": (0, 10**5), "encoder.depth": (0, 1000)}
+RANGES = {"weight_decay": (1e-12, 1e6), "encoder.width": (0, 10**5), "encoder.depth": (0, 1000)}
 EXPERIMENT = Experiment(plan, summarise, RANGES)

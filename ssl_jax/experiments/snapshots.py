@@ -91,5 +91,5 @@ def summarise(config, dataset, cells):
     }
 
 
-RANGES = {"cycles": (1, 1000), "width": (1, 10**5), "depth": (1, 1000), "weight_decay": (0, 1e6)}
+RANGES = {"cycles": (2, 1000), "width": (1, 10**5), "depth": (1, 1000), "weight_decay": (0, 1e6)}
 EXPERIMENT = Experiment(plan, summarise, RANGES)

@@ -36,4 +36,5 @@ def print_accuracies(result: dict) -> None:
     few = result.get("few_label", {})
     for name in (n for n in few if isinstance(few[n], dict)):
         mean, std = few[name]["mean"], few[name]["std"]
-        say(f"{few['labels_per_class']} labels a class, {name:12} {mean:.4f} ± {std:.4f} over {few['draws']} draws")
+        spread = "over 1 draw" if std is None else f"± {std:.4f} over {few['draws']} draws"
+        say(f"{few['labels_per_class']} labels a class, {name:12} {mean:.4f} {spread}")

@@ -34,9 +34,10 @@ def ends(variant: dict) -> tuple[int, int]:
 
 
 def filled(variant: dict) -> list[float]:
-    """The shrinkage in the bins from the first to the last with enough weights, of those that have enough."""
+    """The shrinkage in the bins that have enough weights, or in the fullest where none has."""
+    enough = min(ENOUGH, max(variant["weights_in_bin"]))
     pairs = zip(variant["shrinkage"], variant["weights_in_bin"], strict=True)
-    return [share for share, count in pairs if count >= ENOUGH]
+    return [share for share, count in pairs if count >= enough]
 
 
 def without_gradient(variant: dict) -> str:

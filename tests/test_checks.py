@@ -1,0 +1,273 @@
+"""What is refused before any long work: the numbers, names and sizes of a configuration, each by its own line."""
+
+import math
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from ssl_jax.augment.views import make_recipe
+from ssl_jax.builders.checks import (
+    PROBE_RANGES,
+    RANGES,
+    SUPERVISED_RANGES,
+    check_counts,
+    check_probe,
+    check_ranges,
+    check_sizes,
+    check_supervised,
+    check_views,
+)
+from ssl_jax.data.dataset import Dataset, Split
+from ssl_jax.errors import UserError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def config_of(name: str, **fields):
+    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def line_of(check, *given) -> str:
+    """The one line of the refusal."""
+    with pytest.raises(UserError) as refused:
+        check(*given)
+    line = str(refused.value)
+    assert "\n" not in line
+    return line
+
+
+# --- Numbers ------------------------------------------------------------------------------------------------------
+
+# What each kind of number may be: (the next that it may not be, the least that it may) at either end.
+COUNT, NUMBER_FROM_0, WHOLE_FROM_0 = ((0, 1), None), ((-1e-9, 0.0), None), ((-1, 0), None)
+POSITIVE, SHARE = ((0.0, 1e-12), None), ((-1e-9, 0.0), (1 + 1e-9, 1.0))
+SEED = ((-1, 0), (2**32, 2**32 - 1))  # of jax.random.key and NumPy's default_rng, as both take it
+KINDS = {
+    "pretraining": {
+        "seed": SEED,
+        "epochs": COUNT,
+        "batch_size": ((1, 2), None),  # BatchNorm has no variance of one example
+        "log_every": COUNT,
+        "dynamics.every": WHOLE_FROM_0,
+        "eval_every": WHOLE_FROM_0,
+        "checkpoint_every": WHOLE_FROM_0,
+        "loss_scale": POSITIVE,
+        "data.train_size": WHOLE_FROM_0,
+        "data.image_size": ((-1, 0), (1025, 1024)),
+        "encoder.width": COUNT,
+        "projector.hidden": COUNT,
+        "predictor.hidden": COUNT,
+        "predictor.every": COUNT,
+        "predictor.eps": SHARE,
+        "optimizer.learning_rate": NUMBER_FROM_0,
+        "optimizer.weight_decay": NUMBER_FROM_0,
+        "optimizer.clip_value": NUMBER_FROM_0,
+        "optimizer.clip_norm": NUMBER_FROM_0,
+        "schedule.every": POSITIVE,
+        "schedule.cycle": POSITIVE,
+        "optimizer.predictor.learning_rate": NUMBER_FROM_0,
+        "optimizer.predictor.weight_decay": NUMBER_FROM_0,
+        "schedule.warmup_epochs": WHOLE_FROM_0,
+    },
+    "probe": {
+        "probe.epochs": WHOLE_FROM_0,
+        "probe.seed": SEED,
+        "probe.newton_l2": NUMBER_FROM_0,
+        "probe.newton_steps": COUNT,
+        "probe.knn_k": COUNT,
+        "probe.knn_temperature": POSITIVE,
+        "probe.validation_size": COUNT,
+        "probe.few_labels": WHOLE_FROM_0,
+        "probe.few_label_draws": COUNT,
+    },
+    "supervised": {
+        "data.validation_size": WHOLE_FROM_0,
+        "data.random_labels": SHARE,
+        "augment.consistency": NUMBER_FROM_0,
+        "plateau.patience": WHOLE_FROM_0,
+        "plateau.factor": ((0.0, 1e-12), (1.0, 0.999)),
+        "plateau.threshold": NUMBER_FROM_0,
+        "plateau.cooldown": WHOLE_FROM_0,
+        "plateau.smallest": SHARE,
+        "stopping.patience": WHOLE_FROM_0,
+        "stopping.threshold": NUMBER_FROM_0,
+    },
+}
+TABLES = {"pretraining": RANGES, "probe": PROBE_RANGES, "supervised": SUPERVISED_RANGES}
+
+
+def only(field: str, value) -> ConfigDict:
+    """A configuration of a single field."""
+    *sections, name = field.split(".")
+    tree = {name: value}
+    for section in reversed(sections):
+        tree = {section: tree}
+    return ConfigDict(tree)
+
+
+@pytest.mark.parametrize("table", KINDS)
+def test_every_field_of_a_range_is_known_here(table):
+    assert set(TABLES[table]) == set(KINDS[table])
+
+
+@pytest.mark.parametrize("table, field", [(table, field) for table in KINDS for field in KINDS[table]])
+def test_ends_of_a_range(table, field):
+    (below, least), above = KINDS[table][field]
+    refused, taken = [below, math.nan, math.inf, -math.inf], [least]
+    if above:
+        refused, taken = [*refused, above[0]], [*taken, above[1]]
+    for value in taken:
+        check_ranges(only(field, value), TABLES[table])
+    for value in refused:
+        line = line_of(check_ranges, only(field, value), TABLES[table])
+        assert re.fullmatch(rf"{re.escape(field)}: got {re.escape(str(value))}, takes a number (of|from) .*", line)
+
+
+def test_the_words_of_a_range_name_its_ends():
+    ranges = {"a.b": (1, math.inf), "c": (0, 1)}
+    assert line_of(check_ranges, only("a.b", 0), ranges) == "a.b: got 0, takes a number of at least 1"
+    assert line_of(check_ranges, only("c", 2.5), ranges) == "c: got 2.5, takes a number from 0 to 1"
+
+
+def test_fields_that_are_absent_or_unset_are_not_looked_at():
+    check_ranges(ConfigDict({"other": -1}), RANGES)
+    check_ranges(ConfigDict({"optimizer": {"predictor": {"learning_rate": None}}}), RANGES)
+
+
+# --- Whole configurations -----------------------------------------------------------------------------------------
+
+CHECKS = {"pretraining": check_counts, "probe": check_probe, "supervised": check_supervised}
+CONFIG_OF = {"pretraining": "quickstart", "probe": "quickstart", "supervised": "supervised"}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_sound_configuration_passes(name):
+    assert CHECKS[name](config_of(CONFIG_OF[name])) is None
+
+
+REFUSED = {
+    "pretraining": {
+        "epochs": (0, "epochs: got 0, takes a number of at least 1"),
+        "loss": ("cosin", "loss: got 'cosin', did you mean 'cosine'? It takes: cosine, euclidean"),
+        "probe.knn_k": (0, "probe.knn_k: got 0, takes a number of at least 1"),
+    },
+    "probe": {
+        "probe.protocol": ("sead", "probe.protocol: got 'sead', did you mean 'seed'? It takes: both, original, seed"),
+        "probe.loss": ("hing", "probe.loss: got 'hing', did you mean 'hinge'? It takes: hinge, softmax, squared"),
+        "probe.newton_l2": (-1.0, "probe.newton_l2: got -1.0, takes a number of at least 0"),
+    },
+    "supervised": {
+        "batch_size": (1, "batch_size: got 1, takes a number of at least 2"),
+        "data.random_labels": (2.0, "data.random_labels: got 2.0, takes a number from 0 to 1"),
+        "loss": ("softmx", "loss: got 'softmx', did you mean 'softmax'? It takes: hinge, softmax, squared"),
+        "weights": ("/no/file", "weights: got /no/file, which is no file; takes a file of timm's weights"),
+    },
+}
+
+
+@pytest.mark.parametrize("name, field", [(name, field) for name in REFUSED for field in REFUSED[name]])
+def test_a_mistake_is_told_by_its_field(name, field):
+    value, line = REFUSED[name][field]
+    assert line_of(CHECKS[name], config_of(CONFIG_OF[name], **{field: value})) == line
+
+
+def test_a_probe_alone_does_not_look_at_the_training():
+    check_probe(config_of("quickstart", epochs=0))
+
+
+@pytest.mark.parametrize("section", ["plateau", "stopping"])
+def test_what_watches_held_out_images_needs_some(section):
+    config = config_of("supervised", **{f"{section}.patience": 3, "data.validation_size": 0})
+    assert line_of(check_supervised, config) == (
+        f"{section}.patience: got 3, which watches held-out training images: set data.validation_size, which is 0"
+    )
+    config.data.validation_size = 10
+    check_supervised(config)
+
+
+def test_weights_are_a_file(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    config = config_of("supervised", weights=str(path))
+    assert f"got {path}, which is no file" in line_of(check_supervised, config)
+    assert "which is no file" in line_of(check_supervised, config_of("supervised", weights=str(tmp_path)))
+    path.touch()
+    check_supervised(config)
+
+
+# --- Against the data ---------------------------------------------------------------------------------------------
+
+
+def made_dataset(count=40, side=8, channels=1, classes=3, rarest=4) -> Dataset:
+    """Class 2 has `rarest` training images, the others share the rest."""
+    label = np.concatenate([np.full(rarest, 2), np.arange(count - rarest) % (classes - 1)]).astype(np.int32)
+    split = Split(np.zeros((count, side, side, channels), np.uint8), label)
+    return Dataset("made", split, split, split, classes, ("a", "b", "c"))
+
+
+def probe_fields(**fields) -> ConfigDict:
+    return ConfigDict({"knn_k": 5, "few_labels": 0, "validation_size": 10} | fields)
+
+
+def test_sizes_at_their_limits_pass():
+    data = made_dataset()
+    check_sizes(probe_fields(knn_k=40), data)
+    check_sizes(probe_fields(knn_k=30), data, 10)
+    check_sizes(probe_fields(knn_k=1), data, 39)
+    check_sizes(probe_fields(few_labels=4), data)
+
+
+@pytest.mark.parametrize(
+    "fields, held_out, line",
+    [
+        ({}, 40, "probe.validation_size: got 40, takes less than the 40 images"),
+        ({}, 41, "probe.validation_size: got 41, takes less than the 40 images"),
+        ({"knn_k": 41}, 0, "probe.knn_k: got 41, takes at most 40: 40 training images"),
+        (
+            {"knn_k": 31},
+            10,
+            "probe.knn_k: got 31, takes at most 30: 40 training images less probe.validation_size 10",
+        ),
+        ({"few_labels": 5}, 0, "probe.few_labels: got 5, takes at most 4, as the rarest class has"),
+    ],
+)
+def test_sizes_beyond_their_limits_are_refused(fields, held_out, line):
+    assert line_of(check_sizes, probe_fields(**fields), made_dataset(), held_out) == line
+
+
+def test_a_class_without_training_images_has_no_labels():
+    line = line_of(check_sizes, probe_fields(few_labels=1), made_dataset(rarest=0))
+    assert line == "probe.few_labels: got 1, takes at most 0, as the rarest class has"
+
+
+def test_views_that_fit_the_images_pass():
+    check_views(make_recipe("digits"), made_dataset())
+    check_views(make_recipe("cifar"), made_dataset(channels=3))
+
+
+@pytest.mark.parametrize(
+    "recipe, fields, data, parts",
+    [
+        ("cifar", {}, {"channels": 1}, ["views.saturation", "takes 0 for images of 1 channel(s)"]),
+        ("digits", {"gray": 0.5}, {"channels": 1}, ["views.gray: got 0.5"]),
+        ("cifar", {}, {"channels": 4}, ["views.saturation"]),
+        ("digits", {"mean": (0.1, 0.2)}, {"channels": 1}, ["views.mean", "(0.1, 0.2)"]),
+        ("stl10", {}, {"side": 4, "channels": 3}, ["views.blur_kernel: got 9", "images of 4 pixels"]),
+    ],
+)
+def test_views_that_do_not_fit_the_images_are_refused(recipe, fields, data, parts):
+    line = line_of(check_views, make_recipe(recipe, **fields), made_dataset(**data))
+    assert all(part in line for part in parts), line
+
+
+def test_views_are_held_against_the_images_of_pretraining():
+    """Which may be more than those of training; the channels are theirs."""
+    gray, coloured = made_dataset(), made_dataset(channels=3)
+    check_views(make_recipe("cifar"), gray._replace(pretrain=coloured.pretrain))
+    with pytest.raises(UserError, match="saturation"):
+        check_views(make_recipe("cifar"), coloured._replace(pretrain=gray.pretrain))
