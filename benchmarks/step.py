@@ -90,7 +90,7 @@ def parts_around(config: Any) -> dict[str, Part]:
     data = random_dataset(SIZE, SIDE)
     feed = make_feed(data.pretrain.image, config.batch_size, config.seed)
     parts = pretraining.build(config, TOTAL_STEPS, feed.steps_per_epoch, None)
-    state = pretraining.fresh_state(config, parts, data)
+    state = pretraining.fresh_state(config, pretraining.make_init(parts, data.description))
     resident = jax.device_put(feed.data)
     plan = feed.batches((first, 1) for first in itertools.count())
     gather = jax.jit(load)

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from ssl_jax.builders.checks import check_data, check_pretraining
+from ssl_jax.builders import pretraining
+from ssl_jax.builders.checks import check_few_labels
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.sweeps import lease
@@ -92,12 +93,13 @@ def identity(config: Config) -> dict:
 
 def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
     """UserError for whatever would break later: every cell as its run will check it, directory, store."""
-    datasets = {}
-    for job in {job.cell: job for job in jobs}.values():
-        try:
-            check_cell(job.config, datasets)
-        except UserError as error:
-            raise UserError(f"cell {job.cell}: {error}") from error
+    cells, datasets = {job.cell: job.config for job in jobs}, {}
+    for check in (pretraining.prepare, lambda config: check_read(config, datasets)):  # no image before all are prepared
+        for cell, settings in cells.items():
+            try:
+                check(settings)
+            except UserError as error:
+                raise UserError(f"cell {cell}: {error}") from error
     check_workdir(str(directory), {"task": "sweep", "sweep": config.sweep})
     refuse_other("--workdir", directory / config.scale / "config.json", [], identity(config))
     writable("--workdir", directory / config.scale)
@@ -110,13 +112,12 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
             check_workdir(str(job.out), job.config.to_dict())
 
 
-def check_cell(config: Config, datasets: dict) -> None:
-    """What the task pretrain checks before its first step; `datasets`: those read so far."""
-    _, _, recipe = check_pretraining(config)
+def check_read(config: Config, datasets: dict) -> None:
+    """What the task pretrain checks once it has read its data; `datasets`: those read so far."""
     wanted = config.data.to_json()
     if wanted not in datasets:
         datasets[wanted] = read_dataset(config)
-    check_data(config, recipe, datasets[wanted])
+    check_few_labels(config.probe, datasets[wanted])
 
 
 def refuse_other(field: str, path: Path, inside: list[str], config: dict) -> None:

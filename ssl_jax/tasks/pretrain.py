@@ -8,17 +8,17 @@ import numpy as np
 
 from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders import pretraining
-from ssl_jax.builders.checks import check_data, check_pretraining
-from ssl_jax.builders.data import build_cadence, read_dataset
+from ssl_jax.builders.checks import check_few_labels
+from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.network import forward_order
 from ssl_jax.builders.optimizer import layer_table
+from ssl_jax.builders.program import check_exclude
 from ssl_jax.data.batches import make_feed
 from ssl_jax.diagnosis import history
 from ssl_jax.diagnosis.history import facts_of
 from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.dynamics.measure import measure_spectra, measure_weights
 from ssl_jax.linalg import symmetric_eigh
-from ssl_jax.optim.decay import check_mask
 from ssl_jax.predictors import matrix
 from ssl_jax.probes import accuracies
 from ssl_jax.reports import run_figures
@@ -27,7 +27,6 @@ from ssl_jax.tasks import training
 from ssl_jax.tasks.printing import print_accuracies, print_layers, print_training
 from ssl_jax.tasks.probe import judge_all
 from ssl_jax.tasks.views import draw_views
-from ssl_jax.train import parallel
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config
 from ssl_jax.workdir import metrics_csv, result_json
@@ -38,16 +37,16 @@ BEST = "knn_validation"
 
 def pretrain(config: Config, directory: str, interrupted: Callable[[], bool] = lambda: False) -> None:
     """Pretrains, or goes on where the work directory stopped; then probes, reports and draws."""
-    devices, kept, recipe = check_pretraining(config)
+    plan, parts = pretraining.prepare(config)
     out = check_workdir(directory, config.to_dict())
+    init = pretraining.make_init(parts, plan.data)
+    check_exclude(config, init)
     dataset = read_dataset(config)
-    feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, kept)
-    check_data(config, recipe, dataset)
+    check_few_labels(config.probe, dataset)
 
-    cadence = build_cadence(config, feed.steps_per_epoch, config.dynamics.every)
-    parts = pretraining.build(config, cadence.total, feed.steps_per_epoch, parallel.axis(devices))
-    fresh = jax.device_get(pretraining.fresh_state(config, parts, dataset))
-    check_mask(fresh.params, config.optimizer.exclude)
+    devices, cadence = plan.devices, plan.cadence
+    feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, plan.resident)
+    fresh = jax.device_get(pretraining.fresh_state(config, init))
     key = jax.random.key(config.seed)
     run = pretraining.compile_step(config, parts, feed.data, devices, key, dataset.side)
     encode = accuracies.make_encode(parts.network, make_normalise(parts.recipe.mean, parts.recipe.std))

@@ -13,18 +13,16 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ssl_jax.augment.views import make_normalise
-from ssl_jax.builders import checks
-from ssl_jax.builders.data import build_cadence, read_dataset, resident
+from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.optimizer import has_penalty, layer_table, schedule_options
-from ssl_jax.builders.program import compile_program, pick_devices
-from ssl_jax.builders.supervised import build_augment, build_classifier, fresh_state
+from ssl_jax.builders.program import check_exclude, compile_program
+from ssl_jax.builders.supervised import fresh_state, make_init, prepare
 from ssl_jax.data.batches import make_feed
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.splits import hold_out, redraw
 from ssl_jax.errors import UserError
 from ssl_jax.losses import LOSSES
 from ssl_jax.optim import rescale
-from ssl_jax.optim.decay import check_mask
 from ssl_jax.optim.schedules import cycle_ends
 from ssl_jax.optim.stopping import plateau_scale, should_stop
 from ssl_jax.probes.features import extract
@@ -32,7 +30,6 @@ from ssl_jax.reports import run_figures
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks import training
 from ssl_jax.tasks.printing import print_layers, print_training
-from ssl_jax.train import parallel
 from ssl_jax.train.supervised import SupervisedState, make_supervised_step
 from ssl_jax.types import Config
 from ssl_jax.workdir import metrics_csv, result_json
@@ -44,24 +41,18 @@ BEST_EPOCHS = 10  # over which the paper takes its mean
 
 def supervised(config: Config, directory: str, interrupted: Callable[[], bool] = lambda: False) -> None:
     """Trains a classifier, or goes on where the work directory stopped; then reports and draws."""
-    checks.check_supervised(config)
-    devices = pick_devices(config)
-    kept = resident(config.data.resident)
-    build_classifier(config, 10, 3, config.epochs, 1, None)  # names a wrong field before any data is read
+    plan, parts, augment = prepare(config)
+    devices, cadence = plan.devices, plan.cadence
+    snapshots = snapshot_steps(config, cadence.total, plan.steps_per_epoch)
     out = check_workdir(directory, config.to_dict())
+    init = make_init(parts, plan.data)
+    check_exclude(config, init)
     dataset = read_dataset(config)
     train, validation = hold_out(dataset, config.data.validation_size)
     train = train._replace(label=redraw(train.label, config.data.random_labels, dataset.num_classes, config.seed))
-    feed = make_feed(train.image, config.batch_size, config.seed, kept, label=train.label)
-    augment = build_augment(config, dataset)
+    feed = make_feed(train.image, config.batch_size, config.seed, plan.resident, label=train.label)
 
-    cadence = build_cadence(config, feed.steps_per_epoch)
-    channels = train.image.shape[-1]
-    sizes = dataset.num_classes, channels, cadence.total, feed.steps_per_epoch
-    parts = build_classifier(config, *sizes, parallel.axis(devices))
-    snapshots = snapshot_steps(config, cadence.total, feed.steps_per_epoch)
-    fresh = jax.device_get(fresh_state(config, parts, dataset))
-    check_mask(fresh.params, config.optimizer.exclude)
+    fresh = jax.device_get(fresh_state(config, parts, init))
     step = make_supervised_step(
         augment=augment,
         classifier=parts.classifier,
@@ -70,7 +61,7 @@ def supervised(config: Config, directory: str, interrupted: Callable[[], bool] =
         num_classes=dataset.num_classes,
         consistency=config.augment.consistency,
         opposing=has_penalty(config),
-        axis_name=parallel.axis(devices),
+        axis_name=plan.axis,
     )
     run = compile_program(step, feed.data, devices, jax.random.key(config.seed))
     normalise = make_normalise(config.augment.mean, config.augment.std)

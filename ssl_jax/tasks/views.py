@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ssl_jax.augment.views import make_views
 from ssl_jax.builders import checks, pretraining
-from ssl_jax.builders.data import read_dataset
+from ssl_jax.builders.data import describe_dataset, read_dataset
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.reports import run_figures
 from ssl_jax.runtime.terminal import say
@@ -21,8 +21,8 @@ def views(config: Config, directory: str) -> None:
     """Draws a grid of augmented views, so that a person can look at what the network sees."""
     recipe = pretraining.build_recipe(config)
     check_workdir(directory, config.to_dict())
+    checks.check_views(recipe, describe_dataset(config))
     dataset = read_dataset(config)
-    checks.check_views(recipe, dataset)
     out = result_json.open_on_one(directory, config)
     draw_views(config, recipe, dataset, out)
     say(f"wrote {out / 'figures' / 'views.png'}")
