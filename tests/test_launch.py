@@ -187,6 +187,7 @@ VALUES = {
     "optimizer.weight_decay=-1": ["optimizer.weight_decay", "-1.0"],
     "optimizer.weight_decay=nan": ["optimizer.weight_decay", "nan"],
     "optimizer.decay=couple": ["optimizer.decay", "did you mean 'coupled'"],
+    "optimizer.exclude=biass": ["optimizer.exclude", "'biass'", "none of"],
     "optimizer.exclude=(bias": ["optimizer.exclude", "'(bias'", "regular expression"],
     "optimizer.predictor.learning_rate=-1": ["optimizer.predictor.learning_rate", "-1.0"],
     "optimizer.predictor.weight_decay=-1": ["optimizer.predictor.weight_decay", "-1.0"],

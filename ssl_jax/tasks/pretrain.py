@@ -1,7 +1,6 @@
 """The task "pretrain": pretrains, then probes, reports and draws."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,9 +22,9 @@ from ssl_jax.predictors import matrix
 from ssl_jax.probes import accuracies
 from ssl_jax.reports import run_figures
 from ssl_jax.runtime.terminal import is_writer, say
-from ssl_jax.tasks import training
 from ssl_jax.tasks.printing import print_accuracies, print_layers, print_training
 from ssl_jax.tasks.probe import judge_all
+from ssl_jax.tasks.training import Session, TrainingJob, train
 from ssl_jax.tasks.views import draw_views
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config
@@ -44,27 +43,27 @@ def pretrain(config: Config, directory: str, interrupted: Callable[[], bool] = l
     dataset = read_dataset(config)
     check_few_labels(config.probe, dataset)
 
-    devices, cadence = plan.devices, plan.cadence
     feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, plan.resident)
     fresh = jax.device_get(pretraining.fresh_state(config, init))
-    key = jax.random.key(config.seed)
-    run = pretraining.compile_step(config, parts, feed.data, devices, key, dataset.side)
+    session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted)
     encode = accuracies.make_encode(parts.network, make_normalise(parts.recipe.mean, parts.recipe.std))
-    task = make_task(config, parts, dataset, encode, run, fresh, devices, cadence)
-    state = training.train(config, out, task, fresh, feed, cadence, devices, interrupted)
+    state = train(session, make_job(session, encode))
     if state is not None:
-        finish(config, parts, state, fresh, dataset, encode, out)
+        finish(session, state, encode)
 
 
-def make_task(config, parts, dataset, encode, run, fresh, devices, cadence) -> training.Task:
-    """Pretraining, as `training.train` sees it."""
+def make_job(session: Session, encode: Callable) -> TrainingJob:
+    """Pretraining, as `train` sees it; encode(params, stats, image) -> features, as the probes take them."""
+    config, plan, parts, dataset = session.config, session.plan, session.parts, session.dataset
+    key = jax.random.key(config.seed)
+    run = pretraining.compile_step(config, parts, session.feed.data, plan.devices, key, dataset.side)
     signs_of = jax.jit(lambda state: collapse_signs(state.memory["correlation"], matrix(state.params["predictor"])))
     probe = config.probe
 
     def header(start):
-        print_training(config, dataset.name, len(dataset.pretrain.image), devices, cadence, start)
+        print_training(config, dataset.name, len(dataset.pretrain.image), plan.devices, plan.cadence, start)
         order = forward_order(parts.network, parts.predictor)
-        print_layers(layer_table(fresh.params, parts.rules, config, order), config.optimizer)
+        print_layers(layer_table(session.fresh.params, parts.rules, config, order), config.optimizer)
 
     def signs(state):
         row = {name: float(value) for name, value in jax.device_get(signs_of(state)).items()}
@@ -73,19 +72,19 @@ def make_task(config, parts, dataset, encode, run, fresh, devices, cadence) -> t
     def evaluate(state, step):
         sizes = probe.validation_size, probe.knn_k, probe.knn_temperature
         accuracy = accuracies.validate(encode, state.params, state.stats, dataset, *sizes)
-        epoch = step * config.epochs / cadence.total
-        say(f"epoch {epoch:g}: kNN {accuracy:.4f} on {probe.validation_size} held-out training images")
+        say(f"epoch {session.epoch(step):g}: kNN {accuracy:.4f} on {probe.validation_size} held-out training images")
         return {BEST: accuracy}
 
-    facts = facts_of(config.to_dict(), cadence.total)
+    def adjust(state, rows):
+        return state, False
+
+    facts = facts_of(config.to_dict(), plan.cadence.total)
 
     def news(rows):
         return history.news(rows, facts)
 
     shown = ("loss", "relative_spread", "images_per_second")
-    return training.Task(
-        run, BEST, header, signs, evaluate, lambda state, rows: (state, False), shown, make_track(), news
-    )
+    return TrainingJob(run, BEST, header, signs, evaluate, adjust, shown, make_track(), news)
 
 
 def make_track() -> Callable[[PretrainState], dict]:
@@ -103,9 +102,10 @@ def make_track() -> Callable[[PretrainState], dict]:
     return track
 
 
-def finish(config, parts, state: PretrainState, fresh: PretrainState, dataset, encode, out: Path) -> None:
+def finish(session: Session, state: PretrainState, encode: Callable) -> None:
     """Probes, verdict, result.json and figures of a finished run."""
-    result, features = judge_all(config, parts.recipe, state, fresh, dataset, encode, out)
+    config, recipe, dataset, out = session.config, session.parts.recipe, session.dataset, session.out
+    result, features = judge_all(config, recipe, state, session.fresh, dataset, encode, out)
     if not is_writer():
         return
     rows = metrics_csv.read_rows(out / "metrics.csv")
@@ -126,7 +126,7 @@ def finish(config, parts, state: PretrainState, fresh: PretrainState, dataset, e
     write_json(out / "result.json", result)
     run_figures.draw_run(out)
     run_figures.draw_features(features, dataset.label_names, out / "figures" / "features.png")
-    draw_views(config, parts.recipe, dataset, out)
+    draw_views(config, recipe, dataset, out)
     print_accuracies(result)
     say(judged.words)
     say(f"results in {out / 'result.json'}, figures in {out / 'figures'}")
