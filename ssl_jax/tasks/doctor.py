@@ -10,12 +10,12 @@ from ssl_jax.diagnosis.state import diagnose
 from ssl_jax.errors import UserError
 from ssl_jax.reports.doctor import draw, report
 from ssl_jax.runtime.terminal import say
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import open_workdir, read_json, write_json
 from ssl_jax.workdir.metrics_csv import read_rows
 
 
-def doctor(config: Config, directory: str) -> None:
+def doctor(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """Reads the run, says what it has, and writes result.json and figures/doctor.png."""
     if not config.run:
         raise UserError("run: got '', takes the work directory of a pretraining run (--config.run=DIR)")

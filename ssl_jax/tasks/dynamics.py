@@ -11,7 +11,7 @@ from ssl_jax.errors import UserError
 from ssl_jax.reports.dynamics import figures, theory_fit, theory_fit_figure
 from ssl_jax.reports.dynamics import table as tables
 from ssl_jax.runtime.terminal import say
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import check_workdir, open_workdir, read_json, write_json
 from ssl_jax.workdir.dynamics_npz import read_dynamics
 from ssl_jax.workdir.metrics_csv import read_rows
@@ -27,7 +27,7 @@ FIELDS = ("method", "seed", "batch_size", "loss", "loss_scale")
 SECTIONS = ("data", "encoder", "projector", "predictor", "target", "optimizer")
 
 
-def dynamics(config: Config, directory: str) -> None:
+def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """figures/*.png, table.md, overlay.md and result.json of the runs that the configuration names."""
     paths = [Path(word.strip()) for word in config.runs.split(",") if word.strip()]
     if not paths:

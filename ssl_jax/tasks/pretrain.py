@@ -27,14 +27,14 @@ from ssl_jax.tasks.probe import judge_all
 from ssl_jax.tasks.training import Session, TrainingJob, train
 from ssl_jax.tasks.views import draw_views
 from ssl_jax.train.state import PretrainState
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import metrics_csv, result_json
 from ssl_jax.workdir.directory import check_workdir, write_json
 
 BEST = "knn_validation"
 
 
-def pretrain(config: Config, directory: str, interrupted: Callable[[], bool] = lambda: False) -> None:
+def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """Pretrains, or goes on where the work directory stopped; then probes, reports and draws."""
     plan, parts = pretraining.prepare(config)
     out = check_workdir(directory, config.to_dict())

@@ -20,12 +20,12 @@ from ssl_jax.reports import run_figures
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks.printing import print_accuracies
 from ssl_jax.train.state import PretrainState
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
 from ssl_jax.workdir.directory import check_workdir, write_json
 
 
-def probe(config: Config, directory: str) -> None:
+def probe(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """Judges a checkpoint of a finished or running pretraining, from its files alone."""
     checks.check_probe(config)
     if not config.checkpoint:

@@ -8,11 +8,11 @@ from ssl_jax.reports.replication.page import page
 from ssl_jax.reports.replication.results import SCALES, Gathered, gather
 from ssl_jax.reports.replication.tables import markdown
 from ssl_jax.runtime.terminal import say
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import open_workdir, write_json
 
 
-def report(config: Config, directory: str) -> None:
+def report(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """Writes report.md, report.html and result.json from the stores that the configuration names."""
     folders = [Path(name.strip()) for name in config.runs.split(",") if name.strip()]
     takes = "takes folders that hold SWEEP/SCALE/CELL/seed-N.json, with commas between them"

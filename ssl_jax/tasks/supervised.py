@@ -32,7 +32,7 @@ from ssl_jax.tasks import training
 from ssl_jax.tasks.printing import print_layers, print_training
 from ssl_jax.tasks.training import Session, TrainingJob
 from ssl_jax.train.supervised import SupervisedState, make_supervised_step
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import metrics_csv, result_json
 from ssl_jax.workdir.directory import check_workdir, write_json
 
@@ -40,7 +40,7 @@ JUDGE = "validation_accuracy"
 BEST_EPOCHS = 10  # over which the paper takes its mean
 
 
-def supervised(config: Config, directory: str, interrupted: Callable[[], bool] = lambda: False) -> None:
+def supervised(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """Trains a classifier, or goes on where the work directory stopped; then reports and draws."""
     plan, parts, augment = prepare(config)
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)

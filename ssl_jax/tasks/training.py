@@ -18,7 +18,7 @@ from ssl_jax.runtime.terminal import is_writer, progress_bar, say
 from ssl_jax.runtime.threads import lapack_on_one_thread
 from ssl_jax.train import parallel
 from ssl_jax.train.loop import Hooks, plan_calls, train_loop
-from ssl_jax.types import Config, PyTree
+from ssl_jax.types import Config, Interrupted, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
 from ssl_jax.workdir.dynamics_npz import Record, resume_dynamics, write_dynamics
 
@@ -58,7 +58,7 @@ class Session(NamedTuple):
     dataset: Dataset  # whole, with what is held out
     feed: Feed  # of the images to train on
     fresh: PyTree  # the state at step 0, on the host
-    interrupted: Callable[[], bool]  # whether somebody asked it to save and stop
+    interrupted: Interrupted  # asked after each call of the compiled program
 
     def epoch(self, step: int) -> float:
         """Epochs that `step` steps are."""
