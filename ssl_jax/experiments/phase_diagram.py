@@ -75,13 +75,13 @@ def phase_diagram(config: Config, directory: str, interrupted: Callable[[], bool
     plan = {f"twin-{target}": twin_cell(config, averaged) for target, averaged in TARGETS.items()}
     for loss in config.digits.losses:
         plan |= {f"{loss}-{target}": digits_cell(config, parts, loss, averaged) for target, averaged in TARGETS.items()}
-    result_json.open_on_one(directory, config)
+    result_json.open_on_one(directory, config.to_dict())
     found = compute(out, plan, interrupted)
     if len(found) < len(plan):
         say(f"stopped after {len(found)} of {len(plan)} parts, saved; the same command goes on from here")
         return
     result = {"task": "experiment", "experiment": config.experiment, "dataset": "digits"}
-    result |= summarise(config, predicted, found) | {"config": result_json.fields(config)}
+    result |= summarise(config, predicted, found) | {"config": result_json.fields(config.to_dict())}
     result |= {"seconds": round(sum(float(cell["seconds"]) for cell in found.values()), 1)} | result_json.provenance()
     write_json(out / "result.json", result)
     text = reports.report(result)

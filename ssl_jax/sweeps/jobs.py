@@ -107,7 +107,7 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
         writable("store", Path(config.store, config.sweep, config.scale))
     for job in jobs:
         if job.store is not None and job.store.exists() and not config.again:
-            refuse_other("store", job.store, ["config"], result_json.fields(job.config))
+            refuse_other("store", job.store, ["config"], result_json.fields(job.config.to_dict()))
         if not is_done(job, config.again):
             check_workdir(str(job.out), job.config.to_dict())
 

@@ -111,7 +111,7 @@ def finish(session: Session, state: PretrainState, encode: Callable) -> None:
     rows = metrics_csv.read_rows(out / "metrics.csv")
     last, eigenvalues = rows[-1], symmetric_eigh(state.memory["correlation"])[0][::-1]
     judged = history.examine(rows, facts_of(config.to_dict(), int(state.step)), out)
-    result = {"task": "pretrain"} | result_json.describe(config) | {"steps": int(state.step)} | result
+    result = {"task": "pretrain"} | result_json.describe(config.to_dict()) | {"steps": int(state.step)} | result
     result |= result_json.spent(rows, int(state.step)) | result_json.provenance()
     result |= {
         "collapsed": judged.collapsed,

@@ -49,10 +49,15 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     like = {"params": {k: fresh.params[k] for k in ("encoder", "projector")}, "stats": fresh.stats}
     state = fresh._replace(step=step, **checkpoints.restore_parts(source / "checkpoints", step, like))
     encode = accuracies.make_encode(parts.network, make_normalise(parts.recipe.mean, parts.recipe.std))
-    result_json.open_on_one(directory, config)
+    result_json.open_on_one(directory, config.to_dict())
     say(f"probing {source} at step {step}: {trained.method} on {dataset.name}")
     result, features = judge_all(trained, parts.recipe, state, fresh, dataset, encode, out)
-    result = {"task": "probe", "checkpoint": str(source)} | result_json.describe(trained) | {"steps": step} | result
+    result = (
+        {"task": "probe", "checkpoint": str(source)}
+        | result_json.describe(trained.to_dict())
+        | {"steps": step}
+        | result
+    )
     result |= result_json.spent(metrics_csv.read_rows(source / "metrics.csv"), step) | result_json.provenance()
     write_json(out / "result.json", result)
     run_figures.draw_features(features, dataset.label_names, out / "figures" / "features.png")

@@ -164,7 +164,7 @@ def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...])
         return
     config, out = session.config, session.out
     rows = metrics_csv.read_rows(out / "metrics.csv")
-    result = {"task": "supervised"} | result_json.describe(config) | {"steps": int(state.step)}
+    result = {"task": "supervised"} | result_json.describe(config.to_dict()) | {"steps": int(state.step)}
     result |= {"stopped_early": int(state.step) < session.plan.cadence.total, "loss": rows[-1]["loss"]}
     result |= {"train_accuracy": rows[-1]["train_accuracy"]} | summary(rows)
     result |= {"opposing_ratio": float(np.nanmean([row["opposing_ratio"] for row in rows] or [np.nan]))}

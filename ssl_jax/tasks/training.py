@@ -83,7 +83,7 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
             gone = start // session.plan.steps_per_epoch
             raise UserError(f"epochs: got {config.epochs}, {out} has already gone {gone}")
         state = checkpoints.restore(manager, session.fresh) if start else session.fresh
-        result_json.open_on_one(str(out), config)  # a start that is refused above leaves everything as it was
+        result_json.open_on_one(str(out), config.to_dict())  # a start that is refused above leaves everything as it was
         rows = result_json.begin_log(out, start)
         log = Log(manager, start, rows, begin_dynamics(out, job, state, start) if cadence.track else [])
         state, enough = job.adjust(state, rows)

@@ -23,7 +23,7 @@ def views(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     check_workdir(directory, config.to_dict())
     checks.check_views(recipe, describe_dataset(config))
     dataset = read_dataset(config)
-    out = result_json.open_on_one(directory, config)
+    out = result_json.open_on_one(directory, config.to_dict())
     draw_views(config, recipe, dataset, out)
     say(f"wrote {out / 'figures' / 'views.png'}")
 

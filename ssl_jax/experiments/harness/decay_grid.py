@@ -147,7 +147,7 @@ def prepare(config: Config, directory: str, plan: Callable[[Config], Iterable[Ru
     dataset = read_dataset(config)
     train, validation = hold_out(dataset, config.data.validation_size)
     assert validation is not None
-    out = result_json.open_on_one(directory, config)
+    out = result_json.open_on_one(directory, config.to_dict())
     (out / "cells").mkdir(exist_ok=True)
     test = Split(*(part[:size] for part in dataset.test))
     return Laboratory(
@@ -397,7 +397,9 @@ def finish(lab: Laboratory, found: dict[Run, dict], result: dict) -> None:
     steps = lab.config.epochs * lab.steps_per_epoch
     result = {"task": "experiment", "experiment": config.experiment, "dataset": config.data.name} | result
     result |= {"runs": len(found), "steps": steps, "seconds": round(seconds, 1)}
-    write_json(lab.out / "result.json", result | {"config": result_json.fields(config)} | result_json.provenance())
+    write_json(
+        lab.out / "result.json", result | {"config": result_json.fields(config.to_dict())} | result_json.provenance()
+    )
     text = reports.report(result)
     (lab.out / "table.md").write_text(text)
     reports.draw(result, lab.out / "figures")
