@@ -95,6 +95,26 @@ def test_what_is_left_out_is_told_and_nothing_else(store, words):
     assert words in page(gathered).replace("&#x27;", "'")
 
 
+FREE = ["devices", "steps_per_call", "log_every", "eval_every", "checkpoint_every", "data.resident", "data.data_dir"]
+
+
+@pytest.mark.parametrize("field", [*FREE, "dynamics.every", "seed"])
+def test_seeds_of_a_cell_may_differ_in_what_starts_of_a_run_may(store, field):
+    for value, seed in enumerate((0, 1)):
+        path = store / "table1" / "mini" / "byol" / f"seed-{seed}.json"
+        config = json.loads(path.read_text())["config"] | {field: value}
+        change(config=config)(path)
+    assert not gather([store]).left_out
+
+
+def test_seeds_of_a_cell_have_one_probe(store):
+    for value, seed in enumerate((0, 1)):
+        path = store / "table1" / "mini" / "byol" / f"seed-{seed}.json"
+        change(config=json.loads(path.read_text())["config"] | {"probe": {"knn_k": value}})(path)
+    (line,) = gather([store]).left_out
+    assert "probe.knn_k is 1, and 0" in line
+
+
 def test_a_seed_that_is_there_twice_counts_once(store, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     write_run(other, seed=0, accuracy=0.9)

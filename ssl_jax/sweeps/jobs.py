@@ -10,20 +10,9 @@ from ssl_jax.errors import UserError, nearest
 from ssl_jax.sweeps import lease
 from ssl_jax.types import Config
 from ssl_jax.workdir import result_json
-from ssl_jax.workdir.directory import LISTED, check_workdir, flatten, read_json, spread
+from ssl_jax.workdir.directory import LISTED, check_workdir, flatten, is_free, read_json, spread
 
 SCALES = ("mini", "full")
-# What may differ from start to start, and from machine to machine, of one sweep.
-FREE = (
-    "devices",
-    "data.data_dir",
-    "data.resident",
-    "steps_per_call",
-    "log_every",
-    "eval_every",
-    "checkpoint_every",
-    "dynamics.every",
-)
 
 
 class Job(NamedTuple):
@@ -86,7 +75,7 @@ def cell_config(config: Config, cell: str, seed: int) -> Config:
 
 def identity(config: Config) -> dict:
     """What all starts of one sweep have in common."""
-    base = {name: value for name, value in spread(config[config.scale].to_dict()).items() if name not in FREE}
+    base = {name: value for name, value in spread(config[config.scale].to_dict()).items() if not is_free(name)}
     overrides = config.overrides[config.scale].to_dict()
     return {"task": "sweep", "sweep": config.sweep, "scale": config.scale, config.scale: base, "overrides": overrides}
 
@@ -131,7 +120,7 @@ def refuse_other(field: str, path: Path, inside: list[str], config: dict) -> Non
         earlier = earlier.get(name, {})
     old, new = spread(earlier), spread(config)
     differing = [
-        f"{n} {old[n]!r} -> {new[n]!r}" for n in sorted(old.keys() & new.keys()) if n not in FREE and old[n] != new[n]
+        f"{n} {old[n]!r} -> {new[n]!r}" for n in sorted(old.keys() & new.keys()) if not is_free(n) and old[n] != new[n]
     ]
     if differing:
         more = f"; and {len(differing) - LISTED} more" if len(differing) > LISTED else ""

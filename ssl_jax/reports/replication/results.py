@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssl_jax.intervals import student
-from ssl_jax.workdir.directory import spread
+from ssl_jax.workdir.directory import FREE, is_free, spread
 
 NEEDED = ("sweep", "scale", "cell", "seed", "linear_accuracy", "effective_rank", "config")
 SCALES = ("full", "mini")
@@ -83,13 +83,11 @@ def _conflict(run: dict, other: dict) -> str | None:
         same = "the same" if run["linear_accuracy"] == other["linear_accuracy"] else "another"
         return f"seed {run['seed']} is there already, with {same} accuracy ({other['path']})"
     ours, theirs = (spread(r["config"]) for r in (run, other))
-    apart = sorted(f for f in ours.keys() & theirs.keys() if ours[f] != theirs[f] and f not in OWN)
+    apart = sorted(f for f in ours.keys() & theirs.keys() if ours[f] != theirs[f] and not is_free(f, FREE + OWN))
     return f"{apart[0]} is {ours[apart[0]]}, and {theirs[apart[0]]} in {other['path']}" if apart else None
 
 
-# In which runs of one cell may differ; a sweep lets them.
-OWN = ("seed", "devices", "steps_per_call", "data.resident", "log_every", "eval_every", "checkpoint_every")
-OWN += ("dynamics.every", "data.data_dir")
+OWN = ("seed",)  # in which runs of one cell differ, beside what starts of one run may differ in
 
 
 class Estimate(NamedTuple):
