@@ -21,7 +21,7 @@ from ssl_jax.diagnosis.state import LINE, diagnose
 from ssl_jax.dynamics import theory
 from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.errors import UserError
-from ssl_jax.losses import DISTANCES
+from ssl_jax.losses import OBJECTIVES
 from ssl_jax.models import MLPHead, make_network
 from ssl_jax.optim import make_optimizer
 from ssl_jax.predictors import make_predictor, matrix
@@ -357,7 +357,7 @@ def program(loss, kind, symmetric, noise):
     def run(rate, decay, indices):
         optimizer = make_optimizer("momentum", rate, momentum=0.9, weight_decay=decay)
         step = make_pretrain_step(
-            views=views, network=network, predictor=predictor, optimizer=optimizer, tau=None, distance=DISTANCES[loss]
+            views=views, network=network, predictor=predictor, optimizer=optimizer, tau=None, objective=OBJECTIVES[loss]
         )
 
         def one(state, index):

@@ -150,6 +150,15 @@ def test_the_same_command_again_trains_nothing(run, no_training):
     assert {p: p.stat().st_mtime_ns for p in saved} == saved
 
 
+def test_a_run_of_before_a_field_came_goes_on_and_is_probed(run, tmp_path, no_training):
+    config = json.loads((run / "config.json").read_text())
+    del config["regularisers"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert command("probe", tmp_path / "probe", f"checkpoint={run}", *PROBE) == 0
+    assert command("quickstart", run, *TINY) == 0
+    assert result_of(tmp_path / "probe")["linear_accuracy"] == result_of(run)["linear_accuracy"]
+
+
 def test_other_probes_of_a_finished_run(run, no_training):
     assert command("quickstart", run, *TINY, "probe.random_init=false", "probe.ridge=false") == 0
     assert "ridge_accuracy" not in result_of(run) and "random_init_knn_accuracy" not in result_of(run)

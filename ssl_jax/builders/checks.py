@@ -12,7 +12,7 @@ from ssl_jax.builders.data import resident
 from ssl_jax.builders.program import pick_devices
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.losses import DISTANCES, LOSSES
+from ssl_jax.losses import LOSSES, OBJECTIVES, REGULARISERS
 from ssl_jax.types import Config
 from ssl_jax.workdir.directory import flatten
 
@@ -87,9 +87,9 @@ def check_supervised(config: Config) -> None:
 
 def check_counts(config: Config) -> None:
     """UserError for a number out of range, or a loss that is not there, before anything is loaded."""
-    check_ranges(config, RANGES)
-    if config.loss not in DISTANCES:
-        raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, DISTANCES)}")
+    check_ranges(config, RANGES | {f"regularisers.{name}": (0, math.inf) for name in REGULARISERS})
+    if config.loss not in OBJECTIVES:
+        raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, OBJECTIVES)}")
     check_probe(config)
 
 

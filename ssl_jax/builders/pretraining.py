@@ -12,7 +12,7 @@ from ssl_jax.builders.optimizer import Rule, build_optimizer, build_rules, has_p
 from ssl_jax.builders.program import compile_once, compile_program
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
-from ssl_jax.losses import DISTANCES
+from ssl_jax.losses import OBJECTIVES, regularised
 from ssl_jax.models import Network
 from ssl_jax.optim import Optimizer, Schedule
 from ssl_jax.optim.schedules import target_rate
@@ -101,7 +101,7 @@ def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | N
         predictor=parts.predictor,
         optimizer=parts.optimizer,
         tau=parts.tau,
-        distance=DISTANCES[config.loss],
+        objective=regularised(OBJECTIVES[config.loss], config.regularisers),
         loss_scale=config.loss_scale,
         tracked=config.dynamics.every > 0,
         opposing=has_penalty(config),

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.linalg import matmul
-from ssl_jax.losses import half_squared
+from ssl_jax.losses import OBJECTIVES
 from ssl_jax.models import Network
 from ssl_jax.optim import Optimizer, assign_groups, by_group, make_optimizer
 from ssl_jax.predictors import make_predictor, matrix
@@ -130,7 +130,7 @@ def make_twin(
         predictor=predictor,
         optimizer=optimizer,
         tau=(lambda step: tau) if averaged else None,
-        distance=half_squared,
+        objective=OBJECTIVES["euclidean"],
         loss_scale=loss_scale,
     )
     image = jnp.zeros((2, w.shape[1]))
