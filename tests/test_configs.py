@@ -18,7 +18,6 @@ from ssl_jax.builders.data import build_cadence
 from ssl_jax.builders.network import forward_order
 from ssl_jax.builders.optimizer import layer_table
 from ssl_jax.errors import UserError
-from ssl_jax.predictors import matrix
 from ssl_jax.tasks import registry
 from ssl_jax.train.state import init_state
 
@@ -161,7 +160,7 @@ def test_every_parameter_has_exactly_one_rule(method):
     groups = sizes(config, parts, state.params)
     assert list(groups) == ["encoder", "projector", "predictor"]
     assert all(size == count(state.params[group]) and 0 < decayed <= size for group, (size, decayed) in groups.items())
-    assert jax.eval_shape(matrix, state.params["predictor"]).shape == (64, 64)
+    assert jax.eval_shape(parts.predictor.matrix, state.params["predictor"]).shape == (64, 64)
     assert bool(jax.tree.leaves(state.target)) == (config.target.tau > 0)
 
 

@@ -24,7 +24,7 @@ from ssl_jax.errors import UserError
 from ssl_jax.losses import OBJECTIVES
 from ssl_jax.models import MLPHead, make_network
 from ssl_jax.optim import make_optimizer
-from ssl_jax.predictors import make_predictor, matrix
+from ssl_jax.predictors import make_predictor
 from ssl_jax.train.pretrain import make_pretrain_step
 from ssl_jax.train.state import init_state
 from ssl_jax.workdir.metrics_csv import COLUMNS, append_row, truncate_after
@@ -366,7 +366,7 @@ def program(loss, kind, symmetric, noise):
 
         def row(state, indices):
             state, metrics = jax.lax.scan(one, state, indices)
-            signs = collapse_signs(state.memory["correlation"], matrix(state.params["predictor"]))
+            signs = collapse_signs(state.memory["correlation"], predictor.matrix(state.params["predictor"]))
             return state, jax.tree.map(jnp.mean, metrics) | signs | {"step": state.step}
 
         state = init_state(jax.random.key(1), jnp.zeros((2, 1, 8, 1)), network, predictor, optimizer, False)

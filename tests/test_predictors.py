@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ssl_jax.errors import UserError
-from ssl_jax.predictors import KINDS, make_predictor, matrix
+from ssl_jax.predictors import KINDS, make_predictor
 from ssl_jax.predictors.direct import direct_copy, direct_pred
 
 DIM = 12
@@ -87,7 +87,7 @@ def test_every_kind_keeps_the_running_average(kind):
         chex.assert_trees_all_close(memory["correlation"], f, atol=1e-4)
     z = jnp.ones((5, DIM))
     chex.assert_shape(predictor.apply(params, memory, z), (5, DIM))
-    chex.assert_shape(matrix(params), (DIM, DIM))
+    chex.assert_shape(predictor.matrix(params), (DIM, DIM))
 
 
 @pytest.mark.parametrize("kind", ["linear", "direct_pred", "direct_copy"])
@@ -95,7 +95,7 @@ def test_matrix_is_what_apply_multiplies_by(kind):
     predictor = make_predictor(kind, DIM)
     params, memory = predictor.init(jax.random.key(0))
     z = np.random.default_rng(0).normal(size=(5, DIM)).astype(np.float32)
-    expected = z @ np.asarray(matrix(params)).T
+    expected = z @ np.asarray(predictor.matrix(params)).T
     chex.assert_trees_all_close(predictor.apply(params, memory, z), expected, atol=1e-5)
 
 
@@ -109,7 +109,7 @@ def test_hybrid_sets_only_where_step_divides(every):
         corr = jnp.float32(correlation(step))
         params, memory = update(marked, memory, corr, step)
         if step % every == 0:
-            chex.assert_trees_all_close(matrix(params), direct_pred(memory["correlation"], 0.1), atol=1e-5)
+            chex.assert_trees_all_close(predictor.matrix(params), direct_pred(memory["correlation"], 0.1), atol=1e-5)
         else:
             chex.assert_trees_all_equal(params, marked)
 
@@ -119,12 +119,12 @@ def test_symmetric_projections():
         predictor = make_predictor(kind, DIM, symmetric=True)
         params, memory = predictor.init(jax.random.key(1))
         new, _ = predictor.update(params, memory, jnp.eye(DIM), 0)
-        w = np.asarray(matrix(new))
+        w = np.asarray(predictor.matrix(new))
         chex.assert_trees_all_close(w, w.T, atol=1e-6)
         again, _ = predictor.update(new, memory, jnp.eye(DIM), 1)
         chex.assert_trees_all_close(again, new, atol=1e-6)  # a projection
         if kind == "linear":
-            old = np.asarray(matrix(params))
+            old = np.asarray(predictor.matrix(params))
             chex.assert_trees_all_close(w, (old + old.T) / 2, atol=1e-6)
         else:
             w1, w2 = (np.asarray(params[name]["kernel"]).T for name in ("linear1", "linear2"))

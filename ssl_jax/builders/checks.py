@@ -13,6 +13,7 @@ from ssl_jax.builders.program import pick_devices
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.losses import LOSSES, OBJECTIVES, REGULARISERS
+from ssl_jax.predictors import KINDS, options_of
 from ssl_jax.types import Config
 from ssl_jax.workdir.directory import flatten
 
@@ -90,6 +91,12 @@ def check_counts(config: Config) -> None:
     check_ranges(config, RANGES | {f"regularisers.{name}": (0, math.inf) for name in REGULARISERS})
     if config.loss not in OBJECTIVES:
         raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, OBJECTIVES)}")
+    if config.predictor.symmetric and "symmetric" not in options_of(config.predictor.kind):
+        takes = [kind for kind in KINDS if "symmetric" in options_of(kind)]
+        raise UserError(
+            f"predictor.symmetric: got True, takes False with predictor.kind {config.predictor.kind}: only "
+            f"{', '.join(takes)} can be made symmetric"
+        )
     check_probe(config)
 
 

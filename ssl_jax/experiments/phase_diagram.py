@@ -348,7 +348,7 @@ def between(one: jax.Array, two: jax.Array) -> jax.Array:
 def digits_found(config: Config, loss: str, begun: dict, ended: dict) -> dict[str, np.ndarray]:
     """As `train_digits` has it, from what `signal` saw of all members (S, A * E, ...)."""
     begun, ended = (jax.tree.map(lambda x: np.asarray(x, np.float64), seen) for seen in (begun, ended))
-    kept = ended["unit" if loss == "cosine" else "centred"]
+    kept = ended["centred" if OBJECTIVES[loss].sees_scale else "unit"]
     first = begun["centred"][:, 0]  # all cells begin alike
     total = np.trace(first, axis1=1, axis2=2)
     return {
@@ -380,7 +380,7 @@ def summarise(config: Config, predicted: dict[str, np.ndarray], found: dict[str,
         }
         for loss in config.digits.losses:
             cell = found[f"{loss}-{target}"]
-            floor = ALIVE / config.dim if loss == "cosine" else ALIVE * config.s
+            floor = ALIVE * config.s if OBJECTIVES[loss].sees_scale else ALIVE / config.dim
             expected = predict(config, cell["begun"], cell["sigma2"], averaged)
             result[f"{loss}-{target}"] = compare(expected, cell["spectrum"] >= floor) | {
                 "scale": rounded(np.exp(np.mean(np.log(np.maximum(cell["scale"], 1e-30)), axis=0)), 3),

@@ -19,7 +19,6 @@ from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.dynamics.measure import measure_spectra, measure_weights
 from ssl_jax.linalg import symmetric_eigh
 from ssl_jax.optim.decay import check_mask
-from ssl_jax.predictors import matrix
 from ssl_jax.probes import accuracies
 from ssl_jax.reports import run_figures
 from ssl_jax.runtime.terminal import is_writer, say
@@ -59,6 +58,7 @@ def pretrain(config: Config, directory: str, interrupted: Callable[[], bool] = l
 
 def make_task(config, parts, dataset, encode, run, fresh, devices, cadence) -> training.Task:
     """Pretraining, as `training.train` sees it."""
+    matrix = parts.predictor.matrix
     signs_of = jax.jit(lambda state: collapse_signs(state.memory["correlation"], matrix(state.params["predictor"])))
     probe = config.probe
 
@@ -85,12 +85,14 @@ def make_task(config, parts, dataset, encode, run, fresh, devices, cadence) -> t
 
     shown = ("loss", "relative_spread", "images_per_second")
     return training.Task(
-        run, BEST, header, signs, evaluate, lambda state, rows: (state, False), shown, make_track(), news
+        run, BEST, header, signs, evaluate, lambda state, rows: (state, False), shown, make_track(matrix), news
     )
 
 
-def make_track() -> Callable[[PretrainState], dict]:
-    """track(state) -> what dynamics.npz holds of it; NaN for the spectra before F has seen a batch."""
+def make_track(matrix: Callable) -> Callable[[PretrainState], dict]:
+    """track(state) -> what dynamics.npz holds of it, NaN for the spectra before F has seen a batch; `matrix`: the
+    predictor's.
+    """
     weights = jax.jit(measure_weights)
     spectra = jax.jit(measure_spectra)
 
