@@ -1,11 +1,20 @@
 """What every predictor, objective and method has to fulfil: a new one is held to it by its name alone."""
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
+from tiny import make_batch, make_state
 
+from ssl_jax.builders import checks, pretraining
+from ssl_jax.builders.network import forward_order
+from ssl_jax.builders.optimizer import layer_table
 from ssl_jax.losses import OBJECTIVES
+from ssl_jax.predictors import make_predictor
+from ssl_jax.train.state import init_state
 
 DEVICES, ROWS, DIM = 4, 12, 6
 
@@ -84,3 +93,114 @@ def check_sees_scale(objective):
 def check_objective_of_name(name):
     check_objective(OBJECTIVES[name])
     check_sees_scale(OBJECTIVES[name])
+
+
+# --- Predictors ---------------------------------------------------------------------------------------------------
+
+
+def correlation(seed=0, dim=DIM, rank=None, scale=1.0):
+    """Of projections whose directions are of many sizes, and `rank` of them not zero; (dim, dim) float64."""
+    z = np.random.default_rng(seed).normal(size=(4 * dim, dim)) * np.geomspace(3, 0.1, dim)
+    z[:, rank:] = 0 if rank else z[:, rank:]
+    return scale * z.T @ z / len(z)
+
+
+def check_predictor(kind):
+    """The predictor of that name with its own defaults: all that its record promises."""
+    predictor = make_predictor(kind, DIM, rho=0.3)
+    params, memory = predictor.init(jax.random.key(0))
+    chex.assert_trees_all_equal((params, memory), predictor.init(jax.random.key(0)))
+    z = jnp.float32(np.random.default_rng(0).normal(size=(5, DIM)))
+    check_memory(predictor, params, memory)
+    check_apply(predictor, params, memory, z)
+    check_closed_form(predictor, params, memory)
+    assert make_predictor(kind, 1).closed_form == predictor.closed_form  # of each option there is a default
+
+
+def check_memory(predictor, params, memory):
+    """F_0 = C_0, F_k = rho F_{k-1} + (1 - rho) C_k: rho keeps the old. One traced program takes all steps."""
+    update, f = jax.jit(predictor.update), None
+    for step in range(4):
+        c = correlation(10 + step)
+        f = c if step == 0 else 0.3 * f + 0.7 * c
+        before = params, memory
+        params, memory = update(params, memory, jnp.float32(c), step)
+        chex.assert_trees_all_equal_shapes_and_dtypes(before, (params, memory))
+        chex.assert_tree_all_finite((params, memory))
+        chex.assert_trees_all_close(memory["correlation"], f, atol=1e-4)
+
+
+def check_apply(predictor, params, memory, z):
+    """Predictions and their gradients; `linear` says whether they are products with `matrix`."""
+    p, w = predictor.apply(params, memory, z), predictor.matrix(params)
+    chex.assert_shape([p, w], [z.shape, (DIM, DIM)])
+    chex.assert_tree_all_finite(jax.grad(lambda params: jnp.square(predictor.apply(params, memory, z)).sum())(params))
+    product = np.allclose(p, z @ np.asarray(w).T, atol=1e-5)
+    assert predictor.linear == product, f"linear is {predictor.linear}"
+
+
+def check_closed_form(predictor, params, memory):
+    """Whether W_p after a step is a function of the correlation alone, or of what the optimizer left too."""
+    corr, moved = jnp.float32(correlation()), jax.tree.map(lambda x: x + 0.1, params)
+    w, other = (predictor.matrix(predictor.update(before, memory, corr, 0)[0]) for before in (params, moved))
+    assert predictor.closed_form == np.array_equal(w, other), f"closed_form is {predictor.closed_form}"
+
+
+# --- The step, and methods ----------------------------------------------------------------------------------------
+
+
+def check_step(parts, step):
+    """Two steps: everything stays finite and of its shape, and every parameter learns. Returns the losses."""
+    state = first = make_state(parts)
+    losses = []
+    for i in range(2):
+        state, metrics = step(state, make_batch(i), jax.random.key(7))
+        losses.append(float(metrics["loss"]))
+        assert 0 <= metrics["relative_spread"] <= 1.01
+    assert np.isfinite(losses).all()
+    chex.assert_tree_all_finite(state._replace(step=0))
+    chex.assert_trees_all_equal_shapes_and_dtypes(first, state)
+    changed = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), first.params, state.params)
+    # A bias in front of a normalisation has no gradient but rounding.
+    assert all(value for path, value in jax.tree.leaves_with_path(changed) if "linear1" not in str(path))
+    return losses
+
+
+def shapes(config: ConfigDict, side: int, channels: int = 3):
+    """(parts, the state's shapes): nothing is computed."""
+    parts = pretraining.build(config, 1000, 10, None)
+    image = jnp.zeros((2, side, side, channels))
+
+    def make(key):
+        return init_state(key, image, parts.network, parts.predictor, parts.optimizer, parts.tau is not None)
+
+    return parts, jax.eval_shape(make, jax.random.key(0))
+
+
+def count(tree) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def sizes(config, parts, params) -> dict[str, tuple[int, int]]:
+    """(parameters, those that decay) of each group, by the table that a run prints."""
+    groups: dict[str, tuple[int, int]] = {}
+    for row in layer_table(params, parts.rules, config, forward_order(parts.network, parts.predictor)):
+        group = row.modules.split("/")[0]
+        size, decayed = groups.get(group, (0, 0))
+        groups[group] = size + row.size, decayed + row.decayed
+    return groups
+
+
+def check_method(config: ConfigDict, method: str):
+    """A configuration of that method passes all checks and can be built, and each parameter has exactly one rule."""
+    assert config.method == method
+    checks.check_counts(config)
+    parts, state = shapes(config, 32)
+    assert (parts.tau is None) == (config.target.tau == 0)
+    assert parts.tau is None or parts.tau(7) == config.target.tau
+    groups = sizes(config, parts, state.params)
+    assert list(groups) == ["encoder", "projector", "predictor"]
+    assert all(size == count(state.params[group]) and 0 < decayed <= size for group, (size, decayed) in groups.items())
+    dim = config.projector.out
+    assert jax.eval_shape(parts.predictor.matrix, state.params["predictor"]).shape == (dim, dim)
+    assert bool(jax.tree.leaves(state.target)) == (config.target.tau > 0)

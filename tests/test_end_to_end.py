@@ -28,10 +28,13 @@ PROMISED = """task method dataset seed epochs steps linear_accuracy knn_accuracy
 
 
 def command(config: str, workdir: Path, *fields: str) -> int:
+    name, colon, argument = config.partition(":")
     words = [f"--config.{field}" for field in fields]
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        return launch.main(["launch.py", "--config", f"configs/{config}.py", "--workdir", str(workdir), *words])
+        return launch.main(
+            ["launch.py", "--config", f"configs/{name}.py{colon}{argument}", "--workdir", str(workdir), *words]
+        )
     finally:
         signal.signal(signal.SIGTERM, handler)
 

@@ -91,17 +91,15 @@ def _linear(dim, *, symmetric=False, init="pytorch", rho=0.3):
 
 
 def _direct_pred(dim, *, eps=0.1, eps_mode="relative", floor=1e-4, every=1, init="pytorch", rho=0.3):
-    _check_closed_form(eps, every)
+    _check_eps(eps)
     if eps_mode not in EPS_MODES:
         raise UserError(f"predictor.eps_mode: got {eps_mode!r}, takes one of {', '.join(EPS_MODES)}")
-    regulate = _set_every(every, lambda corr: direct_pred(corr, eps, eps_mode, floor))
-    return _one_layer(dim, rho, init, regulate, closed_form=True)
+    return in_closed_form(dim, lambda corr: direct_pred(corr, eps, eps_mode, floor), every=every, init=init, rho=rho)
 
 
 def _direct_copy(dim, *, eps=0.3, every=1, init="pytorch", rho=0.3):
-    _check_closed_form(eps, every)
-    regulate = _set_every(every, lambda corr: direct_copy(corr, eps))
-    return _one_layer(dim, rho, init, regulate, closed_form=True)
+    _check_eps(eps)
+    return in_closed_form(dim, lambda corr: direct_copy(corr, eps), every=every, init=init, rho=rho)
 
 
 # Each function takes the dimension and, by keyword, options that all have a default. An option that is called like a
@@ -114,11 +112,34 @@ KINDS: dict[str, Callable[..., Predictor]] = {
 }
 
 
-def _check_closed_form(eps: float, every: int) -> None:
-    if not 0 <= eps <= 1:
-        raise UserError(f"predictor.eps: got {eps}, takes a number in [0, 1]")
+def in_closed_form(
+    dim: int,
+    write: Callable[[jax.Array], jax.Array],
+    *,
+    every: int = 1,
+    init: str = "pytorch",
+    rho: float = 0.3,
+) -> Predictor:
+    """The predictor of one layer that is not trained but written down from the correlation of the projections.
+
+    Args:
+        dim: D, numbers of a projection.
+        write: write(F (D, D)) -> W_p (D, D).
+        every: steps from one writing to the next; in between the optimizer's steps stand (the hybrid).
+        init: name of the initialisation, which holds until the first step is over.
+        rho: how much of the old correlation is kept each step, in [0, 1).
+
+    Returns:
+        The predictor; its parameters are {"linear": {"kernel": W_pᵀ}}.
+    """
     if every < 1:
         raise UserError(f"predictor.every: got {every}, takes a whole number of steps, at least 1")
+    return _one_layer(dim, rho, init, _set_every(every, write), closed_form=True)
+
+
+def _check_eps(eps: float) -> None:
+    if not 0 <= eps <= 1:
+        raise UserError(f"predictor.eps: got {eps}, takes a number in [0, 1]")
 
 
 def _with_memory(dim, rho, init_params, regulate):
@@ -159,11 +180,11 @@ def _after_each_step(projection):
     return lambda params, correlation, step: params if projection is None else projection(params)
 
 
-def _set_every(every: int, closed_form):
-    """Overwrites W_p where step mod every == 0; in between the optimizer's step stands (the hybrid)."""
+def _set_every(every: int, write):
+    """Overwrites W_p where step mod every == 0."""
 
     def set_kernel(params, correlation):
-        return {"linear": {"kernel": closed_form(correlation).T}}
+        return {"linear": {"kernel": write(correlation).T}}
 
     def regulate(params, correlation, step):
         if every == 1:
