@@ -462,6 +462,11 @@ def spoil_line(folder, line=5, text="7,1,2\n"):
     path.write_text("".join([*lines[:line], text, *lines[line + 1 :]]))
 
 
+def rename_loss(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"loss": "cosin"}))
+
+
 def supervised(folder):
     (folder / "config.json").write_text('{"task": "supervised"}')
 
@@ -469,6 +474,7 @@ def supervised(folder):
 SPOILT = {
     "config.json: not found": lambda folder: (folder / "config.json").unlink(),
     "config.json: damaged": lambda folder: (folder / "config.json").write_text('{"task": "pretrain"}'),
+    "cannot be read at 'cosin'": rename_loss,
     "holds a 'supervised' task, takes a pretraining run": supervised,
     "metrics.csv: not found": lambda folder: (folder / "metrics.csv").unlink(),
     "metrics.csv: no row yet": lambda folder: write_rows(folder, {"step": []}),
