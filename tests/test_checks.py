@@ -178,6 +178,16 @@ def test_a_mistake_is_told_by_its_field(name, field):
     assert line_of(CHECKS[name], config_of(CONFIG_OF[name], **{field: value})) == line
 
 
+@pytest.mark.parametrize("kind", ["direct_pred", "direct_copy"])
+def test_what_is_written_down_is_not_made_symmetric(kind):
+    fields = {"predictor.kind": kind, "predictor.symmetric": True}
+    assert line_of(check_counts, config_of("quickstart", **fields)) == (
+        f"predictor.symmetric: got True, takes False with predictor.kind {kind}: only mlp, linear can be made symmetric"
+    )
+    for learned in ("mlp", "linear"):
+        check_counts(config_of("quickstart", **fields | {"predictor.kind": learned}))
+
+
 def test_a_probe_alone_does_not_look_at_the_training():
     check_probe(config_of("quickstart", epochs=0))
 

@@ -12,6 +12,7 @@ from configs import defaults
 from configs import dynamics as configuration
 from ssl_jax.dynamics import theory, theory_fit
 from ssl_jax.errors import UserError
+from ssl_jax.losses import OBJECTIVES
 from ssl_jax.reports.dynamics import figures, table, theory_fit_figure
 from ssl_jax.reports.dynamics import theory_fit as words
 from ssl_jax.tasks.dynamics import dynamics, named, read_run
@@ -180,6 +181,7 @@ def test_time_of_the_flow_follows_the_learning_rate():
         ({"predictor.kind": "direct_copy"}, "writes W_p down"),
         ({"optimizer.name": "adam"}, "optimizer is adam"),
         ({"optimizer.layerwise": "mean"}, "decay of its own"),
+        ({"regularisers.variance": 0.5}, "this run adds regularisers.variance"),
         ({"without": ("mode_predictor",)}, "damaged, without mode_predictor"),
     ],
 )
@@ -337,6 +339,25 @@ def test_a_mistake_is_one_line_and_leaves_nothing(make, tmp_path):
             dynamics(ask(*paths), str(tmp_path / "out"))
         assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_the_theory_has_not(make, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "third", OBJECTIVES["euclidean"])
+    assert "this run's is third" in words.lay(read_run(make("run", loss="third")), True).reason
+
+
+def test_a_run_of_before_there_were_regularisers(make):
+    folder = make("old")
+    config = json.loads((folder / "config.json").read_text())
+    del config["regularisers"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert words.lay(read_run(folder), True).reason is None
+
+
+@pytest.mark.parametrize("field, value", [("loss", "cosin"), ("predictor.kind", "mpl")])
+def test_a_run_of_what_this_program_does_not_know(make, field, value):
+    with pytest.raises(UserError, match=f"config.json: {field}: got '{value}', takes .*(cosine|direct_pred)"):
+        read_run(make("run", **{field: value}))
 
 
 def test_damaged_files_beside(make):

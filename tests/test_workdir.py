@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import defaults
 from ssl_jax.errors import UserError
 from ssl_jax.workdir import directory as workdir
 from ssl_jax.workdir import result_json
@@ -119,6 +120,19 @@ def test_other_configuration_is_refused_with_the_differing_fields(tmp_path):
         workdir.open_workdir(str(tmp_path), other)
     assert str(tmp_path) in str(refusal.value) and "log_every" not in str(refusal.value)
     assert contents(tmp_path) == before
+
+
+def test_a_field_that_came_later_is_what_runs_did_without_it(tmp_path):
+    workdir.open_workdir(str(tmp_path), CONFIG)
+    assert workdir.open_workdir(str(tmp_path), CONFIG | {"regularisers": {"variance": 0.0}}) == tmp_path
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(UserError, match=r"\(regularisers.variance 0.0 -> 0.5\)"):
+        workdir.open_workdir(str(tmp_path), CONFIG | {"regularisers": {"variance": 0.5}})
+
+
+def test_fields_that_came_later_have_their_defaults():
+    fields = workdir.flatten(defaults.get_config().to_dict())
+    assert workdir.LATER == {name: fields[name] for name in workdir.LATER}
 
 
 def test_other_task_is_refused_in_few_words(tmp_path):

@@ -8,7 +8,8 @@ import numpy as np
 from ssl_jax.augment.views import Recipe, check_channels, make_views
 from ssl_jax.data.dataset import Dataset, Description
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.losses import DISTANCES, LOSSES
+from ssl_jax.losses import LOSSES, OBJECTIVES, REGULARISERS
+from ssl_jax.predictors import KINDS, options_of
 from ssl_jax.types import Config
 from ssl_jax.workdir.directory import flatten
 
@@ -83,9 +84,15 @@ def check_supervised(config: Config) -> None:
 
 def check_counts(config: Config) -> None:
     """UserError for a number out of range, or a loss that is not there, before anything is loaded."""
-    check_ranges(config, RANGES)
-    if config.loss not in DISTANCES:
-        raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, DISTANCES)}")
+    check_ranges(config, RANGES | {f"regularisers.{name}": (0, math.inf) for name in REGULARISERS})
+    if config.loss not in OBJECTIVES:
+        raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, OBJECTIVES)}")
+    if config.predictor.symmetric and "symmetric" not in options_of(config.predictor.kind):
+        takes = [kind for kind in KINDS if "symmetric" in options_of(kind)]
+        raise UserError(
+            f"predictor.symmetric: got True, takes False with predictor.kind {config.predictor.kind}: only "
+            f"{', '.join(takes)} can be made symmetric"
+        )
     check_probe(config)
 
 

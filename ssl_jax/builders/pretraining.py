@@ -15,11 +15,11 @@ from ssl_jax.builders.plan import Plan, make_plan
 from ssl_jax.builders.program import compile_once, compile_program, fresh_key
 from ssl_jax.data.dataset import Description
 from ssl_jax.errors import UserError
-from ssl_jax.losses import DISTANCES
+from ssl_jax.losses import OBJECTIVES, regularised
 from ssl_jax.models import Network
 from ssl_jax.optim import Optimizer, Schedule
 from ssl_jax.optim.schedules import target_rate
-from ssl_jax.predictors import Predictor, make_predictor
+from ssl_jax.predictors import Predictor, make_predictor, options_of
 from ssl_jax.train import parallel
 from ssl_jax.train.pretrain import Step, make_pretrain_step
 from ssl_jax.train.state import PretrainState, init_state
@@ -68,21 +68,11 @@ def build(config: Config, total_steps: int, steps_per_epoch: int, axis_name: str
 
 
 def build_predictor(config: Config, axis_name: str | None) -> Predictor:
-    """The predictor, with those of its fields that its kind knows."""
-    fields = config.predictor
-    direct = {"eps": fields.eps, "every": fields.every}
-    options = {
-        "mlp": {
-            "hidden": fields.hidden,
-            "symmetric": fields.symmetric,
-            "output_bias": config.projector.output_bias,
-            "axis_name": axis_name,
-        },
-        "linear": {"symmetric": fields.symmetric},
-        "direct_pred": direct | {"eps_mode": fields.eps_mode},
-        "direct_copy": direct,
-    }.get(fields.kind, {})
-    return make_predictor(fields.kind, config.projector.out, rho=fields.rho, init=config.init, **options)
+    """The predictor, with those fields that the function of its kind takes; it has its own default for an unset one."""
+    kind, fields = config.predictor.kind, {name: value for name, value in config.predictor.items() if value is not None}
+    fields |= {"init": config.init, "output_bias": config.projector.output_bias, "axis_name": axis_name}
+    taken = options_of(kind)
+    return make_predictor(kind, config.projector.out, **{k: v for k, v in fields.items() if k in taken})
 
 
 def build_tau(config: Config, total_steps: int) -> Schedule | None:
@@ -120,7 +110,7 @@ def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | N
         predictor=parts.predictor,
         optimizer=parts.optimizer,
         tau=parts.tau,
-        distance=DISTANCES[config.loss],
+        objective=regularised(OBJECTIVES[config.loss], config.regularisers),
         loss_scale=config.loss_scale,
         tracked=config.dynamics.every > 0,
         opposing=has_penalty(config),

@@ -144,7 +144,7 @@ def slower(signs: Signs, facts: Facts) -> tuple[str, ...]:
     rate, momentum = facts.learning_rate, facts.momentum if facts.optimizer == "momentum" else 0.0
     why = "experience: between 0.03 and 0.2 with momentum 0.9 all methods of this project train"
     to = min(rate / MARGIN, 0.1)
-    if facts.loss == "euclidean" and facts.learned and 0 < signs.start < USUAL_START:
+    if facts.sees_scale and facts.learned and 0 < signs.start < USUAL_START:
         border = 2 * (1 + momentum) / (2 * facts.loss_scale * signs.start)
         to = min(to, border / 2)
         why = f"theory: the predictor's steps are unstable above {border:.2g}, by an eigenvalue of {signs.start:.3g}"

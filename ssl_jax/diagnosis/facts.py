@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+from ssl_jax.losses import OBJECTIVES
+from ssl_jax.predictors import make_predictor
+
 
 class Facts(NamedTuple):
     """What of a run's configuration decides; fields as in configs/defaults.py. `tau`: target.tau, 0 for no average.
@@ -27,7 +30,13 @@ class Facts(NamedTuple):
 
     @property
     def learned(self) -> bool:
-        return self.kind in ("mlp", "linear")
+        """Whether the predictor is trained, not written down in closed form."""
+        return not make_predictor(self.kind, self.dim).closed_form
+
+    @property
+    def sees_scale(self) -> bool:
+        """Whether the loss sees how long predictions and projections are."""
+        return OBJECTIVES[self.loss].sees_scale
 
 
 class Diagnosis(NamedTuple):

@@ -54,7 +54,7 @@ VANISHED = 1e-4
 # theory's p stays under tau / a <= 1; measured 0.02 to 0.5. The cosine does not see it: 38 to 80 in runs of a predictor
 # at 10 times the rate and without decay (table 3, mini), which learn as well as any.
 RUNAWAY = 20.0
-GROWN_LOSS = 100.0  # a Euclidean loss so many times its first value; learning makes it smaller
+GROWN_LOSS = 100.0  # a loss that sees lengths so many times its first value; learning makes it smaller
 GROWN_WEIGHTS = 100.0  # norm of a part so many times its first value, where dynamics.npz has it
 # Before so many steps all states look alike: at 10 to 50 steps a run that will learn and one that will not have both
 # passed rank 1.2 and spread .2 (directpred on digits and CIFAR-10).
@@ -99,15 +99,15 @@ def ill(signs: Signs, dynamics: dict, facts: Facts) -> np.ndarray:
     bounds = ((signs.content, LINE), (signs.rank, ONE))
     line, one = (latched(values < enter, values < leave) for values, (enter, leave) in bounds)
     point = latched(signs.mean > POINT[0], signs.mean > POINT[1])
-    # Under the Euclidean loss a direction that survives rests at an eigenvalue of its own, maybe above its start.
-    enter, leave = (GROWN, GROWN / 2) if facts.loss == "euclidean" else HELD
+    # Under a loss that sees lengths a direction that survives rests at an eigenvalue of its own, maybe above its start.
+    enter, leave = (GROWN, GROWN / 2) if facts.sees_scale else HELD
     held = latched(signs.top > enter, signs.top > leave)
     kinds[line] = "dimensional collapse"
     kinds[(line | one) & held] = "rank-one explosion"
     kinds[point & ~(one & (signs.top > GROWN))] = "complete collapse"
-    if facts.loss == "euclidean":  # it sees lengths: one point far from 0 is as bad, but so is 0
+    if facts.sees_scale:  # one point far from 0 is as bad, but so is 0
         kinds[signs.top < VANISHED] = "complete collapse"
-        kinds[(signs.weights > RUNAWAY) | (signs.loss > GROWN_LOSS * signs.loss[0])] = "divergence"
+        kinds[(signs.weights > RUNAWAY) | (signs.loss > GROWN_LOSS * abs(signs.loss[0]))] = "divergence"
     kinds[signs.step >= weights_grown(dynamics)] = "divergence"
     return kinds
 
@@ -192,7 +192,7 @@ def tell_signs(signs: Signs, state: str, dynamics: dict, facts: Facts) -> tuple[
         f"loss {signs.loss[-1]:.4g}, at the start {signs.loss[0]:.4g}",
     ]
     if state == "divergence":
-        limit = f" (alarm over {RUNAWAY:g})" if facts.loss == "euclidean" else ""
+        limit = f" (alarm over {RUNAWAY:g})" if facts.sees_scale else ""
         lines.insert(0, f"predictor {signs.weights[-1]:.3g} times the identity's norm{limit}")
     if "predictor_eigenvalues" in dynamics and len(p := dynamics["predictor_eigenvalues"]):
         alive = int((p[-1] > 0.1 * max(p[-1].max(), 1e-12)).sum())

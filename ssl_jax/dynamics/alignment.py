@@ -19,7 +19,7 @@ def eigenspace_alignment(corr: jax.Array, w: jax.Array) -> dict[str, jax.Array]:
         matrix. `linalg.asymmetry` is the same in the Frobenius norm.
 
     Höppe et al. 2022 (ReScience C), Figures 2 to 4; its two-layer predictor stands for W_p as the product of its
-    matrices (`predictors.matrix`), without bias, norm and ReLU in between.
+    matrices (`Predictor.matrix`), without bias, norm and ReLU in between.
     """
     chex.assert_rank([corr, w], 2)
     chex.assert_equal_shape([corr, w])

@@ -41,8 +41,9 @@ def read_settings(source: Path) -> dict:
     if settings.get("task") != "pretrain":
         raise UserError(f"run: {source} holds a {settings.get('task')!r} task, takes a pretraining run")
     try:
-        _ = facts_of(settings, 0), settings["epochs"], settings["method"]
-    except (KeyError, TypeError) as error:
+        facts = facts_of(settings, 0)
+        _ = facts.sees_scale, facts.learned, settings["epochs"], settings["method"]
+    except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{source / 'config.json'}: damaged, cannot be read at {error}") from error
     return settings
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.errors import UserError
+from ssl_jax.losses import OBJECTIVES
+from ssl_jax.predictors import KINDS
 from ssl_jax.reports.dynamics import figures, theory_fit, theory_fit_figure
 from ssl_jax.reports.dynamics import table as tables
 from ssl_jax.runtime.terminal import say
@@ -61,6 +63,10 @@ def read_run(path: Path) -> figures.Run:
     lacking = [name for name in FIELDS if name not in config]
     if lacking := lacking + [name for name in SECTIONS if not isinstance(config.get(name), dict)]:
         raise UserError(f"{path / 'config.json'}: damaged, lacks {', '.join(lacking)}")
+    kind = config["predictor"].get("kind")
+    for field, value, known in (("loss", config["loss"], OBJECTIVES), ("predictor.kind", kind, KINDS)):
+        if value not in known:
+            raise UserError(f"{path / 'config.json'}: {field}: got {value!r}, takes {', '.join(known)}")
     found = read_dynamics(path)
     size, records = config["projector"]["out"], len(found["step"])
     arrays, lost = {"step": found["step"]}, []

@@ -18,7 +18,6 @@ from ssl_jax.diagnosis.history import facts_of
 from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.dynamics.measure import measure_spectra, measure_weights
 from ssl_jax.linalg import symmetric_eigh
-from ssl_jax.predictors import matrix
 from ssl_jax.probes import accuracies
 from ssl_jax.reports import run_figures
 from ssl_jax.runtime.terminal import is_writer, say
@@ -55,7 +54,7 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
 def make_job(session: Session, encode: Callable) -> TrainingJob:
     """Pretraining, as `train` sees it; encode(params, stats, image) -> features, as the probes take them."""
     config, plan, parts, dataset = session.config, session.plan, session.parts, session.dataset
-    key = jax.random.key(config.seed)
+    key, matrix = jax.random.key(config.seed), parts.predictor.matrix
     run = pretraining.compile_step(config, parts, session.feed.data, plan.devices, key, dataset.side)
     signs_of = jax.jit(lambda state: collapse_signs(state.memory["correlation"], matrix(state.params["predictor"])))
     probe = config.probe
@@ -84,11 +83,13 @@ def make_job(session: Session, encode: Callable) -> TrainingJob:
         return history.news(rows, facts)
 
     shown = ("loss", "relative_spread", "images_per_second")
-    return TrainingJob(run, BEST, header, signs, evaluate, adjust, shown, make_track(), news)
+    return TrainingJob(run, BEST, header, signs, evaluate, adjust, shown, make_track(matrix), news)
 
 
-def make_track() -> Callable[[PretrainState], dict]:
-    """track(state) -> what dynamics.npz holds of it; NaN for the spectra before F has seen a batch."""
+def make_track(matrix: Callable) -> Callable[[PretrainState], dict]:
+    """track(state) -> what dynamics.npz holds of it, NaN for the spectra before F has seen a batch; `matrix`: the
+    predictor's.
+    """
     weights = jax.jit(measure_weights)
     spectra = jax.jit(measure_spectra)
 

@@ -29,6 +29,8 @@ FREE = (
 # Two starts of one run may differ in these, too: the last one judges the network. Results that stand in one table may
 # not: their accuracies would not be comparable.
 PROBES = ("probe.",)
+# Fields that older work directories lack, with the values that mean what their runs did.
+LATER: dict[str, Any] = {"regularisers.variance": 0.0}
 LISTED = 8  # differing fields that are told one by one
 
 
@@ -60,6 +62,7 @@ def open_workdir(path: str, config: dict) -> Path:
 def refuse_other(earlier: dict, config: dict, directory: Path) -> None:
     """UserError that lists the fields in which `config` would compute something else than `earlier` did."""
     old, new = flatten(earlier), flatten(config)
+    old = {name: value for name, value in LATER.items() if name in new} | old
     if old.get("task") != new.get("task"):
         raise UserError(
             f"--workdir: {directory} holds a {old.get('task')!r} task, not a {new.get('task')!r} one; "

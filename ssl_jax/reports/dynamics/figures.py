@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssl_jax.losses import OBJECTIVES, Objective
+from ssl_jax.predictors import Predictor, make_predictor
 from ssl_jax.reports import pyplot as plt
 
 # Okabe and Ito's colours, which can be told apart with any kind of colour vision; and a style of line for each.
@@ -35,6 +37,16 @@ class Run(NamedTuple):
     def size(self) -> int:
         """How many modes there are: D."""
         return self.config["projector"]["out"]
+
+    @property
+    def predictor(self) -> Predictor:
+        """Of the run's kind, its options aside."""
+        return make_predictor(self.config["predictor"]["kind"], self.size)
+
+    @property
+    def objective(self) -> Objective:
+        """The run's, without what may have been added to it."""
+        return OBJECTIVES[self.config["loss"]]
 
 
 # --- Figures 2 to 4 -------------------------------------------------------------------------------------------------
@@ -150,7 +162,7 @@ def _columns(runs, title):
 
 
 def _title(title: str, runs) -> str:
-    return f"{title}\n{PROXY}" if any(run.config["predictor"]["kind"] == "mlp" for run in runs) else title
+    return f"{title}\n{PROXY}" if not all(run.predictor.linear for run in runs) else title
 
 
 def _lines(axis, run: Run, curves) -> None:

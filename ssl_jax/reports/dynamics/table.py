@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.predictors import make_predictor
 from ssl_jax.reports.dynamics.figures import Run
 from ssl_jax.reports.markdown import NUMBER, table
 
@@ -131,7 +132,7 @@ def report(runs: dict[str, dict[str, Any]]) -> str:
         "what is relative to the largest.",
         *(f"{name}: damaged, left out: {', '.join(run['damaged'])}." for name, run in runs.items() if run["damaged"]),
     ]
-    if any(run["predictor"] == "mlp" for run in runs.values()):
+    if not all(make_predictor(run["predictor"], run["dim"]).linear for run in runs.values()):
         notes.append("W_p of a two-layer predictor: product of its matrices, without bias, BatchNorm and ReLU.")
     return f"{table(header, rows, rest=NUMBER)}\n" + "\n".join(f"* {note}" for note in notes) + "\n"
 

@@ -20,7 +20,7 @@ from ssl_jax.reports.dynamics.figures import Run
 from ssl_jax.reports.markdown import NUMBER, table
 
 DESCENT = {"sgd": False, "momentum": True, "nesterov": True}  # optimizers of which the flow is; whether with momentum
-CLOSED = ("direct_pred", "direct_copy")
+LOSSES = ("cosine", "euclidean")  # of which it is: `calibrate` says how
 
 
 class Fit(NamedTuple):
@@ -35,26 +35,31 @@ def lay(run: Run, integrates: bool) -> Fit:
     """Calibration and forecast; `integrates`: whether diffrax is installed."""
     c, a = run.config, run.arrays
     kind, optimizer = c["predictor"]["kind"], c["optimizer"]
-    if kind in CLOSED:
+    if run.predictor.closed_form:
         return Fit(
             f"{kind} writes W_p down from F's eigenvectors: the predictor follows no flow, and p is a function of s"
         )
     if optimizer["name"] not in DESCENT:
         return Fit(f"the theory is the flow of gradient descent, and this run's optimizer is {optimizer['name']}")
+    if c["loss"] not in LOSSES:
+        return Fit(f"the theory is of the losses {' and '.join(LOSSES)}, and this run's is {c['loss']}")
+    # Runs of before there were any lack the section.
+    if added := [name for name, weight in c.get("regularisers", {}).items() if weight]:
+        return Fit(f"the theory's loss is the prediction's alone, and this run adds regularisers.{added[0]} to it")
     if optimizer["layerwise"]:
         return Fit("every layer has a decay of its own (optimizer.layerwise), and the theory has one")
     if lost := [name for name in ("mode_predictor", "corr_eigenvalues", "alignment", "loss") if name in run.lost]:
         return Fit(f"dynamics.npz is damaged, without {', '.join(lost)}")
     if not integrates:
         return Fit("diffrax is not installed: pip install -e '.[theory]'")
-    euclidean = c["loss"] == "euclidean"
+    scale_free = not run.objective.sees_scale
     try:
         flow, per_step = mapped(c)
         rate = np.interp(a["step"], *run.rates.T) / optimizer["learning_rate"]
         time = flow_time(a["step"], rate, per_step)
         measured = time, a["mode_predictor"], a["corr_eigenvalues"], a["alignment"]
-        units = calibrate(*measured, flow, None if euclidean else -a["loss"] / (2 * c["loss_scale"]))
-        return Fit(None, units, forecast(*measured, units, scale_free=not euclidean))
+        units = calibrate(*measured, flow, -a["loss"] / (2 * c["loss_scale"]) if scale_free else None)
+        return Fit(None, units, forecast(*measured, units, scale_free=scale_free))
     except (UnfitError, UserError) as error:
         return Fit(str(error))
 
@@ -86,7 +91,7 @@ def words(run: Run, fit: Fit) -> str:
         parts = [calibration_words(run, fit.units, fit.outcome), decay_words(run, fit.units)]
         if fit.units.fit < 0.5:
             parts.append("The modes follow the flow badly: take the forecast with care.")
-    if run.config["predictor"]["kind"] == "mlp":
+    if not run.predictor.linear:
         parts.append("The theory's predictor is one matrix; this one has two layers, of which W_p is the bare product.")
     return " ".join(parts)
 
@@ -95,7 +100,7 @@ def calibration_words(run: Run, units: Calibration, outcome: Forecast) -> str:
     """The units of p and s, and where they came from."""
     first, last = units.p[units.start], units.p[np.isfinite(units.p)][-1]
     epoch, some = run.arrays["epoch"][units.start], f"the {outcome.aligned.sum()} modes aligned then"
-    if run.config["loss"] == "euclidean":
+    if run.objective.sees_scale:
         q = f"q = τ/a = {last:.3g}, by least squares from the balance of dp of {some}"
     else:
         q = f"q = Σsp²/Σsp at each record ({first:.3g} → {last:.3g}), where the gradient of the cosine turns"
@@ -111,7 +116,7 @@ def decay_words(run: Run, units: Calibration) -> str:
     flow = mapped(run.config)[0]
     own = f"α_p = {flow.alpha_p:.3g}, η_p = {flow.eta_p:.2g}, η_s = {flow.eta_s:.2g} from config.json"
     apart = "The theory has one k for all modes (isotropic data), a linear network, a target that keeps up."
-    if run.config["loss"] != "euclidean":
+    if not run.objective.sees_scale:
         apart = (
             "The cosine loss does not see the scale of W_p and F, which falls by decay alone: q moves, and of each "
             f"decay only what goes beyond the fall of q acts. {apart}"

@@ -9,7 +9,7 @@ from ssl_jax.dynamics import theory
 from ssl_jax.dynamics.theory_fit import ALIVE, Calibration, Forecast
 from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.dynamics.figures import COLOURS, Run, ranks, save
-from ssl_jax.reports.dynamics.theory_fit import CLOSED, Fit, words
+from ssl_jax.reports.dynamics.theory_fit import Fit, words
 
 DIES = "#F3D9C6"
 LOWEST = 1e-6  # of the unit of s: the figure's floor
@@ -42,7 +42,7 @@ def trajectories(axis, run: Run, fit: Fit) -> None:
     axis.set(yscale="log", xlim=(left, right), ylim=(max(LOWEST, y.min() / 5), 3 * max(y.max(), 1)))
     if fit.units is not None:
         portrait(axis, fit.units)
-    elif run.config["predictor"]["kind"] in CLOSED:
+    elif run.predictor.closed_form:
         closed_form(axis, run.config["predictor"])
     for j in reversed(range(run.size)):
         colour = ranks()(j / max(run.size - 1, 1))
