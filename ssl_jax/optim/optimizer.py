@@ -51,8 +51,8 @@ class Optimizer(NamedTuple):
     init: Callable[[Params], PyTree]  # params -> state
     pre: Callable[[Params, PyTree], Params]  # params, state -> params
     update: Step  # grads, state, params -> updates, state
-    # grads, state, params -> -eta U, d: the same step without its decay, and the decay rate of every
-    # parameter
+    # grads, state, params -> -eta U, d: the same step without its decay, and each parameter's decay
+    # rate
     apart: Step
 
 
