@@ -15,7 +15,7 @@ from ssl_jax.data.batches import steps_per_epoch
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
 from ssl_jax.probes import accuracies
-from ssl_jax.probes.accuracies import Features, calibrate, few_labels, judge, raw_pixels, take_features
+from ssl_jax.probes.accuracies import Features, calibrate, few_labels, probe_accuracies, raw_pixels, take_features
 from ssl_jax.reports import run_figures
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks.printing import print_accuracies
@@ -96,13 +96,13 @@ def judge_all(
         return take_features(encode, params, stats, dataset, path, fingerprint)
 
     contenders = {"pretrained": features_of(f"step-{int(trained.step)}", trained.params, trained.stats)}
-    result: dict = judge(contenders["pretrained"], dataset.num_classes, **chosen)
+    result: dict = probe_accuracies(contenders["pretrained"], dataset.num_classes, **chosen)
     if settings.random_init:
         normalise = make_normalise(recipe.mean, recipe.std)
         single = build_network(config, None)
         fresh_stats = calibrate(single, fresh.params, fresh.stats, normalise, dataset.train.image)
         contenders["random_init"] = features_of("random-init", fresh.params, fresh_stats)
-        baseline = judge(contenders["random_init"], dataset.num_classes, **chosen)
+        baseline = probe_accuracies(contenders["random_init"], dataset.num_classes, **chosen)
         result |= {f"random_init_{name}": value for name, value in baseline.items()}
     if settings.few_labels:
         contenders["raw_pixels"] = raw_pixels(dataset)
