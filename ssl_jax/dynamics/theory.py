@@ -544,7 +544,7 @@ def jacobian(
 class FixedPoint(NamedTuple):
     """A point at which a mode rests.
 
-    nan in `p`, `s` and `eigenvalues` stands for a line of fixed points, where any value is possible.
+    nan in `p`, `s` and `eigenvalues` stands for a line of fixed points, where any value occurs.
     """
 
     name: (
@@ -695,9 +695,9 @@ def simulate(
         )
     w = np.sqrt(s)
     numbers |= {"beta": beta, "l_s": 1 + np.asarray(sigma2)}
-    p, w, w_a = _solve(scalar_rates, (p, w, tau * w), 0, times, numbers)
+    p_curve, w, w_a = _solve(scalar_rates, (p, w, tau * w), 0, times, numbers)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return Curves(times, p, w**2, w_a / w)
+        return Curves(times, p_curve, w**2, w_a / w)
 
 
 def simulate_matrices(
@@ -911,7 +911,7 @@ def collapses(
 ) -> np.ndarray:
     """Return whether a mode started at (p, s, tau) ends at s = 0.
 
-    These cases are decided without integration. τ* is τ where it is held and 1 where it is averaged:
+    These cases are decided without integration. τ* is τ where it is held and 1 where averaged:
 
         s = 0, or η_s > η_c(τ*), or η_p = 0 < η_s     yes (no other point is at rest)
         η_s = 0 < η_p                                 no: p rises above 0, then s grows for ever
@@ -1107,8 +1107,8 @@ def separatrix(
         points: number of points on either side.
 
     Returns:
-        p and s from left to right, (2 * points + 1,) each. None where all starts with s > 0 have the
-        same end.
+        p and s from left to right, (2 * points + 1,) each. None where all starts with s > 0 have
+        the same end.
 
     Raises:
         UserError: a parameter is outside its domain, or diffrax is needed and not installed.
