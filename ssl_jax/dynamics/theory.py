@@ -547,9 +547,7 @@ class FixedPoint(NamedTuple):
     nan in `p`, `s` and `eigenvalues` stands for a line of fixed points, where any value occurs.
     """
 
-    name: (
-        str  # "collapsed" (s = 0), "saddle" (p₋), "learned" (p₊), or "saddle-node" where both meet
-    )
+    name: str  # "collapsed" (s = 0), "saddle" (p₋), "learned" (p₊), "saddle-node" (p₋ = p₊)
     p: float  # eigenvalue of W_p
     s: float  # eigenvalue of F
     tau: float  # W_a divided by W

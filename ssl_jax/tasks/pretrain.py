@@ -81,7 +81,7 @@ def make_task(config, parts, dataset, encode, run, fresh, devices, cadence) -> t
     facts = facts_of(config.to_dict(), cadence.total)
 
     def news(rows):
-        return history.news(rows, facts)
+        return history.state_change(rows, facts)
 
     shown = ("loss", "relative_spread", "images_per_second")
     return training.Task(
@@ -118,7 +118,7 @@ def finish(config, parts, state: PretrainState, fresh: PretrainState, dataset, e
         "collapsed": judged.collapsed,
         "state": judged.state,
         "verdict": judged.words,
-        "diagnosis": history.told(judged),
+        "diagnosis": history.diagnosis_json(judged),
         "loss": last["loss"],
         "relative_spread": last["relative_spread"],
         "effective_rank": last["effective_rank"],
