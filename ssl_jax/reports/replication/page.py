@@ -91,8 +91,9 @@ def page(gathered: Gathered) -> str:
         "<h1>Non-contrastive learning, replicated</h1>"
         '<p class="soft">Linear accuracy on CIFAR-10&rsquo;s test images after the last epoch, in '
         "per cent, beside what Höppe et al. 2022 (ReScience C) and Tian et al. 2021 publish. ± is "
-        "the half-width of Student&rsquo;s 95% interval over the seeds; Table 8 has the best of its "
-        "probe&rsquo;s epochs, as published. Every number of ours leads to the runs behind it.</p>"
+        "the half-width of Student&rsquo;s 95% interval over the seeds; Table 8 has the best of "
+        "its probe&rsquo;s epochs, as published. Every number of ours leads to the runs behind "
+        "it.</p>"
         f"{body}{omissions(gathered.left_out)}</body></html>\n"
     )
 
