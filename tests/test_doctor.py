@@ -504,9 +504,9 @@ def test_no_run(run, tmp_path, capsys, monkeypatch):
 
 def test_a_run_says_a_change_of_state_once():
     rows = rows_of(made_up(**ILL["rank-one explosion"]))
-    lines = [line for n in range(1, len(rows) + 1) if (line := history_module.news(rows[:n], BARE))]
+    lines = [line for n in range(1, len(rows) + 1) if (line := history_module.state_change(rows[:n], BARE))]
     assert len(lines) == 1 and "rank-one explosion since step" in lines[0] and "target.tau" in lines[0]
-    assert not any(history_module.news(rows_of(made_up())[:n], FACTS) for n in range(1, 41))
+    assert not any(history_module.state_change(rows_of(made_up())[:n], FACTS) for n in range(1, 41))
 
 
 def test_facts_are_those_of_the_configuration():

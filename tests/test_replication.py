@@ -13,7 +13,7 @@ from scipy import stats
 
 import launch
 from ssl_jax.reports.replication import claims
-from ssl_jax.reports.replication.claims import CLAIMS, FAILS, HOLDS, OPEN, UNTESTED, judge_claims
+from ssl_jax.reports.replication.claims import CLAIMS, FAILS, HOLDS, OPEN, UNTESTED, evaluate_claims
 from ssl_jax.reports.replication.page import page
 from ssl_jax.reports.replication.published import PUBLISHED, TITLES
 from ssl_jax.reports.replication.results import gather
@@ -45,7 +45,7 @@ def store(tmp_path):
 
 
 def verdicts(gathered, scale="mini"):
-    return {claim.words: verdict for claim, verdict, _ in judge_claims(gathered.cells[scale])}
+    return {claim.statement: verdict for claim, verdict, _ in evaluate_claims(gathered.cells[scale])}
 
 
 # --- What is gathered, and what is left out -----------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_a_difference_within_its_interval_decides_nothing(store):
 
 
 def test_nothing_run_is_not_tested(tmp_path):
-    assert {verdict for _, verdict, _ in judge_claims({})} == {UNTESTED}
+    assert {verdict for _, verdict, _ in evaluate_claims({})} == {UNTESTED}
 
 
 @pytest.mark.parametrize("last, aligned, expected", [(0.2, 0.99, HOLDS), (1.3, 0.2, FAILS)])
@@ -272,7 +272,7 @@ def test_markdown_has_every_published_cell(store):
     text = markdown(gather([store]), "mini")
     assert all(f"{p.accuracy:g}" in text for sweep in ("table1", "table2", "table3") for p in PUBLISHED[sweep])
     assert TITLES["original_table8"] in text.partition("Not run at this scale")[2].partition("\n")[0]
-    assert all(claim.words in text for claim in CLAIMS)
+    assert all(claim.statement in text for claim in CLAIMS)
 
 
 # --- The command --------------------------------------------------------------------------------------------------

@@ -1,11 +1,16 @@
-"""Markdown tables rendered from stored result files: `python -m ssl_jax.reports.render_documents [--figures DIR]`.
+"""Render Markdown tables: `python -m ssl_jax.reports.render_documents [--figures DIR]`.
 
-In README.md and docs/*.md the table of NAME stands between a mark and `<!-- end -->`:
+The tables come from stored result files. In README.md and docs/*.md the table of NAME is between a
+mark and `<!-- end -->`:
 
-    <!-- seeds: NAME -->        one row a method: mean and spread over its seeds, from results/NAME/METHOD/seed-N.json
-    <!-- experiment: NAME -->   an experiment's own tables and findings, from results/experiments/NAME.json
-    <!-- dynamics: NAME -->     eigenspaces beside the replication's, from results/dynamics/NAME.json
-    <!-- replication: SCALE --> the published tables and claims, from results/TABLE/SCALE/CELL/seed-N.json
+    <!-- seeds: NAME -->        one row a method: mean and standard deviation over its seeds, from
+                                results/NAME/METHOD/seed-N.json
+    <!-- experiment: NAME -->   an experiment's tables and findings, from
+                                results/experiments/NAME.json
+    <!-- dynamics: NAME -->     eigenspaces beside the replication's, from
+                                results/dynamics/NAME.json
+    <!-- replication: SCALE --> the published tables and claims, from
+                                results/TABLE/SCALE/CELL/seed-N.json
 """
 
 import argparse
@@ -22,20 +27,26 @@ from ssl_jax.reports.replication.tables import markdown
 
 ROOT = Path(__file__).parents[2]
 ACCURACIES = ("linear_accuracy", "ridge_accuracy", "knn_accuracy")
-MARKED = re.compile(r"(<!-- (seeds|experiment|dynamics|replication): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(<!-- (seeds|experiment|dynamics|replication): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def read_results(name: str, root: Path = ROOT) -> list[dict]:
-    """All stored results of one experiment."""
+    """Return all stored results of one experiment."""
     return [read_json(path) for path in sorted((root / "results" / name).glob("*/seed-*.json"))]
 
 
 def read_json(path: Path) -> dict:
+    """Return the content of a JSON file."""
     return json.loads(path.read_text())
 
 
 def seeds_table(results: list[dict]) -> str:
-    """One row for each method, in the order of their names: mean and standard deviation over its seeds."""
+    """Return a table with one row for each method, in the order of first appearance.
+
+    A row has mean and standard deviation over the method's seeds.
+    """
     methods: dict[str, list[dict]] = {}
     for r in results:
         methods.setdefault(r["method"], []).append(r)
@@ -43,8 +54,13 @@ def seeds_table(results: list[dict]) -> str:
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method, runs in methods.items():
         cells = [_over_seeds([100 * r[name] for r in runs]) for name in ACCURACIES]
-        cells += [_over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")]
-        rows.append(f"| {method} | {len(runs)} | {' | '.join(cells)} | {sum(r['collapsed'] for r in runs)} |")
+        cells += [
+            _over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")
+        ]
+        rows.append(
+            f"| {method} | {len(runs)} | {' | '.join(cells)} "
+            f"| {sum(r['collapsed'] for r in runs)} |"
+        )
     return "\n".join(rows) + "\n"
 
 
@@ -54,32 +70,41 @@ def _over_seeds(values: list[float]) -> str:
 
 
 def report(result: dict) -> str:
-    """Tables and findings of an experiment, in Markdown."""
+    """Return the tables and findings of an experiment, in Markdown."""
     module = registry if result["experiment"] in registry.REPORTS else robustness
     return module.report(result)
 
 
 RENDERERS = {
     "seeds": lambda name, root: seeds_table(read_results(name, root)),
-    "experiment": lambda name, root: report(read_json(root / "results" / "experiments" / f"{name}.json")),
-    "dynamics": lambda name, root: table.report(read_json(root / "results" / "dynamics" / f"{name}.json")["runs"]),
+    "experiment": lambda name, root: report(
+        read_json(root / "results" / "experiments" / f"{name}.json")
+    ),
+    "dynamics": lambda name, root: table.report(
+        read_json(root / "results" / "dynamics" / f"{name}.json")["runs"]
+    ),
     "replication": lambda name, root: markdown(gather([root / "results"]), name),
 }
 
 
 def render(text: str, root: Path = ROOT) -> str:
-    """`text` with every marked table made anew."""
+    """Return `text` with every marked table rendered again."""
     return MARKED.sub(lambda m: m[1] + RENDERERS[m[2]](m[3], root) + m[4], text)
 
 
 def documents(root: Path = ROOT) -> list[Path]:
-    """The Markdown files whose tables are rendered."""
+    """Return the Markdown files whose tables are rendered."""
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figures", type=Path, help="also draw every stored experiment's figures into DIR/NAME/")
+    """Render all documents and, with --figures, draw the figures of stored experiments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--figures", type=Path, help="also draw every stored experiment's figures into DIR/NAME/"
+    )
     folder = parser.parse_args().figures
     for path in documents():
         path.write_text(render(path.read_text()))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.diagnosis.history import Rows, facts_of, history_of, told, total_steps
+from ssl_jax.diagnosis.history import Rows, diagnosis_json, facts_of, history_of, total_steps
 from ssl_jax.diagnosis.signs import NEEDED
 from ssl_jax.diagnosis.state import diagnose
 from ssl_jax.errors import UserError
@@ -27,7 +27,7 @@ def doctor(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
     diagnosis = diagnose(history, facts)
     out = open_workdir(directory, config.to_dict())
     last = {"step": int(rows[-1]["step"]), "steps": facts.total_steps}
-    result = {"task": "doctor", "run": str(source), "method": settings["method"]} | last | told(diagnosis)
+    result = {"task": "doctor", "run": str(source), "method": settings["method"]} | last | diagnosis_json(diagnosis)
     write_json(out / "result.json", result)
     draw(history, diagnosis, facts, f"{settings['method']}: {diagnosis.state}", out / "figures" / "doctor.png")
     for line in report(diagnosis, settings["method"], **last):

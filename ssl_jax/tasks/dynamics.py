@@ -40,15 +40,15 @@ def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: 
     out = open_workdir(directory, config.to_dict())
     for name, draw in figures.FIGURES.items():
         say(f"wrote {draw(runs, out / 'figures' / f'{name}.png')}")
-    fits = {run.name: theory_fit.lay(run, bool(find_spec("diffrax"))) for run in runs}
+    fits = {run.name: theory_fit.fit_run(run, bool(find_spec("diffrax"))) for run in runs}
     for run in runs:
         name = "overlay.png" if len(runs) == 1 else f"overlay-{re.sub(NOT_PLAIN, '-', run.name)}.png"
         say(f"wrote {theory_fit_figure.draw(run, fits[run.name], out / 'figures' / name)}")
-    told = {run.name: tables.told(run) for run in runs}
-    table = tables.report(told)
+    records = {run.name: tables.run_record(run) for run in runs}
+    table = tables.report(records)
     (out / "table.md").write_text(table)
     (out / "overlay.md").write_text("\n".join(theory_fit.report(run, fits[run.name]) for run in runs))
-    results = {name: of_run | {"theory": theory_fit.told(fits[name])} for name, of_run in told.items()}
+    results = {name: of_run | {"theory": theory_fit.fit_json(fits[name])} for name, of_run in records.items()}
     write_json(out / "result.json", {"task": "dynamics", "runs": results, "published": tables.PUBLISHED})
     say(table)
 

@@ -80,7 +80,7 @@ def make_job(session: Session, encode: Callable) -> TrainingJob:
     facts = facts_of(config.to_dict(), plan.cadence.total)
 
     def news(rows):
-        return history.news(rows, facts)
+        return history.state_change(rows, facts)
 
     shown = ("loss", "relative_spread", "images_per_second")
     return TrainingJob(run, BEST, header, signs, evaluate, adjust, shown, make_track(matrix), news)
@@ -118,7 +118,7 @@ def finish(session: Session, state: PretrainState, encode: Callable) -> None:
         "collapsed": judged.collapsed,
         "state": judged.state,
         "verdict": judged.words,
-        "diagnosis": history.told(judged),
+        "diagnosis": history.diagnosis_json(judged),
         "loss": last["loss"],
         "relative_spread": last["relative_spread"],
         "effective_rank": last["effective_rank"],

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ssl_jax.errors import UserError
-from ssl_jax.reports.replication.claims import judge_claims
+from ssl_jax.reports.replication.claims import evaluate_claims
 from ssl_jax.reports.replication.page import page
 from ssl_jax.reports.replication.results import SCALES, Gathered, gather
 from ssl_jax.reports.replication.tables import markdown
@@ -46,7 +46,8 @@ def summary(gathered: Gathered) -> dict:
         content["scales"][scale] = {
             "runs": sum(map(len, cells.values())),
             "claims": [
-                {"claim": c.words, "verdict": verdict, "cells": lines} for c, verdict, lines in judge_claims(cells)
+                {"claim": claim.statement, "verdict": verdict, "cells": lines}
+                for claim, verdict, lines in evaluate_claims(cells)
             ],
         }
     return content
