@@ -343,7 +343,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(make, tmp_path):
 
 def test_a_loss_that_the_theory_has_not(make, monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "third", OBJECTIVES["euclidean"])
-    assert "this run's is third" in words.lay(read_run(make("run", loss="third")), True).reason
+    assert "this run's is third" in words.fit_run(read_run(make("run", loss="third")), True).reason
 
 
 def test_a_run_of_before_there_were_regularisers(make):
@@ -351,7 +351,7 @@ def test_a_run_of_before_there_were_regularisers(make):
     config = json.loads((folder / "config.json").read_text())
     del config["regularisers"]
     (folder / "config.json").write_text(json.dumps(config))
-    assert words.lay(read_run(folder), True).reason is None
+    assert words.fit_run(read_run(folder), True).reason is None
 
 
 @pytest.mark.parametrize("field, value", [("loss", "cosin"), ("predictor.kind", "mpl")])
