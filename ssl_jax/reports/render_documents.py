@@ -5,6 +5,7 @@ In README.md and docs/*.md the table of NAME stands between a mark and `<!-- end
     <!-- seeds: NAME -->        one row a method: mean and spread over its seeds, from results/NAME/METHOD/seed-N.json
     <!-- experiment: NAME -->   an experiment's own tables and findings, from results/experiments/NAME.json
     <!-- dynamics: NAME -->     eigenspaces beside the replication's, from results/dynamics/NAME.json
+    <!-- labels: NAME -->       the probe with few labels of one run, from results/NAME.json
     <!-- replication: SCALE --> the published tables and claims, from results/TABLE/SCALE/CELL/seed-N.json
 """
 
@@ -22,7 +23,7 @@ from ssl_jax.reports.replication.tables import markdown
 
 ROOT = Path(__file__).parents[2]
 ACCURACIES = ("linear_accuracy", "ridge_accuracy", "knn_accuracy")
-MARKED = re.compile(r"(<!-- (seeds|experiment|dynamics|replication): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (seeds|experiment|dynamics|labels|replication): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def read_results(name: str, root: Path = ROOT) -> list[dict]:
@@ -53,6 +54,22 @@ def _over_seeds(values: list[float]) -> str:
     return f"{np.mean(values):.2f}{spread}"
 
 
+CONTENDERS = {"pretrained": "pretrained", "random_init": "untrained", "raw_pixels": "raw pixels"}
+
+
+def labels_table(result: dict) -> str:
+    """One row for each contender of the probe with few labels, and what made the numbers."""
+    few = result["few_label"]
+    head = f"| encoder, {few['labels_per_class']} labels a class | test accuracy, % |\n|---|---|\n"
+    rows = [f"| {word} | {_percent(few[name])} |\n" for name, word in CONTENDERS.items()]
+    made = f"{result['device']}, jax {result['versions']['jax']}"
+    return head + "".join(rows) + f"\n± is the standard deviation over the same {few['draws']} draws of labels ({made}).\n"
+
+
+def _percent(spread: dict) -> str:
+    return f"{100 * spread['mean']:.1f} ± {100 * spread['std']:.1f}"
+
+
 def report(result: dict) -> str:
     """Tables and findings of an experiment, in Markdown."""
     module = registry if result["experiment"] in registry.REPORTS else robustness
@@ -63,6 +80,7 @@ RENDERERS = {
     "seeds": lambda name, root: seeds_table(read_results(name, root)),
     "experiment": lambda name, root: report(read_json(root / "results" / "experiments" / f"{name}.json")),
     "dynamics": lambda name, root: table.report(read_json(root / "results" / "dynamics" / f"{name}.json")["runs"]),
+    "labels": lambda name, root: labels_table(read_json(root / "results" / f"{name}.json")),
     "replication": lambda name, root: markdown(gather([root / "results"]), name),
 }
 
