@@ -7,13 +7,14 @@ import re
 import sys
 from pathlib import Path
 
+from sphinx.ext import napoleon
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the notebooks and the API are of this copy, wherever another one is installed
 
 project = "ssl_jax"
 copyright = "the ssl_jax authors, Apache-2.0"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = []
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = "ssl_jax"
 
@@ -27,6 +28,7 @@ nb_merge_streams = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings give shapes and types; types of other projects could not be linked offline
 autodoc_default_options = {"members": True}
+nitpick_ignore_regex = [("py:.*", r"(jax|numpy|flax|optax)\..*")]  # other projects' names
 
 # --- The API's pages: one for each folder --------------------------------------------------------------------------
 
@@ -49,7 +51,8 @@ def write_api(app) -> None:
             lines += [f"## `{module}`", "", "```{eval-rst}", f".. automodule:: {module}", "```", ""]
         write_if_new(out / f"{folder}.md", "\n".join(lines))
     names = "\n".join(sorted(folders))
-    index = f"# API\n\nEvery public module, by folder. [](../architecture.md) says what each is for.\n\n```{{toctree}}\n{names}\n```\n"
+    intro = "# API\n\nEvery public module, by folder. [Architecture](../architecture.md) says what each is for."
+    index = f"{intro}\n\n```{{toctree}}\n{names}\n```\n"
     write_if_new(out / "index.md", index)
 
 
@@ -60,6 +63,7 @@ def write_if_new(path: Path, text: str) -> None:
 
 # --- Docstrings ----------------------------------------------------------------------------------------------------
 
+SECTIONS = napoleon.Config(napoleon_use_rtype=False)
 SECTION = re.compile(r"(Args|Returns|Raises|Yields|Example|Examples|Note):$")
 
 
@@ -85,7 +89,11 @@ def as_text(app, what, name, obj, options, lines: list[str]) -> None:
         else:
             out.append(escaped(line))
             i += 1
-    lines[:] = out
+    # Napoleon would read the first line of a property as "type: what it is".
+    sections = what not in ("attribute", "data", "property")
+    lines[:] = (
+        str(napoleon.GoogleDocstring(out, SECTIONS, app, what, name, obj, options)).splitlines() if sections else out
+    )
 
 
 def escaped(line: str) -> str:
@@ -97,7 +105,9 @@ def escaped(line: str) -> str:
     for i, text in enumerate(texts):
         if joined and text:
             code_before, code_here = joined.endswith("``") and not i % 2, bool(i % 2)
-            touching = (code_here and re.search(r"[^\s(\[{\"'/:-]$", joined)) or (code_before and re.match(r"[\w(\[{]", text))
+            touching = (code_here and re.search(r"[^\s(\[{\"'/:-]$", joined)) or (
+                code_before and re.match(r"[\w(\[{]", text)
+            )
             joined += "\\ " if touching else ""
         joined += text
     return joined
@@ -110,5 +120,5 @@ def skip(app, what, name, obj, skipped, options) -> bool | None:
 
 def setup(app) -> None:
     app.connect("builder-inited", write_api)
-    app.connect("autodoc-process-docstring", as_text, priority=100)  # before napoleon
+    app.connect("autodoc-process-docstring", as_text)
     app.connect("autodoc-skip-member", skip)

@@ -1,4 +1,4 @@
-"""The figure of README.md, from stored results: `python -m ssl_jax.reports.front_figure` draws docs/figures/front.png."""
+"""README.md's figure, from stored results: `python -m ssl_jax.reports.front_figure` draws docs/figures/front.png."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def draw(results: Path, path: Path) -> dict[str, np.ndarray]:
 
 
 def spectrum_shares(history: dict) -> tuple[np.ndarray, np.ndarray]:
-    """(steps (T,), the SHOWN largest eigenvalues of F over their sum (T, SHOWN)), records without a spectrum left out."""
+    """(steps (T,), shares of the trace that the SHOWN largest eigenvalues of F have (T, SHOWN))."""
     kept = [i for i, values in enumerate(history["corr_eigenvalues"]) if values and values[0] is not None]
     values = np.array([history["corr_eigenvalues"][i] for i in kept], np.float64)
     values = -np.sort(-np.maximum(values, 0), axis=1)
@@ -70,8 +70,12 @@ def _bars(axis, drawn: dict[str, np.ndarray]) -> None:
     axis.set_xticks(place, names, fontsize=7, rotation=20)
     axis.set(ylim=(0, 108), xlim=(-0.6, 6.5))
     axis.set_ylabel("test accuracy, %", fontsize=8)
-    axis.text(1, -0.2, "digits,\n10 labels a class", va="top", ha="center", transform=axis.get_xaxis_transform(), fontsize=8)
-    axis.text(4.1, -0.2, "CIFAR-10,\nlinear probe", va="top", ha="center", transform=axis.get_xaxis_transform(), fontsize=8)
+    axis.text(
+        1, -0.2, "digits,\n10 labels a class", va="top", ha="center", transform=axis.get_xaxis_transform(), fontsize=8
+    )
+    axis.text(
+        4.1, -0.2, "CIFAR-10,\nlinear probe", va="top", ha="center", transform=axis.get_xaxis_transform(), fontsize=8
+    )
     axis.set_title("What pretraining without labels is worth", fontsize=9)
 
 

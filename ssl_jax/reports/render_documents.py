@@ -63,7 +63,9 @@ def labels_table(result: dict) -> str:
     head = f"| encoder, {few['labels_per_class']} labels a class | test accuracy, % |\n|---|---|\n"
     rows = [f"| {word} | {_percent(few[name])} |\n" for name, word in CONTENDERS.items()]
     made = f"{result['device']}, jax {result['versions']['jax']}"
-    return head + "".join(rows) + f"\n± is the standard deviation over the same {few['draws']} draws of labels ({made}).\n"
+    return (
+        head + "".join(rows) + f"\n± is the standard deviation over the same {few['draws']} draws of labels ({made}).\n"
+    )
 
 
 def _percent(spread: dict) -> str:
