@@ -65,7 +65,10 @@ def calibrate(network: Network, params, stats, normalise: Callable, image: np.nd
 
 
 def validate(encode: Callable, params, stats, dataset: Dataset, size: int, k: int, temperature: float) -> float:
-    """kNN accuracy of the last `size` training images against the others: no test image is looked at."""
+    """kNN accuracy of the last `size` training images against the others: no test image is looked at.
+
+    Pretraining has seen all of them, without labels: only their labels are new to it.
+    """
     apply = Partial(encode, *jax.device_get((params, stats)))
     x, y = extract(apply, dataset.train.image), np.asarray(dataset.train.label)
     return knn_accuracy(

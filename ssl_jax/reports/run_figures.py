@@ -22,7 +22,7 @@ def draw_run(directory: Path) -> None:
     figures = directory / "figures"
     _curves(
         columns,
-        {"loss": "loss", "knn_validation": "kNN accuracy, held-out training images"},
+        {"loss": "loss", "knn_validation": "kNN accuracy, last training images"},
         title,
         figures / "training.png",
     )

@@ -75,7 +75,7 @@ def make_task(config, parts, dataset, encode, run, fresh, devices, cadence) -> t
         sizes = probe.validation_size, probe.knn_k, probe.knn_temperature
         accuracy = accuracies.validate(encode, state.params, state.stats, dataset, *sizes)
         epoch = step * config.epochs / cadence.total
-        say(f"epoch {epoch:g}: kNN {accuracy:.4f} on {probe.validation_size} held-out training images")
+        say(f"epoch {epoch:g}: kNN {accuracy:.4f} on the last {probe.validation_size} training images")
         return {BEST: accuracy}
 
     facts = facts_of(config.to_dict(), cadence.total)
