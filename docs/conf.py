@@ -80,6 +80,11 @@ def as_text(app, what, name, obj, options, lines: list[str]) -> None:
                 out.append(escaped(lines[i]))
                 i += 1
             out.append("")
+        elif line.startswith(">>>"):  # an example, up to the next empty line
+            out.append("")
+            while i < len(lines) and lines[i].strip():
+                out.append(lines[i])
+                i += 1
         elif line.startswith(" ") and line.strip():
             out += ["", "::", ""]
             while i < len(lines) and (not lines[i].strip() or lines[i].startswith(" ")):
