@@ -85,7 +85,8 @@ def program_of(method: str, precision: str, width: int) -> tuple[Any, Any, Any]:
                 losses.append(metrics["loss"])
         return wait(state), np.concatenate(jax.device_get(losses)).tolist()
 
-    return config, run, jax.device_get(pretraining.fresh_state(config, parts, dataset))
+    init = pretraining.make_init(parts, dataset.description)
+    return config, run, jax.device_get(pretraining.fresh_state(config, init))
 
 
 def trial(run, state, start: int = 0) -> Trial:

@@ -43,9 +43,9 @@ def main() -> None:
 
 def one_record(config: argparse.Namespace):
     """Takes what a record holds of the state, for D = 128."""
-    data, track = random_dataset(1000, 32), make_track()
-    parts = pretraining.build(config, TOTAL_STEPS, 1, None)
-    state = pretraining.fresh_state(config, parts, data)
+    data, parts = random_dataset(1000, 32), pretraining.build(config, TOTAL_STEPS, 1, None)
+    track = make_track(parts.predictor.matrix)
+    state = pretraining.fresh_state(config, pretraining.make_init(parts, data.description))
     state = state._replace(memory={"correlation": jnp.float32(correlation(config.projector.out))})
     return lambda: track(state)
 

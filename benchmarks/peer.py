@@ -110,7 +110,8 @@ def images_range(times: dict, images: int) -> str:
 def fresh(config) -> tuple[pretraining.Parts, PretrainState]:
     """Parts and state at step 0, a function of the seed alone."""
     parts = pretraining.build(config, TOTAL_STEPS, 1, None)
-    return parts, jax.device_get(pretraining.fresh_state(config, parts, random_dataset(1, SIDE)))
+    init = pretraining.make_init(parts, random_dataset(1, SIDE).description)
+    return parts, jax.device_get(pretraining.fresh_state(config, init))
 
 
 # --- Theirs -----------------------------------------------------------------------------------------------

@@ -59,7 +59,8 @@ def compiled(
     feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, resident(config.data.resident))
     parts = pretraining.build(config, TOTAL_STEPS, feed.steps_per_epoch, parallel.axis(devices))
     program = (pretraining.compile_step if pmap else jitted)(config, parts, feed.data, devices, key, side)
-    state = parallel.replicate(jax.device_get(pretraining.fresh_state(config, parts, dataset)), devices)
+    init = pretraining.make_init(parts, dataset.description)
+    state = parallel.replicate(jax.device_get(pretraining.fresh_state(config, init)), devices)
     count = parallel.steps_per_call(config.steps_per_call, devices)
     batches = feed.batches((first, count) for first in itertools.count(0, count))
 

@@ -26,7 +26,7 @@ from ssl_jax.data.batches import load, make_feed
 from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.linalg import second_moment
 from ssl_jax.models import MLPHead, make_encoder
-from ssl_jax.predictors import matrix
+from ssl_jax.predictors import make_predictor
 from ssl_jax.train.parallel import steps_per_call
 from ssl_jax.train.pretrain import average, example_keys
 
@@ -90,7 +90,7 @@ def parts_around(config: Any) -> dict[str, Part]:
     data = random_dataset(SIZE, SIDE)
     feed = make_feed(data.pretrain.image, config.batch_size, config.seed)
     parts = pretraining.build(config, TOTAL_STEPS, feed.steps_per_epoch, None)
-    state = pretraining.fresh_state(config, parts, data)
+    state = pretraining.fresh_state(config, pretraining.make_init(parts, data.description))
     resident = jax.device_put(feed.data)
     plan = feed.batches((first, 1) for first in itertools.count())
     gather = jax.jit(load)
@@ -99,6 +99,7 @@ def parts_around(config: Any) -> dict[str, Part]:
     views = jax.jit(make_views(parts.recipe, SIDE))
     z1, z2 = jax.random.normal(jax.random.key(1), (2, config.batch_size, config.projector.out))
     correlate = jax.jit(functools.partial(correlate_and_update, parts))
+    matrix = parts.predictor.matrix
     signs = jax.jit(lambda state: collapse_signs(state.memory["correlation"], matrix(state.params["predictor"])))
     return {
         "input": repeated(lambda: gather(resident, next_batch(plan))),
@@ -156,8 +157,9 @@ def step_flops(config: Any) -> int:
     projector = MLPHead(config.projector.hidden, config.projector.out)
     z = jnp.zeros((1, config.projector.out))
     trunk = forward_flops(encoder, image, train=True) + forward_flops(projector, jnp.zeros(features.shape), train=True)
-    learned = config.predictor.kind == "mlp"
-    predictor = forward_flops(MLPHead(config.predictor.hidden, len(z[0])), z, train=True) if learned else 2 * z.size**2
+    head = MLPHead(config.predictor.hidden, len(z[0]))
+    linear = make_predictor(config.predictor.kind, len(z[0])).linear
+    predictor = 2 * z.size**2 if linear else forward_flops(head, z, train=True)
     passes = 3 + (config.target.tau > 0)
     return 2 * config.batch_size * (passes * trunk + 3 * predictor)
 

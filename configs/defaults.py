@@ -19,6 +19,8 @@ def get_config() -> ConfigDict:
     config.precision = "float32"  # float32 | bfloat16 (forward and backward only)
     config.loss = "cosine"  # cosine | euclidean, as in the linear theory
     config.loss_scale = 1.0  # c in c * loss a direction: 1 replication, 2 original code
+    config.regularisers = ConfigDict()  # weights of what is added to the loss, before loss_scale; 0: nothing is
+    config.regularisers.variance = 0.0  # VICReg's hinge on the standard deviation of the projections
     config.devices = 0  # 0: all
     config.sync_batch_norm = True  # BatchNorm statistics over all devices, or each its own
     config.steps_per_call = "auto"  # steps in one compiled call: auto is 1 on the CPU, 10 elsewhere

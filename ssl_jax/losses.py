@@ -1,11 +1,12 @@
 """Losses between what a network says and what it should say.
 
-Of two views: `DISTANCES`, by name. Of an image and its class: `LOSSES`, by name. There `logits` (..., K) are the
-scores of K classes and `target` (..., K) is their distribution, one-hot or mixed; the loss (...) is one number an
-example.
+Of two views: `OBJECTIVES`, by name, and `REGULARISERS`, which are added to any of them. Of an image and its class:
+`LOSSES`, by name. There `logits` (..., K) are the scores of K classes and `target` (..., K) is their distribution,
+one-hot or mixed; the loss (...) is one number an example.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import chex
 import jax
@@ -39,7 +40,112 @@ def half_squared(p: jax.Array, z: jax.Array) -> jax.Array:
     return squared(p, jax.lax.stop_gradient(z))
 
 
-DISTANCES = {"cosine": negative_cosine, "euclidean": half_squared}
+# --- Of two views -------------------------------------------------------------------------------------------------
+
+Pair = tuple[jax.Array, jax.Array]  # one array (B, D) of each view
+Terms = dict[str, jax.Array]
+
+
+class Objective(NamedTuple):
+    """What a pretraining step minimises: objective(p, z, t, memory, mean) -> (loss, terms).
+
+    On several devices each has its own part of the batch. The step takes the mean of the devices' losses and of their
+    gradients; an objective that needs a number of the whole batch takes it by `mean`.
+
+    Args:
+        p: the predictions (B, D) of both views.
+        z: what the predictor was given, the online network's projections (B, D) of both views.
+        t: the target network's projections (B, D) of both views, constants to the gradient.
+        memory: the predictor's; "correlation" (D, D) is the running average F of the batches before this one.
+        mean: the mean of a tree of arrays over all devices, which may be differentiated.
+
+    Returns:
+        loss: (), to be made small.
+        terms: scalars by name, the parts that the loss is made of; where there are several, they are recorded.
+    """
+
+    loss: Callable[[Pair, Pair, Pair, Mapping[str, jax.Array], Callable], tuple[jax.Array, Terms]]
+    sees_scale: bool  # whether the loss changes where all p, or all z and t, are multiplied by a number
+
+    def __call__(
+        self, p: Pair, z: Pair, t: Pair, memory: Mapping[str, jax.Array], mean: Callable
+    ) -> tuple[jax.Array, Terms]:
+        return self.loss(p, z, t, memory, mean)
+
+
+def both_directions(distance: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable:
+    """The loss of an objective that predicts each view's target from the other view: the mean over the batch of
+    distance(p_1, t_2) + distance(p_2, t_1), where distance(p, t) of (B, D) is (B,).
+    """
+
+    def loss(p, z, t, memory, mean):
+        value = jnp.mean(distance(p[0], t[1]) + distance(p[1], t[0]))
+        return value, {"prediction": value}
+
+    return loss
+
+
+OBJECTIVES = {
+    "cosine": Objective(both_directions(negative_cosine), sees_scale=False),
+    "euclidean": Objective(both_directions(half_squared), sees_scale=True),
+}
+
+
+def variance_hinge(
+    p: Pair,
+    z: Pair,
+    t: Pair,
+    memory: Mapping[str, jax.Array],
+    mean: Callable,
+    *,
+    gamma: float = 1.0,
+    eps: float = 1e-4,
+) -> jax.Array:
+    """mean_d max(0, gamma - sqrt(Var(z_d) + eps)), summed over both views: it keeps every dimension of z spread out.
+
+    Bardes et al. 2022 (VICReg, arXiv 2105.04906), eq. 1 and 2. The variance is of the whole batch over all devices,
+    divided by its size N; the authors' code divides by N - 1, which is 0.4 % of the deviation at N = 128.
+
+    Args:
+        p, t, memory: as `Objective` has them, not looked at.
+        z: projections (B, D) of both views, differentiated.
+        mean: over all devices.
+        gamma: the standard deviation from which on nothing is asked for.
+        eps: keeps the gradient finite at no variance.
+
+    Returns:
+        () of the whole batch, the same on every device.
+    """
+
+    def of_one_view(z):
+        centred = z - mean(jnp.mean(z, axis=0, keepdims=True))
+        variance = mean(jnp.mean(jnp.square(centred), axis=0))
+        return jnp.mean(jnp.maximum(0.0, gamma - jnp.sqrt(variance + eps)))
+
+    return of_one_view(z[0]) + of_one_view(z[1])
+
+
+# regulariser(p, z, t, memory, mean) -> (); its weight is the field of `config.regularisers` of the same name.
+REGULARISERS: dict[str, Callable[..., jax.Array]] = {"variance": variance_hinge}
+
+
+def regularised(objective: Callable, weights: Mapping[str, float]) -> Callable:
+    """The objective plus weight * regulariser for each of `REGULARISERS` whose weight is not 0, each a term of its own;
+    where all are 0 the objective itself.
+    """
+    chosen = {name: weight for name, weight in weights.items() if weight}
+    if not chosen:
+        return objective
+
+    def loss(p, z, t, memory, mean):
+        total, terms = objective(p, z, t, memory, mean)
+        added = {name: REGULARISERS[name](p, z, t, memory, mean) for name in chosen}
+        return total + sum(weight * added[name] for name, weight in chosen.items()), terms | added
+
+    return loss
+
+
+# --- Of an image and its class ------------------------------------------------------------------------------------
 
 
 def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:

@@ -13,7 +13,15 @@ from ssl_jax.augment.views import make_normalise
 from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.errors import UserError
 from ssl_jax.models import MLPHead, make_network
-from ssl_jax.probes.accuracies import calibrate, few_labels, judge, make_encode, raw_pixels, take_features, validate
+from ssl_jax.probes.accuracies import (
+    calibrate,
+    few_labels,
+    make_encode,
+    probe_accuracies,
+    raw_pixels,
+    take_features,
+    validate,
+)
 from ssl_jax.probes.linear import PENALTIES, draw_labelled, original_probe, seed_probe
 
 CLASSES, SIDE, SHAPE = 4, 4, (4, 4, 3)
@@ -228,7 +236,7 @@ def test_raw_pixels_are_the_images_in_0_to_1():
         assert found[f"{name}_x"].dtype == np.float32
 
 
-# --- judge: every accuracy ----------------------------------------------------------------------------------------
+# --- probe_accuracies: every accuracy -----------------------------------------------------------------------------
 
 
 def made_features(train=400, test=300, size=6, noise=1.2, seed=7) -> dict[str, np.ndarray]:
@@ -260,8 +268,8 @@ NOTHING = {
 }
 
 
-def judged(features=None, **changes) -> dict[str, float]:
-    return judge(features or made_features(), CLASSES, **(NOTHING | changes))
+def accuracies_of(features=None, **changes) -> dict[str, float]:
+    return probe_accuracies(features or made_features(), CLASSES, **(NOTHING | changes))
 
 
 def scaled(features):
@@ -273,17 +281,17 @@ def scaled(features):
 
 def test_only_what_is_asked_for_is_judged():
     always = {"linear_accuracy", "knn_accuracy"}
-    assert set(judged()) == always
-    assert set(judged(ridge=True)) == always | {"ridge_accuracy"}
-    assert set(judged(newton_l2=0.1)) == always | {"newton_accuracy"}
+    assert set(accuracies_of()) == always
+    assert set(accuracies_of(ridge=True)) == always | {"ridge_accuracy"}
+    assert set(accuracies_of(newton_l2=0.1)) == always | {"newton_accuracy"}
     original = {"original_last_accuracy", "original_best_test_epoch_accuracy"}
-    assert set(judged(protocol="original")) == set(judged(protocol="both")) == always | original
+    assert set(accuracies_of(protocol="original")) == set(accuracies_of(protocol="both")) == always | original
 
 
 @pytest.mark.parametrize("k, temperature", [(20, 0.1), (3, 0.1), (150, 0.1), (150, 5.0)])
 def test_knn_accuracy_is_scikit_learns(k, temperature):
     features = made_features()
-    found = judged(features, knn_k=k, knn_temperature=temperature)["knn_accuracy"]
+    found = accuracies_of(features, knn_k=k, knn_temperature=temperature)["knn_accuracy"]
     data = [part.astype(np.float64) if part.ndim == 2 else part for part in as_data(features)]
     assert found == pytest.approx(scikit_knn(*data, k, temperature), abs=1e-12)
 
@@ -295,7 +303,7 @@ def test_ridge_accuracy_is_scikit_learns():
         train_x, train_y, test_x, test_y = scaled(features)
         model = RidgeCV(alphas=60 * np.array(PENALTIES)).fit(train_x, np.eye(CLASSES)[train_y])
         expected = np.mean(model.predict(test_x).argmax(axis=1) == test_y)
-        assert judged(features, ridge=True)["ridge_accuracy"] == pytest.approx(expected, abs=1e-12)
+        assert accuracies_of(features, ridge=True)["ridge_accuracy"] == pytest.approx(expected, abs=1e-12)
         assert 0.3 < expected < 0.95
 
 
@@ -304,13 +312,13 @@ def test_newton_accuracy_is_scikit_learns(l2):
     features = made_features(train=60)
     train_x, train_y, test_x, test_y = scaled(features)
     model = LogisticRegression(C=1 / (60 * l2), tol=1e-10, max_iter=10_000).fit(train_x, train_y)
-    found = judged(features, newton_l2=l2, newton_steps=12)["newton_accuracy"]
+    found = accuracies_of(features, newton_l2=l2, newton_steps=12)["newton_accuracy"]
     assert found == pytest.approx(model.score(test_x, test_y), abs=1e-12)
 
 
 def test_one_newton_step_is_another_accuracy_than_twelve():
     features = made_features(train=60)
-    one, many = (judged(features, newton_l2=1e-3, newton_steps=n)["newton_accuracy"] for n in (1, 12))
+    one, many = (accuracies_of(features, newton_l2=1e-3, newton_steps=n)["newton_accuracy"] for n in (1, 12))
     assert one != many
 
 
@@ -324,7 +332,7 @@ def test_linear_accuracy_comes_near_the_optimum_of_its_loss(loss, model):
     target = train_y if loss == "softmax" else np.eye(CLASSES)[train_y]
     named = model.fit(train_x.astype(np.float64), target).predict(test_x.astype(np.float64))
     optimum = np.mean((named if named.ndim == 1 else named.argmax(axis=1)) == test_y)
-    found = judged(features, loss=loss, epochs=30)["linear_accuracy"]
+    found = accuracies_of(features, loss=loss, epochs=30)["linear_accuracy"]
     assert found == pytest.approx(optimum, abs=0.012)
     assert 0.4 < optimum < 0.95
 
@@ -335,7 +343,7 @@ def test_original_accuracy_comes_near_logistic_regressions():
     # Its decay of 1e-3 is a penalty of 1e-3 / 2 |kernel|^2 beside the mean loss.
     model = LogisticRegression(C=1 / (len(train_x) * 1e-3), max_iter=10_000).fit(train_x, train_y)
     optimum = model.score(test_x, test_y)
-    found = judged(features, protocol="original", epochs=400)
+    found = accuracies_of(features, protocol="original", epochs=400)
     assert found["original_last_accuracy"] == pytest.approx(optimum, abs=0.012)
 
 
@@ -345,14 +353,17 @@ def test_linear_accuracies_are_those_of_their_protocols():
     settings = {"num_classes": CLASSES, "epochs": 3, "seed": 5}
     seeded = seed_probe(*as_data(features), **settings, loss="hinge")
     original = original_probe(*as_data(features), **settings)
-    both = judged(features, protocol="both", epochs=3, seed=5, loss="hinge")
+    both = accuracies_of(features, protocol="both", epochs=3, seed=5, loss="hinge")
     assert both["linear_accuracy"] == seeded.last_accuracy != original.last_accuracy
     assert both["original_last_accuracy"] == original.last_accuracy
     assert both["original_best_test_epoch_accuracy"] == original.best_accuracy
-    assert judged(features, protocol="seed", epochs=3, seed=5, loss="hinge")["linear_accuracy"] == seeded.last_accuracy
+    assert (
+        accuracies_of(features, protocol="seed", epochs=3, seed=5, loss="hinge")["linear_accuracy"]
+        == seeded.last_accuracy
+    )
     once = seed_probe(*as_data(features), num_classes=CLASSES, epochs=1, seed=5)
-    assert judged(features, epochs=1, seed=5)["linear_accuracy"] == once.last_accuracy != seeded.last_accuracy
-    alone = judged(features, protocol="original", epochs=3, seed=5)
+    assert accuracies_of(features, epochs=1, seed=5)["linear_accuracy"] == once.last_accuracy != seeded.last_accuracy
+    alone = accuracies_of(features, protocol="original", epochs=3, seed=5)
     assert alone["linear_accuracy"] == alone["original_last_accuracy"] == original.last_accuracy
 
 
@@ -362,7 +373,7 @@ def test_the_last_epoch_counts_and_not_the_best():
     original = original_probe(*as_data(features), num_classes=CLASSES, epochs=20, seed=1)
     seeded = seed_probe(*as_data(features), num_classes=CLASSES, epochs=20, seed=1)
     assert original.best_accuracy > original.last_accuracy and seeded.best_accuracy > seeded.last_accuracy
-    found = judged(features, protocol="both", epochs=20, seed=1)
+    found = accuracies_of(features, protocol="both", epochs=20, seed=1)
     assert found["linear_accuracy"] == seeded.last_accuracy
     assert found["original_last_accuracy"] == original.last_accuracy
     assert found["original_best_test_epoch_accuracy"] == original.best_accuracy
@@ -373,7 +384,7 @@ def test_no_epochs_given_are_those_of_the_protocol():
     for count in (150, 90):
         features = made_features(train=count, noise=3.0)
         settings = {"num_classes": CLASSES, "seed": 0, "batch_size": min(128, count)}
-        found = judged(features, protocol="both", epochs=0)
+        found = accuracies_of(features, protocol="both", epochs=0)
         assert found["linear_accuracy"] == seed_probe(*as_data(features), epochs=100, **settings).last_accuracy
         assert (
             found["original_last_accuracy"] == original_probe(*as_data(features), epochs=50, **settings).last_accuracy
@@ -385,7 +396,7 @@ def test_every_accuracy_is_that_of_the_test_set():
     features = made_features(train=200, test=100, noise=0.01)
     wrong = features | {"test_y": ((features["test_y"] + 1) % CLASSES).astype(np.int32)}
     for given, expected in ((features, 1.0), (wrong, 0.0)):
-        found = judged(given, protocol="both", epochs=600, ridge=True, newton_l2=1e-3)
+        found = accuracies_of(given, protocol="both", epochs=600, ridge=True, newton_l2=1e-3)
         del found["original_best_test_epoch_accuracy"]  # of an epoch before anything was learned, where it is best
         assert set(found.values()) == {expected}, found
 

@@ -15,6 +15,7 @@ from ssl_jax.builders.checks import (
     RANGES,
     SUPERVISED_RANGES,
     check_counts,
+    check_few_labels,
     check_probe,
     check_ranges,
     check_sizes,
@@ -177,6 +178,16 @@ def test_a_mistake_is_told_by_its_field(name, field):
     assert line_of(CHECKS[name], config_of(CONFIG_OF[name], **{field: value})) == line
 
 
+@pytest.mark.parametrize("kind", ["direct_pred", "direct_copy"])
+def test_what_is_written_down_is_not_made_symmetric(kind):
+    fields = {"predictor.kind": kind, "predictor.symmetric": True}
+    assert line_of(check_counts, config_of("quickstart", **fields)) == (
+        f"predictor.symmetric: got True, takes False with predictor.kind {kind}: only mlp, linear can be made symmetric"
+    )
+    for learned in ("mlp", "linear"):
+        check_counts(config_of("quickstart", **fields | {"predictor.kind": learned}))
+
+
 def test_a_probe_alone_does_not_look_at_the_training():
     check_probe(config_of("quickstart", epochs=0))
 
@@ -214,12 +225,18 @@ def probe_fields(**fields) -> ConfigDict:
     return ConfigDict({"knn_k": 5, "few_labels": 0, "validation_size": 10} | fields)
 
 
+def check_all_sizes(probe: ConfigDict, dataset: Dataset, held_out: int = 0) -> None:
+    """Before the data is read, and after."""
+    check_sizes(probe, dataset.description, held_out)
+    check_few_labels(probe, dataset)
+
+
 def test_sizes_at_their_limits_pass():
     data = made_dataset()
-    check_sizes(probe_fields(knn_k=40), data)
-    check_sizes(probe_fields(knn_k=30), data, 10)
-    check_sizes(probe_fields(knn_k=1), data, 39)
-    check_sizes(probe_fields(few_labels=4), data)
+    check_all_sizes(probe_fields(knn_k=40), data)
+    check_all_sizes(probe_fields(knn_k=30), data, 10)
+    check_all_sizes(probe_fields(knn_k=1), data, 39)
+    check_all_sizes(probe_fields(few_labels=4), data)
 
 
 @pytest.mark.parametrize(
@@ -237,17 +254,17 @@ def test_sizes_at_their_limits_pass():
     ],
 )
 def test_sizes_beyond_their_limits_are_refused(fields, held_out, line):
-    assert line_of(check_sizes, probe_fields(**fields), made_dataset(), held_out) == line
+    assert line_of(check_all_sizes, probe_fields(**fields), made_dataset(), held_out) == line
 
 
 def test_a_class_without_training_images_has_no_labels():
-    line = line_of(check_sizes, probe_fields(few_labels=1), made_dataset(rarest=0))
+    line = line_of(check_all_sizes, probe_fields(few_labels=1), made_dataset(rarest=0))
     assert line == "probe.few_labels: got 1, takes at most 0, as the rarest class has"
 
 
 def test_views_that_fit_the_images_pass():
-    check_views(make_recipe("digits"), made_dataset())
-    check_views(make_recipe("cifar"), made_dataset(channels=3))
+    check_views(make_recipe("digits"), made_dataset().description)
+    check_views(make_recipe("cifar"), made_dataset(channels=3).description)
 
 
 @pytest.mark.parametrize(
@@ -261,13 +278,13 @@ def test_views_that_fit_the_images_pass():
     ],
 )
 def test_views_that_do_not_fit_the_images_are_refused(recipe, fields, data, parts):
-    line = line_of(check_views, make_recipe(recipe, **fields), made_dataset(**data))
+    line = line_of(check_views, make_recipe(recipe, **fields), made_dataset(**data).description)
     assert all(part in line for part in parts), line
 
 
 def test_views_are_held_against_the_images_of_pretraining():
     """Which may be more than those of training; the channels are theirs."""
     gray, coloured = made_dataset(), made_dataset(channels=3)
-    check_views(make_recipe("cifar"), gray._replace(pretrain=coloured.pretrain))
+    check_views(make_recipe("cifar"), gray._replace(pretrain=coloured.pretrain).description)
     with pytest.raises(UserError, match="saturation"):
-        check_views(make_recipe("cifar"), coloured._replace(pretrain=gray.pretrain))
+        check_views(make_recipe("cifar"), coloured._replace(pretrain=gray.pretrain).description)

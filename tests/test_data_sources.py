@@ -14,7 +14,8 @@ from PIL import Image
 
 from ssl_jax.data import cache
 from ssl_jax.data import tfds as prepared
-from ssl_jax.data.sources import load_dataset
+from ssl_jax.data.dataset import Description
+from ssl_jax.data.sources import describe, load_dataset
 from ssl_jax.errors import UserError
 
 REAL = Path(os.environ.get("SSL_JAX_TFDS_DIR", "not given"))
@@ -217,6 +218,125 @@ def test_train_size_takes_the_first_of_the_official_order(tiny, size):
 def test_train_size_out_of_range(tiny, size):
     with pytest.raises(UserError, match=f"data.train_size: got {size}, takes 1 to 6"):
         load_dataset("tiny", str(tiny), train_size=size)
+
+
+# --- descriptions -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def described_first(monkeypatch):
+    """check(*args, **fields): `describe`, while no record can be decoded, says what `load_dataset` then holds."""
+
+    def check(*args, **fields) -> Description:
+        with monkeypatch.context() as patch:
+            patch.setattr(prepared, "_features", lambda *_: pytest.fail("read a record"))
+            patch.setitem(sys.modules, "sklearn.datasets", None)  # an import of it fails
+            about = describe(*args, **fields)
+        data = load_dataset(*args, **fields)
+        sizes = [len(split.image) for split in (data.train, data.test, data.pretrain)]
+        assert [about.train, about.test, about.pretrain] == sizes
+        for split in (data.train, data.test, data.pretrain):
+            assert split.image.shape[1:] == about.image and len(split.label) == len(split.image)
+        assert (about.side, about.channels) == (data.train.image.shape[1], data.train.image.shape[3])
+        assert (about.name, about.num_classes, about.label_names) == (data.name, data.num_classes, data.label_names)
+        assert data.description == about
+        return about
+
+    return check
+
+
+@pytest.mark.parametrize("fields", [{}, {"image_size": 16}, {"train_size": 100}, {"train_size": 1, "image_size": 4}])
+def test_digits_are_described(described_first, fields):
+    assert described_first("digits", **fields).num_classes == 10
+
+
+@pytest.mark.parametrize("fields", [{}, {"image_size": 3}, {"train_size": 4}])
+def test_tfds_set_is_described(tiny, described_first, fields):
+    assert described_first("tiny", str(tiny), **fields).label_names == ("a", "b")
+
+
+def test_images_that_are_not_square_are_described(tmp_path, described_first):
+    images = random_images(3, (4, 6, 1))
+    splits = {"train": labelled(images, [1, 0, 1]), "validation": labelled(images[:1], [1])}
+    folder = str(write_tfds(tmp_path / "data", splits, usual_features((4, 6, 1))))
+    assert described_first("tiny", folder).image == (4, 6, 1)
+
+
+@pytest.mark.parametrize("train_size, sizes", [(None, (2, 6)), (1, (1, 1)), (2, (2, 2)), (4, (2, 4)), (6, (2, 6))])
+def test_unlabelled_images_are_described(tmp_path, described_first, train_size, sizes):
+    images = random_images(7, (96, 96, 3))
+    splits = {
+        "train": labelled(images[:2], [0, 1]),
+        "test": labelled(images[2:3], [1]),
+        "unlabelled": labelled(images[3:], [-1] * 4),
+    }
+    folder = write_tfds(tmp_path / "data", splits, usual_features((96, 96, 3)), name="stl10")
+    about = described_first("stl10", str(folder), train_size=train_size)
+    assert (about.train, about.pretrain) == sizes
+
+
+def test_images_of_many_sizes_and_channels_are_described(tmp_path, described_first):
+    wide, tall = random_images(1, (8, 12, 3))[0], random_images(1, (12, 8, 3))[0]
+    splits = {"train": labelled([wide, tall], [0, 1]), "test": labelled([wide], [0])}
+    folder = str(write_tfds(tmp_path / "data", splits, usual_features((None, None, None))))
+    with pytest.raises(UserError, match="data.image_size: got None"):
+        describe("tiny", folder)
+    assert described_first("tiny", folder, image_size=5).image == (5, 5, 3)
+
+
+def test_a_description_refuses_what_reading_would(tmp_path, tiny):
+    good = labelled(IMAGES, LABELS)
+    lone = str(write_tfds(tmp_path / "lone", {"train": good}, usual_features()))
+    bare = {k: v for k, v in usual_features().items() if k != "label"}
+    bare = str(write_tfds(tmp_path / "bare", {"train": good, "test": good}, bare))
+    wrong = {
+        "data.data_dir: got .*none, which is not a directory": {"name": "tiny", "data_dir": str(tmp_path / "none")},
+        "lacks cifar10": {"name": "cifar10", "data_dir": str(tiny)},
+        "did you mean 'digits'": {"name": "didgits", "data_dir": str(tiny)},
+        "data.image_size: got 0": {"name": "digits", "image_size": 0},
+        "data.train_size: got 1298, takes 1 to 1297 for digits": {"name": "digits", "train_size": 1298},
+        "data.train_size: got 7, takes 1 to 6 for tiny": {"name": "tiny", "data_dir": str(tiny), "train_size": 7},
+        "data.train_size: got 0": {"name": "tiny", "data_dir": str(tiny), "train_size": 0},
+        "has no validation split, only train": {"name": "tiny", "data_dir": lone},
+        "no label feature": {"name": "tiny", "data_dir": bare},
+    }
+    for line, fields in wrong.items():
+        refusals = []
+        for function in (describe, load_dataset):
+            with pytest.raises(UserError, match=line) as caught:
+                function(**fields)
+            refusals.append(str(caught.value))
+        assert refusals[0] == refusals[1]
+
+
+def test_a_set_is_prepared_for_its_description_only_where_its_sizes_are_not_known(tmp_path, monkeypatch):
+    """TFDS may know the sizes of a set that lies nowhere yet; then a mistake elsewhere is told before the download."""
+    import tensorflow_datasets as tfds
+
+    class Prepared(Exception):
+        pass
+
+    def prepare(builder):
+        raise Prepared
+
+    class Builder:
+        name = "tiny"
+
+        def __init__(self, sizes):
+            splits = {name: type("Split", (), {"num_examples": count}) for name, count in sizes.items()}
+            self.info = type("Info", (), {"features": usual_features(), "splits": splits})
+
+        def is_prepared(self):
+            return False
+
+    monkeypatch.setattr(prepared, "_prepare", prepare)
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: Builder({"train": 7, "test": 2}))
+    assert describe("tiny") == Description("tiny", 7, 2, 7, (5, 5, 3), 2, ("a", "b"))
+    with pytest.raises(Prepared):
+        load_dataset("tiny")
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: Builder({}))
+    with pytest.raises(Prepared):
+        describe("tiny")
 
 
 # --- the cache --------------------------------------------------------------------------------------------
@@ -463,6 +583,7 @@ def test_real_cifar10():
     assert data.train.image.shape == (50000, 32, 32, 3) and data.test.image.shape == (10000, 32, 32, 3)
     np.testing.assert_array_equal(np.bincount(data.train.label), np.full(10, 5000))
     np.testing.assert_array_equal(np.bincount(data.test.label), np.full(10, 1000))
+    assert data.description == describe("cifar10", str(REAL))
     # Channel means of the training set, as normalisations of CIFAR-10 commonly quote them.
     mean = data.train.image.mean((0, 1, 2), dtype=np.float64) / 255
     np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=5e-5)

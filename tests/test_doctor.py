@@ -21,10 +21,10 @@ from ssl_jax.diagnosis.state import LINE, diagnose
 from ssl_jax.dynamics import theory
 from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.errors import UserError
-from ssl_jax.losses import DISTANCES
+from ssl_jax.losses import OBJECTIVES
 from ssl_jax.models import MLPHead, make_network
 from ssl_jax.optim import make_optimizer
-from ssl_jax.predictors import make_predictor, matrix
+from ssl_jax.predictors import make_predictor
 from ssl_jax.train.pretrain import make_pretrain_step
 from ssl_jax.train.state import init_state
 from ssl_jax.workdir.metrics_csv import COLUMNS, append_row, truncate_after
@@ -357,7 +357,7 @@ def program(loss, kind, symmetric, noise):
     def run(rate, decay, indices):
         optimizer = make_optimizer("momentum", rate, momentum=0.9, weight_decay=decay)
         step = make_pretrain_step(
-            views=views, network=network, predictor=predictor, optimizer=optimizer, tau=None, distance=DISTANCES[loss]
+            views=views, network=network, predictor=predictor, optimizer=optimizer, tau=None, objective=OBJECTIVES[loss]
         )
 
         def one(state, index):
@@ -366,7 +366,7 @@ def program(loss, kind, symmetric, noise):
 
         def row(state, indices):
             state, metrics = jax.lax.scan(one, state, indices)
-            signs = collapse_signs(state.memory["correlation"], matrix(state.params["predictor"]))
+            signs = collapse_signs(state.memory["correlation"], predictor.matrix(state.params["predictor"]))
             return state, jax.tree.map(jnp.mean, metrics) | signs | {"step": state.step}
 
         state = init_state(jax.random.key(1), jnp.zeros((2, 1, 8, 1)), network, predictor, optimizer, False)
@@ -462,6 +462,11 @@ def spoil_line(folder, line=5, text="7,1,2\n"):
     path.write_text("".join([*lines[:line], text, *lines[line + 1 :]]))
 
 
+def rename_loss(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"loss": "cosin"}))
+
+
 def supervised(folder):
     (folder / "config.json").write_text('{"task": "supervised"}')
 
@@ -469,6 +474,7 @@ def supervised(folder):
 SPOILT = {
     "config.json: not found": lambda folder: (folder / "config.json").unlink(),
     "config.json: damaged": lambda folder: (folder / "config.json").write_text('{"task": "pretrain"}'),
+    "cannot be read at 'cosin'": rename_loss,
     "holds a 'supervised' task, takes a pretraining run": supervised,
     "metrics.csv: not found": lambda folder: (folder / "metrics.csv").unlink(),
     "metrics.csv: no row yet": lambda folder: write_rows(folder, {"step": []}),
@@ -498,9 +504,9 @@ def test_no_run(run, tmp_path, capsys, monkeypatch):
 
 def test_a_run_says_a_change_of_state_once():
     rows = rows_of(made_up(**ILL["rank-one explosion"]))
-    lines = [line for n in range(1, len(rows) + 1) if (line := history_module.news(rows[:n], BARE))]
+    lines = [line for n in range(1, len(rows) + 1) if (line := history_module.state_change(rows[:n], BARE))]
     assert len(lines) == 1 and "rank-one explosion since step" in lines[0] and "target.tau" in lines[0]
-    assert not any(history_module.news(rows_of(made_up())[:n], FACTS) for n in range(1, 41))
+    assert not any(history_module.state_change(rows_of(made_up())[:n], FACTS) for n in range(1, 41))
 
 
 def test_facts_are_those_of_the_configuration():

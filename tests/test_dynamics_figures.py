@@ -12,6 +12,7 @@ from configs import defaults
 from configs import dynamics as configuration
 from ssl_jax.dynamics import theory, theory_fit
 from ssl_jax.errors import UserError
+from ssl_jax.losses import OBJECTIVES
 from ssl_jax.reports.dynamics import figures, table, theory_fit_figure
 from ssl_jax.reports.dynamics import theory_fit as words
 from ssl_jax.tasks.dynamics import dynamics, named, read_run
@@ -121,7 +122,7 @@ def ask(*paths):
 def test_units_and_fates_of_a_run_that_the_theory_made(make):
     """tau / a, the rate of growth and every mode's fate are found from what was measured and config.json alone."""
     run = read_run(make("linear"))
-    fit = words.lay(run, True)
+    fit = words.fit_run(run, True)
     assert fit.reason is None and fit.units.start == 1
     assert fit.units.p == pytest.approx(TAU / A, rel=1e-3)
     assert fit.units.k == pytest.approx(A, rel=1e-2) and fit.units.fit > 0.999
@@ -180,20 +181,21 @@ def test_time_of_the_flow_follows_the_learning_rate():
         ({"predictor.kind": "direct_copy"}, "writes W_p down"),
         ({"optimizer.name": "adam"}, "optimizer is adam"),
         ({"optimizer.layerwise": "mean"}, "decay of its own"),
+        ({"regularisers.variance": 0.5}, "this run adds regularisers.variance"),
         ({"without": ("mode_predictor",)}, "damaged, without mode_predictor"),
     ],
 )
 def test_what_the_theory_is_not_laid_over(make, fields, says):
-    assert says in words.lay(read_run(make("run", **fields)), True).reason
+    assert says in words.fit_run(read_run(make("run", **fields)), True).reason
 
 
 def test_diffrax_is_not_needed_for_the_rest(make):
-    assert "pip install" in words.lay(read_run(make("run")), False).reason
+    assert "pip install" in words.fit_run(read_run(make("run")), False).reason
 
 
 def test_overlay_draws_the_portrait_in_the_units_of_the_run(make, tmp_path, shown):
     run = read_run(make("linear"))
-    fit = words.lay(run, True)
+    fit = words.fit_run(run, True)
     theory_fit_figure.draw(run, fit, tmp_path / "o.png")
     assert (tmp_path / "o.png").stat().st_size > 20_000
     left, right = plt.figure().subplots(1, 2)
@@ -252,7 +254,7 @@ def test_features_are_counted_at_the_last_record(make):
 
 def test_table_stands_beside_the_replication(make):
     runs = named([read_run(make("simsiam_sym")), read_run(make("mine"))])
-    text = table.report({run.name: table.told(run) for run in runs})
+    text = table.report({run.name: table.run_record(run) for run in runs})
     header, _, scale, *rows = (line.strip("| ").split(" | ") for line in text.split("\n\n")[0].splitlines())
     assert [word for word in header if word] == ["simsiam_sym", "simsiam_sym, replication", "mine"]
     assert "digits, 12800 images, 40 epochs" in scale[1] and "D = 128" in scale[2] and "D = 6" in scale[1]
@@ -337,6 +339,25 @@ def test_a_mistake_is_one_line_and_leaves_nothing(make, tmp_path):
             dynamics(ask(*paths), str(tmp_path / "out"))
         assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_the_theory_has_not(make, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "third", OBJECTIVES["euclidean"])
+    assert "this run's is third" in words.lay(read_run(make("run", loss="third")), True).reason
+
+
+def test_a_run_of_before_there_were_regularisers(make):
+    folder = make("old")
+    config = json.loads((folder / "config.json").read_text())
+    del config["regularisers"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert words.lay(read_run(folder), True).reason is None
+
+
+@pytest.mark.parametrize("field, value", [("loss", "cosin"), ("predictor.kind", "mpl")])
+def test_a_run_of_what_this_program_does_not_know(make, field, value):
+    with pytest.raises(UserError, match=f"config.json: {field}: got '{value}', takes .*(cosine|direct_pred)"):
+        read_run(make("run", **{field: value}))
 
 
 def test_damaged_files_beside(make):

@@ -28,10 +28,13 @@ PROMISED = """task method dataset seed epochs steps linear_accuracy knn_accuracy
 
 
 def command(config: str, workdir: Path, *fields: str) -> int:
+    name, colon, argument = config.partition(":")
     words = [f"--config.{field}" for field in fields]
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        return launch.main(["launch.py", "--config", f"configs/{config}.py", "--workdir", str(workdir), *words])
+        return launch.main(
+            ["launch.py", "--config", f"configs/{name}.py{colon}{argument}", "--workdir", str(workdir), *words]
+        )
     finally:
         signal.signal(signal.SIGTERM, handler)
 
@@ -148,6 +151,15 @@ def test_the_same_command_again_trains_nothing(run, no_training):
     assert after | {"probe_seconds": 0} == before | {"probe_seconds": 0}
     assert (run / "metrics.csv").read_bytes() == rows
     assert {p: p.stat().st_mtime_ns for p in saved} == saved
+
+
+def test_a_run_of_before_a_field_came_goes_on_and_is_probed(run, tmp_path, no_training):
+    config = json.loads((run / "config.json").read_text())
+    del config["regularisers"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert command("probe", tmp_path / "probe", f"checkpoint={run}", *PROBE) == 0
+    assert command("quickstart", run, *TINY) == 0
+    assert result_of(tmp_path / "probe")["linear_accuracy"] == result_of(run)["linear_accuracy"]
 
 
 def test_other_probes_of_a_finished_run(run, no_training):

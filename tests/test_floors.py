@@ -71,6 +71,56 @@ def test_packages_hand_names_on_and_define_nothing(module):
         assert text or names or isinstance(node, ast.ImportFrom), f"{module}, line {node.lineno}"
 
 
+# --- The configuration stops at builders --------------------------------------------------------------------------
+
+BELOW = [module for module in FILES if folder(module) != "configs" and floor(folder(module)) < floor("builders")]
+
+
+def configurations(text: str) -> list[str]:
+    """Where a file takes a configuration: by its type, or as a parameter of that name which is no plain dict."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            found += [name for name in names if name == "Config" or name.split(".")[0] == "ml_collections"]
+        elif isinstance(node, ast.arg):
+            told = ast.unparse(node.annotation) if node.annotation else "nothing"
+            if re.search(r"\bConfig(Dict)?\b", told) or (node.arg == "config" and not told.startswith("dict")):
+                found.append(f"{node.arg}: {told}, line {node.lineno}")
+    return found
+
+
+@pytest.mark.parametrize("module", [module for module in BELOW if module != "ssl_jax.types"])
+def test_below_builders_nothing_takes_a_configuration(module):
+    assert configurations(FILES[module].read_text()) == []
+
+
+@pytest.mark.parametrize("folder", "data train probes predictors optim models dynamics workdir diagnosis".split())
+def test_these_stand_below_builders(folder):
+    assert any(module.startswith(f"ssl_jax.{folder}.") for module in BELOW)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from ssl_jax.types import Config, Params",
+        "from ml_collections import ConfigDict",
+        "import ml_collections",
+        "from ml_collections.config_dict import placeholder",
+        "def f(config): ...",
+        "def f(*, config=None): ...",
+        "def f(fields: types.Config): ...",
+        "def f(fields: ConfigDict | None): ...",
+        "g = lambda config: config.seed",
+    ],
+)
+def test_a_configuration_is_found(text):
+    assert len(configurations(text)) >= 1
+    assert configurations("def f(config: dict, name: str, seed=0): ...") == []
+
+
+# --- The rule of floors itself ------------------------------------------------------------------------------------
+
 WRONG = {
     "reports to train": ("ssl_jax.reports.doctor", "from ssl_jax.train import loop"),
     "reports to builders": ("ssl_jax.reports.doctor", "from ssl_jax.builders.checks import check_views"),

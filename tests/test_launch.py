@@ -11,6 +11,7 @@ import pytest
 
 import launch
 from ssl_jax.builders import pretraining
+from ssl_jax.tasks import pretrain
 from ssl_jax.train import parallel
 from ssl_jax.train.parallel import steps_per_call
 
@@ -186,6 +187,7 @@ VALUES = {
     "optimizer.weight_decay=-1": ["optimizer.weight_decay", "-1.0"],
     "optimizer.weight_decay=nan": ["optimizer.weight_decay", "nan"],
     "optimizer.decay=couple": ["optimizer.decay", "did you mean 'coupled'"],
+    "optimizer.exclude=biass": ["optimizer.exclude", "'biass'", "none of"],
     "optimizer.exclude=(bias": ["optimizer.exclude", "'(bias'", "regular expression"],
     "optimizer.predictor.learning_rate=-1": ["optimizer.predictor.learning_rate", "-1.0"],
     "optimizer.predictor.weight_decay=-1": ["optimizer.predictor.weight_decay", "-1.0"],
@@ -206,17 +208,30 @@ VALUES = {
 @pytest.mark.parametrize("field", VALUES)
 def test_mistake_in_a_value(field, capfd, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "fresh_state", lambda *a: pytest.fail("went past the checks"))
+    if not field.startswith("probe.few_labels"):  # of a class: no metadata says how many images it has
+        monkeypatch.setattr(pretrain, "read_dataset", lambda *a: pytest.fail("read the data before all checks"))
     line = refusal(f"{QUICK} --workdir {tmp_path}/new '--config.{field}'", capfd)
     assert all(part in line for part in VALUES[field]), line
     assert not list(tmp_path.iterdir()), "a refused start left something behind"
 
 
 def test_a_warm_up_that_fits_is_not_refused(monkeypatch, tmp_path):
-    """Against the run's own length, which is known only once the data is read."""
+    """Against the run's own length, which the set's description tells."""
     stopped = RuntimeError("far enough")
     monkeypatch.setattr(pretraining, "fresh_state", lambda *a: (_ for _ in ()).throw(stopped))
     with pytest.raises(RuntimeError, match="far enough"):
         launch.main(["launch.py", *QUICK.split(), "--workdir", f"{tmp_path}/new", "--config.schedule.warmup_epochs=40"])
+
+
+def test_parts_are_built_once_with_the_numbers_of_the_run(monkeypatch, tmp_path):
+    """1297 images in batches of 64 are 20 steps an epoch."""
+    seen, build = [], pretraining.build
+    monkeypatch.setattr(pretraining, "build", lambda config, *a: seen.append(a) or build(config, *a))
+    monkeypatch.setattr(pretraining, "fresh_state", lambda *a: 1 / 0)
+    fields = ["--config.epochs=3", "--config.batch_size=64", "--config.devices=1"]
+    with pytest.raises(ZeroDivisionError):
+        launch.main(["launch.py", *QUICK.split(), f"--workdir={tmp_path}/new", *fields])
+    assert seen == [(60, 20, None)]
 
 
 def test_steps_per_call_as_typed(monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from tiny import DIM, make_batch, make_parts, make_state, make_step, noisy_views
 
 from ssl_jax.dynamics.measure import PARTS, measure_spectra, measure_step, measure_weights
-from ssl_jax.losses import half_squared
+from ssl_jax.losses import OBJECTIVES, half_squared
 from ssl_jax.train.pretrain import example_keys
 
 
@@ -120,7 +120,7 @@ def test_the_euclidean_step_descends_the_theory_s_loss():
     """Loss of the formula in float64; no gradient flows through the target's side."""
     parts = make_parts(tau=None)
     state, batch, key = make_state(parts), make_batch(), jax.random.key(7)
-    _, metrics = jax.jit(make_step(parts, distance=half_squared, loss_scale=2.0))(state, batch, key)
+    _, metrics = jax.jit(make_step(parts, objective=OBJECTIVES["euclidean"], loss_scale=2.0))(state, batch, key)
     views = noisy_views(example_keys(key, state.step, batch["position"]), batch["image"])
     trunk = {part: state.params[part] for part in ("encoder", "projector")}
     z1, stats = parts.network.train(trunk, state.stats, views[0])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ssl_jax.workdir.metrics_csv import COLUMNS, append_row, read_rows, truncate_after
+from ssl_jax.workdir.metrics_csv import COLUMNS, append_row, as_written, read_rows, truncate_after
 
 
 def row(step, **more):
@@ -66,3 +66,19 @@ def test_a_line_cut_off_anywhere_is_left_out(path):
 def test_a_header_cut_off(path):
     path.write_bytes(path.read_bytes()[:20])
     assert truncate_after(path, 9) == []
+
+
+def test_terms_of_a_loss_have_columns_after_the_others(path):
+    """From the first row on that has them; rows before it stay blank there, and so do rows that lack them."""
+    columns = (*COLUMNS, "loss_prediction", "loss_variance")
+    append_row(path, row(8, loss_prediction=-1.5, loss_variance=0.25))
+    append_row(path, row(10))
+    append_row(path, row(12, loss_prediction=-1.75, loss_variance=0.125))
+    assert path.read_text().splitlines()[0] == ",".join(columns)
+    rows = truncate_after(path, 12)
+    assert steps(rows) == [2, 4, 6, 8, 10, 12] and all(tuple(r) == columns for r in rows)
+    blank = [math.isnan(r["loss_variance"]) for r in rows]
+    assert blank == [True, True, True, False, True, False]
+    assert (rows[3]["loss_prediction"], rows[5]["loss_variance"]) == (-1.5, 0.125)
+    assert truncate_after(path, 8)[-1]["loss_variance"] == 0.25
+    assert as_written(row(8, loss_variance=0.25))["loss_variance"] == 0.25

@@ -1,22 +1,21 @@
 """Closed-form predictors against NumPy in float64 and by their invariances; the triple for every kind."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import suites
+from suites import check_predictor
 
 from ssl_jax.errors import UserError
-from ssl_jax.predictors import KINDS, make_predictor, matrix
+from ssl_jax.predictors import KINDS, make_predictor
 from ssl_jax.predictors.direct import direct_copy, direct_pred
 
 DIM = 12
-
-
-def correlation(seed=0, dim=DIM, rank=None, scale=1.0):
-    z = np.random.default_rng(seed).normal(size=(4 * dim, dim)) * np.geomspace(3, 0.1, dim)
-    z[:, rank:] = 0 if rank else z[:, rank:]
-    return scale * z.T @ z / len(z)
+correlation = functools.partial(suites.correlation, dim=DIM)
 
 
 def reference(corr, eps, eps_mode, floor=1e-4):
@@ -75,19 +74,8 @@ def test_direct_copy_is_its_formula():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_keeps_the_running_average(kind):
-    """F_0 = C_0, F_k = rho F_{k-1} + (1 - rho) C_k: rho keeps the old."""
-    predictor = make_predictor(kind, DIM, rho=0.3)
-    params, memory = predictor.init(jax.random.key(0))
-    f = None
-    for step in range(4):
-        c = correlation(10 + step)
-        f = c if step == 0 else 0.3 * f + 0.7 * c
-        params, memory = predictor.update(params, memory, jnp.float32(c), step)
-        chex.assert_trees_all_close(memory["correlation"], f, atol=1e-4)
-    z = jnp.ones((5, DIM))
-    chex.assert_shape(predictor.apply(params, memory, z), (5, DIM))
-    chex.assert_shape(matrix(params), (DIM, DIM))
+def test_every_kind_is_what_its_record_promises(kind):
+    check_predictor(kind)
 
 
 @pytest.mark.parametrize("kind", ["linear", "direct_pred", "direct_copy"])
@@ -95,7 +83,7 @@ def test_matrix_is_what_apply_multiplies_by(kind):
     predictor = make_predictor(kind, DIM)
     params, memory = predictor.init(jax.random.key(0))
     z = np.random.default_rng(0).normal(size=(5, DIM)).astype(np.float32)
-    expected = z @ np.asarray(matrix(params)).T
+    expected = z @ np.asarray(predictor.matrix(params)).T
     chex.assert_trees_all_close(predictor.apply(params, memory, z), expected, atol=1e-5)
 
 
@@ -109,7 +97,7 @@ def test_hybrid_sets_only_where_step_divides(every):
         corr = jnp.float32(correlation(step))
         params, memory = update(marked, memory, corr, step)
         if step % every == 0:
-            chex.assert_trees_all_close(matrix(params), direct_pred(memory["correlation"], 0.1), atol=1e-5)
+            chex.assert_trees_all_close(predictor.matrix(params), direct_pred(memory["correlation"], 0.1), atol=1e-5)
         else:
             chex.assert_trees_all_equal(params, marked)
 
@@ -119,12 +107,12 @@ def test_symmetric_projections():
         predictor = make_predictor(kind, DIM, symmetric=True)
         params, memory = predictor.init(jax.random.key(1))
         new, _ = predictor.update(params, memory, jnp.eye(DIM), 0)
-        w = np.asarray(matrix(new))
+        w = np.asarray(predictor.matrix(new))
         chex.assert_trees_all_close(w, w.T, atol=1e-6)
         again, _ = predictor.update(new, memory, jnp.eye(DIM), 1)
         chex.assert_trees_all_close(again, new, atol=1e-6)  # a projection
         if kind == "linear":
-            old = np.asarray(matrix(params))
+            old = np.asarray(predictor.matrix(params))
             chex.assert_trees_all_close(w, (old + old.T) / 2, atol=1e-6)
         else:
             w1, w2 = (np.asarray(params[name]["kernel"]).T for name in ("linear1", "linear2"))

@@ -45,7 +45,8 @@ class Judged:
         self.config.update_from_flattened_dict(FIELDS | fields)
         parts = pretraining.build(self.config, 10, 1, None)
         self.recipe = parts.recipe
-        self.fresh = jax.device_get(pretraining.fresh_state(self.config, parts, self.dataset))
+        init = pretraining.make_init(parts, self.dataset.description)
+        self.fresh = jax.device_get(pretraining.fresh_state(self.config, init))
         rng = np.random.default_rng(4)
         params, stats = jax.tree.map(lambda x: x + rng.uniform(0.1, 0.5, x.shape).astype(x.dtype), self.fresh[1:3])
         self.trained = self.fresh._replace(step=np.int32(17), params=params, stats=stats)

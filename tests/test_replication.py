@@ -13,7 +13,7 @@ from scipy import stats
 
 import launch
 from ssl_jax.reports.replication import claims
-from ssl_jax.reports.replication.claims import CLAIMS, FAILS, HOLDS, OPEN, UNTESTED, judge_claims
+from ssl_jax.reports.replication.claims import CLAIMS, FAILS, HOLDS, OPEN, UNTESTED, evaluate_claims
 from ssl_jax.reports.replication.page import page
 from ssl_jax.reports.replication.published import PUBLISHED, TITLES
 from ssl_jax.reports.replication.results import gather
@@ -45,7 +45,7 @@ def store(tmp_path):
 
 
 def verdicts(gathered, scale="mini"):
-    return {claim.words: verdict for claim, verdict, _ in judge_claims(gathered.cells[scale])}
+    return {claim.statement: verdict for claim, verdict, _ in evaluate_claims(gathered.cells[scale])}
 
 
 # --- What is gathered, and what is left out -----------------------------------------------------------------------
@@ -93,6 +93,26 @@ def test_what_is_left_out_is_told_and_nothing_else(store, words):
     assert [run["seed"] for run in gathered.cells["mini"]["table1", "byol"]] == [0, 2]
     assert len(gathered.cells["mini"]["table1", "simsiam"]) == 3
     assert words in page(gathered).replace("&#x27;", "'")
+
+
+FREE = ["devices", "steps_per_call", "log_every", "eval_every", "checkpoint_every", "data.resident", "data.data_dir"]
+
+
+@pytest.mark.parametrize("field", [*FREE, "dynamics.every", "seed"])
+def test_seeds_of_a_cell_may_differ_in_what_starts_of_a_run_may(store, field):
+    for value, seed in enumerate((0, 1)):
+        path = store / "table1" / "mini" / "byol" / f"seed-{seed}.json"
+        config = json.loads(path.read_text())["config"] | {field: value}
+        change(config=config)(path)
+    assert not gather([store]).left_out
+
+
+def test_seeds_of_a_cell_have_one_probe(store):
+    for value, seed in enumerate((0, 1)):
+        path = store / "table1" / "mini" / "byol" / f"seed-{seed}.json"
+        change(config=json.loads(path.read_text())["config"] | {"probe": {"knn_k": value}})(path)
+    (line,) = gather([store]).left_out
+    assert "probe.knn_k is 1, and 0" in line
 
 
 def test_a_seed_that_is_there_twice_counts_once(store, tmp_path_factory):
@@ -194,7 +214,7 @@ def test_a_difference_within_its_interval_decides_nothing(store):
 
 
 def test_nothing_run_is_not_tested(tmp_path):
-    assert {verdict for _, verdict, _ in judge_claims({})} == {UNTESTED}
+    assert {verdict for _, verdict, _ in evaluate_claims({})} == {UNTESTED}
 
 
 @pytest.mark.parametrize("last, aligned, expected", [(0.2, 0.99, HOLDS), (1.3, 0.2, FAILS)])
@@ -252,7 +272,7 @@ def test_markdown_has_every_published_cell(store):
     text = markdown(gather([store]), "mini")
     assert all(f"{p.accuracy:g}" in text for sweep in ("table1", "table2", "table3") for p in PUBLISHED[sweep])
     assert TITLES["original_table8"] in text.partition("Not run at this scale")[2].partition("\n")[0]
-    assert all(claim.words in text for claim in CLAIMS)
+    assert all(claim.statement in text for claim in CLAIMS)
 
 
 # --- The command --------------------------------------------------------------------------------------------------

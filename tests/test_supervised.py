@@ -320,7 +320,8 @@ MISTAKES = {
 @pytest.mark.parametrize("fields", MISTAKES)
 def test_mistake_is_one_line_and_leaves_nothing(fields, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(supervised, "make_task", lambda *a: pytest.fail("went past the checks"))
+    monkeypatch.setattr(supervised, "make_job", lambda *a: pytest.fail("went past the checks"))
+    monkeypatch.setattr(supervised, "read_dataset", lambda *a: pytest.fail("read the data before all checks"))
     words = [f"--config.{field}" for field in fields.split()]
     digits = "data.name=digits data.validation_size=200 batch_size=64 augment.flip=0 augment.mean=0.3, augment.std=0.4,"
     words = [f"--config.{field}" for field in digits.split()] + words  # the last one of a kind counts

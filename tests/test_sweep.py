@@ -362,6 +362,23 @@ def test_directory_and_store_of_another_sweep_are_refused(config, tmp_path):
     run(config, tmp_path / "w", Pretend())
 
 
+OTHER = {"devices": 1, "steps_per_call": "1", "log_every": 3, "eval_every": 2, "checkpoint_every": 2}
+OTHER |= {"data.resident": "no", "dynamics.every": 3}
+
+
+def test_starts_may_differ_in_what_any_run_may_but_in_no_probe(config, tmp_path):
+    """A pretraining run may be probed anew. Cells of a sweep may not: their accuracies stand in one table."""
+    run(config, tmp_path / "w", Pretend())
+    for name, value in OTHER.items():
+        config.mini.update_from_flattened_dict({name: value})
+        run(config, tmp_path / "w", Pretend())
+    config.mini.probe.knn_k = 6
+    with pytest.raises(UserError, match="--workdir: .*probe.knn_k 5 -> 6"):
+        run(config, tmp_path / "w", Pretend())
+    with pytest.raises(UserError, match="store: .*probe.knn_k 5 -> 6"):
+        run(config, tmp_path / "other", Pretend())
+
+
 # --- For real, through the door -------------------------------------------------------------------------------------
 
 

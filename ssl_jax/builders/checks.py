@@ -2,17 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from ssl_jax.augment.views import Recipe, check_channels, make_views
-from ssl_jax.builders import pretraining
-from ssl_jax.builders.data import resident
-from ssl_jax.builders.program import pick_devices
-from ssl_jax.data.dataset import Dataset
+from ssl_jax.data.dataset import Dataset, Description
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.losses import DISTANCES, LOSSES
+from ssl_jax.losses import LOSSES, OBJECTIVES, REGULARISERS
+from ssl_jax.predictors import KINDS, options_of
 from ssl_jax.types import Config
 from ssl_jax.workdir.directory import flatten
 
@@ -87,9 +84,15 @@ def check_supervised(config: Config) -> None:
 
 def check_counts(config: Config) -> None:
     """UserError for a number out of range, or a loss that is not there, before anything is loaded."""
-    check_ranges(config, RANGES)
-    if config.loss not in DISTANCES:
-        raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, DISTANCES)}")
+    check_ranges(config, RANGES | {f"regularisers.{name}": (0, math.inf) for name in REGULARISERS})
+    if config.loss not in OBJECTIVES:
+        raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, OBJECTIVES)}")
+    if config.predictor.symmetric and "symmetric" not in options_of(config.predictor.kind):
+        takes = [kind for kind in KINDS if "symmetric" in options_of(kind)]
+        raise UserError(
+            f"predictor.symmetric: got True, takes False with predictor.kind {config.predictor.kind}: only "
+            f"{', '.join(takes)} can be made symmetric"
+        )
     check_probe(config)
 
 
@@ -113,15 +116,15 @@ def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None
             raise UserError(f"{field}: got {value}, takes a number {takes}")
 
 
-def check_views(recipe: Recipe, dataset: Dataset) -> None:
+def check_views(recipe: Recipe, data: Description) -> None:
     """UserError where the augmentations do not fit the images, in size or in channels."""
-    make_views(recipe, dataset.side)
-    check_channels(recipe, dataset.pretrain.image.shape[-1])
+    make_views(recipe, data.side)
+    check_channels(recipe, data.channels)
 
 
-def check_sizes(probe: Config, dataset: Dataset, held_out: int = 0) -> None:
+def check_sizes(probe: Config, data: Description, held_out: int = 0) -> None:
     """UserError where the probes ask for more training images than there are; `held_out`: those not in the kNN bank."""
-    size = len(dataset.train.label)
+    size = data.train
     if held_out >= size:
         raise UserError(f"probe.validation_size: got {held_out}, takes less than the {size} images")
     if probe.knn_k > size - held_out:
@@ -129,20 +132,10 @@ def check_sizes(probe: Config, dataset: Dataset, held_out: int = 0) -> None:
         raise UserError(
             f"probe.knn_k: got {probe.knn_k}, takes at most {size - held_out}: {size} training images{less}"
         )
+
+
+def check_few_labels(probe: Config, dataset: Dataset) -> None:
+    """UserError where the few-label probe asks for more images of a class than it has: no metadata says how many."""
     fewest = np.bincount(dataset.train.label, minlength=dataset.num_classes).min()
     if probe.few_labels > fewest:
         raise UserError(f"probe.few_labels: got {probe.few_labels}, takes at most {fewest}, as the rarest class has")
-
-
-def check_pretraining(config: Config) -> tuple[list, bool | Literal["auto"], Recipe]:
-    """(devices, whether images stay on them, augmentations); UserError for what is wrong, before any data is read."""
-    check_counts(config)
-    devices = pick_devices(config)
-    kept = resident(config.data.resident)
-    return devices, kept, pretraining.build(config, config.epochs, 1, None).recipe
-
-
-def check_data(config: Config, recipe: Recipe, dataset: Dataset) -> None:
-    """UserError where the data do not fit the augmentations or the probes."""
-    check_views(recipe, dataset)
-    check_sizes(config.probe, dataset, config.probe.validation_size)

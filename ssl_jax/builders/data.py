@@ -1,9 +1,9 @@
 """From a configuration to the data, to where the images are kept, and to when things happen."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from ssl_jax.data.dataset import Dataset
-from ssl_jax.data.sources import load_dataset
+from ssl_jax.data.dataset import Dataset, Description
+from ssl_jax.data.sources import describe, load_dataset
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.train.loop import Cadence
 from ssl_jax.types import Config
@@ -16,15 +16,21 @@ def build_cadence(config: Config, steps_per_epoch: int, track: int = 0) -> Caden
     return Cadence(total, config.log_every, evaluate, save, track)
 
 
+def describe_dataset(config: Config) -> Description:
+    """Sizes, shape and classes of the data that the configuration names, without reading an image."""
+    return describe(**_source(config))
+
+
 def read_dataset(config: Config) -> Dataset:
     """The data that the configuration names."""
+    return load_dataset(**_source(config))
+
+
+def _source(config: Config) -> dict[str, Any]:
+    """The arguments of `describe` and of `load_dataset`."""
     data = config.data
-    return load_dataset(
-        data.name,
-        data_dir=data.data_dir or None,
-        train_size=data.train_size or None,
-        image_size=data.image_size or None,
-    )
+    optional = {field: data[field] or None for field in ("data_dir", "train_size", "image_size")}
+    return {"name": data.name} | optional
 
 
 def resident(value: str) -> bool | Literal["auto"]:

@@ -5,21 +5,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.stages import Wrapped
 
 from ssl_jax.augment.views import Recipe, make_recipe, make_views
+from ssl_jax.builders.checks import check_counts, check_sizes, check_views
 from ssl_jax.builders.network import build_network, forward_order
 from ssl_jax.builders.optimizer import Rule, build_optimizer, build_rules, has_penalty
-from ssl_jax.builders.program import compile_once, compile_program
-from ssl_jax.data.dataset import Dataset
+from ssl_jax.builders.plan import Plan, make_plan
+from ssl_jax.builders.program import compile_once, compile_program, fresh_key
+from ssl_jax.data.dataset import Description
 from ssl_jax.errors import UserError
-from ssl_jax.losses import DISTANCES
+from ssl_jax.losses import OBJECTIVES, regularised
 from ssl_jax.models import Network
 from ssl_jax.optim import Optimizer, Schedule
 from ssl_jax.optim.schedules import target_rate
-from ssl_jax.predictors import Predictor, make_predictor
+from ssl_jax.predictors import Predictor, make_predictor, options_of
 from ssl_jax.train import parallel
 from ssl_jax.train.pretrain import Step, make_pretrain_step
-from ssl_jax.train.state import PretrainState, init_key, init_state
+from ssl_jax.train.state import PretrainState, init_state
 from ssl_jax.types import Config
 
 GROUPS = ("encoder", "projector", "predictor")
@@ -34,6 +37,18 @@ class Parts(NamedTuple):
     rules: dict[str, Rule]
     tau: Schedule | None
     recipe: Recipe
+
+
+def prepare(config: Config) -> tuple[Plan, Parts]:
+    """The plan and the parts of the pretraining run that `config` describes, checked against the set's description;
+    UserError names the first field that is wrong. Reads no image.
+    """
+    check_counts(config)
+    plan = make_plan(config, lambda data: data.pretrain, config.dynamics.every)
+    parts = build(config, plan.cadence.total, plan.steps_per_epoch, plan.axis)
+    check_views(parts.recipe, plan.data)
+    check_sizes(config.probe, plan.data, config.probe.validation_size)
+    return plan, parts
 
 
 def build(config: Config, total_steps: int, steps_per_epoch: int, axis_name: str | None) -> Parts:
@@ -53,21 +68,11 @@ def build(config: Config, total_steps: int, steps_per_epoch: int, axis_name: str
 
 
 def build_predictor(config: Config, axis_name: str | None) -> Predictor:
-    """The predictor, with those of its fields that its kind knows."""
-    fields = config.predictor
-    direct = {"eps": fields.eps, "every": fields.every}
-    options = {
-        "mlp": {
-            "hidden": fields.hidden,
-            "symmetric": fields.symmetric,
-            "output_bias": config.projector.output_bias,
-            "axis_name": axis_name,
-        },
-        "linear": {"symmetric": fields.symmetric},
-        "direct_pred": direct | {"eps_mode": fields.eps_mode},
-        "direct_copy": direct,
-    }.get(fields.kind, {})
-    return make_predictor(fields.kind, config.projector.out, rho=fields.rho, init=config.init, **options)
+    """The predictor, with those fields that the function of its kind takes; it has its own default for an unset one."""
+    kind, fields = config.predictor.kind, {name: value for name, value in config.predictor.items() if value is not None}
+    fields |= {"init": config.init, "output_bias": config.projector.output_bias, "axis_name": axis_name}
+    taken = options_of(kind)
+    return make_predictor(kind, config.projector.out, **{k: v for k, v in fields.items() if k in taken})
 
 
 def build_tau(config: Config, total_steps: int) -> Schedule | None:
@@ -84,13 +89,17 @@ def build_recipe(config: Config) -> Recipe:
     return make_recipe(**config.views)
 
 
-def fresh_state(config: Config, parts: Parts, dataset: Dataset) -> PretrainState:
-    """The state at step 0, a function of the seed."""
-    image = jnp.zeros((2, dataset.side, dataset.side, dataset.train.image.shape[-1]))
-    make = compile_once(
+def make_init(parts: Parts, data: Description) -> Wrapped:
+    """init(key) -> the state at step 0, compiled, for views of the images that `data` describes."""
+    image = jnp.zeros((2, data.side, data.side, data.channels))
+    return compile_once(
         lambda key: init_state(key, image, parts.network, parts.predictor, parts.optimizer, parts.tau is not None)
     )
-    return make(init_key(jax.random.key(config.seed)))
+
+
+def fresh_state(config: Config, init: Wrapped) -> PretrainState:
+    """The state at step 0, a function of the seed."""
+    return init(fresh_key(config))
 
 
 def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | None) -> Step:
@@ -101,7 +110,7 @@ def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | N
         predictor=parts.predictor,
         optimizer=parts.optimizer,
         tau=parts.tau,
-        distance=DISTANCES[config.loss],
+        objective=regularised(OBJECTIVES[config.loss], config.regularisers),
         loss_scale=config.loss_scale,
         tracked=config.dynamics.every > 0,
         opposing=has_penalty(config),

@@ -6,16 +6,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.stages import Wrapped
 
 from ssl_jax.augment.labelled import make_augment
+from ssl_jax.builders.checks import check_supervised
 from ssl_jax.builders.network import TRACED_SIDE, build_encoder
 from ssl_jax.builders.optimizer import Rule, build_optimizer, build_rules
-from ssl_jax.builders.program import compile_once
-from ssl_jax.data.dataset import Dataset
+from ssl_jax.builders.plan import Plan, make_plan
+from ssl_jax.builders.program import compile_once, fresh_key
+from ssl_jax.data.dataset import Description
+from ssl_jax.data.splits import check_held_out
 from ssl_jax.models import Classifier, call_order, load_weights, make_classifier
 from ssl_jax.optim import Optimizer
 from ssl_jax.runtime.terminal import say
-from ssl_jax.train.state import init_key
 from ssl_jax.train.supervised import SupervisedState, init_supervised
 from ssl_jax.types import Config
 
@@ -31,6 +35,23 @@ class ClassifierParts(NamedTuple):
     order: tuple[str, ...]
 
 
+def prepare(config: Config) -> tuple[Plan, ClassifierParts, Callable]:
+    """The plan, the parts and the augmentation of the supervised run that `config` describes, checked against the set's
+    description; UserError names the first field that is wrong. Reads no image.
+    """
+    check_supervised(config)
+    plan = make_plan(config, lambda data: images_left(config, data))
+    sizes = plan.data.num_classes, plan.data.channels, plan.cadence.total, plan.steps_per_epoch
+    parts = build_classifier(config, *sizes, plan.axis)
+    return plan, parts, build_augment(config, plan.data)
+
+
+def images_left(config: Config, data: Description) -> int:
+    """Training images that are not held out; UserError where there are fewer than are to be."""
+    check_held_out(config.data.validation_size, data.train)
+    return data.train - config.data.validation_size
+
+
 def build_classifier(
     config: Config, num_classes: int, channels: int, total_steps: int, steps_per_epoch: int, axis_name: str | None
 ) -> ClassifierParts:
@@ -42,20 +63,24 @@ def build_classifier(
     return ClassifierParts(classifier, build_optimizer(config, rules, order), rules, order)
 
 
-def build_augment(config: Config, dataset: Dataset) -> Callable:
+def build_augment(config: Config, data: Description) -> Callable:
     """The augmentation; UserError where it does not fit the images."""
-    augment = make_augment(image_size=dataset.side, **config.augment)
+    augment = make_augment(image_size=data.side, **config.augment)
     key = jax.random.split(jax.random.key(0), 2)
-    jax.eval_shape(augment, key, dataset.train.image[:2], jnp.zeros((2, dataset.num_classes)))
+    image = jax.ShapeDtypeStruct((2, *data.image), np.uint8)
+    jax.eval_shape(augment, key, image, jnp.zeros((2, data.num_classes)))
     return augment
 
 
-def fresh_state(config: Config, parts: ClassifierParts, dataset: Dataset) -> SupervisedState:
+def make_init(parts: ClassifierParts, data: Description) -> Wrapped:
+    """init(key) -> the state at step 0, compiled, for the images that `data` describes."""
+    image = jnp.zeros((2, data.side, data.side, data.channels))
+    return compile_once(lambda key: init_supervised(key, image, parts.classifier, parts.optimizer))
+
+
+def fresh_state(config: Config, parts: ClassifierParts, init: Wrapped) -> SupervisedState:
     """The state at step 0: a function of the seed, and of the file of weights where one is given."""
-    image = jnp.zeros((2, dataset.side, dataset.side, dataset.train.image.shape[-1]))
-    state = compile_once(lambda key: init_supervised(key, image, parts.classifier, parts.optimizer))(
-        init_key(jax.random.key(config.seed))
-    )
+    state = init(fresh_key(config))
     if not config.weights:
         return state
     params, stats, message = load_weights(Path(config.weights), state.params, state.stats, config.encoder.name)

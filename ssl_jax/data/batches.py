@@ -60,6 +60,13 @@ def batch_indices(seed: int, step: int, size: int, batch_size: int) -> np.ndarra
     return _recent_order(seed, epoch, size)[place * batch_size : (place + 1) * batch_size].copy()
 
 
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Full batches in an epoch of `count` images; UserError where there is none."""
+    if not 1 <= batch_size <= count:
+        raise UserError(f"batch_size: got {batch_size}, takes 1 to the {count} training images")
+    return count // batch_size
+
+
 def make_feed(
     image: np.ndarray,
     batch_size: int,
@@ -80,8 +87,7 @@ def make_feed(
     """
     chex.assert_rank(image, 4)
     chex.assert_type(image, np.uint8)
-    if not 1 <= batch_size <= len(image):
-        raise UserError(f"batch_size: got {batch_size}, takes 1 to the {len(image)} training images")
+    steps = steps_per_epoch(len(image), batch_size)
     if seed < 0:
         raise UserError(f"seed: got {seed}, takes 0 or more")
     if resident not in (True, False, "auto"):
@@ -90,8 +96,8 @@ def make_feed(
         resident = image.nbytes <= (device_budget() if memory_budget is None else memory_budget)
 
     def request(first_step: int, count: int, rows: slice) -> Batch:
-        steps = range(first_step, first_step + count)
-        index = np.stack([batch_indices(seed, n, len(image), batch_size)[rows] for n in steps])
+        asked = range(first_step, first_step + count)
+        index = np.stack([batch_indices(seed, n, len(image), batch_size)[rows] for n in asked])
         position = np.tile(np.arange(batch_size, dtype=np.int32)[rows], (count, 1))
         labelled = {} if label is None else {"label": label[index]}
         return {"position": position} | labelled | ({"index": index} if resident else {"image": image[index]})
@@ -100,7 +106,7 @@ def make_feed(
         calls = (functools.partial(request, first, count, rows) for first, count in plan)
         return (call() for call in calls) if resident else prefetch(calls)
 
-    return Feed(len(image) // batch_size, {"image": image} if resident else {}, batches)
+    return Feed(steps, {"image": image} if resident else {}, batches)
 
 
 def load(data: dict, batch: Batch) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The record of a set in memory. Its value contract stands in `data.sources`."""
+"""The records of a set: described, and in memory. Their value contract stands in `data.sources`."""
 
 from typing import NamedTuple
 
@@ -12,6 +12,28 @@ class Split(NamedTuple):
     label: np.ndarray
 
 
+class Description(NamedTuple):
+    """What is known of a set before any of its images is read. Images come in the size that was asked for."""
+
+    name: str
+    train: int  # images with a label
+    test: int
+    pretrain: int  # images for pretraining: those of `train`, and the unlabelled ones where the set has some
+    image: tuple[int, int, int]  # height and width in pixels, and channels, of every image
+    num_classes: int
+    label_names: tuple[str, ...]
+
+    @property
+    def side(self) -> int:
+        """Pixels of a view's side."""
+        return self.image[0]
+
+    @property
+    def channels(self) -> int:
+        """1 or 3."""
+        return self.image[2]
+
+
 class Dataset(NamedTuple):
     """A set in memory. `pretrain` is `train`, or more than it where the set has unlabelled images."""
 
@@ -23,6 +45,14 @@ class Dataset(NamedTuple):
     label_names: tuple[str, ...]
 
     @property
+    def description(self) -> Description:
+        """The set's description, taken from its arrays."""
+        train, test, pretrain = (len(split.label) for split in (self.train, self.test, self.pretrain))
+        height, width, channels = self.pretrain.image.shape[1:]
+        image = height, width, channels
+        return Description(self.name, train, test, pretrain, image, self.num_classes, self.label_names)
+
+    @property
     def side(self) -> int:
-        """Pixels of a view's side: images come in the size that was asked for, or as stored."""
-        return self.train.image.shape[1]
+        """Pixels of a view's side."""
+        return self.description.side

@@ -9,9 +9,17 @@ import numpy as np
 from PIL import Image
 
 from ssl_jax.data.cache import cache_roots, load_or_build
-from ssl_jax.data.dataset import Dataset, Split
+from ssl_jax.data.dataset import Dataset, Description, Split
 from ssl_jax.data.pictures import fit_square
 from ssl_jax.errors import UserError
+
+TRAIN, TEST, SIDE = 1297, 500, 8  # images, images, pixels
+
+
+def describe_digits(image_size: int | None) -> Description:
+    """The digits, without scikit-learn."""
+    side = image_size or SIDE
+    return Description("digits", TRAIN, TEST, TRAIN, (side, side, 1), 10, tuple("0123456789"))
 
 
 def read_digits(cache_dir: str | None, image_size: int | None) -> Dataset:
@@ -20,9 +28,10 @@ def read_digits(cache_dir: str | None, image_size: int | None) -> Dataset:
     Pixels 0..16 become round(255 x / 16). 500 images, stratified by class, are the test split: rows of
     `train_test_split(..., test_size=500, random_state=0)`, whose shuffled order counts as the official one.
     """
-    side = image_size or 8
-    train, test = (_cached_digits(split, count, side, cache_dir) for split, count in (("train", 1297), ("test", 500)))
-    return Dataset("digits", train, test, train, 10, tuple("0123456789"))
+    about = describe_digits(image_size)
+    sizes = (("train", about.train), ("test", about.test))
+    train, test = (_cached_digits(split, count, about.side, cache_dir) for split, count in sizes)
+    return Dataset(about.name, train, test, train, about.num_classes, about.label_names)
 
 
 def _cached_digits(split: str, count: int, side: int, cache_dir: str | None) -> Split:
@@ -43,7 +52,7 @@ def _decode_digits(split: str, side: int) -> Iterator[tuple]:
     from sklearn.model_selection import train_test_split
 
     stored: Any = load_digits()
-    rows = train_test_split(np.arange(len(stored.images)), test_size=500, random_state=0, stratify=stored.target)
+    rows = train_test_split(np.arange(len(stored.images)), test_size=TEST, random_state=0, stratify=stored.target)
     for row in rows[("train", "test").index(split)]:
         pixels = np.rint(stored.images[row] * (255 / 16)).astype(np.uint8)
         yield fit_square(Image.fromarray(pixels), side)[..., None], stored.target[row]

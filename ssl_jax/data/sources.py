@@ -7,10 +7,34 @@ carry one, else as stored. It depends on no seed, so that "the first N" means th
 
 from pathlib import Path
 
-from ssl_jax.data.dataset import Dataset, Split
-from ssl_jax.data.digits import read_digits
-from ssl_jax.data.tfds import read_prepared
+from ssl_jax.data.dataset import Dataset, Description, Split
+from ssl_jax.data.digits import describe_digits, read_digits
+from ssl_jax.data.tfds import describe_prepared, read_prepared
 from ssl_jax.errors import UserError
+
+
+def describe(
+    name: str,
+    data_dir: str | None = None,
+    train_size: int | None = None,
+    image_size: int | None = None,
+) -> Description:
+    """What `load_dataset` will return of the set called `name`, without reading an image.
+
+    Args:
+        name, data_dir, train_size, image_size: as `load_dataset` takes them.
+    Returns:
+        The sizes of the splits in images, the shape of an image in pixels and channels, and the classes. They equal
+        `load_dataset(...).description`.
+    Raises:
+        UserError: no such set, directory, feature or size.
+    """
+    data_dir = _check_place(data_dir, image_size)
+    about = describe_digits(image_size) if name == "digits" else describe_prepared(name, data_dir, image_size)
+    if train_size is None:
+        return about
+    _check_train_size(train_size, about.pretrain, name)
+    return about._replace(train=min(train_size, about.train), pretrain=train_size)
 
 
 def load_dataset(
@@ -32,20 +56,30 @@ def load_dataset(
     Raises:
         UserError: no such set, directory, feature or size; files that cannot be read.
     """
-    if image_size is not None and image_size < 1:
-        raise UserError(f"data.image_size: got {image_size}, takes at least 1 pixel")
-    data_dir = str(Path(data_dir).expanduser()) if data_dir else None
-    if data_dir is not None and not Path(data_dir).is_dir():
-        raise UserError(f"data.data_dir: got {data_dir}, which is not a directory; takes a TFDS directory")
+    data_dir = _check_place(data_dir, image_size)
     dataset = (
         read_digits(cache_dir, image_size) if name == "digits" else read_prepared(name, data_dir, cache_dir, image_size)
     )
     return dataset if train_size is None else _first(dataset, train_size)
 
 
-def _first(dataset: Dataset, count: int) -> Dataset:
-    available = len(dataset.pretrain.label)
+def _check_place(data_dir: str | None, image_size: int | None) -> str | None:
+    """The directory with `~` spelt out; UserError where it is none, or for a size that is none."""
+    if image_size is not None and image_size < 1:
+        raise UserError(f"data.image_size: got {image_size}, takes at least 1 pixel")
+    data_dir = str(Path(data_dir).expanduser()) if data_dir else None
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise UserError(f"data.data_dir: got {data_dir}, which is not a directory; takes a TFDS directory")
+    return data_dir
+
+
+def _check_train_size(count: int, available: int, name: str) -> None:
     if not 1 <= count <= available:
-        raise UserError(f"data.train_size: got {count}, takes 1 to {available} for {dataset.name}")
+        raise UserError(f"data.train_size: got {count}, takes 1 to {available} for {name}")
+
+
+def _first(dataset: Dataset, count: int) -> Dataset:
+    """`dataset` with the first `count` images of `train` and of `pretrain`."""
+    _check_train_size(count, len(dataset.pretrain.label), dataset.name)
     train, pretrain = (Split(s.image[:count], s.label[:count]) for s in (dataset.train, dataset.pretrain))
     return dataset._replace(train=train, pretrain=pretrain)

@@ -8,13 +8,17 @@ from ssl_jax.errors import UserError
 
 def hold_out(dataset: Dataset, size: int) -> tuple[Split, Split | None]:
     """Training images without the last `size` of them, and those; None for 0."""
-    count = len(dataset.train.label)
-    if not 0 <= size < count:
-        raise UserError(f"data.validation_size: got {size}, takes 0 to less than the {count} training images")
+    check_held_out(size, len(dataset.train.label))
     if size == 0:
         return dataset.train, None
     first, last = ([part[cut] for part in dataset.train] for cut in (slice(None, -size), slice(-size, None)))
     return Split(*first), Split(*last)
+
+
+def check_held_out(size: int, count: int) -> None:
+    """UserError where `size` of `count` training images cannot be held out."""
+    if not 0 <= size < count:
+        raise UserError(f"data.validation_size: got {size}, takes 0 to less than the {count} training images")
 
 
 def redraw(label: np.ndarray, share: float, num_classes: int, seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from absl import logging
 from tqdm import tqdm
 
 from ssl_jax.data.cache import cache_roots, load_or_build
-from ssl_jax.data.dataset import Dataset, Split
+from ssl_jax.data.dataset import Dataset, Description, Split
 from ssl_jax.data.pictures import MODES, read_pixels
 from ssl_jax.errors import UserError, nearest
 
@@ -25,30 +25,50 @@ READ_AHEAD = 256  # records asked for at once: array_record reads them in parall
 def read_prepared(name: str, data_dir: str | None, cache_dir: str | None, image_size: int | None) -> Dataset:
     """The TFDS set `name`, decoded once; the arguments are those of `sources.load_dataset`."""
     builder = _open_builder(name, data_dir)
+    about = _describe(name, builder, image_size)
+    keys, (pretrain_split, test_split) = _image_and_label(name, builder.info.features), _splits(name, builder)
+    roots = cache_roots(data_dir, cache_dir)
+    pretrain, test = (Split(*_split(builder, split, keys, roots, image_size)) for split in (pretrain_split, test_split))
+    train = Split(pretrain.image[: about.train], pretrain.label[: about.train])
+    for split, label in (("train", train.label), (test_split, test.label)):
+        if label.min() < 0 or label.max() >= about.num_classes:
+            found = f"{label.min()} to {label.max()}"
+            raise UserError(f"{name}, split {split}: labels {found}, takes 0 to {about.num_classes - 1}")
+    return Dataset(name, train, test, pretrain, about.num_classes, about.label_names)
+
+
+def describe_prepared(name: str, data_dir: str | None, image_size: int | None) -> Description:
+    """The TFDS set `name` from its metadata; the arguments are those of `sources.describe`.
+
+    A set that is not prepared is prepared only where TFDS does not know the sizes of its splits beforehand.
+    """
+    return _describe(name, _open_builder(name, data_dir, described=True), image_size)
+
+
+def _describe(name: str, builder, image_size: int | None) -> Description:
+    """What the builder's metadata say of the set."""
     features: Any = builder.info.features
     image_key, label_key = _image_and_label(name, features)
+    pretrain_split, test_split = _splits(name, builder)
+    pretrain, height, width, channels = _shape(builder, pretrain_split, image_key, image_size)
+    train, test = (builder.info.splits[split].num_examples for split in ("train", test_split))
+    image, classes = (height, width, channels), features[label_key]
+    return Description(name, train, test, pretrain, image, classes.num_classes, tuple(classes.names))
+
+
+def _splits(name: str, builder) -> tuple[str, str]:
+    """The splits for pretraining and for the test; UserError where the set has none."""
     splits = builder.info.splits
     test_split = "test" if "test" in splits else "validation"
     if missing := {"train", test_split} - set(splits):
         raise UserError(f"data.name: {name} has no {' or '.join(sorted(missing))} split, only {', '.join(splits)}")
-
-    roots = cache_roots(data_dir, cache_dir)
-    pretrain, test = (
-        Split(*_split(builder, split, (image_key, label_key), roots, image_size))
-        for split in (PRETRAIN_SPLIT.get(builder.name, "train"), test_split)
-    )
-    labelled = splits["train"].num_examples
-    train = Split(pretrain.image[:labelled], pretrain.label[:labelled])
-    classes = features[label_key]
-    for split, label in (("train", train.label), (test_split, test.label)):
-        if label.min() < 0 or label.max() >= classes.num_classes:
-            found = f"{label.min()} to {label.max()}"
-            raise UserError(f"{name}, split {split}: labels {found}, takes 0 to {classes.num_classes - 1}")
-    return Dataset(name, train, test, pretrain, classes.num_classes, tuple(classes.names))
+    return PRETRAIN_SPLIT.get(builder.name, "train"), test_split
 
 
-def _open_builder(name: str, data_dir: str | None):
-    """The TFDS builder of a set that lies ready to be read as array_record."""
+def _open_builder(name: str, data_dir: str | None, described: bool = False):
+    """The TFDS builder of a set that lies ready to be read as array_record, or, for `described`, whose sizes are known
+    already.
+    """
     if data_dir is not None:
         _check_data_dir(name, data_dir)
     import tensorflow_datasets as tfds  # here, so that a run on the digits does without it
@@ -65,7 +85,8 @@ def _open_builder(name: str, data_dir: str | None):
     if not ready:
         if data_dir is not None:
             raise _lacks(name, data_dir)
-        _prepare(builder)
+        if not (described and builder.info.splits):
+            _prepare(builder)
     return builder
 
 
@@ -147,7 +168,7 @@ def _split(builder, split: str, keys: tuple[str, str], roots: Sequence[Path], im
     return load_or_build(roots, stem, source, shape, lambda: _decode(builder, split, keys, shape, image_size))
 
 
-def _shape(builder, split: str, image_key: str, image_size: int | None) -> tuple[int, ...]:
+def _shape(builder, split: str, image_key: str, image_size: int | None) -> tuple[int, int, int, int]:
     """(N, H, W, C) of a split once it is decoded."""
     height, width, channels = builder.info.features[image_key].shape
     if image_size is not None:

@@ -1,1 +1,1 @@
-"""The doctor: what ails a run, by which signs, and what to turn."""
+"""The doctor: a run's state, the signs that show it, and the settings to change."""

@@ -1,4 +1,9 @@
-"""What to turn, from what to what, and why: by theory or by experience."""
+"""Advice for a run in trouble: which setting to change, from what to what, and why.
+
+Each sentence says whether it rests on theory or on experience.
+"""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -6,51 +11,89 @@ from ssl_jax.diagnosis.facts import COLLAPSED, Facts
 from ssl_jax.diagnosis.signs import Signs
 from ssl_jax.errors import UserError
 
-USUAL_START = 1e3  # largest eigenvalue of a first row: 1 to 210 in all runs seen; over this it had run off by then
-PUBLISHED_DECAY = 4e-4  # of the replication's weights, and of the predictor alone where it helped (its table 3)
-MARGIN = 10  # by how much advice stays away from a border, where nothing better is known
+if TYPE_CHECKING:
+    from ssl_jax.dynamics import theory
+
+# Largest eigenvalue of a first row: 1 to 210 in all runs seen. A larger one has diverged already.
+USUAL_START = 1e3
+# Of the replication's weights, and of the predictor alone where it helped (its table 3).
+PUBLISHED_DECAY = 4e-4
+MARGIN = 10  # the factor between advice and a border, where nothing better is known
 
 
 def advise(state: str, signs: Signs, facts: Facts) -> tuple[str, ...]:
-    """Sentences, the surest first: which knob, from what to what, why, and whether by theory or by experience."""
+    """Return advice for a run in a state, the most certain first.
+
+    Args:
+        state: the state of `Diagnosis`.
+        signs: the run's signs.
+        facts: the run's configuration.
+
+    Returns:
+        Sentences; none for a state that needs no change.
+    """
     if state == "divergence":
-        return slower(signs, facts)
+        return lower_rates(signs, facts)
     if state not in COLLAPSED:
         return ()
-    parts = (less_decay, an_average, asymmetric, learned, quicker_predictor, decay_on_the_predictor_alone)
+    parts = (
+        lower_decay,
+        average_target,
+        allow_asymmetry,
+        learn_predictor,
+        raise_predictor_rate,
+        decay_predictor_alone,
+    )
     lines = [line for part in parts if (line := part(facts))]
     return tuple(lines) or (
         "Change the seed, or train longer: every knob that is known to matter already stands where it should",
     )
 
 
-def flow_of(facts: Facts):
-    """(flow, time of a step) of `theory.mapping`, with c = 2 loss_scale for the two directions of the views: of the
-    cosine too, since -cos(p, z) + 1 = ||u - v||² / 2 of the unit vectors. None where the theory has no such run.
+def flow_of(facts: Facts) -> "tuple[theory.Flow, float] | None":
+    """Return the flow of `theory.mapping` and the time of one step; None where the theory has none.
+
+    c = 2 loss_scale, for the two directions of the views. This holds for the cosine too, because
+    -cos(p, z) + 1 = ||u - v||² / 2 for the unit vectors u and v.
     """
     from ssl_jax.dynamics import theory
 
     if facts.optimizer not in ("sgd", "momentum"):
         return None
     momentum = facts.momentum if facts.optimizer == "momentum" else 0.0
-    kept = ("learning_rate", "predictor_learning_rate", "weight_decay", "predictor_weight_decay", "decay")
+    kept = (
+        "learning_rate",
+        "predictor_learning_rate",
+        "weight_decay",
+        "predictor_weight_decay",
+        "decay",
+    )
     settings = {name: getattr(facts, name) for name in (*kept, "decay_scale")}
     try:
         return theory.mapping(
-            **settings, tau=facts.tau if facts.tau < 1 else 0.0, momentum=momentum, loss_scale=2 * facts.loss_scale
+            **settings,
+            tau=facts.tau if facts.tau < 1 else 0.0,
+            momentum=momentum,
+            loss_scale=2 * facts.loss_scale,
         )
     except UserError:  # a rate of 0, say
         return None
 
 
 def decay_time(facts: Facts) -> float:
-    """Steps in which weight decay takes a mode that nothing holds to 1/e: 1 / (2 η_s) of the flow's time. 0 without."""
+    """Return the steps in which weight decay shrinks an unsupported mode to 1/e.
+
+    It is 1 / (2 η_s) of the flow's time; 0 without decay.
+    """
     found = flow_of(facts)
     return 1 / (2 * found[0].eta_s * found[1]) if found and found[0].eta_s > 0 else 0.0
 
 
-def less_decay(facts: Facts) -> str:
-    """Above the critical decay no mode survives: η_s is proportional to weight_decay."""
+def lower_decay(facts: Facts) -> str:
+    """Advise less weight decay where it is above the critical decay, at which no mode survives.
+
+    η_s is proportional to weight_decay.
+    """
     from ssl_jax.dynamics import theory
 
     found = flow_of(facts)
@@ -59,26 +102,31 @@ def less_decay(facts: Facts) -> str:
         return ""
     border = facts.weight_decay * critical / found[0].eta_s
     return (
-        f"Lower optimizer.weight_decay from {facts.weight_decay:g} to {border / MARGIN:.2g}: at {border:.3g} and above "
-        f"no direction of the projections survives (theory: decay eta_s = {found[0].eta_s:.3g}, critical "
-        f"tau²/(4a) = {critical:g}, lower with strong augmentations)"
+        f"Lower optimizer.weight_decay from {facts.weight_decay:g} to {border / MARGIN:.2g}: at "
+        f"{border:.3g} and above no direction of the projections survives (theory: decay eta_s = "
+        f"{found[0].eta_s:.3g}, critical tau²/(4a) = {critical:g}, lower with strong augmentations)"
     )
 
 
-def an_average(facts: Facts) -> str:
-    """The replication's average remembers 250 of 39 000 steps, this project's small runs 100 of 936."""
+def average_target(facts: Facts) -> str:
+    """Advise an average of the target where there is none.
+
+    Its memory is a tenth of the run, but at least 10 and at most 250 steps. The replication's
+    average remembers 250 of 39 000 steps, this project's small runs 100 of 936.
+    """
     if facts.tau > 0:
         return ""
     tau = 1 - float(np.clip(10 / max(facts.total_steps, 1), 0.004, 0.1))
     return (
-        f"Average the target: target.tau from 0 to {tau:.3g}, a memory of {1 / (1 - tau):.0f} of your "
-        f"{facts.total_steps} steps (experience: symmetric predictor 20.3 % without, 85.7 % with, replication, "
-        "CIFAR-10; theory: a target that lags behind shrinking weights is larger than they are, tau > 1, which raises "
-        "the critical decay tau²/(4a))"
+        f"Average the target: target.tau from 0 to {tau:.3g}, a memory of {1 / (1 - tau):.0f} of "
+        f"your {facts.total_steps} steps (experience: symmetric predictor 20.3 % without, 85.7 % "
+        "with, replication, CIFAR-10; theory: a target that lags behind shrinking weights is "
+        "larger than they are, tau > 1, which raises the critical decay tau²/(4a))"
     )
 
 
-def asymmetric(facts: Facts) -> str:
+def allow_asymmetry(facts: Facts) -> str:
+    """Advise a predictor that is not symmetrised."""
     if not (facts.symmetric and facts.learned):
         return ""
     without = "79.4 % against 20.3 %" if facts.tau == 0 else "84.2 % against 85.7 %, so expect little"
@@ -88,9 +136,12 @@ def asymmetric(facts: Facts) -> str:
     )
 
 
-def decay_on_the_predictor_alone(facts: Facts) -> str:
-    """η_s = 0 < η_p: `theory.collapses` is False for every start, and s grows at `theory.asymptotic_growth`. The decay
-    is that of the published success, or the run's own where that is smaller.
+def decay_predictor_alone(facts: Facts) -> str:
+    """Advise weak weight decay of the predictor alone.
+
+    With η_s = 0 < η_p `theory.collapses` is False for every start, and s grows at
+    `theory.asymptotic_growth`. The decay is that of the published success, or the run's own where
+    that is smaller.
     """
     from ssl_jax.dynamics import theory
 
@@ -101,25 +152,31 @@ def decay_on_the_predictor_alone(facts: Facts) -> str:
     flow, time = found
     growth = float(theory.asymptotic_growth(alpha_p=flow.alpha_p, eta_p=flow.eta_p)) * time
     return (
-        f"Decay the predictor alone, weakly: optimizer.weight_decay from {facts.weight_decay:g} to 0 with "
-        f"optimizer.predictor.weight_decay={kept:g} (theory: with eta_s = 0 < eta_p no direction collapses; but there "
-        f"is no finite resting point, eigenvalues grow by up to {growth:.2g} a step; experience: symmetric SimSiam "
-        "79.1 % against 20.3 % with a predictor at 10 times the rate, replication, CIFAR-10)"
+        f"Decay the predictor alone, weakly: optimizer.weight_decay from {facts.weight_decay:g} to "
+        f"0 with optimizer.predictor.weight_decay={kept:g} (theory: with eta_s = 0 < eta_p no "
+        "direction collapses; but there is no finite resting point, eigenvalues grow by up to "
+        f"{growth:.2g} a step; experience: symmetric SimSiam 79.1 % against 20.3 % with a "
+        "predictor at 10 times the rate, replication, CIFAR-10)"
     )
 
 
-def learned(facts: Facts) -> str:
+def learn_predictor(facts: Facts) -> str:
+    """Advise a learned predictor in place of a closed form."""
     if facts.learned or facts.tau > 0:
         return ""
     return (
-        f"Or learn the predictor: predictor.kind from {facts.kind!r} to 'linear' (experience: without average, "
-        "table 2 at mini scale, ridge probe 34 to 36 % against 15 to 24 % of direct_pred; untrained 36 %)"
+        f"Or learn the predictor: predictor.kind from {facts.kind!r} to 'linear' (experience: "
+        "without average, table 2 at mini scale, ridge probe 34 to 36 % against 15 to 24 % of "
+        "direct_pred; untrained 36 %)"
     )
 
 
-def quicker_predictor(facts: Facts) -> str:
-    """At the saddle s₋ = η_p p₋² / (α_p η_s): under it a mode dies. It falls with 1 / α_p where η_p is kept, but rises
-    with η_p; so the rate goes up and, where the decay is multiplied by the rate, the decay down.
+def raise_predictor_rate(facts: Facts) -> str:
+    """Advise a higher learning rate of the predictor.
+
+    A mode dies below the saddle's s₋ = η_p p₋² / (α_p η_s). It falls with 1 / α_p for constant η_p,
+    but rises with η_p. So the rate is raised and, where the rate multiplies the decay, the decay is
+    lowered.
     """
     from ssl_jax.dynamics import theory
 
@@ -128,23 +185,29 @@ def quicker_predictor(facts: Facts) -> str:
         return ""
     flow, low = found[0], float(theory.roots(eta_s=found[0].eta_s)[0])
     border = float(theory.height(low, alpha_p=flow.alpha_p, eta_p=flow.eta_p, eta_s=flow.eta_s))
-    decay, by_rate = _predictor(facts, "weight_decay"), facts.decay == "coupled" or facts.decay_scale == "lr"
+    decay, by_rate = (
+        _predictor(facts, "weight_decay"),
+        facts.decay == "coupled" or facts.decay_scale == "lr",
+    )
     keep = f" and optimizer.predictor.weight_decay from {decay:g} to {decay / MARGIN:g}" if by_rate else ""
     return (
-        f"A quicker predictor: optimizer.predictor.learning_rate from {rate:g} to {MARGIN * rate:g}{keep} (theory: a "
-        f"direction survives only above an eigenvalue of {border:.2g}, and this makes it {border / MARGIN:.2g}; a "
-        "stronger decay of the predictor alone would raise it)"
+        f"A quicker predictor: optimizer.predictor.learning_rate from {rate:g} to "
+        f"{MARGIN * rate:g}{keep} (theory: a direction survives only above an eigenvalue of "
+        f"{border:.2g}, and this makes it {border / MARGIN:.2g}; a stronger decay of the predictor "
+        "alone would raise it)"
     )
 
 
-def slower(signs: Signs, facts: Facts) -> tuple[str, ...]:
-    """A step on the predictor sees a quadratic of curvature c s, s the largest eigenvalue of F; heavy ball is stable on
-    it while rate * c * s < 2 (1 + momentum).
+def lower_rates(signs: Signs, facts: Facts) -> tuple[str, ...]:
+    """Advise lower learning rates.
+
+    A step on the predictor sees a quadratic of curvature c s, with s the largest eigenvalue of F.
+    Heavy ball is stable on it while rate * c * s < 2 (1 + momentum).
     """
     rate, momentum = facts.learning_rate, facts.momentum if facts.optimizer == "momentum" else 0.0
     why = "experience: between 0.03 and 0.2 with momentum 0.9 all methods of this project train"
     to = min(rate / MARGIN, 0.1)
-    if facts.loss == "euclidean" and facts.learned and 0 < signs.start < USUAL_START:
+    if facts.sees_scale and facts.learned and 0 < signs.start < USUAL_START:
         border = 2 * (1 + momentum) / (2 * facts.loss_scale * signs.start)
         to = min(to, border / 2)
         why = f"theory: the predictor's steps are unstable above {border:.2g}, by an eigenvalue of {signs.start:.3g}"
@@ -155,5 +218,6 @@ def slower(signs: Signs, facts: Facts) -> tuple[str, ...]:
 
 
 def _predictor(facts: Facts, name: str) -> float:
+    """Return the predictor's own value of a setting, or the rest's where it has none."""
     own = getattr(facts, f"predictor_{name}")
     return getattr(facts, name) if own is None else own

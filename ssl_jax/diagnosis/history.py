@@ -1,4 +1,4 @@
-"""What the doctor reads of a run, its rows and its configuration, while it goes on and afterwards."""
+"""Input of a diagnosis: the rows and the configuration of a run, in progress or finished."""
 
 import math
 import sys
@@ -16,10 +16,11 @@ from ssl_jax.workdir.dynamics_npz import NAME, read_dynamics
 Rows = list[dict[str, float]]
 
 
-def news(rows: Rows, facts: Facts) -> str | None:
-    """One line where the last row changed the state, but not from one collapse to another; else None.
+def state_change(rows: Rows, facts: Facts) -> str | None:
+    """Return one line where the last row changed the run's state, else None.
 
-    It remembers nothing: a run that goes on after a stop says no more and no less than one in a single piece.
+    A change from one collapse to another is no change. No memory is kept: a run that is stopped and
+    resumed reports the same lines as one without a stop.
     """
     now = diagnose(history_of(rows), facts)
     before = diagnose(history_of(rows[:-1]), facts)
@@ -30,13 +31,26 @@ def news(rows: Rows, facts: Facts) -> str | None:
 
 
 def examine(rows: Rows, facts: Facts, source: Path) -> Diagnosis:
-    """Of a run that has ended, with its dynamics where they were recorded."""
+    """Return the diagnosis of a finished run.
+
+    Args:
+        rows: rows of metrics.csv.
+        facts: the run's configuration.
+        source: the work directory, whose dynamics.npz is read where there is one.
+
+    Returns:
+        The diagnosis.
+    """
     return diagnose(history_of(rows, source), facts)
 
 
 def facts_of(settings: dict, steps: int) -> Facts:
-    """What the doctor has to know of a configuration, as a dict."""
-    predictor, optimizer, own = settings["predictor"], settings["optimizer"], settings["optimizer"]["predictor"]
+    """Return the facts of a configuration, given as a dict, and of the run's total steps."""
+    predictor, optimizer, own = (
+        settings["predictor"],
+        settings["optimizer"],
+        settings["optimizer"]["predictor"],
+    )
     return Facts(
         dim=settings["projector"]["out"],
         tau=settings["target"]["tau"],
@@ -50,32 +64,32 @@ def facts_of(settings: dict, steps: int) -> Facts:
         decay=kind_of_decay(optimizer["name"], optimizer["decay"]),
         decay_scale=optimizer["decay_scale"],
         loss_scale=settings["loss_scale"],
-        loss=settings.get("loss", "cosine"),  # runs of before there was a choice
+        loss=settings.get("loss", "cosine"),  # older runs had no choice of a loss
         total_steps=steps,
         optimizer=optimizer["name"],
     )
 
 
 def total_steps(settings: dict, rows: Rows) -> int:
-    """Of the whole run, of which `rows` may be the beginning."""
+    """Return the steps of the whole run, of which `rows` may be the beginning."""
     last = next((row for row in reversed(rows) if row["epoch"] > 0), None)
     return round(last["step"] / last["epoch"] * settings["epochs"]) if last else int(rows[-1]["step"])
 
 
 def history_of(rows: Rows, source: Path | None = None) -> dict:
-    """Columns of the rows, and the arrays of dynamics.npz in `source`, where there is one."""
+    """Return the columns of the rows, with the arrays of dynamics.npz in `source`, if any."""
     names = (*NEEDED, "predictor_norm")
     history: dict = {name: np.array([row.get(name, np.nan) for row in rows], np.float64) for name in names}
     if source is not None and (source / NAME).exists():
         try:
             history["dynamics"] = read_dynamics(source)
-        except UserError as error:  # metrics.csv is enough
+        except UserError as error:  # metrics.csv is sufficient
             print(error, file=sys.stderr)
     return history
 
 
-def told(diagnosis: Diagnosis) -> dict:
-    """The diagnosis as JSON can hold it."""
+def diagnosis_json(diagnosis: Diagnosis) -> dict:
+    """Return the diagnosis as JSON can hold it."""
     rank = diagnosis.rank if math.isfinite(diagnosis.rank) else None
     lists = {name: list(getattr(diagnosis, name)) for name in ("signs", "advice")}
     own = diagnosis._asdict() | {"rank": rank} | lists

@@ -1,4 +1,4 @@
-"""The signs by which a state is told, from what a run logs, and their trends."""
+"""The signs that determine a run's state, computed from what it logs, and their trends."""
 
 from typing import NamedTuple
 
@@ -6,15 +6,19 @@ import numpy as np
 
 from ssl_jax.errors import UserError
 
-# A single batch's F is noisy (it remembers 1/(1 - rho) = 1.4 batches): signs are medians of so many rows.
+# Signs are medians of so many rows: F is noisy, because it remembers 1/(1 - rho) = 1.4 batches.
 ROWS = 5
 
-TREND = 2.0  # standard deviations of Kendall's statistic that count as a trend: one in 40 by chance, one-sided
-RECENT = 1 / 3  # the part of the run whose trend is looked at, but at least 2 ROWS
+# Standard deviations of Kendall's statistic that count as a trend: by chance one in 40, one-sided.
+TREND = 2.0
+RECENT = 1 / 3  # the part of the run whose trend counts, but at least 2 ROWS
 
 
-def content_rank(rank, mean_share):
-    """Effective rank beside the mean direction (see `diagnosis.state`), from 1; arrays broadcast."""
+def content_rank(rank: np.ndarray | float, mean_share: np.ndarray | float) -> np.ndarray:
+    """Return the effective rank beside the mean direction (see `diagnosis.state`), at least 1.
+
+    Arguments broadcast.
+    """
     m = np.clip(np.asarray(mean_share, np.float64), 1e-9, 1 - 1e-9)
     h = -m * np.log(m) - (1 - m) * np.log(1 - m)
     left = np.maximum(np.log(np.maximum(rank, 1.0)) - h, 0) / (1 - m)
@@ -22,23 +26,27 @@ def content_rank(rank, mean_share):
 
 
 class Signs(NamedTuple):
-    """Arrays (T,): step as logged; the rest medians of the last ROWS rows. top is relative to the start of the run."""
+    """Signs of a run, arrays (T,). All but `step` are medians of the last ROWS rows."""
 
-    step: np.ndarray
-    rank: np.ndarray
-    mean: np.ndarray
-    content: np.ndarray
-    top: np.ndarray
+    step: np.ndarray  # as logged
+    rank: np.ndarray  # effective rank of F
+    mean: np.ndarray  # share of the mean direction
+    content: np.ndarray  # effective rank beside the mean direction
+    top: np.ndarray  # largest eigenvalue of F, divided by that at the start
     loss: np.ndarray
     weights: np.ndarray  # ||W_p||_F / sqrt(D)
-    start: float  # the largest eigenvalue at the start
+    start: float  # the largest eigenvalue of F at the start
 
 
 NEEDED = ("step", "loss", "relative_spread", "effective_rank", "top_eigenvalue")
 
 
 def read_signs(history: dict, dim: int) -> Signs:
-    """history: columns of metrics.csv, arrays (T,), and under "dynamics" the arrays of dynamics.npz, if there are."""
+    """Return the signs of a history.
+
+    `history` has the columns of metrics.csv as arrays (T,), and under "dynamics" the arrays of
+    dynamics.npz where there are any. `dim` is D. A missing column is a UserError.
+    """
     if lacking := [name for name in NEEDED if name not in history]:
         raise UserError(f"history: lacks {', '.join(lacking)}, takes the columns of a pretraining run's metrics.csv")
     row = {name: np.asarray(history[name], np.float64) for name in NEEDED}
@@ -60,7 +68,16 @@ def read_signs(history: dict, dim: int) -> Signs:
 
 
 def mean_share(step: np.ndarray, spread: np.ndarray, dynamics: dict) -> np.ndarray:
-    """Of the mean direction at each `step`: measured where dynamics.npz reaches, else by the spread."""
+    """Return the share of the mean direction at each step, (T,).
+
+    Args:
+        step: training steps, (T,).
+        spread: relative spread of the projections at these steps, (T,).
+        dynamics: arrays of dynamics.npz, or none.
+
+    Returns:
+        The measured share where dynamics.npz covers the step, else 1 - spread².
+    """
     by_spread = 1 - np.clip(spread, 0, 1) ** 2
     known = np.isfinite(dynamics.get("mean_share", np.zeros(0)))
     if known.sum() < 2:
@@ -71,7 +88,10 @@ def mean_share(step: np.ndarray, spread: np.ndarray, dynamics: dict) -> np.ndarr
 
 
 def running_median(values: np.ndarray, width: int = ROWS) -> np.ndarray:
-    """(T,) median of the last `width` values up to each, of fewer at the start; nan where one of them is nan."""
+    """Return the median of the last `width` values up to each, (T,).
+
+    There are fewer values at the start. The median is nan where one of the values is nan.
+    """
     if len(values) == 0:
         return values
     padded = np.concatenate([np.full(width - 1, np.nan), values])
@@ -81,8 +101,11 @@ def running_median(values: np.ndarray, width: int = ROWS) -> np.ndarray:
 
 
 def trend(values: np.ndarray) -> float:
-    """Kendall's statistic in standard deviations: above 0 where later values are larger; 0 of fewer than four."""
-    values = values[:: max(1, len(values) // 60)]  # enough to see a trend by, and cheap
+    """Return Kendall's statistic in standard deviations, above 0 where later values are larger.
+
+    It is 0 for fewer than four values.
+    """
+    values = values[:: max(1, len(values) // 60)]  # enough for a trend, and cheap
     n = len(values)
     if n < 4:
         return 0.0
@@ -91,7 +114,7 @@ def trend(values: np.ndarray) -> float:
 
 
 def latched(enter: np.ndarray, stay: np.ndarray) -> np.ndarray:
-    """True from where `enter` is, for as long as `stay` is."""
+    """Return True from where `enter` is True, for as long as `stay` is."""
     held, inside = np.zeros(len(enter), bool), False
     for i in range(len(enter)):
         held[i] = inside = bool(enter[i] or (inside and stay[i]))
@@ -99,4 +122,5 @@ def latched(enter: np.ndarray, stay: np.ndarray) -> np.ndarray:
 
 
 def recent(values: np.ndarray) -> np.ndarray:
+    """Return the part of the values whose trend counts."""
     return values[-max(2 * ROWS, int(RECENT * len(values))) :]

@@ -1,4 +1,4 @@
-"""How far the predictor's eigenspace has turned into that of the correlation: what the theory rests on, measured."""
+"""Alignment of the predictor's eigenspace with that of the correlation, the theory's assumption."""
 
 import chex
 import jax
@@ -9,17 +9,23 @@ from ssl_jax.linalg import matmul, symmetric_eigh
 
 
 def eigenspace_alignment(corr: jax.Array, w: jax.Array) -> dict[str, jax.Array]:
-    """Spectra of the correlation F and of the predictor W_p, both (D, D), and how they lie to each other.
+    """Return the spectra of the correlation F and of the predictor W_p, and their alignment.
 
-    corr_eigenvalues (D,): s_j of F, largest first, with eigenvectors v_j.
-    predictor_eigenvalues (D,): real parts of the eigenvalues of W_p (which need not be symmetric), largest first.
-    alignment (D,): cos(v_j, W_p v_j) = v_j . W_p v_j / ||W_p v_j||, signed, in the order of s_j: 1 where v_j is an
-        eigenvector of W_p with a positive eigenvalue, 0 where W_p v_j is zero.
-    asymmetry (): sum |W_p - W_p^T| / sum |W_p|, entry by entry, as the replication's code has it; 0 for a symmetric
-        matrix. `linalg.asymmetry` is the same in the Frobenius norm.
+    Source: Höppe et al. 2022 (ReScience C), Figures 2 to 4. Their two-layer predictor stands for
+    W_p as the product of its matrices (`Predictor.matrix`), without bias, norm and ReLU.
 
-    Höppe et al. 2022 (ReScience C), Figures 2 to 4; its two-layer predictor stands for W_p as the product of its
-    matrices (`predictors.matrix`), without bias, norm and ReLU in between.
+    Args:
+        corr: F, (D, D), symmetric.
+        w: W_p, (D, D); it need not be symmetric.
+
+    Returns:
+        corr_eigenvalues (D,): s_j of F, largest first, with eigenvectors v_j.
+        predictor_eigenvalues (D,): real parts of the eigenvalues of W_p, largest first.
+        alignment (D,): cos(v_j, W_p v_j) = v_j . W_p v_j / ||W_p v_j||, signed, in the order of
+            s_j. It is 1 where v_j is an eigenvector of W_p with a positive eigenvalue, and 0 where
+            W_p v_j is zero.
+        asymmetry (): sum |W_p - W_p^T| / sum |W_p| over entries, as in the replication's code; 0
+            for a symmetric matrix. `linalg.asymmetry` is the same in the Frobenius norm.
     """
     chex.assert_rank([corr, w], 2)
     chex.assert_equal_shape([corr, w])
@@ -38,9 +44,12 @@ def eigenspace_alignment(corr: jax.Array, w: jax.Array) -> dict[str, jax.Array]:
 
 
 def _real_eigenvalues(w: jax.Array) -> jax.Array:
-    """Descending. By NumPy on the host: JAX has no eigenvalues of general matrices on an accelerator."""
+    """Return the real parts of the eigenvalues of w (D, D), largest first.
 
-    def host(w):
+    NumPy computes them on the host: JAX has no eigenvalues of general matrices on an accelerator.
+    """
+
+    def host(w: np.ndarray) -> np.ndarray:
         if not np.isfinite(w).all():  # a run that diverges ends with its own message, not with LAPACK's
             return np.full(w.shape[:-1], np.nan, w.dtype)
         return -np.sort(-np.linalg.eigvals(w).real, axis=-1).astype(w.dtype)

@@ -1,4 +1,4 @@
-"""What is measured of a run's dynamics while it trains: of one step, of the weights, of the spectra."""
+"""Measurements of a run's dynamics during training: of one step, of the weights, of the spectra."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,38 @@ from ssl_jax.linalg import asymmetry, effective_rank, matmul, symmetric_eigh
 from ssl_jax.losses import unit
 from ssl_jax.types import Params
 
-PARTS = ("encoder", "projector", "predictor")  # in this order wherever an array holds one number of each
+PARTS = (
+    "encoder",
+    "projector",
+    "predictor",
+)  # the order in every array that holds one number of each
 Pair = tuple[jax.Array, jax.Array]
 
 
-def measure_step(grads: Params, updates: Params, z: Pair, t: Pair, corr: jax.Array, mean: Callable) -> dict:
-    """Of the step that is being taken; z, t: projections (B, D) of the two views by the online and the target network,
-    corr (D, D): their uncentred correlation E z zᵀ; mean: over the devices.
+def measure_step(
+    grads: Params,
+    updates: Params,
+    z: Pair,
+    t: Pair,
+    corr: jax.Array,
+    mean: Callable[[jax.Array], jax.Array],
+) -> dict[str, jax.Array]:
+    """Measure the step that is being taken.
 
-    gradient_norm, update_norm (3,): of each of `PARTS`; the second with learning rate and decay, but for pre-decay,
-        which has acted before.
-    mean_share (): ||E z||² / E ||z||², 1 where all projections are one vector.
-    online_target_cosine (): mean cosine of both networks' projections of the same view; 1 without an average.
+    Args:
+        grads: gradients, a tree with an entry for each of `PARTS`.
+        updates: the optimizer's updates, a tree like `grads`. They include learning rate and decay,
+            except for pre-decay, which has acted before.
+        z: projections of the two views by the online network, (B, D) each.
+        t: projections of the two views by the target network, (B, D) each.
+        corr: uncentred correlation E z zᵀ of the projections, (D, D).
+        mean: average over the devices.
+
+    Returns:
+        gradient_norm, update_norm (3,): Euclidean norm of each of `PARTS`.
+        mean_share (): ||E z||² / E ||z||², which is 1 where all projections are one vector.
+        online_target_cosine (): mean cosine of both networks' projections of the same view; 1
+            without an average.
     """
     centre = mean(jnp.mean(jnp.stack(z), axis=(0, 1)))
     cosine = mean(jnp.mean(jnp.sum(unit(jnp.stack(z)) * unit(jnp.stack(t)), axis=-1)))
@@ -35,12 +55,16 @@ def measure_step(grads: Params, updates: Params, z: Pair, t: Pair, corr: jax.Arr
 
 
 def norms(tree: Params) -> jax.Array:
-    """Euclidean norm of each of `PARTS`, (3,)."""
+    """Return the Euclidean norm of each of `PARTS`, (3,)."""
     return jnp.stack([optax.tree.norm(tree[part]) for part in PARTS])
 
 
 def measure_weights(params: Params, target: Params) -> dict[str, jax.Array]:
-    """parameter_norm (3,); weight_cosine (), between online and target weights, NaN where there is no target."""
+    """Measure the online weights and compare them with the target's.
+
+    parameter_norm (3,) is the norm of each of `PARTS`. weight_cosine () is the cosine between
+    online and target weights, NaN where there is no target.
+    """
     shared = {part: params[part] for part in target}
     sizes = optax.tree.norm(shared) * optax.tree.norm(target)
     cosine = optax.tree.vdot(shared, target) / sizes if target else jnp.nan
@@ -48,12 +72,19 @@ def measure_weights(params: Params, target: Params) -> dict[str, jax.Array]:
 
 
 def measure_spectra(corr: jax.Array, w: jax.Array) -> dict[str, jax.Array]:
-    """Of the correlation F and the predictor W_p, both (D, D): all that `eigenspace_alignment` says (its asymmetry as
-    asymmetry_l1), and
+    """Measure the spectra of the correlation F and the predictor W_p.
 
-    mode_predictor (D,): p_j = v_j . W_p v_j with F's eigenvectors v_j, largest eigenvalue first.
-    asymmetry (): ||W_p - W_pᵀ|| / ||W_p||. effective_rank () of F.
-    commutator, commutator_relative (): ||[F, W_p]||, and its share of ||F|| ||W_p||.
+    Args:
+        corr: F, (D, D), symmetric.
+        w: W_p, (D, D).
+
+    Returns:
+        All entries of `eigenspace_alignment`, with its asymmetry under the name asymmetry_l1, and
+        mode_predictor (D,): p_j = v_j . W_p v_j with F's eigenvectors v_j, in the order of s_j.
+        asymmetry (): ||W_p - W_pᵀ|| / ||W_p||.
+        effective_rank (): that of F.
+        commutator (): ||[F, W_p]||.
+        commutator_relative (): the commutator divided by ||F|| ||W_p||.
     """
     aligned = eigenspace_alignment(corr, w)
     v = symmetric_eigh(corr)[1][:, ::-1]

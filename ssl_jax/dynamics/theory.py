@@ -1,22 +1,35 @@
-"""What the linear theory predicts: flow, fixed points, stability, basins. All of it in float64.
+"""The linear theory's flow, fixed points, stability and basins of attraction, in float64.
 
-Tian et al. 2021 (arXiv 2102.06810), "ORIG" below: features f = W x, predictor W_p, target W_a, Euclidean loss
-J = E ||W_p W x₁ - sg(W_a x₂)||² / 2, X = E[x̄ x̄ᵀ] of mean views and X' = E Cov(view). Gradient descent in small steps
-is then the flow (ORIG Eqs. 4-6, the replication's Eqs. 2-4), with E = -W_p W (X + X') + W_a X,
+Source: Tian et al. 2021 (arXiv 2102.06810), "ORIG" below. Features are f = W x, the predictor is
+W_p, the target is W_a. The Euclidean loss is J = E ||W_p W x₁ - sg(W_a x₂)||² / 2. X = E[x̄ x̄ᵀ] is
+the moment of mean views, and X' = E Cov(view). With E = -W_p W (X + X') + W_a X, gradient descent
+in small steps is the flow (ORIG Eqs. 4-6, the replication's Eqs. 2-4)
 
     dW_p = α_p E Wᵀ - η_p W_p        dW = W_pᵀ E - η_s W        dW_a = β (W - W_a)
 
-With X = I, X' = σ² I, W_a = τ W, F = W Wᵀ and W_p symmetric and aligned with F, every eigenvalue p of W_p and s of F
-goes by itself (`mode_rates`). Throughout a = 1 + σ²; `beta=None` means no average: τ is held (SimSiam: at 1).
-Names: alpha_p > 0, eta_p >= 0 (decay of W_p), eta_s >= 0 (of W), tau in [0, 1], sigma2 >= 0, beta > 0 or None; anything
-else is a `UserError`. `mapping` makes them of an experiment's own settings. The theory is of the Euclidean loss; image
+Assume X = I, X' = σ² I, W_a = τ W, F = W Wᵀ, and W_p symmetric and aligned with F. Then every pair
+of eigenvalues, p of W_p and s of F, evolves independently of the others (`mode_rates`). Throughout,
+a = 1 + σ². `beta=None` means no average: τ is constant (SimSiam: 1).
+
+Parameters of the flow, outside of whose range a value is a `UserError`:
+
+    alpha_p > 0      α_p, learning rate of W_p divided by that of W
+    eta_p >= 0       η_p, decay of W_p
+    eta_s >= 0       η_s, decay of W
+    tau in [0, 1]    τ, W_a divided by W
+    sigma2 >= 0      σ², variance of the views
+    beta > 0, None   β, rate of the target's average
+
+`mapping` computes them from an experiment's settings. The theory assumes the Euclidean loss; image
 runs train on the cosine.
 
-The `*_rates` are right-hand sides, of numbers, NumPy or JAX arrays alike. What is public besides takes and gives NumPy
-in float64, whatever the flag of the program around it; arguments broadcast, and a whole phase diagram is one compiled
-call. Only what integrates (simulate*, collapses, separatrix) needs diffrax.
+The `*_rates` are right-hand sides; they take numbers, NumPy and JAX arrays. All other public
+functions take and return NumPy in float64, whatever JAX's precision flag is. Arguments broadcast,
+and a whole phase diagram is one compiled call. Only functions that integrate (simulate*, collapses,
+separatrix) need diffrax.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,12 +39,15 @@ import numpy as np
 
 from ssl_jax.errors import UserError, nearest
 
-RTOL, ATOL = 1e-11, 1e-13  # of one step of the integration
+Number = float | np.ndarray | jax.Array  # one value, or an array that broadcasts with the others
+Matrix = np.ndarray | jax.Array
+
+RTOL, ATOL = 1e-11, 1e-13  # tolerances of one step of the integration
 MAX_STEPS = 100_000
-NEAR = 0.01  # of the way from saddle to learned point: so near the latter counts as there
+NEAR = 0.01  # share of the way from saddle to learned point within which a state has arrived
 SETTLED = 0.1  # an average within this of τ = 1 counts as having caught up
 
-# name: (what it takes, the test of it)
+# name: (the values that it takes, their test)
 DOMAIN = {
     "alpha_p": ("a number above 0", lambda x: x > 0),
     "eta_p": ("a number from 0", lambda x: x >= 0),
@@ -43,8 +59,11 @@ DOMAIN = {
 }
 
 
-def check(**values) -> None:
-    """UserError that names the first parameter outside the theory's domain; arrays are looked at in every element."""
+def check(**values: Number | None) -> None:
+    """Raise a UserError that names the first parameter outside the theory's domain.
+
+    Every element of an array is checked.
+    """
     for name, value in values.items():
         x = np.asarray(np.nan if value is None else value, np.float64)
         takes, fits = DOMAIN.get(name, ("a finite number", np.isfinite))
@@ -53,16 +72,16 @@ def check(**values) -> None:
             raise UserError(f"{name}: got {x[~right].flat[0] if x.ndim else value}, takes {takes}")
 
 
-# --- From an experiment to the flow -------------------------------------------------------------------------
+# --- From an experiment to the flow ---------------------------------------------------------------
 
 
 class Flow(NamedTuple):
-    """Parameters of the flow, named as the functions here take them: `simulate(**flow._asdict(), ...)`."""
+    """Parameters of the flow, named as the arguments here: `simulate(**flow._asdict(), ...)`."""
 
-    alpha_p: float
-    eta_p: float
-    eta_s: float
-    beta: float | None
+    alpha_p: float  # learning rate of W_p divided by that of W
+    eta_p: float  # decay of W_p
+    eta_s: float  # decay of W
+    beta: float | None  # rate of the target's average; None without one
 
 
 DECAYS = ("coupled", "decoupled", "realtime", "pre")
@@ -81,32 +100,53 @@ def mapping(
     decay_scale: str = "lr",
     loss_scale: float = 1.0,
 ) -> tuple[Flow, float]:
-    """(flow, time): the flow that an experiment follows, and how much of the flow's time t one of its steps takes.
+    """Return the flow that an experiment follows, and the flow's time that one step takes.
 
-    `tau` is the experiment's target.tau (W_a ← W_a + (1 - tau)(W - W_a) each step, 0: no average), not the theory's τ.
-    `loss_scale` c: the gradients are those of c J (a sum over both directions of the views: c = 2). A predictor's rate
-    or decay of None is that of the rest. To first order in the step, heavy-ball momentum μ makes a rate α act as
-    α / (1 - μ). With dt = c α / (1 - μ), a step of W under coupled L2 (gradient + wd W, then momentum) is
+    To first order in the step, heavy-ball momentum μ makes a rate α act as α / (1 - μ). Let c be
+    the loss scale and dt = c α / (1 - μ). A step under coupled L2 (gradient + wd W, then momentum)
+    is then
 
         ΔW   = -α / (1 - μ) (c ∇J + wd W)              = -dt (∇J + wd / c W)
         ΔW_p = -α_pred / (1 - μ) (c ∇_p J + wd_pred W_p) = -dt α_pred / α (∇_p J + wd_pred / c W_p)
         ΔW_a = (1 - tau)(W - W_a)
 
-    so that, where c = 1 and whatever μ is,
+    so that for c = 1 and any μ
 
-        coupled:     η_s = wd,  η_p = (α_pred / α) wd_pred  (the decay is multiplied by that group's own rate)
+        coupled:     η_s = wd,  η_p = (α_pred / α) wd_pred  (the group's own rate multiplies it)
         all:         α_p = α_pred / α,  β = (1 - tau) / dt  (ORIG's (1 - tau) / α where μ = 0)
 
-    Decay outside of the gradient shrinks by d each step, and d is divided by the time of one: η = d / dt. With
-    decay_scale "lr" d = rate * wd, with "literal" d = wd, which is ORIG's η = η̄ / α. Real-time and pre-decay differ
-    from decoupled only in second order of the step.
+    Decay outside of the gradient shrinks weights by d each step, and η = d / dt. Real-time and
+    pre-decay differ from decoupled decay only in second order of the step.
+
+    Args:
+        learning_rate: α, of the whole network but the predictor.
+        predictor_learning_rate: α_pred; None takes `learning_rate`.
+        weight_decay: wd.
+        predictor_weight_decay: wd_pred; None takes `weight_decay`.
+        tau: the experiment's target.tau in W_a ← W_a + (1 - tau)(W - W_a), not the theory's τ; 0 is
+            no average.
+        momentum: μ of heavy ball, in [0, 1).
+        decay: "coupled", "decoupled", "realtime" or "pre".
+        decay_scale: for decay outside of the gradient, "lr" is d = rate * wd; "literal" is d = wd,
+            which is ORIG's η = η̄ / α.
+        loss_scale: c; the gradients are those of c J. A sum over both directions of the views has
+            c = 2.
+
+    Returns:
+        The flow and dt.
+
+    Raises:
+        UserError: a setting is unknown or outside its range.
     """
     for name, value, known in (("decay", decay, DECAYS), ("decay_scale", decay_scale, SCALES)):
         if value not in known:
             raise UserError(f"{name}: got {value!r}, {nearest(value, known)}")
     rates = {"learning_rate": learning_rate, "predictor_learning_rate": predictor_learning_rate}
     rate, rate_p = (learning_rate if value is None else value for value in rates.values())
-    wd, wd_p = weight_decay, weight_decay if predictor_weight_decay is None else predictor_weight_decay
+    wd, wd_p = (
+        weight_decay,
+        weight_decay if predictor_weight_decay is None else predictor_weight_decay,
+    )
     _require(rate, "learning_rate", "a number above 0", 0 < rate)
     _require(rate_p, "predictor_learning_rate", "a number above 0", 0 < rate_p)
     _require(wd, "weight_decay", "a number from 0", 0 <= wd)
@@ -116,24 +156,47 @@ def mapping(
     _require(loss_scale, "loss_scale", "a number above 0", 0 < loss_scale)
     time = loss_scale * rate / (1 - momentum)
     literal = decay != "coupled" and decay_scale == "literal"
-    carried = 1 - momentum if decay == "coupled" else 1.0  # momentum adds up what the decay leaves in it
+    carried = 1 - momentum if decay == "coupled" else 1.0  # momentum accumulates coupled decay
     shrink, shrink_p = (wd, wd_p) if literal else (rate * wd / carried, rate_p * wd_p / carried)
     return Flow(rate_p / rate, shrink_p / time, shrink / time, (1 - tau) / time if tau else None), time
 
 
-def _require(value, name: str, takes: str, right: bool) -> None:
+def _require(value: float, name: str, takes: str, right: bool) -> None:
     if not (right and np.isfinite(value)):
         raise UserError(f"{name}: got {value}, takes {takes}")
 
 
-# --- Right-hand sides ---------------------------------------------------------------------------------------
+# --- Right-hand sides -----------------------------------------------------------------------------
 
 
-def matrix_rates(w, w_p, w_a, *, x, x_prime, alpha_p, eta_p, eta_s, beta=None, symmetric=False):
-    """(dW, dW_p, dW_a) of ORIG Eqs. 4-6 for W and W_a (D, N), W_p (D, D), X and X' (N, N).
+def matrix_rates(
+    w: Matrix,
+    w_p: Matrix,
+    w_a: Matrix,
+    *,
+    x: Matrix,
+    x_prime: Matrix,
+    alpha_p: float,
+    eta_p: float,
+    eta_s: float,
+    beta: float | None = None,
+    symmetric: bool = False,
+) -> tuple[Matrix, Matrix, Matrix]:
+    """Return the flow of the whole matrices (ORIG Eqs. 4-6).
 
-    `symmetric` projects dW_p, as a step does that symmetrises W_p after the update. Without `beta` W_a moves as W does:
-    started at W, it stays W.
+    Args:
+        w: W, (D, N).
+        w_p: W_p, (D, D).
+        w_a: W_a, (D, N).
+        x: X, (N, N).
+        x_prime: X', (N, N).
+        alpha_p, eta_p, eta_s: parameters of the flow (module docstring).
+        beta: rate of the target's average. Without it W_a moves as W does, so that it stays equal
+            to W if it starts there.
+        symmetric: project dW_p, as a step does that symmetrises W_p after the update.
+
+    Returns:
+        dW (D, N), dW_p (D, D) and dW_a (D, N).
     """
     error = w_a @ x - w_p @ w @ (x + x_prime)
     pull = alpha_p * (error @ w.T)
@@ -142,11 +205,32 @@ def matrix_rates(w, w_p, w_a, *, x, x_prime, alpha_p, eta_p, eta_s, beta=None, s
     return dw, dw_p, dw if beta is None else beta * (w - w_a)
 
 
-def reduced_rates(f, w_p, *, tau, alpha_p, eta_p, eta_s, sigma2, symmetric=True):
-    """(dF, dW_p) where X = I, X' = σ² I and W_a = τ W; F = W Wᵀ and W_p (D, D).
+def reduced_rates(
+    f: Matrix,
+    w_p: Matrix,
+    *,
+    tau: float,
+    alpha_p: float,
+    eta_p: float,
+    eta_s: float,
+    sigma2: float,
+    symmetric: bool = True,
+) -> tuple[Matrix, Matrix]:
+    """Return the flow of F and W_p where X = I, X' = σ² I and W_a = τ W.
 
-    As it is:     dW_p = α_p (τ F - a W_p F) - η_p W_p        dF = τ (W_pᵀF + F W_p) - a {W_pᵀW_p, F} - 2 η_s F
-    symmetrised:  dW_p = α_p (τ F - a {W_p, F} / 2) - η_p W_p  (ORIG Eq. 8; dF is the same, with W_p = W_pᵀ: Eq. 9)
+        general:      dW_p = α_p (τ F - a W_p F) - η_p W_p
+                      dF = τ (W_pᵀF + F W_p) - a {W_pᵀW_p, F} - 2 η_s F
+        symmetrised:  dW_p = α_p (τ F - a {W_p, F} / 2) - η_p W_p  (ORIG Eq. 8)
+                      dF is the same, with W_p = W_pᵀ (ORIG Eq. 9)
+
+    Args:
+        f: F = W Wᵀ, (D, D).
+        w_p: W_p, (D, D).
+        tau, alpha_p, eta_p, eta_s, sigma2: parameters of the flow (module docstring).
+        symmetric: whether the system is the symmetrised one.
+
+    Returns:
+        dF and dW_p, (D, D) each.
     """
     a = 1 + sigma2
     product = w_p @ f
@@ -156,10 +240,31 @@ def reduced_rates(f, w_p, *, tau, alpha_p, eta_p, eta_s, sigma2, symmetric=True)
     return half + half.T - 2 * eta_s * f, alpha_p * (tau * f - a * product) - eta_p * w_p
 
 
-def mode_rates(p, s, tau, *, alpha_p, eta_p, eta_s, sigma2=0.0, beta=None):
-    """(dp, ds, dτ) of one aligned mode, elementwise (ORIG Eqs. 12-14):
+def mode_rates(
+    p: Number,
+    s: Number,
+    tau: Number,
+    *,
+    alpha_p: Number,
+    eta_p: Number,
+    eta_s: Number,
+    sigma2: Number = 0.0,
+    beta: Number | None = None,
+) -> tuple[Number, Number, Number]:
+    """Return the flow of one aligned mode, elementwise (ORIG Eqs. 12-14).
 
-    dp = α_p s (τ - a p) - η_p p      ds = 2 s (p (τ - a p) - η_s)      dτ = β (1 - τ) - τ ds / (2 s)
+        dp = α_p s (τ - a p) - η_p p      ds = 2 s (p (τ - a p) - η_s)
+        dτ = β (1 - τ) - τ ds / (2 s)
+
+    Args:
+        p: eigenvalue of W_p.
+        s: eigenvalue of F.
+        tau: τ, W_a divided by W.
+        alpha_p, eta_p, eta_s, sigma2: parameters of the flow (module docstring).
+        beta: rate of the target's average; None holds τ.
+
+    Returns:
+        dp, ds and dτ.
     """
     pull = tau - (1 + sigma2) * p
     growth = p * pull - eta_s
@@ -167,98 +272,249 @@ def mode_rates(p, s, tau, *, alpha_p, eta_p, eta_s, sigma2=0.0, beta=None):
     return alpha_p * s * pull - eta_p * p, 2 * s * growth, dtau
 
 
-def scalar_rates(w_p, w, w_a, *, alpha_p, eta_p=0.0, eta_s=0.0, beta=0.0, l_s=1.0, l_d=1.0):
-    """(dw_p, dw, dw_a) of one coordinate of data that need not be isotropic (ORIG App. D), elementwise: with
-    e = w_a l_d - w_p w l_s,  dw_p = α_p e w - η_p w_p,  dw = e w_p - η_s w,  dw_a = β (w - w_a).
+def scalar_rates(
+    w_p: Number,
+    w: Number,
+    w_a: Number,
+    *,
+    alpha_p: Number,
+    eta_p: Number = 0.0,
+    eta_s: Number = 0.0,
+    beta: Number = 0.0,
+    l_s: Number = 1.0,
+    l_d: Number = 1.0,
+) -> tuple[Number, Number, Number]:
+    """Return the flow of one coordinate of data that need not be isotropic, elementwise.
 
-    l_s and l_d: eigenvalues of Σ_s = X + X' and Σ_d = X. At l_s = a, l_d = 1 it is `mode_rates` with p = w_p, s = w²,
-    τ = w_a / w, and stays smooth where w passes through 0 and τ through infinity.
+    ORIG App. D: with e = w_a l_d - w_p w l_s,
+
+        dw_p = α_p e w - η_p w_p      dw = e w_p - η_s w      dw_a = β (w - w_a)
+
+    At l_s = a and l_d = 1 this is `mode_rates` with p = w_p, s = w² and τ = w_a / w. It stays
+    smooth where w passes through 0 and τ through infinity.
+
+    Args:
+        w_p: predictor.
+        w: online weight.
+        w_a: target weight.
+        alpha_p: learning rate of the predictor divided by that of w.
+        eta_p: decay of the predictor.
+        eta_s: decay of w.
+        beta: rate of the target's average.
+        l_s: eigenvalue of Σ_s = X + X'.
+        l_d: eigenvalue of Σ_d = X.
+
+    Returns:
+        dw_p, dw and dw_a.
     """
     error = w_a * l_d - w_p * w * l_s
     return alpha_p * error * w - eta_p * w_p, w_p * error - eta_s * w, beta * (w - w_a)
 
 
-# --- Closed forms -------------------------------------------------------------------------------------------
+# --- Closed forms ---------------------------------------------------------------------------------
 
 
-def invariant(p, s, alpha_p):
-    """s - p² / α_p, which under equal decay is its first value times e^{-2ηt}, for any target (ORIG Eq. 17, whose main
-    text prints the opposite sign). Under unequal decay d/dt = -2 η_s s + 2 η_p p² / α_p.
+def invariant(p: Number, s: Number, alpha_p: Number) -> Number:
+    """Return s - p² / α_p.
+
+    Under equal decay η it is its first value times e^{-2ηt}, for any target (ORIG Eq. 17, whose
+    main text prints the opposite sign). Under unequal decay its derivative is
+    -2 η_s s + 2 η_p p² / α_p.
+
+    Args:
+        p: eigenvalue of W_p.
+        s: eigenvalue of F.
+        alpha_p: learning rate of W_p divided by that of W.
+
+    Returns:
+        The invariant; arguments broadcast.
     """
     return s - p**2 / alpha_p
 
 
-def balance(w, w_p, alpha_p):
-    """W Wᵀ - W_pᵀ W_p / α_p (D, D), which under equal decay is its first value times e^{-2ηt}, for any W_a(t)
-    (ORIG Theorem 1, whose decay is not multiplied by α_p).
+def balance(w: Matrix, w_p: Matrix, alpha_p: float) -> Matrix:
+    """Return W Wᵀ - W_pᵀ W_p / α_p.
+
+    Under equal decay η it is its first value times e^{-2ηt}, for any W_a(t) (ORIG Theorem 1, whose
+    decay is not multiplied by α_p).
+
+    Args:
+        w: W, (D, N).
+        w_p: W_p, (D, D).
+        alpha_p: learning rate of W_p divided by that of W.
+
+    Returns:
+        The balance, (D, D).
     """
     return w @ w.T - w_p.T @ w_p / alpha_p
 
 
-def hessian_without_stop_gradient(w_p, x, x_prime, eta_s):
-    """H (ND, ND) of d vec(W) = -H vec(W), vec by column, where W_a = W and gradients flow into the target too
-    (ORIG Theorem 2): X' ⊗ (W_pᵀW_p + I) + X ⊗ (W_p - I)ᵀ(W_p - I) + η I. Never negative: W decays or stands still.
+def hessian_without_stop_gradient(w_p: np.ndarray, x: np.ndarray, x_prime: np.ndarray, eta_s: float) -> np.ndarray:
+    """Return H of d vec(W) = -H vec(W) where gradients also flow into the target W_a = W.
+
+    ORIG Theorem 2: H = X' ⊗ (W_pᵀW_p + I) + X ⊗ (W_p - I)ᵀ(W_p - I) + η I, with vec by column. H is
+    positive semi-definite: W decays or stands still.
+
+    Args:
+        w_p: W_p, (D, D).
+        x: X, (N, N).
+        x_prime: X', (N, N).
+        eta_s: η, decay of W.
+
+    Returns:
+        H, (ND, ND).
     """
     one = np.eye(len(w_p))
     differ = w_p - one
     return np.kron(x_prime, w_p.T @ w_p + one) + np.kron(x, differ.T @ differ) + eta_s * np.eye(len(x) * len(w_p))
 
 
-def settled_predictor(f, *, tau, alpha_p, eta_p, sigma2):
-    """W_p (D, D) at which dW_p = 0 while F (D, D) stands still: τ F (a F + (η_p / α_p) I)⁻¹, symmetric."""
+def settled_predictor(f: np.ndarray, *, tau: float, alpha_p: float, eta_p: float, sigma2: float) -> np.ndarray:
+    """Return the W_p at which dW_p = 0 for constant F: τ F (a F + (η_p / α_p) I)⁻¹.
+
+    Args:
+        f: F, (D, D), symmetric.
+        tau, alpha_p, eta_p, sigma2: parameters of the flow (module docstring).
+
+    Returns:
+        W_p, (D, D), symmetric.
+    """
     check(tau=tau, alpha_p=alpha_p, eta_p=eta_p, sigma2=sigma2)
     return tau * np.linalg.solve((1 + sigma2) * f + eta_p / alpha_p * np.eye(len(f)), f)
 
 
-def alignment_matrix(f, w_p, *, tau, alpha_p, eta_p, eta_s, sigma2):
-    """K (D, D) of dL = -(K L + L K) for the commutator L = F W_p - W_p F of the symmetrised system (ORIG Theorem 3):
-    K = a (α_p F / 2 + W_p²) - τ W_p + (η_s + η_p / 2) I, with 3η/2 where the decays are equal. F and W_p align while K
-    is positive definite.
+def alignment_matrix(
+    f: np.ndarray,
+    w_p: np.ndarray,
+    *,
+    tau: float,
+    alpha_p: float,
+    eta_p: float,
+    eta_s: float,
+    sigma2: float,
+) -> np.ndarray:
+    """Return K of dL = -(K L + L K) for the commutator L = F W_p - W_p F.
+
+    ORIG Theorem 3, of the symmetrised system: K = a (α_p F / 2 + W_p²) - τ W_p + (η_s + η_p / 2) I;
+    the last term is 3η/2 for equal decays. F and W_p align while K is positive definite.
+
+    Args:
+        f: F, (D, D).
+        w_p: W_p, (D, D).
+        tau, alpha_p, eta_p, eta_s, sigma2: parameters of the flow (module docstring).
+
+    Returns:
+        K, (D, D).
     """
     decay = eta_s + eta_p / 2
     return (1 + sigma2) * (alpha_p * f / 2 + w_p @ w_p) - tau * w_p + decay * np.eye(len(f))
 
 
-def mode_alignment(p, s, tau, *, alpha_p, eta_p, eta_s, sigma2=0.0):
-    """The eigenvalue of K that belongs to an aligned mode: a (α_p s / 2 + p²) - τ p + η_s + η_p / 2.
+def mode_alignment(
+    p: Number,
+    s: Number,
+    tau: Number,
+    *,
+    alpha_p: Number,
+    eta_p: Number,
+    eta_s: Number,
+    sigma2: Number = 0.0,
+) -> Number:
+    """Return the eigenvalue of K for an aligned mode: a (α_p s / 2 + p²) - τ p + η_s + η_p / 2.
 
-    On the parabola s = p²/α_p under equal decay this is > 0 iff Δ = p (τ - a p) - η < (α_p a s + η) / 2, and the mode
-    grows iff Δ > 0.
+    On the parabola s = p²/α_p under equal decay it is > 0 iff
+    Δ = p (τ - a p) - η < (α_p a s + η) / 2. The mode grows iff Δ > 0.
+
+    Args:
+        p: eigenvalue of W_p.
+        s: eigenvalue of F.
+        tau, alpha_p, eta_p, eta_s, sigma2: parameters of the flow (module docstring).
+
+    Returns:
+        The eigenvalue; arguments broadcast.
     """
     return (1 + sigma2) * (alpha_p * s / 2 + p**2) - tau * p + eta_s + eta_p / 2
 
 
-def critical_decay(*, tau=1.0, sigma2=0.0):
-    """η_c = τ² / (4a): under a stronger decay η_s of W nothing but collapse is left."""
+def critical_decay(*, tau: Number = 1.0, sigma2: Number = 0.0) -> Number:
+    """Return η_c = τ² / (4a); under a stronger decay η_s of W every mode collapses."""
     check(tau=tau, sigma2=sigma2)
     return np.square(tau) / (4 * (1 + np.asarray(sigma2)))
 
 
-def roots(*, eta_s, tau=1.0, sigma2=0.0):
-    """(p₋, p₊) = [τ ∓ sqrt(τ² - 4 a η_s)] / 2a, between which a mode's s grows; nan above the critical decay."""
+def roots(*, eta_s: Number, tau: Number = 1.0, sigma2: Number = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return p₋ and p₊ = [τ ∓ sqrt(τ² - 4 a η_s)] / 2a, between which a mode's s grows.
+
+    Args:
+        eta_s, tau, sigma2: parameters of the flow (module docstring).
+
+    Returns:
+        p₋ and p₊; arguments broadcast. Both are nan above the critical decay.
+    """
     check(eta_s=eta_s, tau=tau, sigma2=sigma2)
     a, tau = 1 + np.asarray(sigma2, np.float64), np.asarray(tau, np.float64)
     inside = tau**2 - 4 * a * eta_s
     high = (tau + np.sqrt(np.where(inside >= 0, inside, np.nan))) / (2 * a)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(high > 0, eta_s / (a * high), high), high  # p₋ p₊ = η_s / a: nothing cancels
+        return np.where(high > 0, eta_s / (a * high), high), high  # p₋ p₊ = η_s / a, without cancellation
 
 
-def height(p, *, alpha_p, eta_p, eta_s):
-    """s of the nontrivial fixed point at p: η_p p² / (α_p η_s), the parabola where the decays are equal."""
+def height(p: Number, *, alpha_p: Number, eta_p: Number, eta_s: Number) -> Number:
+    """Return s of the nontrivial fixed point at p: η_p p² / (α_p η_s).
+
+    Under equal decays this is the parabola.
+
+    Args:
+        p: eigenvalue of W_p.
+        alpha_p: learning rate of W_p divided by that of W.
+        eta_p: decay of W_p.
+        eta_s: decay of W, above 0.
+
+    Returns:
+        s; arguments broadcast.
+    """
     return eta_p * p**2 / (alpha_p * eta_s)
 
 
-def asymptotic_growth(*, alpha_p, eta_p, tau=1.0, sigma2=0.0):
-    """ds/dt of a mode long after the start where η_s = 0 < η_p: 2 η_p (τ/a)² / α_p, with p → τ/a. There is no finite
-    fixed point to learn; s grows in proportion to time.
+def asymptotic_growth(*, alpha_p: Number, eta_p: Number, tau: Number = 1.0, sigma2: Number = 0.0) -> Number:
+    """Return ds/dt of a mode long after the start where η_s = 0 < η_p: 2 η_p (τ/a)² / α_p.
+
+    p approaches τ/a and s grows in proportion to time, so that there is no finite fixed point to
+    learn.
+
+    Args:
+        alpha_p, eta_p, tau, sigma2: parameters of the flow (module docstring).
+
+    Returns:
+        ds/dt; arguments broadcast.
     """
     check(alpha_p=alpha_p, eta_p=eta_p, tau=tau, sigma2=sigma2)
     return 2 * eta_p * (tau / (1 + sigma2)) ** 2 / alpha_p
 
 
-def jacobian(p, s, tau=1.0, *, alpha_p, eta_p, eta_s, sigma2=0.0, beta=None) -> np.ndarray:
-    """Derivatives of `mode_rates`: (2, 2) by (p, s) where τ is held, (3, 3) by (p, s, τ) where it is averaged."""
+def jacobian(
+    p: float,
+    s: float,
+    tau: float = 1.0,
+    *,
+    alpha_p: float,
+    eta_p: float,
+    eta_s: float,
+    sigma2: float = 0.0,
+    beta: float | None = None,
+) -> np.ndarray:
+    """Return the derivatives of `mode_rates`.
+
+    Args:
+        p: eigenvalue of W_p.
+        s: eigenvalue of F.
+        tau, alpha_p, eta_p, eta_s, sigma2: parameters of the flow (module docstring).
+        beta: rate of the target's average; None holds τ.
+
+    Returns:
+        (2, 2) with respect to (p, s) where τ is held, (3, 3) with respect to (p, s, τ) where it is
+        averaged.
+    """
     a = 1 + sigma2
     growth, turn = p * (tau - a * p) - eta_s, tau - 2 * a * p
     rows = [
@@ -270,52 +526,81 @@ def jacobian(p, s, tau=1.0, *, alpha_p, eta_p, eta_s, sigma2=0.0, beta=None) -> 
 
 
 class FixedPoint(NamedTuple):
-    """Where a mode rests. nan in `p` or `s` (and in `eigenvalues`): a whole line of rest, any value does.
+    """A point at which a mode rests.
 
-    name: "collapsed" (s = 0), "saddle" (p₋, on the border of the basins), "learned" (p₊), or "saddle-node" where the
-    two are one. `eigenvalues`, ascending, of the Jacobian by (p, s) or (p, s, τ); `stable`: all below 0, or a line that
-    is approached from the side.
+    nan in `p`, `s` and `eigenvalues` stands for a line of fixed points, where any value occurs.
     """
 
-    name: str
-    p: float
-    s: float
-    tau: float
-    eigenvalues: np.ndarray
-    stable: bool
+    name: str  # "collapsed" (s = 0), "saddle" (p₋), "learned" (p₊), "saddle-node" (p₋ = p₊)
+    p: float  # eigenvalue of W_p
+    s: float  # eigenvalue of F
+    tau: float  # W_a divided by W
+    eigenvalues: np.ndarray  # of the Jacobian by (p, s) or (p, s, τ), ascending
+    stable: bool  # all eigenvalues are below 0, or a line attracts from the side
 
 
-def fixed_points(*, alpha_p, eta_p, eta_s, tau=1.0, sigma2=0.0, beta=None) -> list[FixedPoint]:
-    """All points at which a mode rests, "collapsed" first (ORIG section 3.2; unequal decay: a p² - τ p + η_s = 0).
+def fixed_points(
+    *,
+    alpha_p: float,
+    eta_p: float,
+    eta_s: float,
+    tau: float = 1.0,
+    sigma2: float = 0.0,
+    beta: float | None = None,
+) -> list[FixedPoint]:
+    """Return all points at which a mode rests (ORIG section 3.2).
 
-    Without `beta` τ is held and the system is (p, s); with it τ = 1 at every point where W does not shrink, and an
-    argument tau other than 1 is refused. A collapsing W outruns its average: there τ ends at β / (β - η_s), or, where
-    β <= η_s, it grows for ever (inf).
+    For unequal decay they solve a p² - τ p + η_s = 0. The saddle lies on the border of the basins.
+
+    Args:
+        alpha_p, eta_p, eta_s: parameters of the flow (module docstring).
+        tau: W_a divided by W, where there is no `beta`.
+        sigma2: variance of the views.
+        beta: rate of the target's average; None holds τ, and the system is (p, s). With an average
+            τ = 1 at every point where W does not shrink. A collapsing W shrinks faster than its
+            average follows: there τ ends at β / (β - η_s), or grows for ever (inf) where β <= η_s.
+
+    Returns:
+        The points, "collapsed" first.
+
+    Raises:
+        UserError: a parameter is outside its domain, or tau is not 1 beside a beta.
     """
     check(alpha_p=alpha_p, eta_p=eta_p, eta_s=eta_s, tau=tau, sigma2=sigma2, beta=beta)
     if beta is not None and tau != 1:
         raise UserError(f"tau: got {tau}, takes 1 where there is a beta: the average settles there")
-    parameters = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s, "sigma2": sigma2, "beta": beta}
+    parameters = {
+        "alpha_p": alpha_p,
+        "eta_p": eta_p,
+        "eta_s": eta_s,
+        "sigma2": sigma2,
+        "beta": beta,
+    }
     points = [_collapsed(tau, eta_p, eta_s, beta)]
     if eta_s == 0:
         if eta_p > 0 and tau > 0:
             return points
-        return [*points, FixedPoint("learned", tau / (1 + sigma2), np.nan, tau, _unknown(beta), eta_p == 0)]
+        return [
+            *points,
+            FixedPoint("learned", tau / (1 + sigma2), np.nan, tau, _unknown(beta), eta_p == 0),
+        ]
     low, high = map(float, roots(eta_s=eta_s, tau=tau, sigma2=sigma2))
     if eta_p == 0 or not high > 0:
         return points
     names = [("saddle-node", high)] if low == high else [("saddle", low), ("learned", high)]
     for name, p in names:
-        s = height(p, alpha_p=alpha_p, eta_p=eta_p, eta_s=eta_s)
+        s = float(height(p, alpha_p=alpha_p, eta_p=eta_p, eta_s=eta_s))
         values = np.sort(np.linalg.eigvals(jacobian(p, s, tau, **parameters)))
-        # By the closed form of the determinant: beside the critical decay an eigenvalue's sign is lost in rounding.
+        # The name decides stability: near the critical decay the sign of an eigenvalue is lost in
+        # rounding, while the closed form of the determinant has it.
         points.append(FixedPoint(name, p, s, float(tau), values, name == "learned"))
     return points
 
 
-def _collapsed(tau, eta_p, eta_s, beta) -> FixedPoint:
-    """Origin, with eigenvalues -η_p, -2 η_s and -|β - η_s|; without decay of W_p any p, without decay at all not stable
-    (p < 0 is).
+def _collapsed(tau: float, eta_p: float, eta_s: float, beta: float | None) -> FixedPoint:
+    """Return the origin, with eigenvalues -η_p, -2 η_s and -|β - η_s|.
+
+    Without decay of W_p any p is a fixed point. Without any decay the line is not stable: p < 0 is.
     """
     if beta is not None:
         tau = beta / (beta - eta_s) if beta > eta_s else np.inf
@@ -325,29 +610,64 @@ def _collapsed(tau, eta_p, eta_s, beta) -> FixedPoint:
     return FixedPoint("collapsed", 0.0, 0.0, float(tau), values, eta_s > 0)
 
 
-def _unknown(beta) -> np.ndarray:
+def _unknown(beta: float | None) -> np.ndarray:
     return np.full(2 if beta is None else 3, np.nan)
 
 
-# --- Integration --------------------------------------------------------------------------------------------
+# --- Integration ----------------------------------------------------------------------------------
 
 
 class Curves(NamedTuple):
-    """time (T,); p, s and tau (..., T). An averaged target turns a mode with p < 0 round: w passes through 0, there tau
-    has a pole and then changes sign.
+    """Solution of the flow of a mode.
+
+    An averaged target turns a mode with p < 0 round: w passes through 0. There tau has a pole, and
+    changes its sign behind it.
     """
 
-    time: np.ndarray
-    p: np.ndarray
-    s: np.ndarray
-    tau: np.ndarray
+    time: np.ndarray  # (T,)
+    p: np.ndarray  # (..., T) eigenvalue of W_p
+    s: np.ndarray  # (..., T) eigenvalue of F
+    tau: np.ndarray  # (..., T) W_a divided by W
 
 
-def simulate(*, p, s, tau=1.0, times, alpha_p, eta_p, eta_s, sigma2=0.0, beta=None) -> Curves:
-    """A mode's (p, s, τ) at `times` (T,), started at `p`, `s`, `tau` at the first of them. Everything but the times
-    broadcasts: one compiled call integrates all of it.
+def simulate(
+    *,
+    p: Number,
+    s: Number,
+    tau: Number = 1.0,
+    times: np.ndarray | Sequence[float],
+    alpha_p: Number,
+    eta_p: Number,
+    eta_s: Number,
+    sigma2: Number = 0.0,
+    beta: Number | None = None,
+) -> Curves:
+    """Integrate the flow of aligned modes.
+
+    All arguments but the times broadcast, and one compiled call integrates all of them.
+
+    Args:
+        p: eigenvalue of W_p at the first of the times.
+        s: eigenvalue of F there.
+        tau: W_a divided by W there.
+        times: ascending, (T,).
+        alpha_p, eta_p, eta_s, sigma2: parameters of the flow (module docstring).
+        beta: rate of the target's average; None holds τ.
+
+    Returns:
+        p, s and τ at the times.
+
+    Raises:
+        UserError: a parameter is outside its domain, there is no solution up to the last time, or
+            diffrax is not installed.
     """
-    parameters = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s, "sigma2": sigma2, "beta": beta}
+    parameters = {
+        "alpha_p": alpha_p,
+        "eta_p": eta_p,
+        "eta_s": eta_s,
+        "sigma2": sigma2,
+        "beta": beta,
+    }
     check(p=p, s=s, tau=tau, **parameters)
     numbers = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s}
     times = np.asarray(times, np.float64)
@@ -355,16 +675,43 @@ def simulate(*, p, s, tau=1.0, times, alpha_p, eta_p, eta_s, sigma2=0.0, beta=No
         return Curves(times, *_solve(mode_rates, (p, s, tau), 0, times, numbers | {"sigma2": sigma2}))
     w = np.sqrt(s)
     numbers |= {"beta": beta, "l_s": 1 + np.asarray(sigma2)}
-    p, w, w_a = _solve(scalar_rates, (p, w, tau * w), 0, times, numbers)
+    p_curve, w, w_a = _solve(scalar_rates, (p, w, tau * w), 0, times, numbers)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return Curves(times, p, w**2, w_a / w)
+        return Curves(times, p_curve, w**2, w_a / w)
 
 
 def simulate_matrices(
-    w, w_p, w_a=None, *, times, x, x_prime, alpha_p, eta_p, eta_s, beta=None, symmetric=False
+    w: np.ndarray,
+    w_p: np.ndarray,
+    w_a: np.ndarray | None = None,
+    *,
+    times: np.ndarray | Sequence[float],
+    x: np.ndarray,
+    x_prime: np.ndarray,
+    alpha_p: Number,
+    eta_p: Number,
+    eta_s: Number,
+    beta: Number | None = None,
+    symmetric: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(W, W_p, W_a) at `times`, each (..., T, D, N or D), by `matrix_rates`. `w_a` of None starts as `w`, and without
-    `beta` stays it. Leading axes broadcast, those of the numbers too.
+    """Integrate `matrix_rates`. Leading axes broadcast, those of the numbers too.
+
+    Args:
+        w: W at the first of the times, (..., D, N).
+        w_p: W_p there, (..., D, D).
+        w_a: W_a there, (..., D, N). None starts it as `w`; without `beta` it stays equal to W.
+        times: ascending, (T,).
+        x: X, (..., N, N).
+        x_prime: X', (..., N, N).
+        alpha_p, eta_p, eta_s: parameters of the flow (module docstring).
+        beta: rate of the target's average.
+        symmetric: whether the flow symmetrises W_p.
+
+    Returns:
+        W (..., T, D, N), W_p (..., T, D, D) and W_a (..., T, D, N).
+
+    Raises:
+        UserError: as for `simulate`, or a `w_a` without a `beta`.
     """
     numbers = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s, "beta": beta}
     check(**numbers)
@@ -372,21 +719,62 @@ def simulate_matrices(
         raise UserError("beta: got None beside a target w_a, takes the rate of its average")
     matrices = {"x": x, "x_prime": x_prime}
     return _solve(
-        matrix_rates, (w, w_p, w if w_a is None else w_a), 2, times, numbers, matrices, (("symmetric", symmetric),)
+        matrix_rates,
+        (w, w_p, w if w_a is None else w_a),
+        2,
+        times,
+        numbers,
+        matrices,
+        (("symmetric", symmetric),),
     )
 
 
 def simulate_reduced(
-    f, w_p, *, times, alpha_p, eta_p, eta_s, tau=1.0, sigma2=0.0, symmetric=True
+    f: np.ndarray,
+    w_p: np.ndarray,
+    *,
+    times: np.ndarray | Sequence[float],
+    alpha_p: Number,
+    eta_p: Number,
+    eta_s: Number,
+    tau: Number = 1.0,
+    sigma2: Number = 0.0,
+    symmetric: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(F, W_p) at `times`, each (..., T, D, D), by `reduced_rates`; leading axes broadcast."""
+    """Integrate `reduced_rates`. Leading axes broadcast, those of the numbers too.
+
+    Args:
+        f: F at the first of the times, (..., D, D).
+        w_p: W_p there, (..., D, D).
+        times: ascending, (T,).
+        alpha_p, eta_p, eta_s, tau, sigma2: parameters of the flow (module docstring).
+        symmetric: whether the flow symmetrises W_p.
+
+    Returns:
+        F and W_p, (..., T, D, D) each.
+
+    Raises:
+        UserError: as for `simulate`.
+    """
     numbers = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s, "tau": tau, "sigma2": sigma2}
     check(**numbers)
     return _solve(reduced_rates, (f, w_p), 2, times, numbers, flags=(("symmetric", symmetric),))
 
 
-def _solve(rates, state, rank: int, times, numbers: dict, matrices: dict | None = None, flags: tuple = ()) -> tuple:
-    """`rates` integrated from `state`, whose elements end in `rank` axes of their own; all before those is a batch."""
+def _solve(
+    rates: Callable,
+    state: tuple,
+    rank: int,
+    times: np.ndarray | Sequence[float],
+    numbers: dict[str, Any],
+    matrices: dict[str, np.ndarray] | None = None,
+    flags: tuple[tuple[str, bool], ...] = (),
+) -> Any:
+    """Integrate `rates` from `state`.
+
+    The last `rank` axes of each element of the state are its own. All axes before are a batch.
+    Return a tuple of one array for each element.
+    """
     _diffrax()
     times = np.asarray(times, np.float64)
     if times.ndim != 1 or len(times) < 2 or not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
@@ -402,20 +790,20 @@ def _solve(rates, state, rank: int, times, numbers: dict, matrices: dict | None 
 
 
 def _spread(groups: list[dict[Any, Any]], ranks: list[int]) -> tuple[tuple[int, ...], list[dict]]:
-    """The common batch shape, and every array with that batch as its one first axis."""
+    """Return the common batch shape, and every array with that batch as its one first axis."""
     groups = [{name: np.asarray(value, np.float64) for name, value in group.items()} for group in groups]
     ranked = [(array, rank) for group, rank in zip(groups, ranks, strict=True) for array in group.values()]
     batch = np.broadcast_shapes(*(array.shape[: array.ndim - rank] for array, rank in ranked))
 
-    def spread(array, rank):
+    def spread(array: np.ndarray, rank: int) -> np.ndarray:
         own = array.shape[array.ndim - rank :]
         return np.broadcast_to(array, (*batch, *own)).reshape(-1, *own)
 
     return batch, [{k: spread(v, rank) for k, v in group.items()} for group, rank in zip(groups, ranks, strict=True)]
 
 
-def _diffrax():
-    """The package, imported where it is first needed."""
+def _diffrax() -> Any:
+    """Return the package diffrax, imported on first use."""
     try:
         import diffrax
     except ImportError as error:
@@ -423,8 +811,19 @@ def _diffrax():
     return diffrax
 
 
-def _integrate(field, state: tuple, start, end, saveat, event=None, atol=ATOL) -> tuple[Any, Any]:
-    """(states, whether they could be had), by a method of order 8: the flow is smooth and hardly stiff."""
+def _integrate(
+    field: Callable,
+    state: tuple,
+    start: Any,
+    end: Any,
+    saveat: Any,
+    event: Any = None,
+    atol: float = ATOL,
+) -> tuple[Any, Any]:
+    """Return the states and whether the integration succeeded.
+
+    The method has order 8: the flow is smooth and hardly stiff.
+    """
     diffrax = _diffrax()
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: field(*y)),
@@ -444,50 +843,101 @@ def _integrate(field, state: tuple, start, end, saveat, event=None, atol=ATOL) -
 
 
 @partial(jax.jit, static_argnames=("rates", "flags"))
-def _curves(rates, flags, states, numbers, matrices, times):
-    """(curves, whether they could be had) of a batch."""
+def _curves(
+    rates: Callable,
+    flags: tuple[tuple[str, bool], ...],
+    states: dict[int, jax.Array],
+    numbers: dict[str, jax.Array],
+    matrices: dict[str, jax.Array],
+    times: jax.Array,
+) -> tuple[Any, Any]:
+    """Return the curves of a batch and whether each integration succeeded."""
 
-    def one(state, numbers, matrices):
+    def one(state: dict, numbers: dict, matrices: dict) -> tuple[Any, Any]:
         field = partial(rates, **numbers, **matrices, **dict(flags))
         return _integrate(field, tuple(state.values()), times[0], times[-1], _diffrax().SaveAt(ts=times))
 
     return jax.vmap(one)(states, numbers, matrices)
 
 
-# --- Basins -------------------------------------------------------------------------------------------------
+# --- Basins ---------------------------------------------------------------------------------------
 
 
-def collapses(*, p, s, tau=1.0, alpha_p, eta_p, eta_s, sigma2=0.0, beta=None) -> np.ndarray:
-    """Whether a mode started at (p, s, tau) ends at s = 0 if it is left alone for ever; all arguments broadcast.
+def collapses(
+    *,
+    p: Number,
+    s: Number,
+    tau: Number = 1.0,
+    alpha_p: Number,
+    eta_p: Number,
+    eta_s: Number,
+    sigma2: Number = 0.0,
+    beta: Number | None = None,
+) -> np.ndarray:
+    """Return whether a mode started at (p, s, tau) ends at s = 0.
 
-    Decided without integration, with τ* = τ where it is held and 1 where it is averaged:
+    These cases are decided without integration. τ* is τ where it is held and 1 where averaged:
 
-        s = 0, or η_s > η_c(τ*), or η_p = 0 < η_s     yes (nothing else is at rest)
-        η_s = 0 < η_p                                 no: p is drawn above 0, then s grows without end
-        η_s = η_p = 0, c = s - p²/α_p                 yes iff p < 0 and c <= 0, or p > 0 and c <= -τ*²/(a² α_p)
+        s = 0, or η_s > η_c(τ*), or η_p = 0 < η_s     yes (no other point is at rest)
+        η_s = 0 < η_p                                 no: p rises above 0, then s grows for ever
+        η_s = η_p = 0, c = s - p²/α_p                 yes iff p < 0 and c <= 0,
+                                                      or p > 0 and c <= -τ*²/(a² α_p)
 
-    In the rest the start is followed until its fate is sealed.
-    It collapses once in {p <= p₋, s <= s₋} (with an average: {|p| <= p₋, w² <= s₋, w_a² <= s₋}), which nothing leaves:
-    at p = p₋ there dp <= 0, and W cannot grow. It learns once near the learned point or, where η_p >= η_s, in
-    {p₋ <= p <= τ/a, s >= s₋, and s >= `height`(p) if p > p₊}. For held τ the flow points inwards all around that set
-    too, and no other end is possible: (dp, ds)/s has negative divergence everywhere (Bendixson and Dulac), so nothing
-    cycles. With an average the second set is taken once |τ - 1| <= 0.1; that is not proven, but 12 000 random starts in
-    it all learned.
+    In all other cases the flow is integrated until it enters one of two sets.
+    The mode collapses once it is in {p <= p₋, s <= s₋} (with an average: {|p| <= p₋, w² <= s₋,
+    w_a² <= s₋}). Nothing leaves that set: at p = p₋ there dp <= 0, and W cannot grow.
+    It learns once it is near the learned point or, where η_p >= η_s, in {p₋ <= p <= τ/a, s >= s₋,
+    and s >= `height`(p) if p > p₊}. For held τ the flow points inwards on the whole border of that
+    set too. No other end is possible: (dp, ds)/s has negative divergence everywhere (Bendixson and
+    Dulac), so that there are no cycles. With an average the second set counts once |τ - 1| <= 0.1.
+    That is not proven, but 12 000 random starts in it all learned.
+
+    Args:
+        p: eigenvalue of W_p at the start.
+        s: eigenvalue of F at the start.
+        tau: W_a divided by W at the start.
+        alpha_p, eta_p, eta_s, sigma2: parameters of the flow (module docstring).
+        beta: rate of the target's average; None holds τ.
+
+    Returns:
+        Booleans in the shape to which all arguments broadcast.
+
+    Raises:
+        UserError: a parameter is outside its domain, the integration does not reach an end, or it
+            needs diffrax, which is not installed.
     """
     check(p=p, s=s, tau=tau, alpha_p=alpha_p, eta_p=eta_p, eta_s=eta_s, sigma2=sigma2, beta=beta)
-    given = {"p": p, "s": s, "tau": tau, "alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s, "sigma2": sigma2}
+    given = {
+        "p": p,
+        "s": s,
+        "tau": tau,
+        "alpha_p": alpha_p,
+        "eta_p": eta_p,
+        "eta_s": eta_s,
+        "sigma2": sigma2,
+    }
     batch, (flat,) = _spread([given if beta is None else given | {"beta": beta}], [0])
     known, dies = _known_end(**flat)
     if not known.all():
         _diffrax()
-        # Every call of one size is one program: what is known repeats a start that is not.
+        # Known elements repeat an unknown start, so that every call of one size is one program.
         follow = np.where(known, np.argmin(known), np.arange(len(known)))
         dies = np.where(known, dies, _followed(**{name: value[follow] for name, value in flat.items()}))
     return dies.reshape(batch)
 
 
-def _known_end(*, p, s, tau, alpha_p, eta_p, eta_s, sigma2, beta=None):
-    """(known, collapses) of the closed forms in `collapses`, all (N,)."""
+def _known_end(
+    *,
+    p: np.ndarray,
+    s: np.ndarray,
+    tau: np.ndarray,
+    alpha_p: np.ndarray,
+    eta_p: np.ndarray,
+    eta_s: np.ndarray,
+    sigma2: np.ndarray,
+    beta: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where `collapses` has a closed form, and what it says there. All arrays are (N,)."""
     settled, a = tau if beta is None else np.ones_like(tau), 1 + sigma2
     c = invariant(p, s, alpha_p)
     dead = (s == 0) | (eta_s > settled**2 / (4 * a)) | ((eta_p == 0) & (eta_s > 0))
@@ -495,13 +945,30 @@ def _known_end(*, p, s, tau, alpha_p, eta_p, eta_s, sigma2, beta=None):
     return dead | (eta_s == 0), dead | still
 
 
-def _followed(*, p, s, tau, alpha_p, eta_p, eta_s, sigma2, beta=None) -> np.ndarray:
-    """`collapses` by integration, all (N,) with 0 < η_p and 0 < η_s <= η_c."""
+def _followed(
+    *,
+    p: np.ndarray,
+    s: np.ndarray,
+    tau: np.ndarray,
+    alpha_p: np.ndarray,
+    eta_p: np.ndarray,
+    eta_s: np.ndarray,
+    sigma2: np.ndarray,
+    beta: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return `collapses` by integration. All arrays are (N,), with 0 < η_p and 0 < η_s <= η_c."""
     low, high = roots(eta_s=eta_s, tau=tau if beta is None else np.ones_like(tau), sigma2=sigma2)
     decays = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s}
-    places = {"tau": tau, "low": low, "high": high, "s_low": height(low, **decays), "s_high": height(high, **decays)}
+    places = {
+        "tau": tau,
+        "low": low,
+        "high": high,
+        "s_low": height(low, **decays),
+        "s_high": height(high, **decays),
+    }
     numbers = decays | {"sigma2": sigma2} | ({} if beta is None else {"beta": beta})
-    # Held, s goes by its logarithm, averaged w by itself: it may pass through 0, but both may fall far and rise again.
+    # For held τ integrate log s, which may fall far and rise again. For an averaged target
+    # integrate w itself, which may pass through 0.
     state = (p, np.log(s)) if beta is None else (p, np.sqrt(s), tau * np.sqrt(s))
     with jax.enable_x64(True):
         dies, right = map(np.array, _trapped(state, numbers, places))
@@ -511,15 +978,24 @@ def _followed(*, p, s, tau, alpha_p, eta_p, eta_s, sigma2, beta=None) -> np.ndar
     return dies
 
 
-def _below(p, s, s_a, at):
-    """The set of starts that must collapse; s_a is w_a², None for a held target."""
+def _below(p: jax.Array, s: jax.Array, s_a: jax.Array | None, at: dict[str, jax.Array]) -> jax.Array:
+    """Return whether a state must collapse. s_a is w_a², None for a held target."""
     if s_a is None:
         return (p <= at["low"]) & (s <= at["s_low"])
     return (jnp.abs(p) <= at["low"]) & (jnp.maximum(s, s_a) <= at["s_low"])
 
 
-def _above(p, s, s_a, at, decays):
-    """The set of starts that learn: near the learned point, or under strong decay of W_p past the saddle."""
+def _above(
+    p: jax.Array,
+    s: jax.Array,
+    s_a: jax.Array | None,
+    at: dict[str, jax.Array],
+    decays: dict[str, jax.Array],
+) -> jax.Array:
+    """Return whether a state must learn.
+
+    It is near the learned point or, under strong decay of W_p, beyond the saddle.
+    """
     rising = (p >= at["low"]) & (p <= at["low"] + at["high"])  # whose sum is τ/a
     rising &= (s if s_a is None else jnp.minimum(s, s_a)) > at["s_low"]
     rising &= (p <= at["high"]) | (s >= height(p, **decays))
@@ -529,24 +1005,26 @@ def _above(p, s, s_a, at, decays):
 
 
 @jax.jit
-def _trapped(states, numbers, places):
-    """(whether each of a batch ends in the set below its saddle, whether that is known)."""
+def _trapped(
+    states: tuple[jax.Array, ...], numbers: dict[str, jax.Array], places: dict[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Return whether each state ends in the set below its saddle, and whether that is known."""
     diffrax = _diffrax()
     averaged = "beta" in numbers
 
-    def one(state, numbers, at):
+    def one(state: tuple, numbers: dict, at: dict) -> tuple[jax.Array, jax.Array]:
         decays = {name: numbers[name] for name in ("alpha_p", "eta_p", "eta_s")}
 
-        def field(p, x, w_a=None):
+        def field(p: jax.Array, x: jax.Array, w_a: Any = None) -> tuple[Number, ...]:
             if averaged:
                 return scalar_rates(p, x, w_a, **decays, beta=numbers["beta"], l_s=1 + numbers["sigma2"])
             pull = at["tau"] - (1 + numbers["sigma2"]) * p
             return decays["alpha_p"] * jnp.exp(x) * pull - decays["eta_p"] * p, 2 * (p * pull - decays["eta_s"])
 
-        def read(p, x, w_a=None):
+        def read(p: jax.Array, x: jax.Array, w_a: Any = None) -> tuple[jax.Array, jax.Array, Any]:
             return (p, jnp.exp(x), None) if w_a is None else (p, x**2, w_a**2)
 
-        def over(t, y, args, **_):
+        def over(t: Any, y: tuple, args: Any, **_: Any) -> jax.Array:
             caught_up = (jnp.abs(y[2] - y[1]) <= SETTLED * jnp.abs(y[1])) if averaged else True
             return _below(*read(*y), at) | (caught_up & _above(*read(*y), at, decays))
 
@@ -558,13 +1036,31 @@ def _trapped(states, numbers, places):
 
 
 def separatrix(
-    *, alpha_p, eta_p, eta_s, tau=1.0, sigma2=0.0, length=3.0, points=200
+    *,
+    alpha_p: float,
+    eta_p: float,
+    eta_s: float,
+    tau: float = 1.0,
+    sigma2: float = 0.0,
+    length: float = 3.0,
+    points: int = 200,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """(p, s), each (2 * points + 1,) from left to right: the border between the starts that learn (above) and those
-    that collapse, for held τ. None where all starts with s > 0 share one fate.
+    """Return the border between the starts that learn (above) and those that collapse, for held τ.
 
-    With decay it is the saddle's stable manifold, followed backwards over `length` in units of τ/a and of the learned
-    s. Without any it is s = p²/α_p left of p = 0, then s = 0, then s = (p² - (τ/a)²)/α_p right of p = τ/a.
+    With decay it is the saddle's stable manifold, integrated backwards. Without any decay it is
+    s = p²/α_p left of p = 0, then s = 0, then s = (p² - (τ/a)²)/α_p right of p = τ/a.
+
+    Args:
+        alpha_p, eta_p, eta_s, tau, sigma2: parameters of the flow (module docstring).
+        length: how far to follow it to either side, in units of τ/a and of the learned s.
+        points: number of points on either side.
+
+    Returns:
+        p and s from left to right, (2 * points + 1,) each. None where all starts with s > 0 have
+        the same end.
+
+    Raises:
+        UserError: a parameter is outside its domain, or diffrax is needed and not installed.
     """
     check(alpha_p=alpha_p, eta_p=eta_p, eta_s=eta_s, tau=tau, sigma2=sigma2)
     reach = tau / (1 + sigma2)
@@ -589,15 +1085,24 @@ def separatrix(
 
 
 @jax.jit
-def _backwards(starts, tau, numbers, unit, lengths):
-    """(2, points, 2): against the flow at speed 1 in the given units; the flow itself would run off to infinity."""
+def _backwards(
+    starts: jax.Array,
+    tau: float,
+    numbers: dict[str, float],
+    unit: jax.Array,
+    lengths: jax.Array,
+) -> jax.Array:
+    """Integrate against the flow at speed 1 in the given units, (2, points, 2).
 
-    def field(p, s):
+    The flow itself would run off to infinity.
+    """
+
+    def field(p: Number, s: Number) -> tuple[Number, Number]:
         dp, ds, _ = mode_rates(p, s, tau, **numbers)
         speed = jnp.hypot(dp / unit[0], ds / unit[1])
         return -dp / speed, -ds / speed
 
-    def one(start):
+    def one(start: jax.Array) -> jax.Array:
         line, _ = _integrate(field, (start[0], start[1]), 0.0, lengths[-1], _diffrax().SaveAt(ts=lengths))
         return jnp.stack(line, axis=-1)
 

@@ -1,19 +1,22 @@
-"""A run's measured modes in the units of the linear theory, and what the theory then says of each. NumPy, float64.
+"""Fit of the linear theory to a run's measured modes, and its forecast of them, in float64.
 
-Measured are, for every mode j, s_j of F = E f fᵀ and p_j = v_j . W_p v_j. Let f = W x with E x̄ x̄ᵀ = λ I and view
-noise λ σ² I, so that F = λ a W Wᵀ with a = 1 + σ², and k = λ a. Then (Tian et al. 2021, arXiv 2102.06810, Eqs. 12-13)
+A run records s_j of F = E f fᵀ and p_j = v_j . W_p v_j of every mode j. Let f = W x with
+E x̄ x̄ᵀ = λ I and view noise λ σ² I. Then F = λ a W Wᵀ with a = 1 + σ². With k = λ a the flow of
+Tian et al. 2021 (arXiv 2102.06810, Eqs. 12-13) is
 
     dp = α_p h s (1 - p/q) - η_p p        ds = 2 s (k h p (1 - p/q) - η_s)
 
 euclidean: q = τ/a and h = q, constants of the run.
-cosine: of a prediction u = W_p f of the target z, the gradient of -cos θ by u is -(ẑ - cos θ û) / |u|. Where norms vary
-    little between images this is the Euclidean one with q = Σ s p² / Σ s p and h = cos θ / Σ s p (sums over modes),
-    which move with the run. Of the overall scale of W_p and W the cosine sees nothing: it falls by decay alone, and
-    what the theory says of absolute sizes is lost.
+cosine: for a prediction u = W_p f of the target z, the gradient of -cos θ with respect to u is
+    -(ẑ - cos θ û) / |u|. Where norms vary little between images, this is the Euclidean gradient
+    with q = Σ s p² / Σ s p and h = cos θ / Σ s p (sums over modes), which change during the run.
+    The cosine does not depend on the overall scale of W_p and W. The scale falls by decay alone,
+    and the theory's absolute sizes are lost.
 
-In units of q for p, S = k q²/α_p for s and 1/(k h q) for time, both are `theory.mode_rates` with α_p = τ = 1, σ² = 0,
-and decays η / (k h q). Where q moves with time, p/q and s/S feel each decay less the rate at which q falls (S goes by
-q²). That is how a run is laid over the portrait of the theory: three units, none of them fitted to a single mode.
+Measure p in units of q, s in units of S = k q²/α_p, and time in units of 1/(k h q). Both flows then
+become `theory.mode_rates` with α_p = τ = 1, σ² = 0 and decays η / (k h q). Where q changes with
+time, each decay of p/q and s/S is reduced by the rate at which q falls (S is proportional to q²).
+Three units thus place a run on the theory's phase portrait. None is fitted to a single mode.
 """
 
 from typing import NamedTuple
@@ -24,52 +27,69 @@ from ssl_jax.dynamics import theory
 from ssl_jax.errors import UserError
 
 ALIGNED = 0.95  # cosine above which a mode counts as aligned, as in Höppe et al. 2022
-ALIVE = 0.1  # of the unit of p, and of an even share of the sum of s: what lies below both has died
-SEEN = 1e-7  # of the largest s: below it there is float32's rounding only
-FEWEST = 3  # modes that units are fitted to
-WEAK = 1e-6  # a decay so weak in the theory's unit of time counts as none
+ALIVE = 0.1  # share of the unit of p, and of an even share of the sum of s; a living mode is above both
+SEEN = 1e-7  # share of the largest s; below it there is only float32's rounding
+FEWEST = 3  # the least number of modes that units are fitted to
+WEAK = 1e-6  # a weaker decay in the theory's unit of time counts as none
 
 
 class UnfitError(ValueError):
-    """A run that the theory cannot be laid over; the sentence says why."""
+    """The theory cannot be fitted to a run; the message says why."""
 
 
 class Calibration(NamedTuple):
-    """Units p (T,), s (T,), rate (T,) (1 / time) at each record; `start`, the record that predictions begin at; `eta_p`
-    and `eta_s`, the decays that act in these units; `k`, and `fit`, the share of the growth of ln s that it explains.
-    """
+    """Units of a run at each record, and the decays in these units."""
 
-    start: int
-    p: np.ndarray
-    s: np.ndarray
-    rate: np.ndarray
-    eta_p: float
-    eta_s: float
-    k: float
-    fit: float
+    start: int  # the record at which forecasts begin
+    p: np.ndarray  # (T,) unit of p
+    s: np.ndarray  # (T,) unit of s
+    rate: np.ndarray  # (T,) unit of 1 / time
+    eta_p: float  # decay of W_p in these units
+    eta_s: float  # decay of W in these units
+    k: float  # growth factor of the modes, fitted by least squares
+    fit: float  # share of the growth of ln s that k explains
 
     def decays(self) -> dict[str, float]:
-        """The theory's arguments in these units."""
+        """Return the arguments of `theory` in these units."""
         return {"alpha_p": 1.0, "eta_p": self.eta_p, "eta_s": self.eta_s}
 
 
 def alignment_record(alignment: np.ndarray, known: np.ndarray) -> int:
-    """The first record by which half as many modes are aligned as ever are: the alignment phase is over.
+    """Return the first record at which half as many modes are aligned as ever are.
 
-    alignment (T, D); known (T,), which records to look at.
+    The alignment phase is over there.
+
+    Args:
+        alignment: cosine of each mode at each record, (T, D).
+        known: which records to look at, (T,) booleans.
+
+    Returns:
+        The index of the record.
+
+    Raises:
+        UnfitError: fewer than `FEWEST` modes are ever aligned at once.
     """
     count = np.where(known, np.sum(alignment > ALIGNED, axis=1), -1)
     most = max(count.max(initial=0), 0)
     if most < FEWEST:
         raise UnfitError(
-            f"at most {most} of {alignment.shape[1]} modes are aligned at once (cosine above {ALIGNED}), "
-            f"and the theory is of aligned modes (takes {FEWEST})"
+            f"at most {most} of {alignment.shape[1]} modes are aligned at once (cosine above "
+            f"{ALIGNED}), and the theory is of aligned modes (takes {FEWEST})"
         )
     return int(np.argmax(count >= max(most / 2, FEWEST)))
 
 
 def flow_time(step: np.ndarray, rate: np.ndarray, per_step: float) -> np.ndarray:
-    """Time t of the flow at each record (T,), for steps whose learning rate is `rate` (T,) times the configured one."""
+    """Return the flow's time at each record, (T,), by the trapezoidal rule.
+
+    Args:
+        step: training step of each record, (T,).
+        rate: learning rate of each record divided by the configured one, (T,).
+        per_step: time of one step at the configured learning rate.
+
+    Returns:
+        The time from the first record on, (T,).
+    """
     return per_step * np.concatenate([[0], np.cumsum((rate[1:] + rate[:-1]) / 2 * np.diff(step))])
 
 
@@ -81,12 +101,29 @@ def calibrate(
     flow: theory.Flow,
     cosine: np.ndarray | None = None,
 ) -> Calibration:
-    """Units from what was measured: time (T,) of the flow, p, s, alignment (T, D); `cosine` (T,) the mean cosθ between
-    prediction and target where the loss is that, None for the Euclidean loss.
+    """Compute the units of a run from what it measured.
 
-    euclidean: q by least squares from Δp + ∫ η_p p + α_p s p dt = q ∫ α_p s dt, over the modes aligned at the start.
-    Both: k by least squares from Δ ln s / 2 + η_s t = k ∫ h p (1 - p/q) dt over the same modes, start to end.
-    Modes with p <= 0 do not enter the sums over modes: BatchNorm in a predictor hides the mean direction, which is one.
+    Euclidean loss: q is the least-squares solution of Δp + ∫ η_p p + α_p s p dt = q ∫ α_p s dt over
+    the modes that are aligned at the start.
+    Both losses: k is the least-squares solution of Δ ln s / 2 + η_s t = k ∫ h p (1 - p/q) dt over
+    the same modes, from start to end.
+    Sums over modes leave out modes with p <= 0: BatchNorm in a predictor hides the mean direction,
+    which is one of them.
+
+    Args:
+        time: the flow's time at each record, (T,).
+        p: eigenvalues of W_p, (T, D).
+        s: eigenvalues of F, (T, D).
+        alignment: cosines, (T, D).
+        flow: the flow that the configuration maps to.
+        cosine: mean cos θ between prediction and target, (T,), where the loss is the cosine; None
+            for the Euclidean loss.
+
+    Returns:
+        The units at each record.
+
+    Raises:
+        UnfitError: too few modes are aligned, too few records follow, or the modes do not grow.
     """
     known = np.isfinite(p).all(1) & np.isfinite(s).all(1) & np.isfinite(time)
     if cosine is not None:
@@ -112,25 +149,31 @@ def calibrate(
     eta_p, eta_s = (max(eta + drift, 0) / mean_rate for eta in (flow.eta_p, flow.eta_s))
     eta_p, eta_s = (eta if eta > WEAK else 0.0 for eta in (eta_p, eta_s))
     if cosine is not None and eta_p == 0:
-        eta_s = 0.0  # all modes shrink together, which the cosine does not see
+        eta_s = 0.0  # all modes shrink together, and the cosine does not depend on the scale
     return Calibration(start, q, k * q**2 / flow.alpha_p, rate, float(eta_p), float(eta_s), float(k), float(fit))
 
 
-def _cosine_units(p, s, cosine):
-    """(q, h) of the cosine loss at each record, (T,)."""
+def _cosine_units(p: np.ndarray, s: np.ndarray, cosine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return q and h of the cosine loss at each record, (T,) each."""
     kept = np.where((p > 0) & (s > 0), p, 0)
     first, second = np.sum(s * kept, axis=1), np.sum(s * kept**2, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return second / first, cosine / first
 
 
-def _predictor_balance(t, p, s, flow):
+def _predictor_balance(t: np.ndarray, p: np.ndarray, s: np.ndarray, flow: theory.Flow) -> tuple[np.ndarray, np.ndarray]:
+    """Return both sides of the equation that determines q, (D,) each."""
     x = flow.alpha_p * _integral(t, s)
     return x, p[-1] - p[0] + flow.eta_p * _integral(t, p) + flow.alpha_p * _integral(t, s * p)
 
 
-def _growth(t, p, s, q, h, flow):
-    """(∫ h p (1 - p/q) dt, Δ ln s / 2 + η_s t) of each mode, up to where its s is lost in rounding."""
+def _growth(
+    t: np.ndarray, p: np.ndarray, s: np.ndarray, q: np.ndarray, h: np.ndarray, flow: theory.Flow
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ∫ h p (1 - p/q) dt and Δ ln s / 2 + η_s t of each mode.
+
+    A mode's integral ends where its s is lost in rounding.
+    """
     seen = np.logical_and.accumulate(s > SEEN * s.max(), axis=0)
     p, s, seen = (array[:, seen[0]] for array in (p, s, seen))
     last = seen.sum(axis=0) - 1
@@ -139,32 +182,31 @@ def _growth(t, p, s, q, h, flow):
     return x, np.log(s[last, np.arange(len(last))] / s[0]) / 2 + flow.eta_s * (t[last] - t[0])
 
 
-def _integral(t, curves):
+def _integral(t: np.ndarray, curves: np.ndarray) -> np.ndarray:
     return np.trapezoid(curves, t, axis=0)
 
 
-def _fit(x, y) -> tuple[float, float]:
-    """(slope of y = slope * x by least squares, share of Σ y² that it explains)."""
+def _fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Return the slope of y = slope * x by least squares, and the share of Σ y² it explains."""
     slope = np.sum(x * y) / max(np.sum(x * x), np.finfo(float).tiny)
     return slope, 1 - np.sum((y - slope * x) ** 2) / max(np.sum(y * y), np.finfo(float).tiny)
 
 
 class Forecast(NamedTuple):
-    """Of every mode (D,): `p`, in its unit, and `alive` at the run's end by the flow from the calibration's `start`;
-    `survives` where it would be left alone for ever, None where that cannot be told; what was `measured` at the end in
-    the unit of p, and `lived`.
-    """
+    """Forecast and measured fate of every mode, arrays (D,)."""
 
-    p: np.ndarray
-    alive: np.ndarray
-    survives: np.ndarray | None
-    measured: np.ndarray
-    lived: np.ndarray
-    aligned: np.ndarray
+    p: np.ndarray  # forecast at the run's end, in the unit of p
+    alive: np.ndarray  # forecast at the run's end, from the calibration's start
+    survives: np.ndarray | None  # forecast for infinite time; None where that cannot be decided
+    measured: np.ndarray  # p at the run's end, in its unit
+    lived: np.ndarray  # whether the mode was alive at the run's end
+    aligned: np.ndarray  # whether the mode was aligned at the calibration's start
 
     def agreement(self) -> dict[str, float]:
-        """Shares of modes whose predicted fate at the end is the measured one: of those aligned at the start, of all;
-        and, where it can be told, the same for their fate for ever.
+        """Return the shares of modes whose forecast fate is the measured one.
+
+        "aligned" is over the modes aligned at the start, "all" over all modes. Names that end in
+        "_for_ever" compare the forecast for infinite time, where there is one.
         """
         right = self.alive == self.lived
         shares = {"aligned": right[self.aligned], "all": right}
@@ -174,11 +216,29 @@ class Forecast(NamedTuple):
         return {name: float(np.mean(share)) for name, share in shares.items()}
 
 
-def forecast(time, p, s, alignment, units: Calibration, scale_free: bool) -> Forecast:
-    """What the theory says at the record `units.start` of each mode, beside what became of it.
+def forecast(
+    time: np.ndarray,
+    p: np.ndarray,
+    s: np.ndarray,
+    alignment: np.ndarray,
+    units: Calibration,
+    scale_free: bool,
+) -> Forecast:
+    """Forecast each mode from the record `units.start` on, and compare with what was measured.
 
-    A mode is alive where p > 0.1 of the unit and s > 0.1 of an even share of Σ s. `scale_free`: whether the share is of
-    the end's own sum (the loss does not see the scale), or of the larger of the start's and the end's.
+    A mode is alive where p > 0.1 of its unit and s > 0.1 of an even share of Σ s.
+
+    Args:
+        time: the flow's time at each record, (T,).
+        p: eigenvalues of W_p, (T, D).
+        s: eigenvalues of F, (T, D).
+        alignment: cosines, (T, D).
+        units: the run's calibration.
+        scale_free: whether the even share is of the sum at the end alone, because the loss does not
+            depend on the scale. Otherwise the larger sum of start and end counts.
+
+    Returns:
+        Forecast and measured fate of every mode.
     """
     known = np.flatnonzero(np.isfinite(p).all(1) & np.isfinite(s).all(1) & np.isfinite(units.rate))
     known = known[known >= units.start]
@@ -199,7 +259,16 @@ def forecast(time, p, s, alignment, units: Calibration, scale_free: bool) -> For
 
 
 def survivors(p: np.ndarray, s: np.ndarray, units: Calibration) -> np.ndarray | None:
-    """(D,): whether the flow ends at the learned point; None where some modes take too long to tell."""
+    """Return whether the flow takes each mode to the learned point, (D,).
+
+    Args:
+        p: starting values in the unit of p, (D,).
+        s: starting values in the unit of s, (D,).
+        units: the run's calibration.
+
+    Returns:
+        Booleans (D,), or None where the integration of some mode takes too many steps.
+    """
     try:
         return ~theory.collapses(p=p, s=s, **units.decays())
     except UserError:  # large s beside a decay close to the critical one: quick and slow at once
@@ -207,5 +276,15 @@ def survivors(p: np.ndarray, s: np.ndarray, units: Calibration) -> np.ndarray | 
 
 
 def alive(p: np.ndarray, s: np.ndarray, level: float) -> np.ndarray:
-    """(D,): p above 0.1 of its unit, and s above 0.1 of its mean over the modes (of `level`, where that is larger)."""
+    """Return whether each mode is alive, (D,).
+
+    Args:
+        p: in its unit, (D,).
+        s: in its unit, (D,).
+        level: least value that counts as the mean of s over the modes.
+
+    Returns:
+        True where p is above 0.1 and s above 0.1 of its mean over the modes, or of `level` where
+        that is larger.
+    """
     return (p > ALIVE) & (s > ALIVE * max(s.mean(), level))

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.linalg import matmul
-from ssl_jax.losses import half_squared
+from ssl_jax.losses import OBJECTIVES
 from ssl_jax.models import Network
 from ssl_jax.optim import Optimizer, assign_groups, by_group, make_optimizer
-from ssl_jax.predictors import make_predictor, matrix
+from ssl_jax.predictors import make_predictor
 from ssl_jax.train.pretrain import Step, make_pretrain_step
 from ssl_jax.train.state import PretrainState, init_state
 from ssl_jax.types import Params
@@ -130,7 +130,7 @@ def make_twin(
         predictor=predictor,
         optimizer=optimizer,
         tau=(lambda step: tau) if averaged else None,
-        distance=half_squared,
+        objective=OBJECTIVES["euclidean"],
         loss_scale=loss_scale,
     )
     image = jnp.zeros((2, w.shape[1]))
@@ -162,7 +162,8 @@ def train(
 
 def matrices(state: PretrainState) -> Matrices:
     w = kernel(state.params)
-    return Matrices(w, matrix(state.params["predictor"]), kernel(state.target) if state.target else w)
+    w_p = state.params["predictor"]["linear"]["kernel"].T
+    return Matrices(w, w_p, kernel(state.target) if state.target else w)
 
 
 def kernel(params: Params) -> jax.Array:

@@ -35,7 +35,7 @@ from ssl_jax.experiments.harness.cell_files import seeds_of
 from ssl_jax.experiments.harness.run_cells import Cell, compute
 from ssl_jax.intervals import rounded
 from ssl_jax.linalg import matmul
-from ssl_jax.losses import DISTANCES, unit
+from ssl_jax.losses import OBJECTIVES, unit
 from ssl_jax.models import MLPHead, Network, make_encoder, make_network
 from ssl_jax.predictors import Predictor, make_predictor
 from ssl_jax.reports.experiments import phase_diagram as reports
@@ -75,13 +75,13 @@ def phase_diagram(config: Config, directory: str, interrupted: Callable[[], bool
     plan = {f"twin-{target}": twin_cell(config, averaged) for target, averaged in TARGETS.items()}
     for loss in config.digits.losses:
         plan |= {f"{loss}-{target}": digits_cell(config, parts, loss, averaged) for target, averaged in TARGETS.items()}
-    result_json.open_on_one(directory, config)
+    result_json.open_on_one(directory, config.to_dict())
     found = compute(out, plan, interrupted)
     if len(found) < len(plan):
         say(f"stopped after {len(found)} of {len(plan)} parts, saved; the same command goes on from here")
         return
     result = {"task": "experiment", "experiment": config.experiment, "dataset": "digits"}
-    result |= summarise(config, predicted, found) | {"config": result_json.fields(config)}
+    result |= summarise(config, predicted, found) | {"config": result_json.fields(config.to_dict())}
     result |= {"seconds": round(sum(float(cell["seconds"]) for cell in found.values()), 1)} | result_json.provenance()
     write_json(out / "result.json", result)
     text = reports.report(result)
@@ -109,8 +109,8 @@ def check(config: Config) -> None:
     if not config.digits.losses or len(set(config.digits.losses)) < len(config.digits.losses):
         raise UserError(f"digits.losses: got {tuple(config.digits.losses)}, takes different losses, at least one")
     for loss in config.digits.losses:
-        if loss not in DISTANCES:
-            raise UserError(f"digits.losses: got {loss!r}, {nearest(loss, DISTANCES)}")
+        if loss not in OBJECTIVES:
+            raise UserError(f"digits.losses: got {loss!r}, {nearest(loss, OBJECTIVES)}")
 
 
 # --- The grid -------------------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def train_digits(config: Config, parts: Digits, loss: str, averaged: bool, advan
             predictor=parts.predictor,
             optimizer=linear_network.two_rates(**rates, **settings),
             tau=(lambda step: tau) if averaged else None,
-            distance=DISTANCES[loss],
+            objective=OBJECTIVES[loss],
             loss_scale=0.5,  # of both directions of the views, so that it is the theory's J
         )
         position = jnp.arange(index.shape[1], dtype=jnp.int32)
@@ -348,7 +348,7 @@ def between(one: jax.Array, two: jax.Array) -> jax.Array:
 def digits_found(config: Config, loss: str, begun: dict, ended: dict) -> dict[str, np.ndarray]:
     """As `train_digits` has it, from what `signal` saw of all members (S, A * E, ...)."""
     begun, ended = (jax.tree.map(lambda x: np.asarray(x, np.float64), seen) for seen in (begun, ended))
-    kept = ended["unit" if loss == "cosine" else "centred"]
+    kept = ended["centred" if OBJECTIVES[loss].sees_scale else "unit"]
     first = begun["centred"][:, 0]  # all cells begin alike
     total = np.trace(first, axis1=1, axis2=2)
     return {
@@ -380,7 +380,7 @@ def summarise(config: Config, predicted: dict[str, np.ndarray], found: dict[str,
         }
         for loss in config.digits.losses:
             cell = found[f"{loss}-{target}"]
-            floor = ALIVE / config.dim if loss == "cosine" else ALIVE * config.s
+            floor = ALIVE * config.s if OBJECTIVES[loss].sees_scale else ALIVE / config.dim
             expected = predict(config, cell["begun"], cell["sigma2"], averaged)
             result[f"{loss}-{target}"] = compare(expected, cell["spectrum"] >= floor) | {
                 "scale": rounded(np.exp(np.mean(np.log(np.maximum(cell["scale"], 1e-30)), axis=0)), 3),

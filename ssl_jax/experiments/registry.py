@@ -19,10 +19,10 @@ from ssl_jax.experiments import (
     zero_shot,
 )
 from ssl_jax.experiments.harness import run_cells
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 
 # config.experiment -> function(config, directory, interrupted)
-EXPERIMENTS: dict[str, Callable[[Config, str, Callable[[], bool]], None]] = {
+EXPERIMENTS: dict[str, Callable[[Config, str, Interrupted], None]] = {
     "robustness": robustness.robustness,
     "ablation": ablation.ablation,
     "zero_shot": zero_shot.zero_shot,
@@ -38,7 +38,7 @@ EXPERIMENTS: dict[str, Callable[[Config, str, Callable[[], bool]], None]] = {
 }
 
 
-def run_experiment(config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
+def run_experiment(config: Config, directory: str, interrupted: Interrupted) -> None:
     """The experiment that the configuration names."""
     if config.experiment not in EXPERIMENTS:
         raise UserError(f"experiment: got {config.experiment!r}, {nearest(config.experiment, EXPERIMENTS)}")

@@ -1,9 +1,18 @@
 """Every optimizer with every kind of weight decay, one for each parameter group.
 
-One step: `params = pre(params, state)`; `updates, state = update(grads_at(params), state, params)`;
-`params = optax.apply_updates(params, updates)`. `pre` is where a decay that acts before the gradient is taken has
-its place; for every other kind it is the identity.
+One step:
+
+    params = pre(params, state)
+    updates, state = update(grads_at(params), state, params)
+    params = optax.apply_updates(params, updates)
+
+A decay that acts before the gradient is taken acts in `pre`. For every other kind `pre` is the
+identity.
 """
+
+# JAX and Optax leave the types of leaves, and of functions over them, unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
 import functools
 import re
@@ -18,10 +27,12 @@ import optax
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.optim.decay import (
     RULES,
+    KeyPath,
     compile_mask,
     coupled_decay,
     decay_rates,
     decoupled_decay,
+    leaves_with_path,
     path_of,
     pre_decay,
     real_time_decay,
@@ -31,25 +42,27 @@ from ssl_jax.types import Params, PyTree
 
 Schedule = Callable[[Any], Any]
 Value = float | jax.Array | Schedule  # the array a scalar, possibly traced
+Step = Callable[[Params, PyTree, Params], tuple[Params, PyTree]]  # of gradients, state, parameters
 
 
 class Optimizer(NamedTuple):
-    """init(params) -> state; pre(params, state) -> params; update(grads, state, params) -> (updates, state);
-    apart(grads, state, params) -> (-eta U, d): the same step with its decay kept aside, one rate a parameter.
-    """
+    """The functions of an optimizer."""
 
-    init: Callable[[Params], PyTree]
-    pre: Callable[[Params, PyTree], Params]
-    update: Callable[[Params, PyTree, Params], tuple[Params, PyTree]]
-    apart: Callable[[Params, PyTree, Params], tuple[Params, PyTree]]
+    init: Callable[[Params], PyTree]  # params -> state
+    pre: Callable[[Params, PyTree], Params]  # params, state -> params
+    update: Step  # grads, state, params -> updates, state
+    # grads, state, params -> -eta U, d: the same step without its decay, and each parameter's decay
+    # rate
+    apart: Step
 
 
 class OptimizerState(NamedTuple):
-    """count () int32, steps taken; scale () float32, which multiplies the learning rate; inner, the direction's own."""
+    """The state of `make_optimizer`."""
 
-    count: jax.Array
-    scale: jax.Array
-    inner: PyTree
+    # () int32, steps taken. (A tuple has a method of this name, which nothing here calls.)
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    scale: jax.Array  # () float32, factor of the learning rate
+    inner: PyTree  # the state of the direction
 
 
 DECAYS = ("coupled", "decoupled", "realtime", "pre")
@@ -69,147 +82,205 @@ def make_optimizer(
     order: Sequence[str] | None = None,
     **base: Any,
 ) -> Optimizer:
-    """The optimizer `name` with weight decay of the kind `decay` on all but the excluded parameters.
+    """Build an optimizer with weight decay on all but the excluded parameters.
 
-    name: a key of `directions.DIRECTIONS`, whose builders say which options (`base`) it takes; `momentum` goes to
-    those that have one. learning_rate, weight_decay: a number, a schedule step -> number, or a traced scalar.
-    decay: "coupled" (L2), "decoupled" (WD), "realtime" (RWD), "pre" (PWD), as `optim.decay` has them; "auto":
-    decoupled for AdamW and Lion, coupled for all others. decay_scale: a step takes d = learning_rate * weight_decay of
-    a weight ("lr") or d = weight_decay ("literal"); the coupled kind adds weight_decay * theta to the gradient in
-    both. layerwise: "", or the rule of `decay.layer_rates` by which deeper layers decay more; order: their modules in
-    forward order. exclude: a regular expression searched for in a parameter's path ("projector/linear1/bias").
+    Args:
+        name: a key of `directions.DIRECTIONS`.
+        learning_rate: a number, a schedule step -> number, or a traced scalar.
+        momentum: goes to the optimizers that have one.
+        weight_decay: a number, a schedule step -> number, or a traced scalar.
+        decay: "coupled" (L2), "decoupled" (WD), "realtime" (RWD) or "pre" (PWD), see `optim.decay`.
+            "auto": decoupled for AdamW and Lion, coupled for all others.
+        decay_scale: the fraction d of a weight that one step removes. "lr": d = learning_rate *
+            weight_decay. "literal": d = weight_decay. The coupled kind adds weight_decay * theta to
+            the gradient in both.
+        layerwise: the rule of `decay.layer_rates` by which deeper layers decay more. "": none.
+        exclude: regular expression. Parameters in whose path ("projector/linear1/bias") it is found
+            do not decay. "": none.
+        order: paths of the modules in forward order, for `layerwise`.
+        **base: options of the optimizer, see its builder in `directions`.
+
+    Returns:
+        The optimizer. Its state is an `OptimizerState`.
+
+    Raises:
+        UserError: an argument is unknown or out of its range. `init` raises it where a layer's rule
+            lifts a literal fraction to 1 or more.
     """
     direction = make_direction(name, base, momentum)
     kind = kind_of_decay(name, decay)
     literal = _is_literal(decay_scale) and kind != "coupled"
     _check_numbers(learning_rate, weight_decay, literal)
     compile_mask(exclude)
-    per_parameter = functools.partial(decay_rates, layerwise=_known(layerwise), exclude=exclude, order=order)
+    per_parameter = functools.partial(decay_rates, layerwise=_checked_rule(layerwise), exclude=exclude, order=order)
 
-    def eta(state):
-        return jnp.asarray(_at(learning_rate, state.count), float) * state.scale
+    def eta(state: OptimizerState) -> jax.Array:
+        return jnp.asarray(_value_at(learning_rate, state.count), float) * state.scale
 
-    def strength(state, params, factor=1.0):
-        """factor * lambda of every parameter at this step."""
-        now = _at(weight_decay, state.count)
+    def rates(state: OptimizerState, params: Params, factor: Any = 1.0) -> PyTree:
+        """Return factor * weight_decay of every parameter at this step."""
+        now = _value_at(weight_decay, state.count)
         return per_parameter(params, 0.0 if _is_plain(now) and now == 0 else factor * now)
 
-    def share(state, params):
-        """d, what this step takes of every parameter."""
-        return strength(state, params) if literal else strength(state, params, eta(state))
+    def fractions(state: OptimizerState, params: Params) -> PyTree:
+        """Return d, the fraction that this step removes of every parameter."""
+        return rates(state, params) if literal else rates(state, params, eta(state))
 
-    def init(params):
+    def init(params: Params) -> OptimizerState:
         if literal:
-            _check_shares(per_parameter(params, _at(weight_decay, 0)))
-        return OptimizerState(jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32), direction.init(params))
+            _check_fractions(per_parameter(params, _value_at(weight_decay, 0)))
+        count, scale = jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32)
+        return OptimizerState(count, scale, direction.init(params))
 
-    def pre(params, state):
-        return pre_decay(params, share(state, params)) if kind == "pre" else params
+    def pre(params: Params, state: OptimizerState) -> Params:
+        return pre_decay(params, fractions(state, params)) if kind == "pre" else params
 
-    def move(grads, state, params):
+    def move(grads: Params, state: OptimizerState, params: Params) -> tuple[Params, PyTree]:
+        """Return -eta U and the new state of the direction."""
         if kind == "coupled":
-            grads, _ = coupled_decay(strength(state, params)).update(grads, (), params)
+            grads, _ = coupled_decay(rates(state, params)).update(grads, (), params)
         return direction.update(grads, state.inner, params, rate=eta(state))
 
-    def update(grads, state, params):
+    def update(grads: Params, state: OptimizerState, params: Params) -> tuple[Params, OptimizerState]:
         updates, inner = move(grads, state, params)
         if kind == "decoupled":
-            updates, _ = decoupled_decay(share(state, params)).update(updates, (), params)
+            updates, _ = decoupled_decay(fractions(state, params)).update(updates, (), params)
         if kind == "realtime":
-            updates, _ = real_time_decay(share(state, params)).update(updates, (), params)
+            updates, _ = real_time_decay(fractions(state, params)).update(updates, (), params)
         return updates, OptimizerState(state.count + 1, state.scale, inner)
 
-    def apart(grads, state, params):
-        return move(grads, state, params)[0], share(state, params)
+    def apart(grads: Params, state: OptimizerState, params: Params) -> tuple[Params, PyTree]:
+        return move(grads, state, params)[0], fractions(state, params)
 
     return Optimizer(init, pre, update, apart)
 
 
 def from_optax(transformation: optax.GradientTransformation) -> Optimizer:
-    """An Optax transformation as an `Optimizer`: nothing happens before the gradient, and no decay is told apart."""
+    """Return an Optax transformation as an `Optimizer`.
 
-    def apart(grads, state, params):
+    Its `pre` is the identity. Its `apart` counts all of the step as -eta U, with decay rates of 0.
+    """
+
+    def pre(params: Params, state: PyTree) -> Params:
+        return params
+
+    def apart(grads: Params, state: PyTree, params: Params) -> tuple[Params, PyTree]:
         return transformation.update(grads, state, params)[0], jax.tree.map(lambda _: 0.0, params)
 
-    return Optimizer(transformation.init, lambda params, state: params, transformation.update, apart)
+    return Optimizer(transformation.init, pre, transformation.update, apart)
 
 
 def by_group(optimizers: dict[str, Optimizer], labels: Callable[[Params], PyTree]) -> Optimizer:
-    """Each parameter goes to the optimizer its label names; `labels(params)` is a tree of keys of `optimizers`.
+    """Return the optimizer that gives each parameter to the one that its label names.
 
-    A group's optimizer works on a dict {path: parameter}; the state is one of {group: state}.
+    `labels(params)` is a pytree like `params` of keys of `optimizers`. A group's optimizer works on
+    a dict {path: parameter}. The state is a dict {group: state}.
     """
 
-    def split(params, tree):
-        """{group: {path: leaf of tree}}"""
-        paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(params)]
-        found = {group: {} for group in optimizers}
-        for path, group, leaf in zip(paths, jax.tree.leaves(labels(params)), jax.tree.leaves(tree), strict=True):
-            found[group][path] = leaf
-        return found
+    def split(params: Params, tree: PyTree) -> dict[str, dict[str, Any]]:
+        """Return {group: {path: leaf of tree}}."""
+        paths = [path_of(path) for path, _ in leaves_with_path(params)]
+        groups, leaves = jax.tree.leaves(labels(params)), jax.tree.leaves(tree)
+        parts: dict[str, dict[str, Any]] = {group: {} for group in optimizers}
+        for path, group, leaf in zip(paths, groups, leaves, strict=True):
+            parts[group][path] = leaf
+        return parts
 
-    def join(parts, like):
+    def join(parts: dict[str, Any], like: PyTree) -> PyTree:
         leaves = {path: leaf for part in parts.values() for path, leaf in part.items()}
-        return jax.tree.map_with_path(lambda path, _: leaves[path_of(path)], like)
 
-    def init(params):
+        def leaf_at(key_path: KeyPath, _: Any) -> Any:
+            return leaves[path_of(key_path)]
+
+        return jax.tree.map_with_path(leaf_at, like)
+
+    def init(params: Params) -> PyTree:
         parts = split(params, params)
         return {group: optimizer.init(parts[group]) for group, optimizer in optimizers.items()}
 
-    def pre(params, state):
+    def pre(params: Params, state: PyTree) -> Params:
         parts = split(params, params)
-        return join({group: o.pre(parts[group], state[group]) for group, o in optimizers.items()}, params)
+        shrunk = {group: o.pre(parts[group], state[group]) for group, o in optimizers.items()}
+        return join(shrunk, params)
 
-    def both(method, grads, state, params):
+    def step_by_group(
+        steps: dict[str, Step], grads: Params, state: PyTree, params: Params
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the first and the second result of each group's step."""
         g, p = split(params, grads), split(params, params)
-        pairs = {group: getattr(o, method)(g[group], state[group], p[group]) for group, o in optimizers.items()}
-        return tuple({group: pair[i] for group, pair in pairs.items()} for i in (0, 1))
+        results = {group: step(g[group], state[group], p[group]) for group, step in steps.items()}
+        first = {group: result[0] for group, result in results.items()}
+        return first, {group: result[1] for group, result in results.items()}
 
-    def update(grads, state, params):
-        updates, state = both("update", grads, state, params)
+    def update(grads: Params, state: PyTree, params: Params) -> tuple[Params, PyTree]:
+        steps = {group: o.update for group, o in optimizers.items()}
+        updates, state = step_by_group(steps, grads, state, params)
         return join(updates, params), state
 
-    def apart(grads, state, params):
-        updates, shares = both("apart", grads, state, params)
-        return join(updates, params), join(shares, params)
+    def apart(grads: Params, state: PyTree, params: Params) -> tuple[Params, PyTree]:
+        steps = {group: o.apart for group, o in optimizers.items()}
+        updates, rates = step_by_group(steps, grads, state, params)
+        return join(updates, params), join(rates, params)
 
     return Optimizer(init, pre, update, apart)
 
 
 def clipped(optimizer: Optimizer, by_value: float = 0.0, by_norm: float = 0.0) -> Optimizer:
-    """`optimizer` on gradients whose entries lie in ±by_value, and whose norm over all parameters together is at most
-    `by_norm`; first the one, then the other, before decay or anything else sees them. 0: not clipped.
+    """Return an optimizer that clips its gradients first, before it adds any decay.
+
+    Args:
+        optimizer: what the clipped gradients go to.
+        by_value: largest absolute value of an entry. 0: not clipped.
+        by_norm: largest norm over all parameters together, after the entries are clipped. 0: not
+            clipped.
+
+    Returns:
+        The optimizer, with the state of `optimizer`.
+
+    Raises:
+        UserError: a bound is negative.
     """
     for field, bound in (("clip_value", by_value), ("clip_norm", by_norm)):
         if not bound >= 0:
             raise UserError(f"optimizer.{field}: got {bound}, takes a number of at least 0; 0: not clipped")
-    clips = [optax.clip(by_value)] * (by_value > 0) + [optax.clip_by_global_norm(by_norm)] * (by_norm > 0)
+    clips = [optax.clip(by_value)] * (by_value > 0)
+    clips += [optax.clip_by_global_norm(by_norm)] * (by_norm > 0)
     if not clips:
         return optimizer
     clip = optax.chain(*clips)
 
-    def clipping(method):
-        return lambda grads, state, params: method(clip.update(grads, clip.init(grads))[0], state, params)
+    def with_clipping(step: Step) -> Step:
+        def clip_and_step(grads: Params, state: PyTree, params: Params) -> tuple[Params, PyTree]:
+            return step(clip.update(grads, clip.init(grads))[0], state, params)
 
-    return optimizer._replace(update=clipping(optimizer.update), apart=clipping(optimizer.apart))
+        return clip_and_step
+
+    return optimizer._replace(update=with_clipping(optimizer.update), apart=with_clipping(optimizer.apart))
 
 
 def rescale(state: PyTree, scale: float | jax.Array) -> PyTree:
-    """The state, of one optimizer or of several groups, with the learning rate multiplied by `scale` from now on."""
+    """Return the state with the learning rate multiplied by `scale` in all steps that follow.
 
-    def one(part):
-        return part._replace(scale=jnp.full_like(part.scale, scale)) if isinstance(part, OptimizerState) else part
+    The state is that of one optimizer or of several groups.
+    """
 
-    return jax.tree.map(one, state, is_leaf=lambda part: isinstance(part, OptimizerState))
+    def is_state(part: PyTree) -> bool:
+        return isinstance(part, OptimizerState)
+
+    def set_scale(part: PyTree) -> PyTree:
+        return part._replace(scale=jnp.full_like(part.scale, scale)) if is_state(part) else part
+
+    return jax.tree.map(set_scale, state, is_leaf=is_state)
 
 
 def assign_groups(params: Params, patterns: dict[str, str]) -> PyTree:
-    """The one group whose pattern matches the start of a parameter's path, for every parameter.
+    """Return for every parameter the group whose pattern matches the start of its path.
 
-    Raises UserError where none or several do: every parameter has exactly one learning rate and decay.
+    Raise UserError where no pattern or several match: every parameter has exactly one learning rate
+    and decay.
     """
 
-    def group(key_path, _):
+    def group(key_path: KeyPath, _: jax.Array) -> str:
         path = path_of(key_path)
         names = [name for name, pattern in patterns.items() if re.match(pattern, path)]
         if len(names) != 1:
@@ -220,7 +291,10 @@ def assign_groups(params: Params, patterns: dict[str, str]) -> PyTree:
 
 
 def kind_of_decay(name: str, decay: str) -> str:
-    """One of DECAYS, where "auto" is what is usual with the optimizer; UserError where it is none."""
+    """Return one of DECAYS. "auto" is the optimizer's usual kind.
+
+    Raise UserError where there is no such kind.
+    """
     if decay not in ("auto", *DECAYS):
         raise UserError(f"optimizer.decay: got {decay!r}, {nearest(decay, ['auto', *DECAYS])}")
     if decay == "auto":
@@ -228,41 +302,52 @@ def kind_of_decay(name: str, decay: str) -> str:
     return decay
 
 
-def _at(value, count) -> Any:
-    """A schedule's value at this step, or the value itself."""
+def _value_at(value: Value, count: int | jax.Array) -> Any:
+    """Return a schedule's value at this step, or the value itself."""
     return value(count) if callable(value) else value
 
 
-def _is_plain(value) -> bool:
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is a number, not an array or a traced one."""
     return isinstance(value, int | float | np.number)
 
 
 def _is_literal(decay_scale: str) -> bool:
-    if decay_scale not in ("lr", "literal"):
-        raise UserError(f"optimizer.decay_scale: got {decay_scale!r}, {nearest(decay_scale, ['lr', 'literal'])}")
+    """Return whether weight_decay is a fraction itself. Raise UserError for an unknown scale."""
+    known = ["lr", "literal"]
+    if decay_scale not in known:
+        raise UserError(f"optimizer.decay_scale: got {decay_scale!r}, {nearest(decay_scale, known)}")
     return decay_scale == "literal"
 
 
-def _known(layerwise: str) -> str:
+def _checked_rule(layerwise: str) -> str:
+    """Return the rule. Raise UserError for an unknown one."""
     if layerwise and layerwise not in RULES:
         raise UserError(f"optimizer.layerwise: got {layerwise!r}, {nearest(layerwise, RULES)}, or '' for none")
     return layerwise
 
 
-def _check_numbers(learning_rate, weight_decay, literal: bool) -> None:
-    """UserError where a plain number, or the first of the decay's schedule, is out of range; traced values pass."""
-    for field, value in (("learning_rate", learning_rate), ("weight_decay", _at(weight_decay, 0))):
+def _check_numbers(learning_rate: Value, weight_decay: Value, literal: bool) -> None:
+    """Raise UserError where a plain number is out of range.
+
+    Of a decay's schedule the first value is checked. Traced values pass.
+    """
+    plain: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "weight_decay": _value_at(weight_decay, 0),
+    }
+    for field, value in plain.items():
         if _is_plain(value) and not value >= 0:
             raise UserError(f"optimizer.{field}: got {value}, takes a number of at least 0")
         if field == "weight_decay" and literal and _is_plain(value) and value >= 1:
             raise UserError(f"optimizer.{field}: got {value}, takes a number in [0, 1) as a literal share")
 
 
-def _check_shares(shares: PyTree) -> None:
-    """UserError where a layer's rule lifts a literal share to 1 or more."""
-    largest = max((share for share in jax.tree.leaves(shares) if _is_plain(share)), default=0.0)
+def _check_fractions(fractions: PyTree) -> None:
+    """Raise UserError where a layer's rule lifts a literal fraction to 1 or more."""
+    largest = max((d for d in jax.tree.leaves(fractions) if _is_plain(d)), default=0.0)
     if largest >= 1:
         raise UserError(
-            f"optimizer.weight_decay: makes a literal share of {largest:g} in the deepest layer under "
-            "optimizer.layerwise, takes a number that keeps it under 1"
+            f"optimizer.weight_decay: makes a literal share of {largest:g} in the deepest layer "
+            "under optimizer.layerwise, takes a number that keeps it under 1"
         )

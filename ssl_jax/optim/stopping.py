@@ -1,11 +1,11 @@
 """Rules that watch a metric on the validation split: when to lower the learning rate, when to stop.
 
-Both are pure functions of the metric's whole history, one value an evaluation, oldest first: a resumed run needs
-nothing but what it has written down. A value that is not a number never counts as better.
+Both are pure functions of the metric's whole history, one value per evaluation, oldest first. So a
+resumed run needs only its metrics. NaN never counts as better.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ssl_jax.errors import UserError, nearest
 
@@ -20,11 +20,25 @@ def plateau_scale(
     smallest: float = 0.0,
     better: str = "higher",
 ) -> float:
-    """What the learning rate is to be multiplied by: the product of all reductions so far.
+    """Return the factor of the learning rate: the product of all reductions so far.
 
-    After more than `patience` evaluations in a row that are not better than the best by `threshold`, the rate is
-    multiplied by `factor`, down to `smallest` of its schedule; the `cooldown` evaluations after that are not counted.
-    PyTorch's ReduceLROnPlateau with an absolute threshold, without its refusal of steps below 1e-8.
+    This is PyTorch's ReduceLROnPlateau with an absolute threshold. Unlike there, a reduction of
+    less than 1e-8 is made.
+
+    Args:
+        history: the metric, one value per evaluation, oldest first.
+        factor: what one reduction multiplies the rate by, in (0, 1).
+        patience: a reduction follows more than this many evaluations in a row without improvement.
+        threshold: an improvement beats the best value so far by more than this.
+        cooldown: number of evaluations after a reduction that are not counted.
+        smallest: lower bound of the result, a fraction of the scheduled rate in [0, 1].
+        better: "higher" or "lower".
+
+    Returns:
+        A number in [smallest, 1].
+
+    Raises:
+        UserError: an argument is out of its range.
     """
     fields = {"factor": factor, "patience": patience, "threshold": threshold, "cooldown": cooldown}
     _check("plateau", better, smallest=smallest, **fields)
@@ -38,7 +52,20 @@ def plateau_scale(
 
 
 def should_stop(history: Sequence[float], *, patience: int, threshold: float = 0.0, better: str = "higher") -> bool:
-    """True once `patience` evaluations in a row were not better than the best before them by more than `threshold`."""
+    """Return whether the last `patience` evaluations brought no improvement.
+
+    Args:
+        history: the metric, one value per evaluation, oldest first.
+        patience: number of evaluations in a row, at least 1.
+        threshold: an improvement beats the best value so far by more than this.
+        better: "higher" or "lower".
+
+    Returns:
+        True where training is to stop.
+
+    Raises:
+        UserError: an argument is out of its range.
+    """
     _check("stopping", better, patience=patience, threshold=threshold)
     if patience < 1:
         raise UserError(f"stopping.patience: got {patience}, takes a number of evaluations, at least 1")
@@ -49,20 +76,30 @@ def should_stop(history: Sequence[float], *, patience: int, threshold: float = 0
 
 
 def improvements(history: Sequence[float], threshold: float, better: str = "higher") -> list[bool]:
-    """For each value, whether it beats the best so far by more than `threshold`; the best moves only when it does.
+    """Return for each value whether it improves on the best so far.
+
+    Args:
+        history: the metric, one value per evaluation, oldest first.
+        threshold: an improvement beats the best by more than this. Only then the best changes.
+        better: "higher" or "lower".
+
+    Returns:
+        One bool per value.
 
     >>> improvements([0.5, 0.55, 0.7, 0.6], threshold=0.1)
     [True, False, True, False]
     """
     sign = 1 if better == "higher" else -1
-    best, found = -math.inf, []
+    best = -math.inf
+    improved: list[bool] = []
     for value in history:
-        found.append(sign * value > best + threshold)
-        best = sign * value if found[-1] else best
-    return found
+        improved.append(sign * value > best + threshold)
+        best = sign * value if improved[-1] else best
+    return improved
 
 
-_TAKES = {
+# The allowed range of each field, in words and as a test.
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "factor": ("a number in (0, 1)", lambda x: 0 < x < 1),
     "patience": ("a number of evaluations, at least 0", lambda x: x >= 0),
     "threshold": ("a number of at least 0", lambda x: x >= 0),
@@ -72,9 +109,10 @@ _TAKES = {
 
 
 def _check(section: str, better: str, **fields: float) -> None:
+    """Raise UserError for the first field that is out of its range."""
     if better not in ("higher", "lower"):
         raise UserError(f"{section}.better: got {better!r}, {nearest(better, ['higher', 'lower'])}")
     for field, value in fields.items():
-        words, fits = _TAKES[field]
+        words, fits = _RANGES[field]
         if not fits(value):
             raise UserError(f"{section}.{field}: got {value}, takes {words}")

@@ -1,10 +1,11 @@
-"""The predictor, learned or written down, behind one triple of closures.
+"""The predictor, learned or written down, behind a few closures.
 
 `memory` is {"correlation": F (D, D)}, the running average of the projections' correlation (Tian et al. 2021,
 section 5; Höppe et al. 2022 eq. 7). The closed forms need it, and every kind keeps it, since its spectrum is what
 tells learning from collapse.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,14 +24,21 @@ Memory = dict[str, jax.Array]
 
 
 class Predictor(NamedTuple):
-    """init(key) -> (params, memory); apply(params, memory, z (B, D)) -> p (B, D);
-    update(params, memory, corr (D, D), step) -> (params, memory), called once after each optimizer step with the
-    correlation of that step's batch and the 0-based step number.
-    """
+    """What predicts the target's projections of one view from the online network's of the other, (B, D) each."""
 
+    # init(key) -> (params, memory)
     init: Callable[[jax.Array], tuple[Params, Memory]]
+    # apply(params, memory, z (B, D)) -> p (B, D)
     apply: Callable[[Params, Memory, jax.Array], jax.Array]
+    # update(params, memory, corr (D, D), step) -> (params, memory), called once after each optimizer step with the
+    # correlation of that step's batch and the 0-based step number
     update: Callable[[Params, Memory, jax.Array, Any], tuple[Params, Memory]]
+    # matrix(params) -> W_p (D, D), acting on column vectors: p = W_p z where `linear`, else what stands for it
+    matrix: Callable[[Params], jax.Array]
+    # whether W_p is written down from the correlation; else gradients train it
+    closed_form: bool
+    # whether `apply` is nothing but a product with `matrix`
+    linear: bool = True
 
 
 def make_predictor(kind: str, dim: int, **options) -> Predictor:
@@ -41,20 +49,22 @@ def make_predictor(kind: str, dim: int, **options) -> Predictor:
     linear: symmetric (False), init. direct_pred: eps (0.1), eps_mode ("relative"), floor (1e-4), every (1), init.
     direct_copy: eps (0.3), every (1), init.
     """
-    if kind not in KINDS:
-        raise UserError(f"predictor.kind: got {kind!r}, {nearest(kind, KINDS)}")
+    function = _function(kind)
     if dim < 1:
         raise UserError(f"projector.out: got {dim}, takes a whole number of at least 1")
-    return KINDS[kind](dim, **options)
+    return function(dim, **options)
 
 
-def matrix(params: Params) -> jax.Array:
-    """W_p (D, D), acting on column vectors. For a two-layer predictor the product W2 W1 of its matrices, which
-    leaves out its normalisation, bias and ReLU: a proxy, as in the replication's Figure 2.
-    """
-    if "linear" in params:
-        return params["linear"]["kernel"].T
-    return matmul(params["linear1"]["kernel"], params["linear2"]["kernel"]).T
+def options_of(kind: str) -> frozenset[str]:
+    """The names of the options that the predictor `kind` takes, read off its function."""
+    parameters = inspect.signature(_function(kind)).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def _function(kind: str) -> Callable[..., Predictor]:
+    if kind not in KINDS:
+        raise UserError(f"predictor.kind: got {kind!r}, {nearest(kind, KINDS)}")
+    return KINDS[kind]
 
 
 def _mlp(dim, *, hidden=512, symmetric=False, output_bias=False, init="pytorch", axis_name=None, rho=0.3):
@@ -67,41 +77,74 @@ def _mlp(dim, *, hidden=512, symmetric=False, output_bias=False, init="pytorch",
         # The predictor is never evaluated, so its running statistics are not kept.
         return head.apply({"params": params}, z, train=True, mutable=["batch_stats"])[0]
 
-    return _with_memory(dim, rho, init_params, apply, _after_each_step(symmetrise_mlp if symmetric else None))
+    def matrix(params):
+        """W2 W1, without normalisation, bias and ReLU: as in the replication's Figure 2."""
+        return matmul(params["linear1"]["kernel"], params["linear2"]["kernel"]).T
+
+    init, update = _with_memory(dim, rho, init_params, _after_each_step(symmetrise_mlp if symmetric else None))
+    return Predictor(init, apply, update, matrix, closed_form=False, linear=False)
 
 
 def _linear(dim, *, symmetric=False, init="pytorch", rho=0.3):
     regulate = _after_each_step(symmetrise_linear if symmetric else None)
-    return _with_memory(dim, rho, _linear_params(dim, init), _apply_linear, regulate)
+    return _one_layer(dim, rho, init, regulate, closed_form=False)
 
 
 def _direct_pred(dim, *, eps=0.1, eps_mode="relative", floor=1e-4, every=1, init="pytorch", rho=0.3):
-    _check_closed_form(eps, every)
+    _check_eps(eps)
     if eps_mode not in EPS_MODES:
         raise UserError(f"predictor.eps_mode: got {eps_mode!r}, takes one of {', '.join(EPS_MODES)}")
-    regulate = _set_every(every, lambda corr: direct_pred(corr, eps, eps_mode, floor))
-    return _with_memory(dim, rho, _linear_params(dim, init), _apply_linear, regulate)
+    return in_closed_form(dim, lambda corr: direct_pred(corr, eps, eps_mode, floor), every=every, init=init, rho=rho)
 
 
 def _direct_copy(dim, *, eps=0.3, every=1, init="pytorch", rho=0.3):
-    _check_closed_form(eps, every)
-    regulate = _set_every(every, lambda corr: direct_copy(corr, eps))
-    return _with_memory(dim, rho, _linear_params(dim, init), _apply_linear, regulate)
+    _check_eps(eps)
+    return in_closed_form(dim, lambda corr: direct_copy(corr, eps), every=every, init=init, rho=rho)
 
 
-KINDS = {"mlp": _mlp, "linear": _linear, "direct_pred": _direct_pred, "direct_copy": _direct_copy}
+# Each function takes the dimension and, by keyword, options that all have a default. An option that is called like a
+# field of `config.predictor` gets that field; `init`, `output_bias` and `axis_name` come from the run's other fields.
+KINDS: dict[str, Callable[..., Predictor]] = {
+    "mlp": _mlp,
+    "linear": _linear,
+    "direct_pred": _direct_pred,
+    "direct_copy": _direct_copy,
+}
 
 
-def _check_closed_form(eps: float, every: int) -> None:
-    if not 0 <= eps <= 1:
-        raise UserError(f"predictor.eps: got {eps}, takes a number in [0, 1]")
+def in_closed_form(
+    dim: int,
+    write: Callable[[jax.Array], jax.Array],
+    *,
+    every: int = 1,
+    init: str = "pytorch",
+    rho: float = 0.3,
+) -> Predictor:
+    """The predictor of one layer that is not trained but written down from the correlation of the projections.
+
+    Args:
+        dim: D, numbers of a projection.
+        write: write(F (D, D)) -> W_p (D, D).
+        every: steps from one writing to the next; in between the optimizer's steps stand (the hybrid).
+        init: name of the initialisation, which holds until the first step is over.
+        rho: how much of the old correlation is kept each step, in [0, 1).
+
+    Returns:
+        The predictor; its parameters are {"linear": {"kernel": W_pᵀ}}.
+    """
     if every < 1:
         raise UserError(f"predictor.every: got {every}, takes a whole number of steps, at least 1")
+    return _one_layer(dim, rho, init, _set_every(every, write), closed_form=True)
 
 
-def _with_memory(dim, rho, init_params, apply, regulate) -> Predictor:
-    """A predictor that keeps F_k = rho F_{k-1} + (1 - rho) C_k, the first batch stored as it is, and then lets
-    `regulate(params, F_k, step)` have its way with the parameters.
+def _check_eps(eps: float) -> None:
+    if not 0 <= eps <= 1:
+        raise UserError(f"predictor.eps: got {eps}, takes a number in [0, 1]")
+
+
+def _with_memory(dim, rho, init_params, regulate):
+    """(init, update) of a predictor that keeps F_k = rho F_{k-1} + (1 - rho) C_k, the first batch stored as it is, and
+    then lets `regulate(params, F_k, step)` have its way with the parameters.
     """
     if not 0 <= rho < 1:
         raise UserError(f"predictor.rho: got {rho}, takes a number in [0, 1)")
@@ -114,26 +157,34 @@ def _with_memory(dim, rho, init_params, apply, regulate) -> Predictor:
         correlation = jnp.where(jnp.asarray(step) == 0, corr, average)
         return regulate(params, correlation, step), {"correlation": correlation}
 
-    return Predictor(init, apply, update)
+    return init, update
 
 
-def _linear_params(dim: int, preset: str):
-    return lambda key: {"linear": {"kernel": linear_init(preset)(key, (dim, dim))}}
+def _one_layer(dim, rho, preset, regulate, *, closed_form) -> Predictor:
+    """p = W_p z, learned or written down by `regulate`; the parameters are {"linear": {"kernel": W_pᵀ}}."""
 
+    def init_params(key):
+        return {"linear": {"kernel": linear_init(preset)(key, (dim, dim))}}
 
-def _apply_linear(params, memory, z):
-    return z @ params["linear"]["kernel"]
+    def apply(params, memory, z):
+        return z @ params["linear"]["kernel"]
+
+    def matrix(params):
+        return params["linear"]["kernel"].T
+
+    init, update = _with_memory(dim, rho, init_params, regulate)
+    return Predictor(init, apply, update, matrix, closed_form)
 
 
 def _after_each_step(projection):
     return lambda params, correlation, step: params if projection is None else projection(params)
 
 
-def _set_every(every: int, closed_form):
-    """Overwrites W_p where step mod every == 0; in between the optimizer's step stands (the hybrid)."""
+def _set_every(every: int, write):
+    """Overwrites W_p where step mod every == 0."""
 
     def set_kernel(params, correlation):
-        return {"linear": {"kernel": closed_form(correlation).T}}
+        return {"linear": {"kernel": write(correlation).T}}
 
     def regulate(params, correlation, step):
         if every == 1:

@@ -13,17 +13,42 @@ from ssl_jax.probes.features import cached_features, extract
 from ssl_jax.probes.knn import knn_accuracy
 from ssl_jax.probes.linear import few_label_probe, original_probe, ridge_probe, seed_probe
 from ssl_jax.probes.newton import newton_probe
+from ssl_jax.types import Params, PyTree
 
 Features = dict[str, np.ndarray]  # train_x (N, F), train_y (N,), test_x (M, F), test_y (M,)
+Normalise = Callable[[jax.Array], jax.Array]  # image (B, H, W, C) uint8 -> float32
+Encode = Callable[[Params, PyTree, jax.Array], jax.Array]  # params, stats, image -> features (B, F)
 
 
-def make_encode(network: Network, normalise: Callable) -> Callable:
-    """encode(params, stats, image (B, H, W, C) uint8) -> features (B, F), in evaluation mode."""
+def make_encode(network: Network, normalise: Normalise) -> Encode:
+    """Return encode(params, stats, image (B, H, W, C) uint8) -> features (B, F).
+
+    The network is in evaluation mode.
+    """
     return lambda params, stats, image: network.features(params, stats, normalise(image))
 
 
-def take_features(encode: Callable, params, stats, dataset: Dataset, path: Path | None, fingerprint: dict) -> Features:
-    """Features of both splits; kept at `path`, where one is given, and read from there the next time."""
+def take_features(
+    encode: Encode,
+    params: Params,
+    stats: PyTree,
+    dataset: Dataset,
+    path: Path | None,
+    fingerprint: dict,
+) -> Features:
+    """Compute the features of both splits, or read them from disk.
+
+    Args:
+        encode: the function of `make_encode`.
+        params: its parameters.
+        stats: its BatchNorm statistics.
+        dataset: images and labels of both splits.
+        path: file that keeps the features for the next call. None: nothing is kept.
+        fingerprint: all that the features depend on, as JSON values, see `cached_features`.
+
+    Returns:
+        Features and labels of both splits, float32 and integers.
+    """
     apply = Partial(encode, *jax.device_get((params, stats)))
 
     def compute() -> Features:
@@ -38,9 +63,9 @@ def take_features(encode: Callable, params, stats, dataset: Dataset, path: Path 
 
 
 def raw_pixels(dataset: Dataset) -> Features:
-    """The images themselves as features, in [0, 1]."""
+    """Return the images themselves as features, float32 in [0, 1]."""
 
-    def flat(image):
+    def flat(image: np.ndarray) -> np.ndarray:
         return image.reshape(len(image), -1).astype(np.float32) / 255
 
     return {
@@ -51,11 +76,29 @@ def raw_pixels(dataset: Dataset) -> Features:
     }
 
 
-def calibrate(network: Network, params, stats, normalise: Callable, image: np.ndarray, batches: int = 50):
-    """BatchNorm statistics of an untrained network, measured on `image` in batches of 128.
+def calibrate(
+    network: Network,
+    params: Params,
+    stats: PyTree,
+    normalise: Normalise,
+    image: np.ndarray,
+    batches: int = 50,
+) -> PyTree:
+    """Measure the BatchNorm statistics of an untrained network, in batches of 128 images.
 
-    At (0, 1), as they are born, the evaluation mode would not normalise at all, and the random encoder would look
-    worse than it is.
+    At their initial mean 0 and variance 1 the evaluation mode would not normalise at all. The
+    random encoder would look worse than it is.
+
+    Args:
+        network: the untrained network.
+        params: its parameters.
+        stats: its BatchNorm statistics as initialised.
+        normalise: the function from bytes to the network's input.
+        image: (N, H, W, C) uint8.
+        batches: largest number of batches.
+
+    Returns:
+        The statistics, a pytree like `stats`.
     """
     record = jax.jit(lambda stats, batch: network.train(params, stats, normalise(batch))[1])
     size = min(128, len(image))
@@ -64,10 +107,31 @@ def calibrate(network: Network, params, stats, normalise: Callable, image: np.nd
     return stats
 
 
-def validate(encode: Callable, params, stats, dataset: Dataset, size: int, k: int, temperature: float) -> float:
-    """kNN accuracy of the last `size` training images against the others: no test image is looked at.
+def validate(
+    encode: Encode,
+    params: Params,
+    stats: PyTree,
+    dataset: Dataset,
+    size: int,
+    k: int,
+    temperature: float,
+) -> float:
+    """Return the kNN accuracy of the last `size` training images against the others.
 
-    Pretraining has seen all of them, without labels: only their labels are new to it.
+    No test image is used. Pretraining has seen all of these images, without labels: only the labels
+    are new to it.
+
+    Args:
+        encode: the function of `make_encode`.
+        params: its parameters.
+        stats: its BatchNorm statistics.
+        dataset: of which the train split is used.
+        size: number of images that are classified. The bank has all others.
+        k: number of neighbours.
+        temperature: of the neighbours' weights, see `knn_accuracy`.
+
+    Returns:
+        A fraction in [0, 1].
     """
     apply = Partial(encode, *jax.device_get((params, stats)))
     x, y = extract(apply, dataset.train.image), np.asarray(dataset.train.label)
@@ -82,7 +146,7 @@ def validate(encode: Callable, params, stats, dataset: Dataset, size: int, k: in
     )
 
 
-def judge(
+def probe_accuracies(
     features: Features,
     num_classes: int,
     *,
@@ -96,11 +160,32 @@ def judge(
     knn_temperature: float,
     seed: int,
 ) -> dict[str, float]:
-    """Test accuracies in [0, 1] of the probes asked for. `linear_accuracy` is that of the last epoch, by the
-    replication's protocol unless only the original's is asked for; epochs 0: as the protocol has it.
+    """Compute the test accuracies of all probes that are asked for.
+
+    `linear_accuracy` is that after the last epoch, by the replication's protocol unless only the
+    original one is asked for.
+
+    Args:
+        features: features and labels of both splits.
+        num_classes: number of classes.
+        protocol: of the linear probe. "seed" (the replication's, `seed_probe`), "original"
+            (`original_probe`) or "both".
+        epochs: of the linear probe. 0: as many as the protocol has.
+        loss: of the replication's probe, a key of `losses.LOSSES`.
+        ridge: whether to run `ridge_probe`.
+        newton_l2: penalty of `newton_probe`. 0: not run.
+        newton_steps: number of Newton steps.
+        knn_k: number of neighbours.
+        knn_temperature: of the neighbours' weights, see `knn_accuracy`.
+        seed: of the linear probe's start and shuffles.
+
+    Returns:
+        Fractions in [0, 1] by the names of result.json.
     """
     data = (features["train_x"], features["train_y"], features["test_x"], features["test_y"])
-    given: dict = {"batch_size": min(128, len(features["train_y"]))} | ({"epochs": epochs} if epochs else {})
+    given: dict = {"batch_size": min(128, len(features["train_y"]))}
+    if epochs:
+        given["epochs"] = epochs
     accuracies = {}
     if protocol in ("original", "both"):
         original = original_probe(*data, num_classes=num_classes, seed=seed, **given)
@@ -118,10 +203,22 @@ def judge(
     return accuracies
 
 
-def few_labels(contenders: dict[str, Features], num_classes: int, per_class: int, draws: int, seed: int) -> dict:
-    """Mean and standard deviation over the same label draws for every contender."""
+def few_labels(encoders: dict[str, Features], num_classes: int, per_class: int, draws: int, seed: int) -> dict:
+    """Compute the accuracy from few labels for several encoders on the same label draws.
+
+    Args:
+        encoders: the features of each encoder by its name.
+        num_classes: number of classes.
+        per_class: number of labels per class.
+        draws: number of label draws.
+        seed: of the draws.
+
+    Returns:
+        "labels_per_class" and "draws", and by each encoder's name the "mean" and "std" over the
+        draws of the test accuracy in [0, 1]. The std is None for a single draw.
+    """
     table: dict = {"labels_per_class": per_class, "draws": draws}
-    for name, f in contenders.items():
+    for name, f in encoders.items():
         accuracy = few_label_probe(
             f["train_x"],
             f["train_y"],

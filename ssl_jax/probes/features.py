@@ -1,6 +1,7 @@
-"""Features of a frozen encoder: extracted in batches of one shape, kept on disk, and checked before use.
+"""Features of a frozen encoder: extracted in batches, kept on disk, and checked before use.
 
-Features are (N, F) float32 NumPy arrays, labels (N,) integers in [0, num_classes), one row per image.
+Features are (N, F) float32 NumPy arrays, labels (N,) integers in [0, num_classes). Each row is one
+image.
 """
 
 import json
@@ -18,7 +19,7 @@ from jax.tree_util import Partial
 from ssl_jax.errors import UserError
 
 AHEAD = 4  # batches given to the device before the first is read back
-_HEADER = "__header__"  # beside the arrays: what they belong to, and which there are
+_HEADER = "__header__"  # stored beside the arrays: their fingerprint and their names
 
 
 @jax.jit
@@ -27,19 +28,33 @@ def _call(apply: Callable, batch: jax.Array) -> jax.Array:
 
 
 def extract(apply: Callable, image: np.ndarray, batch_size: int = 500) -> np.ndarray:
-    """apply(image) for all images, batch by batch: (N, H, W, C) uint8 -> (N, F) float32.
+    """Compute apply(image) for all images, batch by batch.
 
-    The last batch is filled up with copies of its last image, so one compiled program serves all batches.
-    With `apply = jax.tree_util.Partial(f, variables)` the variables are arguments of that program, and the
-    next call with the same `f` uses it again; any other callable is compiled with its variables as constants.
+    The last batch is filled up with copies of its last image, so all batches share one compiled
+    program. With `apply = jax.tree_util.Partial(f, variables)` the variables are arguments of that
+    program, and the next call with the same `f` uses it again. Any other callable is compiled with
+    its variables as constants.
+
+    Args:
+        apply: image (B, H, W, C) uint8 -> features (B, F).
+        image: (N, H, W, C) uint8.
+        batch_size: largest number of images in a batch.
+
+    Returns:
+        (N, F) float32.
+
+    Raises:
+        UserError: there is no image, or `batch_size` is below 1.
     """
     chex.assert_rank(image, 4)
     if not len(image) or batch_size < 1:
         raise UserError(f"features: got {len(image)} images in batches of {batch_size}, takes 1 or more of each")
     batch_size = min(batch_size, len(image))
-    apply = jax.device_put(apply if isinstance(apply, Partial) else Partial(apply))  # once, not every batch
+    # The variables go to the device once, not with every batch.
+    apply = jax.device_put(apply if isinstance(apply, Partial) else Partial(apply))
     ready: list[np.ndarray] = []
-    pending: deque[jax.Array] = deque()  # so that the device computes while the host reads what came before
+    # The device computes these while the host reads those before them.
+    pending: deque[jax.Array] = deque()
     for start in range(0, len(image), batch_size):
         pending.append(_extract_batch(apply, image[start : start + batch_size], batch_size))
         if len(pending) > AHEAD:
@@ -58,10 +73,18 @@ def _extract_batch(apply: Callable, image: np.ndarray, batch_size: int) -> jax.A
 def cached_features(
     path: str | os.PathLike, fingerprint: dict, compute: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """The arrays of `compute()`, read from the .npz file at `path` if that was written for `fingerprint`.
+    """Return the arrays of `compute()`, from a file if it has them.
 
-    `fingerprint` holds all that the arrays depend on, as JSON values (checkpoint, dataset, sizes, ...). A
-    file with another fingerprint is written anew, and so is a damaged one, with one line on standard error.
+    A file with another fingerprint is written again. So is a damaged one, with one line on standard
+    error.
+
+    Args:
+        path: the .npz file.
+        fingerprint: all that the arrays depend on, as JSON values (checkpoint, dataset, sizes).
+        compute: returns the arrays by name.
+
+    Returns:
+        The arrays by name.
     """
     path, wanted = Path(path), json.dumps(fingerprint, sort_keys=True)
     arrays = _read(path, wanted) if path.exists() else None
@@ -72,20 +95,21 @@ def cached_features(
 
 
 def _read(path: Path, wanted: str) -> dict[str, np.ndarray] | None:
-    """The arrays, or None where the file is damaged or was written for something else."""
+    """Return the arrays, or None where the file is damaged or has another fingerprint."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             header = json.loads(arrays[_HEADER].item())
             if header["fingerprint"] != wanted:
                 return None
             return {name: arrays[name] for name in header["names"]}
-    except Exception as error:  # zipfile, zlib, struct and NumPy each have their own for a damaged file
-        print(f"{path}: damaged, features are computed again ({type(error).__name__})", file=sys.stderr)
+    except Exception as error:  # zipfile, zlib, struct and NumPy each raise their own
+        message = f"{path}: damaged, features are computed again ({type(error).__name__})"
+        print(message, file=sys.stderr)
         return None
 
 
 def _write(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
-    """All or nothing: a reader sees the old file or the new one, never a part of it."""
+    """Write the file atomically: a reader sees the old file or the new one, never a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = np.array(json.dumps({"fingerprint": fingerprint, "names": list(arrays)}))
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -98,9 +122,13 @@ def _write(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
 
 
 def check_examples(name: str, x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
-    """Raises UserError where features are not finite or labels lie outside [0, num_classes).
+    """Raise UserError where features are not finite or labels lie outside [0, num_classes).
 
-    name: which examples, for the message, such as "train". x: (N, F). y: (N,).
+    Args:
+        name: which examples, for the message, such as "train".
+        x: features (N, F).
+        y: labels (N,), integers.
+        num_classes: number of classes.
     """
     chex.assert_rank([x, y], [2, 1])
     chex.assert_equal_shape_prefix([x, y], 1)
@@ -110,12 +138,13 @@ def check_examples(name: str, x: np.ndarray, y: np.ndarray, num_classes: int) ->
     if len(bad):
         row, column = bad[0]
         raise UserError(
-            f"{name} features: got {len(bad)} values that are not finite in {len(np.unique(bad[:, 0]))} of "
-            f"{len(x)} rows, the first at row {row}, column {column}; takes finite values only"
+            f"{name} features: got {len(bad)} values that are not finite in "
+            f"{len(np.unique(bad[:, 0]))} of {len(x)} rows, the first at row {row}, "
+            f"column {column}; takes finite values only"
         )
     outside = np.flatnonzero((y < 0) | (y >= num_classes))
     if len(outside):
         raise UserError(
-            f"{name} labels: got {len(outside)} outside the range, the first {y[outside[0]]} at row "
-            f"{outside[0]}; takes 0 to {num_classes - 1}"
+            f"{name} labels: got {len(outside)} outside the range, the first {y[outside[0]]} "
+            f"at row {outside[0]}; takes 0 to {num_classes - 1}"
         )

@@ -1,7 +1,7 @@
-"""Linear probes by Newton's method, where the Hessian is small enough to be written down and factorised.
+"""Linear probes by Newton's method, where the Hessian is small enough to store and factorise.
 
-Features are (N, F), labels (N,) integers in [0, num_classes). All is done in float64, as the ridge probe is: a Newton
-step takes the difference of nearly equal numbers to its end.
+Features are (N, F), labels (N,) integers in [0, num_classes). All is done in float64: near the
+optimum a Newton step is a difference of nearly equal numbers.
 """
 
 from collections.abc import Callable
@@ -27,10 +27,27 @@ def newton_probe(
     steps: int,
     loss: str = "softmax",
 ) -> ProbeResult:
-    """Multinomial logistic regression of standardised features, or ridge regression (loss "squared").
+    """Run multinomial logistic regression of standardised features, or ridge regression.
 
-    `steps` damped Newton steps from zero on mean loss + l2 / 2 |kernel|^2, the bias being free. The result's accuracy
-    and loss (without the penalty) are those after each step; ridge is at its optimum after the first.
+    Damped Newton steps from zero minimise mean loss + l2 / 2 |kernel|^2. The bias is not penalised.
+    Ridge regression reaches its optimum in the first step.
+
+    Args:
+        train_x: features (N, F).
+        train_y: labels (N,), integers.
+        test_x: features (M, F).
+        test_y: labels (M,), integers.
+        num_classes: number of classes.
+        l2: the penalty, above 0.
+        steps: number of Newton steps, at least 1.
+        loss: "softmax" (logistic regression) or "squared" (ridge).
+
+    Returns:
+        Accuracies and losses (without the penalty) after each step.
+
+    Raises:
+        UserError: an argument is unknown or out of its range, a feature is not finite, or the
+            Hessian is too large.
     """
     check_examples("train", train_x, train_y, num_classes)
     check_examples("test", test_x, test_y, num_classes)
@@ -46,7 +63,15 @@ def newton_probe(
 
 
 def check_settings(features: int, num_classes: int, l2: float, steps: int, loss: str) -> None:
-    """UserError where Newton's method cannot be used as asked for."""
+    """Raise UserError where Newton's method cannot run with these settings.
+
+    Args:
+        features: number of features, F.
+        num_classes: number of classes.
+        l2: the penalty, above 0.
+        steps: number of Newton steps, at least 1.
+        loss: a key of `SCORE_LOSSES`.
+    """
     if loss not in SCORE_LOSSES:
         raise UserError(f"loss of the Newton probe: got {loss!r}, {nearest(loss, SCORE_LOSSES)}")
     if not l2 > 0:
@@ -60,27 +85,29 @@ def check_settings(features: int, num_classes: int, l2: float, steps: int, loss:
 
 
 def with_ones(x: np.ndarray) -> np.ndarray:
-    """(N, F) -> (N, F + 1): the last row of the weights is then the bias."""
+    """Append a column of ones, (N, F) -> (N, F + 1): the last row of the weights is the bias."""
     return np.concatenate([x, np.ones((len(x), 1))], axis=1)
 
 
-# --- Losses of the scores s = x W, one example: value, gradient s' and curvature s'' ---------------------------
+# --- Losses of the scores s = x W, one example: value, gradient s' and curvature s'' --------------
 
 
 class ScoreLoss(NamedTuple):
-    """scores (N, K), target (N, K) one-hot. The curvature of an example is a (K, K) matrix, asked for by its entry."""
+    """A loss of scores (N, K) for one-hot targets (N, K)."""
 
-    value: Callable  # (scores, target) -> (N,)
-    predict: Callable  # scores -> (N, K); the gradient by the scores is predict(scores) - target
-    curvature: Callable  # (prediction (N, K), k, l) -> (N,), the second derivative by s_k and s_l
+    value: Callable[[np.ndarray, np.ndarray], np.ndarray]  # scores, target -> (N,)
+    # scores -> prediction (N, K). The gradient by the scores is prediction - target.
+    predict: Callable[[np.ndarray], np.ndarray]
+    # prediction, k, l -> (N,): the second derivative by s_k and s_l
+    curvature: Callable[[np.ndarray, int, int], np.ndarray]
 
 
-def _softmax(scores):
+def _softmax(scores: np.ndarray) -> np.ndarray:
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def _cross_entropy(scores, target):
+def _cross_entropy(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
     top = scores.max(axis=1)
     return np.log(np.exp(scores - top[:, None]).sum(axis=1)) + top - np.sum(scores * target, axis=1)
 
@@ -95,25 +122,29 @@ SCORE_LOSSES = {
 }
 
 
-# --- Newton's method -------------------------------------------------------------------------------------------
+# --- Newton's method ------------------------------------------------------------------------------
 
 
 class Problem(NamedTuple):
-    """mean loss(x W, target) + l2 / 2 |W without its last row|^2 over W (F + 1, K)."""
+    """Minimise mean loss(x W, target) + l2 / 2 |W without its last row|^2 over W (F + 1, K)."""
 
     x: np.ndarray  # (N, F + 1), the last column ones
     target: np.ndarray  # (N, K)
-    l2: float
-    loss: ScoreLoss
+    l2: float  # the penalty
+    loss: ScoreLoss  # of the scores x W
 
 
 def objective(problem: Problem, weights: np.ndarray) -> float:
+    """Compute the mean loss plus the penalty at weights (F + 1, K)."""
     value = problem.loss.value(problem.x @ weights, problem.target).mean()
     return float(value + problem.l2 / 2 * np.sum(weights[:-1] ** 2))
 
 
 def derivatives(problem: Problem, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gradient (F + 1, K), and Hessian (K, F + 1, K, F + 1): x^T diag(curvature) x / N for each pair of classes."""
+    """Compute the gradient (F + 1, K) and the Hessian (K, F + 1, K, F + 1) of the objective.
+
+    The Hessian is x^T diag(curvature) x / N for each pair of classes, plus the penalty's diagonal.
+    """
     x, target, l2, loss = problem
     (size, classes), predicted = weights.shape, loss.predict(x @ weights)
     penalty = l2 * (np.arange(size) < size - 1)
@@ -127,12 +158,16 @@ def derivatives(problem: Problem, weights: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def newton_step(problem: Problem, weights: np.ndarray) -> np.ndarray:
-    """W - t H^-1 g, with t the first of 1, 1/2, 1/4, ... that lowers the objective by t g H^-1 g / 10^4 (Armijo).
+    """Return W - t H^-1 g for weights W (F + 1, K).
 
-    One number added to the scores of all classes does not change a softmax, so its Hessian is singular along the
-    biases' mean. The gradient has no part that way; 1e-10 on the diagonal lets Cholesky pass.
+    t is the first of 1, 1/2, 1/4, ... that lowers the objective by t g H^-1 g / 10^4 (Armijo).
+
+    A number added to the scores of all classes does not change a softmax. So its Hessian is
+    singular along the biases' mean. The gradient has no component there. 1e-10 times the mean
+    diagonal is added to the diagonal, so that Cholesky does not fail.
     """
-    from scipy.linalg import cho_factor, cho_solve  # as scikit-learn's, its import is left to where it is used
+    # As the import of scikit-learn, this one waits until it is needed.
+    from scipy.linalg import cho_factor, cho_solve
 
     gradient, hessian = derivatives(problem, weights)
     hessian = hessian.reshape(weights.size, weights.size)

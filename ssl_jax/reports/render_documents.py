@@ -1,12 +1,17 @@
-"""Markdown tables rendered from stored result files: `python -m ssl_jax.reports.render_documents [--figures DIR]`.
+"""Render Markdown tables: `python -m ssl_jax.reports.render_documents [--figures DIR]`.
 
-In README.md and docs/*.md the table of NAME stands between a mark and `<!-- end -->`:
+The tables come from stored result files. In README.md and docs/*.md the table of NAME is between a
+mark and `<!-- end -->`:
 
-    <!-- seeds: NAME -->        one row a method: mean and spread over its seeds, from results/NAME/METHOD/seed-N.json
-    <!-- experiment: NAME -->   an experiment's own tables and findings, from results/experiments/NAME.json
-    <!-- dynamics: NAME -->     eigenspaces beside the replication's, from results/dynamics/NAME.json
+    <!-- seeds: NAME -->        one row a method: mean and standard deviation over its seeds, from
+                                results/NAME/METHOD/seed-N.json
+    <!-- experiment: NAME -->   an experiment's tables and findings, from
+                                results/experiments/NAME.json
+    <!-- dynamics: NAME -->     eigenspaces beside the replication's, from
+                                results/dynamics/NAME.json
     <!-- labels: NAME -->       the probe with few labels of one run, from results/NAME.json
-    <!-- replication: SCALE --> the published tables and claims, from results/TABLE/SCALE/CELL/seed-N.json
+    <!-- replication: SCALE --> the published tables and claims, from
+                                results/TABLE/SCALE/CELL/seed-N.json
 """
 
 import argparse
@@ -27,16 +32,20 @@ MARKED = re.compile(r"(<!-- (seeds|experiment|dynamics|labels|replication): (\w+
 
 
 def read_results(name: str, root: Path = ROOT) -> list[dict]:
-    """All stored results of one experiment."""
+    """Return all stored results of one experiment."""
     return [read_json(path) for path in sorted((root / "results" / name).glob("*/seed-*.json"))]
 
 
 def read_json(path: Path) -> dict:
+    """Return the content of a JSON file."""
     return json.loads(path.read_text())
 
 
 def seeds_table(results: list[dict]) -> str:
-    """One row for each method, in the order of their names: mean and standard deviation over its seeds."""
+    """Return a table with one row for each method, in the order of first appearance.
+
+    A row has mean and standard deviation over the method's seeds.
+    """
     methods: dict[str, list[dict]] = {}
     for r in results:
         methods.setdefault(r["method"], []).append(r)
@@ -73,7 +82,7 @@ def _percent(spread: dict) -> str:
 
 
 def report(result: dict) -> str:
-    """Tables and findings of an experiment, in Markdown."""
+    """Return the tables and findings of an experiment, in Markdown."""
     module = registry if result["experiment"] in registry.REPORTS else robustness
     return module.report(result)
 
@@ -88,16 +97,17 @@ RENDERERS = {
 
 
 def render(text: str, root: Path = ROOT) -> str:
-    """`text` with every marked table made anew."""
+    """Return `text` with every marked table rendered again."""
     return MARKED.sub(lambda m: m[1] + RENDERERS[m[2]](m[3], root) + m[4], text)
 
 
 def documents(root: Path = ROOT) -> list[Path]:
-    """The Markdown files whose tables are rendered."""
+    """Return the Markdown files whose tables are rendered."""
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
 def main() -> None:
+    """Render all documents and, with --figures, draw the figures of stored experiments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figures", type=Path, help="also draw every stored experiment's figures into DIR/NAME/")
     folder = parser.parse_args().figures

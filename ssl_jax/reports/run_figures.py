@@ -1,20 +1,29 @@
 """Figures of one run, drawn from its result files."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
 from ssl_jax.augment.views import to_display, to_unit
 from ssl_jax.reports import pyplot as plt
 from ssl_jax.workdir.metrics_csv import read_rows
 
-PROJECTED = 2000  # points in the projection of features: more only hide each other
-CLASSES = 20  # of them, in as many colours as can be told apart
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PROJECTED = 2000  # most points in the projection of features: more hide each other
+CLASSES = 20  # most classes drawn, in as many distinct colours
 
 
 def draw_run(directory: Path) -> None:
-    """training.png, collapse.png and spectrum.png from metrics.csv and result.json of a work directory."""
+    """Draw training.png, collapse.png and spectrum.png of a pretraining run.
+
+    They come from metrics.csv and result.json of its work directory.
+    """
     rows = read_rows(directory / "metrics.csv")
     columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in rows[0]}
     result = json.loads((directory / "result.json").read_text())
@@ -42,13 +51,16 @@ def draw_run(directory: Path) -> None:
 
 
 def draw_supervised(directory: Path) -> None:
-    """training.png of a supervised run, and opposing.png where its decay has a penalty of its own."""
+    """Draw training.png of a supervised run, and opposing.png where its decay is a penalty."""
     rows = read_rows(directory / "metrics.csv")
     columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in rows[0]}
     result = json.loads((directory / "result.json").read_text())
     title = f"{result['method']} on {result['dataset']}, seed {result['seed']}"
     panels = {"loss": "training loss", "train_accuracy": "accuracy on augmented training images"}
-    panels |= {"validation_accuracy": "accuracy, held-out training images", "test_accuracy": "accuracy, test images"}
+    panels |= {
+        "validation_accuracy": "accuracy, held-out training images",
+        "test_accuracy": "accuracy, test images",
+    }
     panels |= {"learning_rate": "learning rate"}
     known = {name: label for name, label in panels.items() if np.isfinite(columns[name]).any()}
     _curves(columns, known, title, directory / "figures" / "training.png")
@@ -58,12 +70,23 @@ def draw_supervised(directory: Path) -> None:
         _curves(columns, panels, title, directory / "figures" / "opposing.png", from_zero=True)
 
 
-def _curves(columns: dict[str, np.ndarray], panels: dict[str, str], title: str, path: Path, from_zero=False) -> None:
-    """One panel for each column, against the epoch."""
+def _curves(
+    columns: dict[str, np.ndarray],
+    panels: dict[str, str],
+    title: str,
+    path: Path,
+    from_zero: bool = False,
+) -> None:
+    """Draw one panel for each column against the epoch."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained")
     for axis, (name, label) in zip(axes, panels.items(), strict=True):
         known = np.isfinite(columns[name])
-        axis.plot(columns["epoch"][known], columns[name][known], marker="o" if known.sum() < 30 else None, ms=3)
+        axis.plot(
+            columns["epoch"][known],
+            columns[name][known],
+            marker="o" if known.sum() < 30 else None,
+            ms=3,
+        )
         axis.set(xlabel="epoch", title=label, xlim=(0, columns["epoch"].max() * 1.02))
         if from_zero:
             axis.set_ylim(0, max(np.nanmax(columns[name], initial=0) * 1.08, 1e-3))
@@ -74,10 +97,18 @@ def _curves(columns: dict[str, np.ndarray], panels: dict[str, str], title: str, 
 
 
 def _spectrum(eigenvalues: np.ndarray, title: str, path: Path) -> None:
-    """Eigenvalues of the correlation, largest first, on a log scale; rounding errors at or below 0 are left out."""
+    """Draw the eigenvalues of the correlation, largest first, on a log scale.
+
+    Rounding errors at or below 0 are left out.
+    """
     figure, axis = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
     floor = eigenvalues.max(initial=0) * 1e-9
-    axis.semilogy(np.arange(1, len(eigenvalues) + 1), np.where(eigenvalues > floor, eigenvalues, np.nan), ".-", ms=3)
+    axis.semilogy(
+        np.arange(1, len(eigenvalues) + 1),
+        np.where(eigenvalues > floor, eigenvalues, np.nan),
+        ".-",
+        ms=3,
+    )
     axis.set(xlabel="rank", ylabel="eigenvalue of F", title=title)
     axis.title.set_fontsize(9)
     axis.grid(alpha=0.3)
@@ -85,13 +116,25 @@ def _spectrum(eigenvalues: np.ndarray, title: str, path: Path) -> None:
 
 
 def draw_features(features: dict[str, np.ndarray], names: tuple[str, ...], path: Path) -> None:
-    """The test features on their first two principal components, coloured by label."""
+    """Draw the test features on their first two principal components, coloured by label.
+
+    Args:
+        features: "test_x" (N, F) and "test_y" (N,) integer labels.
+        names: name of each class.
+        path: the file; its folder is created.
+    """
     y = features["test_y"][:PROJECTED]
     drawn = y < CLASSES
     colours = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
     figure, axis = plt.subplots(figsize=(6, 4.6), layout="constrained")
     # All in one call, in the order of the set, so that no class lies on top of the others.
-    axis.scatter(*principal(features["test_x"][:PROJECTED])[drawn].T, s=6, alpha=0.7, lw=0, color=colours(y[drawn]))
+    axis.scatter(
+        *principal(features["test_x"][:PROJECTED])[drawn].T,
+        s=6,
+        alpha=0.7,
+        lw=0,
+        color=colours(y[drawn]),
+    )
     for label, name in enumerate(names[:CLASSES]):
         axis.scatter([], [], s=6, color=colours(label), label=name)
     axis.legend(fontsize=7, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -102,16 +145,34 @@ def draw_features(features: dict[str, np.ndarray], names: tuple[str, ...], path:
 
 
 def principal(x: np.ndarray) -> np.ndarray:
-    """(N, 2): rows of x (N, F) on their first two principal components. Zeros where all rows are one, as they are
-    after a collapse.
+    """Return the rows of x (N, F) on their first two principal components, (N, 2).
+
+    All are zero where all rows are equal, as after a collapse.
     """
     centred = x - x.mean(0, dtype=np.float64)[None, :]
     return centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
 
 
-def draw_views(image: np.ndarray, pairs, mean, std, path: Path) -> None:
-    """A row of originals (B, H, W, C) uint8 over two rows of their views."""
-    rows = [np.asarray(to_unit(image)), *(np.asarray(to_display(view, mean, std)) for view in pairs)]
+def draw_views(
+    image: np.ndarray,
+    pairs: Sequence[np.ndarray | jax.Array],
+    mean: Sequence[float],
+    std: Sequence[float],
+    path: Path,
+) -> None:
+    """Draw a row of images over two rows of their views.
+
+    Args:
+        image: originals, (B, H, W, C) uint8.
+        pairs: both views, normalised, (B, H, W, C) float each.
+        mean: mean of each channel, which normalisation subtracted.
+        std: standard deviation of each channel, by which it divided.
+        path: the file; its folder is created.
+    """
+    rows = [
+        np.asarray(to_unit(image)),
+        *(np.asarray(to_display(view, mean, std)) for view in pairs),
+    ]
     figure, axes = plt.subplots(3, len(image), figsize=(1.2 * len(image), 3.9), layout="constrained", squeeze=False)
     for row, pictures, label in zip(axes, rows, ("image", "view 1", "view 2"), strict=True):
         for axis, picture in zip(row, pictures, strict=True):
@@ -121,7 +182,7 @@ def draw_views(image: np.ndarray, pairs, mean, std, path: Path) -> None:
     _save(figure, path)
 
 
-def _save(figure, path: Path) -> None:
+def _save(figure: "Figure", path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)

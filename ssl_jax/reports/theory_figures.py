@@ -1,25 +1,46 @@
-"""The figures of the original paper (Tian et al. 2021, arXiv 2102.06810) from the theory, and a phase diagram.
+"""The figures of Tian et al. 2021 (arXiv 2102.06810) from the theory, and a phase diagram.
 
-Every function here draws one figure into a file and returns the arrays that it drew. Its defaults are the paper's where
-the paper tells them, and the project's own where it does not: the starting points of Figures 5 and 7 to 9, their sizes.
+Every public function draws one figure into a file and returns the arrays that it drew. Defaults are
+the paper's where it states them. The starting points of Figures 5 and 7 to 9 and their matrix sizes
+are this project's.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssl_jax.dynamics import theory
 from ssl_jax.reports import pyplot as plt
 
-# Okabe and Ito's colours, which can be told apart with any kind of colour vision; and a style of line for each.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, distinct for every kind of colour vision, and a line style for each.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 BASE = {"alpha_p": 1.0, "sigma2": 0.0}
-FIGURE5 = {"eta": 0.04, "beta": 0.4}  # at a learning rate of 0.01: weight decay 4e-4, target.tau 0.996
+FIGURE5 = {
+    "eta": 0.04,
+    "beta": 0.4,
+}  # at a learning rate of 0.01: weight decay 4e-4, target.tau 0.996
 
 
-def figure3(path: Path, etas=(0.0, 0.01, 1.0), cells: int = 48) -> dict[str, np.ndarray]:
-    """Phase portraits of (p, s) at τ = 1, α_p = 1: flow, invariant parabola, points of rest, basin of collapse."""
+def figure3(path: Path, etas: Sequence[float] = (0.0, 0.01, 1.0), cells: int = 48) -> dict[str, np.ndarray]:
+    """Draw phase portraits of (p, s) at τ = 1 and α_p = 1.
+
+    They show the flow, the invariant parabola, the fixed points and the basin of collapse.
+
+    Args:
+        path: the file; its folder is created.
+        etas: weight decays, one for each panel.
+        cells: points of the grid along either axis.
+
+    Returns:
+        eta (E,), p and s (cells,), and collapses (E, cells, cells), booleans by s and p.
+    """
     figure, axes = plt.subplots(1, len(etas), figsize=(4.1 * len(etas), 3.9), layout="constrained", sharey=True)
     kept_or_dead = plt.matplotlib.colors.ListedColormap(["white", "#F3D9C6"])
     p, s = np.meshgrid(np.linspace(-1.2, 1.6, cells), np.linspace(0, 1.6, cells))
@@ -34,7 +55,12 @@ def figure3(path: Path, etas=(0.0, 0.01, 1.0), cells: int = 48) -> dict[str, np.
         axis.plot(line, line**2, color=COLOURS[0], lw=1.8, label="s = p²/$α_p$ (invariant)")
         _separatrix(axis, decays)
         _rest(axis, decays)
-        axis.set(title=f"η = {eta:g}", xlabel="eigenvalue p of $W_p$", xlim=(-1.2, 1.6), ylim=(-0.04, 1.6))
+        axis.set(
+            title=f"η = {eta:g}",
+            xlabel="eigenvalue p of $W_p$",
+            xlim=(-1.2, 1.6),
+            ylim=(-0.04, 1.6),
+        )
         axis.title.set_fontsize(10)
     axes[0].set_ylabel("eigenvalue s of F")
     axes[0].fill_between([0], [0], [0], color=kept_or_dead(1.0), label="collapses (s → 0)")
@@ -45,16 +71,44 @@ def figure3(path: Path, etas=(0.0, 0.01, 1.0), cells: int = 48) -> dict[str, np.
     return {"eta": np.array(etas), "p": p[0], "s": s[:, 0], "collapses": np.array(dies)}
 
 
-def figure4(path: Path, etas=(0.0, 0.1, 0.25, 0.4), taus=(1.0, 0.8, 0.6)) -> dict[str, np.ndarray]:
-    """dp against p on the parabola, weak to strong decay; and where the points of rest lie over η."""
+def figure4(
+    path: Path,
+    etas: Sequence[float] = (0.0, 0.1, 0.25, 0.4),
+    taus: Sequence[float] = (1.0, 0.8, 0.6),
+) -> dict[str, np.ndarray]:
+    """Draw dp against p on the parabola, and the fixed points over the weight decay.
+
+    Args:
+        path: the file; its folder is created.
+        etas: weight decays of the curves of dp.
+        taus: τ of the curves of fixed points.
+
+    Returns:
+        eta (E,), p (400,), dp (E, 400), decay (400,), taus (T,), and roots (T, 2, 400): p₋ and p₊.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.8), layout="constrained")
     p = np.linspace(-0.15, 1.1, 400)
     dp = np.array([theory.mode_rates(p, p**2, 1.0, alpha_p=1, eta_p=eta, eta_s=eta)[0] for eta in etas])
     for eta, row, colour, style in zip(etas, dp, COLOURS, STYLES, strict=False):
-        left.plot(p, row, color=colour, ls=style, label=f"η = {eta:g}" + (" = $η_c$" if eta == 0.25 else ""))
+        left.plot(
+            p,
+            row,
+            color=colour,
+            ls=style,
+            label=f"η = {eta:g}" + (" = $η_c$" if eta == 0.25 else ""),
+        )
         low, high = theory.roots(eta_s=eta)
         for x, stable in ((0.0, eta > 0), (low, False), (high, low < high)):
-            left.plot(x, 0, "o", ms=6, mec=colour, mfc=colour if stable else "white", clip_on=False, zorder=3)
+            left.plot(
+                x,
+                0,
+                "o",
+                ms=6,
+                mec=colour,
+                mfc=colour if stable else "white",
+                clip_on=False,
+                zorder=3,
+            )
     left.axhline(0, color="0.4", lw=0.7)
     left.set(xlabel="eigenvalue p of $W_p$", ylabel="dp/dt", ylim=(-0.12, 0.16), xlim=(-0.15, 1.1))
     left.set_title("on s = p²/$α_p$, τ = 1 (full: stable, open: unstable)", fontsize=9)
@@ -70,12 +124,34 @@ def figure4(path: Path, etas=(0.0, 0.1, 0.25, 0.4), taus=(1.0, 0.8, 0.6)) -> dic
     right.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     figure.suptitle("Learning and collapse on the parabola: $α_p$ = 1, σ² = 0", fontsize=11)
     _save(figure, path)
-    return {"eta": np.array(etas), "p": p, "dp": dp, "decay": eta, "taus": np.array(taus), "roots": roots}
+    return {
+        "eta": np.array(etas),
+        "p": p,
+        "dp": dp,
+        "decay": eta,
+        "taus": np.array(taus),
+        "roots": roots,
+    }
 
 
-def figure5(path: Path, etas=(0.01, 0.04, 0.07, 0.1), betas=(0.1, 0.4, 1.6, 6.4)) -> dict[str, np.ndarray]:
-    """p, s, τ and the smallest eigenvalue of K over time, over weight decays (above) and target rates (below), from
-    W_a = 0 on the parabola at p = 0.1.
+def figure5(
+    path: Path,
+    etas: Sequence[float] = (0.01, 0.04, 0.07, 0.1),
+    betas: Sequence[float] = (0.1, 0.4, 1.6, 6.4),
+) -> dict[str, np.ndarray]:
+    """Draw p, s, τ and the smallest eigenvalue of K over time.
+
+    The upper row varies the weight decay, the lower row the rate of the target's average. All
+    curves start from W_a = 0 on the parabola at p = 0.1.
+
+    Args:
+        path: the file; its folder is created.
+        etas: weight decays of the upper row.
+        betas: rates of the lower row.
+
+    Returns:
+        time (401,); eta (E,) with eta_p, eta_s, eta_tau and eta_k (E, 401); beta (B,) with
+        beta_p, beta_s, beta_tau and beta_k (B, 401).
     """
     times = np.linspace(0, 80, 401)
     decay, rate = np.array(etas), np.array(betas)
@@ -83,7 +159,12 @@ def figure5(path: Path, etas=(0.01, 0.04, 0.07, 0.1), betas=(0.1, 0.4, 1.6, 6.4)
         "η": (decay, *_modes(decay, FIGURE5["beta"], times)),
         "β": (rate, *_modes(FIGURE5["eta"], rate, times)),
     }
-    names = ("eigenvalue p of $W_p$", "eigenvalue s of F", "τ (target over online)", "λ(K) (> 0: aligning)")
+    names = (
+        "eigenvalue p of $W_p$",
+        "eigenvalue s of F",
+        "τ (target over online)",
+        "λ(K) (> 0: aligning)",
+    )
     figure, axes = plt.subplots(2, 4, figsize=(13, 5.6), layout="constrained", sharex=True)
     for row, (symbol, (values, *panels)) in zip(axes, sweeps.items(), strict=True):
         for axis, name, curves in zip(row, names, panels, strict=True):
@@ -106,23 +187,55 @@ def figure5(path: Path, etas=(0.01, 0.04, 0.07, 0.1), betas=(0.1, 0.4, 1.6, 6.4)
     return drawn
 
 
-def _modes(eta, beta, times):
-    """(p, s, τ, λ(K)) of Figure 5."""
+def _modes(eta: np.ndarray | float, beta: np.ndarray | float, times: np.ndarray) -> tuple[Any, ...]:
+    """Return p, s, τ and λ(K) of Figure 5."""
     eta = np.asarray(eta)
     decays = {"alpha_p": 1.0, "eta_p": eta, "eta_s": eta}
     curves = theory.simulate(p=0.1, s=0.01, tau=0.0, times=times, beta=beta, **decays)
     wide = {"alpha_p": 1.0, "eta_p": eta[..., None], "eta_s": eta[..., None]}
-    return curves.p, curves.s, curves.tau, theory.mode_alignment(curves.p, curves.s, curves.tau, **wide)
+    return (
+        curves.p,
+        curves.s,
+        curves.tau,
+        theory.mode_alignment(curves.p, curves.s, curves.tau, **wide),
+    )
 
 
-def figure7(path: Path, etas=(0.0, 0.01, 0.1), runs: int = 10, size: int = 8, beta: float = 0.4) -> dict:
-    """Correlation of W_a with W where the target starts at 0: is W_a = τ W? X = I, X' = 0.03² I, random starts."""
+def figure7(
+    path: Path,
+    etas: Sequence[float] = (0.0, 0.01, 0.1),
+    runs: int = 10,
+    size: int = 8,
+    beta: float = 0.4,
+) -> dict[str, np.ndarray]:
+    """Draw the correlation of W_a with W where the target starts at 0: is W_a = τ W?
+
+    X = I, X' = 0.03² I, and the starts are random.
+
+    Args:
+        path: the file; its folder is created.
+        etas: weight decays, one for each panel.
+        runs: number R of starts.
+        size: rows and columns of the matrices.
+        beta: rate of the target's average.
+
+    Returns:
+        eta (E,), time (T,) and correlation (E, R, T).
+    """
     times = np.concatenate([[0], np.geomspace(0.01, 60, 150)])
     w, w_p = _starts(runs, size)
-    decays = {"alpha_p": 1.0, "eta_p": np.array(etas)[:, None], "eta_s": np.array(etas)[:, None], "beta": beta}
+    decays = {
+        "alpha_p": 1.0,
+        "eta_p": np.array(etas)[:, None],
+        "eta_s": np.array(etas)[:, None],
+        "beta": beta,
+    }
     data = {"x": np.eye(size), "x_prime": 0.03**2 * np.eye(size)}
     online, _, target = theory.simulate_matrices(w, w_p, 0 * w, times=times, **data, **decays)
-    inner, squares = (online * target).sum((-2, -1)), (online**2).sum((-2, -1)) * (target**2).sum((-2, -1))
+    inner, squares = (
+        (online * target).sum((-2, -1)),
+        (online**2).sum((-2, -1)) * (target**2).sum((-2, -1)),
+    )
     correlation = inner[..., 1:] / np.sqrt(squares[..., 1:])
     figure, axes = plt.subplots(1, len(etas), figsize=(3.6 * len(etas), 3.4), layout="constrained", sharey=True)
     _runs(axes, etas, times[1:], correlation, COLOURS[0])
@@ -135,8 +248,25 @@ def figure7(path: Path, etas=(0.0, 0.01, 0.1), runs: int = 10, size: int = 8, be
     return {"eta": np.array(etas), "time": times[1:], "correlation": correlation}
 
 
-def figure8(path: Path, etas=(0.001, 0.01, 0.05), runs: int = 10, size: int = 8) -> dict[str, np.ndarray]:
-    """Norms of the symmetric part A and the antisymmetric part B of W_p that nothing symmetrises, with F = W_pᵀW_p."""
+def figure8(
+    path: Path,
+    etas: Sequence[float] = (0.001, 0.01, 0.05),
+    runs: int = 10,
+    size: int = 8,
+) -> dict[str, np.ndarray]:
+    """Draw the norms of the symmetric part A and the antisymmetric part B of W_p over time.
+
+    Nothing symmetrises W_p, and F = W_pᵀW_p at the start.
+
+    Args:
+        path: the file; its folder is created.
+        etas: weight decays, one for each panel.
+        runs: number R of starts.
+        size: rows and columns of the matrices.
+
+    Returns:
+        eta (E,), time (T,), and symmetric and antisymmetric (E, R, T), Frobenius norms.
+    """
     times = np.linspace(0, 300, 151)
     w_p = _starts(runs, size)[1]
     decays = {"alpha_p": 1.0, "eta_p": np.array(etas)[:, None], "eta_s": np.array(etas)[:, None]}
@@ -152,14 +282,30 @@ def figure8(path: Path, etas=(0.001, 0.01, 0.05), runs: int = 10, size: int = 8)
     for axis in axes:
         axis.set(yscale="log", ylim=(1e-4, 2 * a.max()))
     figure.suptitle(
-        f"Does $W_p$ become symmetric? F = $W_p^⊤W_p$, {runs} starts of {size} × {size}, τ = 1, $α_p$ = 1", fontsize=10
+        f"Does $W_p$ become symmetric? F = $W_p^⊤W_p$, {runs} starts of {size} × {size}, τ = 1, $α_p$ = 1",
+        fontsize=10,
     )
     _save(figure, path)
     return {"eta": np.array(etas), "time": times, "symmetric": a, "antisymmetric": b}
 
 
-def figure9(path: Path, etas=(0.001, 0.01, 0.05), runs: int = 10, size: int = 8) -> dict[str, np.ndarray]:
-    """Norm of the commutator [F, W_p] of the symmetrised system from unaligned starts."""
+def figure9(
+    path: Path,
+    etas: Sequence[float] = (0.001, 0.01, 0.05),
+    runs: int = 10,
+    size: int = 8,
+) -> dict[str, np.ndarray]:
+    """Draw the norm of the commutator [F, W_p] of the symmetrised system from unaligned starts.
+
+    Args:
+        path: the file; its folder is created.
+        etas: weight decays, one for each panel.
+        runs: number R of starts.
+        size: rows and columns of the matrices.
+
+    Returns:
+        eta (E,), time (T,) and commutator (E, R, T), Frobenius norm.
+    """
     times = np.linspace(0, 60, 151)
     w, w_p = _starts(runs, size)
     w_p = (w_p + np.swapaxes(w_p, -1, -2)) / 2
@@ -172,14 +318,26 @@ def figure9(path: Path, etas=(0.001, 0.01, 0.05), runs: int = 10, size: int = 8)
     for axis in axes:
         axis.set(yscale="log", ylim=(1e-8, 3 * norm.max()))
     figure.suptitle(
-        f"Do F and $W_p$ align? Symmetrised, {runs} starts of {size} × {size}, τ = 1, $α_p$ = 1", fontsize=10
+        f"Do F and $W_p$ align? Symmetrised, {runs} starts of {size} × {size}, τ = 1, $α_p$ = 1",
+        fontsize=10,
     )
     _save(figure, path)
     return {"eta": np.array(etas), "time": times, "commutator": norm}
 
 
 def figure10(path: Path, l_s: float = 1.0, l_d: float = 0.5) -> dict[str, np.ndarray]:
-    """One coordinate of data that are not isotropic: (w, w_p) at w_a = 1; w_p = w with an average; no predictor."""
+    """Draw the flow of one coordinate of data that are not isotropic.
+
+    The panels are (w, w_p) at w_a = 1, (w, w_a) with w_p = w, and (w, w_a) without a predictor.
+
+    Args:
+        path: the file; its folder is created.
+        l_s: eigenvalue of X + X'.
+        l_d: eigenvalue of X.
+
+    Returns:
+        w and y (41,), the axes, and flows (3, 2, 41, 41).
+    """
     data = {"l_s": l_s, "l_d": l_d, "alpha_p": 1.0, "beta": 1.0}
     x, y = np.meshgrid(np.linspace(-1.5, 1.5, 41), np.linspace(-1.5, 1.5, 41))
     dw_p, dw, _ = theory.scalar_rates(y, x, 1.0, **data)
@@ -208,14 +366,31 @@ def figure10(path: Path, l_s: float = 1.0, l_d: float = 0.5) -> dict[str, np.nda
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10)
     figure.suptitle(
-        f"One coordinate, $l_s$ = {l_s:g}, $l_d$ = {l_d:g}, $α_p$ = β = 1, η = 0 (full: stable, open: not)", fontsize=11
+        f"One coordinate, $l_s$ = {l_s:g}, $l_d$ = {l_d:g}, $α_p$ = β = 1, η = 0 (full: stable, open: not)",
+        fontsize=11,
     )
     _save(figure, path)
     return {"w": x[0], "y": y[:, 0], "flows": np.array(flows)}
 
 
-def phase_diagram(path: Path, cells: int = 40, eta_s: float = 0.1, p: float = 0.0, s: float = 0.1) -> dict:
-    """Collapse or not over decay and rate of the predictor, with and without an average of the target."""
+def phase_diagram(
+    path: Path, cells: int = 40, eta_s: float = 0.1, p: float = 0.0, s: float = 0.1
+) -> dict[str, np.ndarray]:
+    """Draw whether a mode collapses, over decay and learning rate of the predictor.
+
+    There is one panel for each of four targets, with and without an average.
+
+    Args:
+        path: the file; its folder is created.
+        cells: points of the grid along either axis.
+        eta_s: decay of W.
+        p: eigenvalue of W_p at the start.
+        s: eigenvalue of F at the start.
+
+    Returns:
+        eta_p and alpha_p (cells,), targets (4,), and collapses (4, cells, cells), booleans by
+        alpha_p and eta_p.
+    """
     eta_p, alpha_p = np.geomspace(0.02, 2, cells), np.geomspace(0.1, 10, cells)
     targets = {
         "$W_a$ = W (SimSiam)": (1.0, None),
@@ -239,7 +414,12 @@ def phase_diagram(path: Path, cells: int = 40, eta_s: float = 0.1, p: float = 0.
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(f"Does a mode collapse? Start p = {p:g}, s = {s:g}; $η_s$ = {eta_s:g}, σ² = 0", fontsize=11)
     _save(figure, path)
-    return {"eta_p": eta_p, "alpha_p": alpha_p, "targets": np.array(list(targets)), "collapses": np.array(dies)}
+    return {
+        "eta_p": eta_p,
+        "alpha_p": alpha_p,
+        "targets": np.array(list(targets)),
+        "collapses": np.array(dies),
+    }
 
 
 FIGURES = {
@@ -255,13 +435,24 @@ FIGURES = {
 
 
 def _starts(runs: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """W and W_p (runs, size, size) with independent entries of variance 1 / size, the same ones every time."""
+    """Return W and W_p (runs, size, size), the same in every call.
+
+    Their entries are independent, of variance 1 / size.
+    """
     w, w_p = np.random.default_rng(0).normal(size=(2, runs, size, size)) / np.sqrt(size)
     return w, w_p
 
 
-def _runs(axes, etas, times, curves, colour, label="", style="-") -> None:
-    """One panel for each decay: every run thin, their median bold."""
+def _runs(
+    axes: np.ndarray,
+    etas: Sequence[float],
+    times: np.ndarray,
+    curves: np.ndarray,
+    colour: str,
+    label: str = "",
+    style: str = "-",
+) -> None:
+    """Draw one panel for each decay: thin lines for all runs, a bold one for their median."""
     for axis, eta, rows in zip(axes, etas, curves, strict=True):
         axis.plot(times, rows.T, color=colour, lw=0.6, alpha=0.5, ls=style)
         axis.plot(times, np.median(rows, axis=0), color=colour, lw=2, label=label, ls=style)
@@ -270,14 +461,14 @@ def _runs(axes, etas, times, curves, colour, label="", style="-") -> None:
         axis.grid(alpha=0.3)
 
 
-def _separatrix(axis, decays) -> None:
+def _separatrix(axis: "Axes", decays: dict[str, Any]) -> None:
     border = theory.separatrix(**decays)
     if border is not None:
         axis.plot(*border, color=COLOURS[1], lw=1.5, ls="--", label="separatrix")
 
 
-def _rest(axis, decays) -> None:
-    """The points of rest of a phase portrait; without decay they are two lines."""
+def _rest(axis: "Axes", decays: dict[str, Any]) -> None:
+    """Draw the fixed points of a phase portrait; without decay they are two lines."""
     if decays["eta_p"] == 0:
         axis.plot([0, 1], [0, 0], color="black", lw=2, ls=":", clip_on=False)
         for xs, ys in (([-1.2, 0], [0, 0]), ([1, 1.6], [0, 0]), ([1, 1], [0, 1.6])):
@@ -287,12 +478,12 @@ def _rest(axis, decays) -> None:
         _point(axis, point.p, point.s, point.stable, "stable" if point.stable else "saddle")
 
 
-def _point(axis, x, y, stable: bool, label: str | None = None) -> None:
+def _point(axis: "Axes", x: float, y: float, stable: bool, label: str | None = None) -> None:
     face = "black" if stable else "white"
     axis.plot(x, y, "o", ms=7, mec="black", mfc=face, zorder=5, clip_on=False, label=label, ls="none")
 
 
-def _save(figure, path: Path) -> None:
+def _save(figure: "Figure", path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)

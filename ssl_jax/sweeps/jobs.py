@@ -3,26 +3,16 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from ssl_jax.builders.checks import check_data, check_pretraining
+from ssl_jax.builders import pretraining
+from ssl_jax.builders.checks import check_few_labels
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.sweeps import lease
 from ssl_jax.types import Config
 from ssl_jax.workdir import result_json
-from ssl_jax.workdir.directory import LISTED, check_workdir, flatten, read_json, spread
+from ssl_jax.workdir.directory import LISTED, check_workdir, flatten, is_free, read_json, spread
 
 SCALES = ("mini", "full")
-# What may differ from start to start, and from machine to machine, of one sweep.
-FREE = (
-    "devices",
-    "data.data_dir",
-    "data.resident",
-    "steps_per_call",
-    "log_every",
-    "eval_every",
-    "checkpoint_every",
-    "dynamics.every",
-)
 
 
 class Job(NamedTuple):
@@ -85,19 +75,20 @@ def cell_config(config: Config, cell: str, seed: int) -> Config:
 
 def identity(config: Config) -> dict:
     """What all starts of one sweep have in common."""
-    base = {name: value for name, value in spread(config[config.scale].to_dict()).items() if name not in FREE}
+    base = {name: value for name, value in spread(config[config.scale].to_dict()).items() if not is_free(name)}
     overrides = config.overrides[config.scale].to_dict()
     return {"task": "sweep", "sweep": config.sweep, "scale": config.scale, config.scale: base, "overrides": overrides}
 
 
 def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
     """UserError for whatever would break later: every cell as its run will check it, directory, store."""
-    datasets = {}
-    for job in {job.cell: job for job in jobs}.values():
-        try:
-            check_cell(job.config, datasets)
-        except UserError as error:
-            raise UserError(f"cell {job.cell}: {error}") from error
+    cells, datasets = {job.cell: job.config for job in jobs}, {}
+    for check in (pretraining.prepare, lambda config: check_read(config, datasets)):  # no image before all are prepared
+        for cell, settings in cells.items():
+            try:
+                check(settings)
+            except UserError as error:
+                raise UserError(f"cell {cell}: {error}") from error
     check_workdir(str(directory), {"task": "sweep", "sweep": config.sweep})
     refuse_other("--workdir", directory / config.scale / "config.json", [], identity(config))
     writable("--workdir", directory / config.scale)
@@ -105,18 +96,17 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
         writable("store", Path(config.store, config.sweep, config.scale))
     for job in jobs:
         if job.store is not None and job.store.exists() and not config.again:
-            refuse_other("store", job.store, ["config"], result_json.fields(job.config))
+            refuse_other("store", job.store, ["config"], result_json.fields(job.config.to_dict()))
         if not is_done(job, config.again):
             check_workdir(str(job.out), job.config.to_dict())
 
 
-def check_cell(config: Config, datasets: dict) -> None:
-    """What the task pretrain checks before its first step; `datasets`: those read so far."""
-    _, _, recipe = check_pretraining(config)
+def check_read(config: Config, datasets: dict) -> None:
+    """What the task pretrain checks once it has read its data; `datasets`: those read so far."""
     wanted = config.data.to_json()
     if wanted not in datasets:
         datasets[wanted] = read_dataset(config)
-    check_data(config, recipe, datasets[wanted])
+    check_few_labels(config.probe, datasets[wanted])
 
 
 def refuse_other(field: str, path: Path, inside: list[str], config: dict) -> None:
@@ -130,7 +120,7 @@ def refuse_other(field: str, path: Path, inside: list[str], config: dict) -> Non
         earlier = earlier.get(name, {})
     old, new = spread(earlier), spread(config)
     differing = [
-        f"{n} {old[n]!r} -> {new[n]!r}" for n in sorted(old.keys() & new.keys()) if n not in FREE and old[n] != new[n]
+        f"{n} {old[n]!r} -> {new[n]!r}" for n in sorted(old.keys() & new.keys()) if not is_free(n) and old[n] != new[n]
     ]
     if differing:
         more = f"; and {len(differing) - LISTED} more" if len(differing) > LISTED else ""

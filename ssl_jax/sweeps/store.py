@@ -26,7 +26,7 @@ def keep(config: Config, job: Job) -> None:
         return
     content = read_json(job.out / "result.json")
     content |= {"sweep": config.sweep, "scale": config.scale, "cell": job.cell, "seed": job.seed}
-    content |= {"command": command(config.files[config.scale], job), "config": result_json.fields(job.config)}
+    content |= {"command": command(config.files[config.scale], job), "config": result_json.fields(job.config.to_dict())}
     content |= {"dynamics": thinned(job.out)}
     job.store.parent.mkdir(parents=True, exist_ok=True)
     write_json(job.store, content)
@@ -34,8 +34,8 @@ def keep(config: Config, job: Job) -> None:
 
 def command(file: str, job: Job) -> str:
     """The command that trains this cell by itself: every field in which it differs from the configuration `file`."""
-    plain = flatten(result_json.fields(runpy.run_path(str(ROOT / file))["get_config"]()))
-    fields = flatten(result_json.fields(job.config))
+    plain = flatten(result_json.fields(runpy.run_path(str(ROOT / file))["get_config"]().to_dict()))
+    fields = flatten(result_json.fields(job.config.to_dict()))
     words = [f"--config.{name}={spelled(fields[name])}" for name in fields if fields[name] != plain.get(name)]
     start = ["python", "launch.py", "--config", file, "--workdir", f"runs/{job.cell}-{job.seed}"]
     return shlex.join(start + words)

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.diagnosis.history import Rows, facts_of, history_of, told, total_steps
+from ssl_jax.diagnosis.history import Rows, diagnosis_json, facts_of, history_of, total_steps
 from ssl_jax.diagnosis.signs import NEEDED
 from ssl_jax.diagnosis.state import diagnose
 from ssl_jax.errors import UserError
 from ssl_jax.reports.doctor import draw, report
 from ssl_jax.runtime.terminal import say
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import open_workdir, read_json, write_json
 from ssl_jax.workdir.metrics_csv import read_rows
 
 
-def doctor(config: Config, directory: str) -> None:
+def doctor(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """Reads the run, says what it has, and writes result.json and figures/doctor.png."""
     if not config.run:
         raise UserError("run: got '', takes the work directory of a pretraining run (--config.run=DIR)")
@@ -27,7 +27,7 @@ def doctor(config: Config, directory: str) -> None:
     diagnosis = diagnose(history, facts)
     out = open_workdir(directory, config.to_dict())
     last = {"step": int(rows[-1]["step"]), "steps": facts.total_steps}
-    result = {"task": "doctor", "run": str(source), "method": settings["method"]} | last | told(diagnosis)
+    result = {"task": "doctor", "run": str(source), "method": settings["method"]} | last | diagnosis_json(diagnosis)
     write_json(out / "result.json", result)
     draw(history, diagnosis, facts, f"{settings['method']}: {diagnosis.state}", out / "figures" / "doctor.png")
     for line in report(diagnosis, settings["method"], **last):
@@ -41,8 +41,9 @@ def read_settings(source: Path) -> dict:
     if settings.get("task") != "pretrain":
         raise UserError(f"run: {source} holds a {settings.get('task')!r} task, takes a pretraining run")
     try:
-        _ = facts_of(settings, 0), settings["epochs"], settings["method"]
-    except (KeyError, TypeError) as error:
+        facts = facts_of(settings, 0)
+        _ = facts.sees_scale, facts.learned, settings["epochs"], settings["method"]
+    except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{source / 'config.json'}: damaged, cannot be read at {error}") from error
     return settings
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.errors import UserError
+from ssl_jax.losses import OBJECTIVES
+from ssl_jax.predictors import KINDS
 from ssl_jax.reports.dynamics import figures, theory_fit, theory_fit_figure
 from ssl_jax.reports.dynamics import table as tables
 from ssl_jax.runtime.terminal import say
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import check_workdir, open_workdir, read_json, write_json
 from ssl_jax.workdir.dynamics_npz import read_dynamics
 from ssl_jax.workdir.metrics_csv import read_rows
@@ -27,7 +29,7 @@ FIELDS = ("method", "seed", "batch_size", "loss", "loss_scale")
 SECTIONS = ("data", "encoder", "projector", "predictor", "target", "optimizer")
 
 
-def dynamics(config: Config, directory: str) -> None:
+def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """figures/*.png, table.md, overlay.md and result.json of the runs that the configuration names."""
     paths = [Path(word.strip()) for word in config.runs.split(",") if word.strip()]
     if not paths:
@@ -38,15 +40,15 @@ def dynamics(config: Config, directory: str) -> None:
     out = open_workdir(directory, config.to_dict())
     for name, draw in figures.FIGURES.items():
         say(f"wrote {draw(runs, out / 'figures' / f'{name}.png')}")
-    fits = {run.name: theory_fit.lay(run, bool(find_spec("diffrax"))) for run in runs}
+    fits = {run.name: theory_fit.fit_run(run, bool(find_spec("diffrax"))) for run in runs}
     for run in runs:
         name = "overlay.png" if len(runs) == 1 else f"overlay-{re.sub(NOT_PLAIN, '-', run.name)}.png"
         say(f"wrote {theory_fit_figure.draw(run, fits[run.name], out / 'figures' / name)}")
-    told = {run.name: tables.told(run) for run in runs}
-    table = tables.report(told)
+    records = {run.name: tables.run_record(run) for run in runs}
+    table = tables.report(records)
     (out / "table.md").write_text(table)
     (out / "overlay.md").write_text("\n".join(theory_fit.report(run, fits[run.name]) for run in runs))
-    results = {name: of_run | {"theory": theory_fit.told(fits[name])} for name, of_run in told.items()}
+    results = {name: of_run | {"theory": theory_fit.fit_json(fits[name])} for name, of_run in records.items()}
     write_json(out / "result.json", {"task": "dynamics", "runs": results, "published": tables.PUBLISHED})
     say(table)
 
@@ -61,6 +63,10 @@ def read_run(path: Path) -> figures.Run:
     lacking = [name for name in FIELDS if name not in config]
     if lacking := lacking + [name for name in SECTIONS if not isinstance(config.get(name), dict)]:
         raise UserError(f"{path / 'config.json'}: damaged, lacks {', '.join(lacking)}")
+    kind = config["predictor"].get("kind")
+    for field, value, known in (("loss", config["loss"], OBJECTIVES), ("predictor.kind", kind, KINDS)):
+        if value not in known:
+            raise UserError(f"{path / 'config.json'}: {field}: got {value!r}, takes {', '.join(known)}")
     found = read_dynamics(path)
     size, records = config["projector"]["out"], len(found["step"])
     arrays, lost = {"step": found["step"]}, []

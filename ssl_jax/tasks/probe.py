@@ -8,23 +8,24 @@ import numpy as np
 
 from ssl_jax.augment.views import Recipe, make_normalise
 from ssl_jax.builders import checks, pretraining
-from ssl_jax.builders.data import read_dataset
+from ssl_jax.builders.data import describe_dataset, read_dataset
 from ssl_jax.builders.network import build_network
 from ssl_jax.builders.trained_run import read_trained
+from ssl_jax.data.batches import steps_per_epoch
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
 from ssl_jax.probes import accuracies
-from ssl_jax.probes.accuracies import Features, calibrate, few_labels, judge, raw_pixels, take_features
+from ssl_jax.probes.accuracies import Features, calibrate, few_labels, probe_accuracies, raw_pixels, take_features
 from ssl_jax.reports import run_figures
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks.printing import print_accuracies
 from ssl_jax.train.state import PretrainState
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
 from ssl_jax.workdir.directory import check_workdir, write_json
 
 
-def probe(config: Config, directory: str) -> None:
+def probe(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """Judges a checkpoint of a finished or running pretraining, from its files alone."""
     checks.check_probe(config)
     if not config.checkpoint:
@@ -38,17 +39,25 @@ def probe(config: Config, directory: str) -> None:
     trained.data.data_dir = config.data_dir or trained.data.data_dir
     trained.probe = config.probe
     out = check_workdir(directory, config.to_dict())
+    data = describe_dataset(trained)
+    checks.check_sizes(trained.probe, data)
+    steps_an_epoch = steps_per_epoch(data.pretrain, trained.batch_size)
+    parts = pretraining.build(trained, trained.epochs * steps_an_epoch, steps_an_epoch, None)
     dataset = read_dataset(trained)
-    checks.check_sizes(trained.probe, dataset)
-    parts = pretraining.build(trained, trained.epochs, 1, None)
-    fresh = jax.device_get(pretraining.fresh_state(trained, parts, dataset))
+    checks.check_few_labels(trained.probe, dataset)
+    fresh = jax.device_get(pretraining.fresh_state(trained, pretraining.make_init(parts, data)))
     like = {"params": {k: fresh.params[k] for k in ("encoder", "projector")}, "stats": fresh.stats}
     state = fresh._replace(step=step, **checkpoints.restore_parts(source / "checkpoints", step, like))
     encode = accuracies.make_encode(parts.network, make_normalise(parts.recipe.mean, parts.recipe.std))
-    result_json.open_on_one(directory, config)
+    result_json.open_on_one(directory, config.to_dict())
     say(f"probing {source} at step {step}: {trained.method} on {dataset.name}")
     result, features = judge_all(trained, parts.recipe, state, fresh, dataset, encode, out)
-    result = {"task": "probe", "checkpoint": str(source)} | result_json.describe(trained) | {"steps": step} | result
+    result = (
+        {"task": "probe", "checkpoint": str(source)}
+        | result_json.describe(trained.to_dict())
+        | {"steps": step}
+        | result
+    )
     result |= result_json.spent(metrics_csv.read_rows(source / "metrics.csv"), step) | result_json.provenance()
     write_json(out / "result.json", result)
     run_figures.draw_features(features, dataset.label_names, out / "figures" / "features.png")
@@ -87,13 +96,13 @@ def judge_all(
         return take_features(encode, params, stats, dataset, path, fingerprint)
 
     contenders = {"pretrained": features_of(f"step-{int(trained.step)}", trained.params, trained.stats)}
-    result: dict = judge(contenders["pretrained"], dataset.num_classes, **chosen)
+    result: dict = probe_accuracies(contenders["pretrained"], dataset.num_classes, **chosen)
     if settings.random_init:
         normalise = make_normalise(recipe.mean, recipe.std)
         single = build_network(config, None)
         fresh_stats = calibrate(single, fresh.params, fresh.stats, normalise, dataset.train.image)
         contenders["random_init"] = features_of("random-init", fresh.params, fresh_stats)
-        baseline = judge(contenders["random_init"], dataset.num_classes, **chosen)
+        baseline = probe_accuracies(contenders["random_init"], dataset.num_classes, **chosen)
         result |= {f"random_init_{name}": value for name, value in baseline.items()}
     if settings.few_labels:
         contenders["raw_pixels"] = raw_pixels(dataset)

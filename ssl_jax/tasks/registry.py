@@ -1,6 +1,7 @@
 """The tasks by name, and the one that a configuration names."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 
@@ -15,44 +16,41 @@ from ssl_jax.tasks.supervised import supervised
 from ssl_jax.tasks.sweep import sweep
 from ssl_jax.tasks.theory import theory
 from ssl_jax.tasks.views import views
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 
+
+class Task(NamedTuple):
+    """A row of the table of tasks."""
+
+    run: Callable[[Config, str, Interrupted], None]  # run(configuration, work directory, interrupted)
+    needs: str  # a section or field that the task's configurations have
+    several: bool = False  # whether it may run in several processes
+    configs: str = ""  # where its configurations are, as an error names them; "": in configs/NAME.py alone
+
+
+MANY = "a --config of that task"
 TASKS = {
-    "pretrain": pretrain,
-    "supervised": supervised,
-    "probe": lambda c, d, _: probe(c, d),
-    "views": lambda c, d, _: views(c, d),
-    "experiment": run_experiment,
-    "sweep": lambda c, d, i: sweep(c, d, i, pretrain),
-    "theory": lambda c, d, _: theory(c, d),
-    "doctor": lambda c, d, _: doctor(c, d),
-    "dynamics": lambda c, d, _: dynamics(c, d),
-    "report": lambda c, d, _: report(c, d),
-}
-SEVERAL = ("pretrain", "supervised", "probe", "views")  # tasks that may run in several processes
-# A section or field that a task's configurations have.
-MARKS = {
-    "pretrain": "views",
-    "views": "views",
-    "supervised": "augment",
-    "probe": "checkpoint",
-    "experiment": "experiment",
-    "theory": "figure",
-    "doctor": "run",
-    "sweep": "sweep",
-    "dynamics": "runs",
-    "report": "runs",
+    "pretrain": Task(pretrain, needs="views", several=True, configs=MANY),
+    "supervised": Task(supervised, needs="augment", several=True),
+    "probe": Task(probe, needs="checkpoint", several=True),
+    "views": Task(views, needs="views", several=True, configs=MANY),
+    "experiment": Task(run_experiment, needs="experiment", configs=MANY),
+    "sweep": Task(sweep, needs="sweep", configs=MANY),
+    "theory": Task(theory, needs="figure"),
+    "doctor": Task(doctor, needs="run"),
+    "dynamics": Task(dynamics, needs="runs"),
+    "report": Task(report, needs="runs"),
 }
 
 
-def run_task(config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
+def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
     """The task that the configuration names."""
     if config.task not in TASKS:
         raise UserError(f"task: got {config.task!r}, {nearest(config.task, TASKS)}")
-    if config.task not in SEVERAL and jax.process_count() > 1:
+    task = TASKS[config.task]
+    if not task.several and jax.process_count() > 1:
         raise UserError(f"--processes: got {jax.process_count()}, the task {config.task} runs in one")
-    if MARKS[config.task] not in config or ("experiment" in config and config.task != "experiment"):
-        several = config.task in ("pretrain", "views", "experiment", "sweep")
-        where = "a --config of that task" if several else f"--config configs/{config.task}.py"
-        raise UserError(f"task: got {config.task!r} in a configuration of another task; takes {where}")
-    TASKS[config.task](config, directory, interrupted)
+    if task.needs not in config or ("experiment" in config and config.task != "experiment"):
+        takes = task.configs or f"--config configs/{config.task}.py"
+        raise UserError(f"task: got {config.task!r} in a configuration of another task; takes {takes}")
+    task.run(config, directory, interrupted)

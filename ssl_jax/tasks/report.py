@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from ssl_jax.errors import UserError
-from ssl_jax.reports.replication.claims import judge_claims
+from ssl_jax.reports.replication.claims import evaluate_claims
 from ssl_jax.reports.replication.page import page
 from ssl_jax.reports.replication.results import SCALES, Gathered, gather
 from ssl_jax.reports.replication.tables import markdown
 from ssl_jax.runtime.terminal import say
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import open_workdir, write_json
 
 
-def report(config: Config, directory: str) -> None:
+def report(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """Writes report.md, report.html and result.json from the stores that the configuration names."""
     folders = [Path(name.strip()) for name in config.runs.split(",") if name.strip()]
     takes = "takes folders that hold SWEEP/SCALE/CELL/seed-N.json, with commas between them"
@@ -46,7 +46,8 @@ def summary(gathered: Gathered) -> dict:
         content["scales"][scale] = {
             "runs": sum(map(len, cells.values())),
             "claims": [
-                {"claim": c.words, "verdict": verdict, "cells": lines} for c, verdict, lines in judge_claims(cells)
+                {"claim": claim.statement, "verdict": verdict, "cells": lines}
+                for claim, verdict, lines in evaluate_claims(cells)
             ],
         }
     return content

@@ -13,18 +13,16 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ssl_jax.augment.views import make_normalise
-from ssl_jax.builders import checks
-from ssl_jax.builders.data import build_cadence, read_dataset, resident
+from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.optimizer import has_penalty, layer_table, schedule_options
-from ssl_jax.builders.program import compile_program, pick_devices
-from ssl_jax.builders.supervised import build_augment, build_classifier, fresh_state
+from ssl_jax.builders.program import check_exclude, compile_program
+from ssl_jax.builders.supervised import fresh_state, images_left, make_init, prepare
 from ssl_jax.data.batches import make_feed
-from ssl_jax.data.dataset import Dataset
+from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.data.splits import hold_out, redraw
 from ssl_jax.errors import UserError
 from ssl_jax.losses import LOSSES
 from ssl_jax.optim import rescale
-from ssl_jax.optim.decay import check_mask
 from ssl_jax.optim.schedules import cycle_ends
 from ssl_jax.optim.stopping import plateau_scale, should_stop
 from ssl_jax.probes.features import extract
@@ -32,9 +30,9 @@ from ssl_jax.reports import run_figures
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks import training
 from ssl_jax.tasks.printing import print_layers, print_training
-from ssl_jax.train import parallel
+from ssl_jax.tasks.training import Session, TrainingJob
 from ssl_jax.train.supervised import SupervisedState, make_supervised_step
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import metrics_csv, result_json
 from ssl_jax.workdir.directory import check_workdir, write_json
 
@@ -42,46 +40,41 @@ JUDGE = "validation_accuracy"
 BEST_EPOCHS = 10  # over which the paper takes its mean
 
 
-def supervised(config: Config, directory: str, interrupted: Callable[[], bool] = lambda: False) -> None:
+def supervised(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """Trains a classifier, or goes on where the work directory stopped; then reports and draws."""
-    checks.check_supervised(config)
-    devices = pick_devices(config)
-    kept = resident(config.data.resident)
-    build_classifier(config, 10, 3, config.epochs, 1, None)  # names a wrong field before any data is read
+    plan, parts, augment = prepare(config)
+    snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
     out = check_workdir(directory, config.to_dict())
+    init = make_init(parts, plan.data)
+    check_exclude(config, init)
     dataset = read_dataset(config)
     train, validation = hold_out(dataset, config.data.validation_size)
     train = train._replace(label=redraw(train.label, config.data.random_labels, dataset.num_classes, config.seed))
-    feed = make_feed(train.image, config.batch_size, config.seed, kept, label=train.label)
-    augment = build_augment(config, dataset)
+    feed = make_feed(train.image, config.batch_size, config.seed, plan.resident, label=train.label)
+    fresh = jax.device_get(fresh_state(config, parts, init))
+    session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted)
+    state = training.train(session, make_job(session, augment, validation, snapshots))
+    if state is not None:
+        finish(session, state, snapshots)
 
-    cadence = build_cadence(config, feed.steps_per_epoch)
-    channels = train.image.shape[-1]
-    sizes = dataset.num_classes, channels, cadence.total, feed.steps_per_epoch
-    parts = build_classifier(config, *sizes, parallel.axis(devices))
-    snapshots = snapshot_steps(config, cadence.total, feed.steps_per_epoch)
-    fresh = jax.device_get(fresh_state(config, parts, dataset))
-    check_mask(fresh.params, config.optimizer.exclude)
+
+# --- Before training --------------------------------------------------------------------------------------
+
+
+def compile_step(session: Session, augment: Callable) -> Callable:
+    """run(state, batches) -> (state, metrics) on all devices."""
+    config, plan, parts = session.config, session.plan, session.parts
     step = make_supervised_step(
         augment=augment,
         classifier=parts.classifier,
         optimizer=parts.optimizer,
         loss=LOSSES[config.loss],
-        num_classes=dataset.num_classes,
+        num_classes=plan.data.num_classes,
         consistency=config.augment.consistency,
         opposing=has_penalty(config),
-        axis_name=parallel.axis(devices),
+        axis_name=plan.axis,
     )
-    run = compile_program(step, feed.data, devices, jax.random.key(config.seed))
-    normalise = make_normalise(config.augment.mean, config.augment.std)
-    logits = jax.jit(lambda params, stats, image: parts.classifier.logits(params, stats, normalise(image)))
-    task = make_task(config, parts, dataset, validation, run, logits, fresh, devices, cadence, snapshots, out)
-    state = training.train(config, out, task, fresh, feed, cadence, devices, interrupted)
-    if state is not None:
-        finish(config, parts, state, cadence, dataset, snapshots, out)
-
-
-# --- Before training --------------------------------------------------------------------------------------
+    return compile_program(step, session.feed.data, plan.devices, jax.random.key(config.seed))
 
 
 def snapshot_steps(config: Config, total: int, steps_per_epoch: int) -> tuple[int, ...]:
@@ -99,16 +92,25 @@ def snapshot_steps(config: Config, total: int, steps_per_epoch: int) -> tuple[in
 # --- While training ---------------------------------------------------------------------------------------
 
 
-def make_task(
-    config, parts, dataset, validation, run, logits, fresh, devices, cadence, snapshots, out: Path
-) -> training.Task:
-    """Supervised training, as `training.train` sees it."""
+def make_job(session: Session, augment: Callable, validation: Split | None, snapshots: tuple[int, ...]) -> TrainingJob:
+    """Supervised training, as `training.train` sees it.
+
+    Args:
+        session: what it trains with.
+        augment: augment(keys, images, one-hot labels), as the step takes it.
+        validation: training images held out, or None.
+        snapshots: steps after which a member of the ensemble is kept.
+    """
+    config, plan, parts, dataset = session.config, session.plan, session.parts, session.dataset
+    run = compile_step(session, augment)
+    normalise = make_normalise(config.augment.mean, config.augment.std)
+    logits = jax.jit(lambda params, stats, image: parts.classifier.logits(params, stats, normalise(image)))
     rule = parts.rules["encoder"]
-    images = len(dataset.train.label) - config.data.validation_size
+    images = images_left(config, plan.data)
 
     def header(start):
-        print_training(config, dataset.name, images, devices, cadence, start)
-        print_layers(layer_table(fresh.params, parts.rules, config, parts.order), config.optimizer)
+        print_training(config, dataset.name, images, plan.devices, plan.cadence, start)
+        print_layers(layer_table(session.fresh.params, parts.rules, config, parts.order), config.optimizer)
 
     def signs(state):
         scale = rate_scale(state)
@@ -120,10 +122,10 @@ def make_task(
         if validation is not None:
             scores[JUDGE] = (extract(apply, validation.image), validation.label)
         if step in snapshots and is_writer():
-            save_snapshot(out, step, scores["test_accuracy"][0])
+            save_snapshot(session.out, step, scores["test_accuracy"][0])
         accuracies = {name: float(np.mean(np.argmax(x, axis=1) == y)) for name, (x, y) in scores.items()}
         judged = f", validation {accuracies[JUDGE]:.4f}" if JUDGE in accuracies else ""
-        say(f"epoch {step * config.epochs / cadence.total:g}: test {accuracies['test_accuracy']:.4f}{judged}")
+        say(f"epoch {session.epoch(step):g}: test {accuracies['test_accuracy']:.4f}{judged}")
         return accuracies
 
     def adjust(state, rows):
@@ -136,7 +138,7 @@ def make_task(
         return state, bool(config.stopping.patience) and should_stop(history, **config.stopping)
 
     shown = ("loss", "train_accuracy", "images_per_second")
-    return training.Task(run, JUDGE, header, signs, evaluate, adjust, shown)
+    return TrainingJob(run, JUDGE, header, signs, evaluate, adjust, shown)
 
 
 def rate_scale(state: SupervisedState) -> float:
@@ -156,17 +158,18 @@ def save_snapshot(out: Path, step: int, logits: np.ndarray) -> None:
 # --- After training ---------------------------------------------------------------------------------------
 
 
-def finish(config, parts, state: SupervisedState, cadence, dataset: Dataset, snapshots, out: Path) -> None:
+def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...]) -> None:
     """result.json and figures of a finished run."""
     if not is_writer():
         return
+    config, out = session.config, session.out
     rows = metrics_csv.read_rows(out / "metrics.csv")
-    result = {"task": "supervised"} | result_json.describe(config) | {"steps": int(state.step)}
-    result |= {"stopped_early": int(state.step) < cadence.total, "loss": rows[-1]["loss"]}
+    result = {"task": "supervised"} | result_json.describe(config.to_dict()) | {"steps": int(state.step)}
+    result |= {"stopped_early": int(state.step) < session.plan.cadence.total, "loss": rows[-1]["loss"]}
     result |= {"train_accuracy": rows[-1]["train_accuracy"]} | summary(rows)
     result |= {"opposing_ratio": float(np.nanmean([row["opposing_ratio"] for row in rows] or [np.nan]))}
     if snapshots:
-        result["snapshot_ensemble"] = ensemble(out, [step for step in snapshots if step <= state.step], dataset)
+        result["snapshot_ensemble"] = ensemble(out, [step for step in snapshots if step <= state.step], session.dataset)
     result |= result_json.spent(rows, int(state.step)) | result_json.provenance()
     write_json(out / "result.json", {k: None if v != v else v for k, v in result.items()})
     run_figures.draw_supervised(out)

@@ -28,14 +28,17 @@ from ssl_jax.runtime.terminal import say
 from ssl_jax.sweeps import lease
 from ssl_jax.sweeps.jobs import Job, check_all, check_fields, identity, is_done, plan
 from ssl_jax.sweeps.store import keep
-from ssl_jax.types import Config
+from ssl_jax.tasks.pretrain import pretrain
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import write_json
 
 LOOK = 10.0  # seconds between looks at what other processes hold
-Pretrain = Callable[[Config, str, Callable[[], bool]], None]
+Pretrain = Callable[[Config, str, Interrupted], None]
 
 
-def sweep(config: Config, directory: str, interrupted: Callable[[], bool], pretrain: Pretrain) -> None:
+def sweep(
+    config: Config, directory: str, interrupted: Interrupted = lambda: False, pretrain: Pretrain = pretrain
+) -> None:
     """Runs by `pretrain` whatever is not finished of the sweep that `config` describes."""
     check_fields(config)
     jobs = plan(config, Path(directory))

@@ -8,13 +8,13 @@ import numpy as np
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.reports.theory_figures import FIGURES
 from ssl_jax.runtime.terminal import say
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import open_workdir, write_json
 
 SMALL = 64  # numbers; of a larger array result.json says shape, range and mean
 
 
-def theory(config: Config, directory: str) -> None:
+def theory(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """Draws figures/NAME.png of the figure that the configuration names, or of all, and writes result.json."""
     if config.figure not in (*FIGURES, "all"):
         raise UserError(f"figure: got {config.figure!r}, {nearest(config.figure, (*FIGURES, 'all'))}")

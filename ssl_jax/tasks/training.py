@@ -7,127 +7,151 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from orbax.checkpoint import CheckpointManager
+from tqdm import tqdm
 
+from ssl_jax.builders.plan import Plan
 from ssl_jax.data.batches import Feed
+from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import is_writer, progress_bar, say
 from ssl_jax.runtime.threads import lapack_on_one_thread
 from ssl_jax.train import parallel
-from ssl_jax.train.loop import Cadence, Hooks, plan_calls, train_loop
-from ssl_jax.types import Config, PyTree
+from ssl_jax.train.loop import Hooks, plan_calls, train_loop
+from ssl_jax.types import Config, Interrupted, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
 from ssl_jax.workdir.dynamics_npz import Record, resume_dynamics, write_dynamics
 
 WRITE_EVERY = 30  # seconds between two writes of dynamics.npz where no checkpoint is due: it is written whole
 
 
-class Task(NamedTuple):
-    """What differs between the tasks that train.
+class TrainingJob(NamedTuple):
+    """What differs between the tasks that train."""
 
-    run(state, batches) -> (state, metrics), compiled; best: the metric that ranks checkpoints; header(start), printed
-    before the first step; signs(state) -> what a row of metrics.csv holds of it; evaluate(state, step) -> more of it;
-    adjust(state, rows) -> (state, whether to end here), after an evaluation and at a restart: `rows` are all so far.
-    shown: columns beside the progress bar. track(state) -> what a record of dynamics.npz holds of it; news(rows) -> a
-    line to say after a row, or None.
-    """
-
+    # The compiled program: run(state, batches) -> (state, metrics, each (count,)).
     run: Callable
+    # The metric that ranks checkpoints.
     best: str
+    # header(start): prints what is about to run, before the first step.
     header: Callable[[int], None]
+    # signs(state) -> what a row of metrics.csv holds of it.
     signs: Callable[[Any], dict]
+    # evaluate(state, step) -> more of a row, every eval_every epochs.
     evaluate: Callable[[Any, int], dict]
+    # adjust(state, all rows so far) -> (state, whether to end here), after an evaluation and at a restart.
     adjust: Callable[[Any, list[dict]], tuple[Any, bool]]
+    # Columns beside the progress bar.
     shown: tuple[str, ...]
+    # track(state) -> what a record of dynamics.npz holds of it.
     track: Callable[[Any], Record] = lambda state: {}
+    # news(all rows so far) -> a line to say after a row, or None.
     news: Callable[[list[dict]], str | None] = lambda rows: None
 
 
-def train(
-    config: Config,
-    out: Path,
-    task: Task,
-    fresh: PyTree,
-    feed: Feed,
-    cadence: Cadence,
-    devices: list,
-    interrupted: Callable[[], bool],
-) -> PyTree | None:
+class Session(NamedTuple):
+    """One start of a run that trains."""
+
+    config: Config  # as the user gave it
+    out: Path  # its work directory
+    plan: Plan  # devices, numbers of steps, when things happen
+    parts: Any  # what a step is made of, as the builder of the task has it
+    dataset: Dataset  # whole, with what is held out
+    feed: Feed  # of the images to train on
+    fresh: PyTree  # the state at step 0, on the host
+    interrupted: Interrupted  # asked after each call of the compiled program
+
+    def epoch(self, step: int) -> float:
+        """Epochs that `step` steps are."""
+        return step * self.config.epochs / self.plan.cadence.total
+
+
+class Log(NamedTuple):
+    """What a session writes while it trains."""
+
+    manager: CheckpointManager  # of its checkpoints
+    start: int  # step that it goes on from; 0: a fresh run
+    rows: list[dict[str, float]]  # of metrics.csv, of all starts
+    dynamics: list[Record]  # of dynamics.npz, of all starts; [] where none are wanted
+
+
+def train(session: Session, job: TrainingJob) -> PyTree | None:
     """The state at the end, on the host; None where training was interrupted, after saving."""
-    with checkpoints.open_manager(out / "checkpoints", task.best) as manager:
+    config, out, cadence = session.config, session.out, session.plan.cadence
+    with checkpoints.open_manager(out / "checkpoints", job.best) as manager:
         start = manager.latest_step() or 0
         if start > cadence.total:
-            raise UserError(f"epochs: got {config.epochs}, {out} has already gone {start // feed.steps_per_epoch}")
-        state = checkpoints.restore(manager, fresh) if start else fresh
-        result_json.open_on_one(str(out), config)  # a start that is refused above leaves everything as it was
+            gone = start // session.plan.steps_per_epoch
+            raise UserError(f"epochs: got {config.epochs}, {out} has already gone {gone}")
+        state = checkpoints.restore(manager, session.fresh) if start else session.fresh
+        result_json.open_on_one(str(out), config.to_dict())  # a start that is refused above leaves everything as it was
         rows = result_json.begin_log(out, start)
-        dynamics = begin_dynamics(out, task, state, start) if cadence.track else []
-        state, enough = task.adjust(state, rows)
+        log = Log(manager, start, rows, begin_dynamics(out, job, state, start) if cadence.track else [])
+        state, enough = job.adjust(state, rows)
         if not enough:
-            task.header(start)
-            state, step = _loop(
-                config, out, task, manager, state, rows, dynamics, start, feed, cadence, devices, interrupted
-            )
-            if step < cadence.total and not task.adjust(state, rows)[1]:
+            job.header(start)
+            state, step = _loop(session, job, log, state)
+            if step < cadence.total and not job.adjust(state, rows)[1]:
                 say(f"stopped at step {step} of {cadence.total}, saved; the same command goes on from here")
                 return None
     return jax.device_get(state)
 
 
-def begin_dynamics(out: Path, task: Task, state: PyTree, start: int) -> list[Record]:
+def begin_dynamics(out: Path, job: TrainingJob, state: PyTree, start: int) -> list[Record]:
     """The records up to the step that training goes on from; the first is of the fresh state."""
     found = resume_dynamics(out, start) if is_writer() else []
-    return found if start else [task.track(state) | {"step": np.int64(0), "epoch": np.float32(0)}]
+    return found if start else [job.track(state) | {"step": np.int64(0), "epoch": np.float32(0)}]
 
 
-def _loop(config, out, task: Task, manager, state, rows, dynamics, start, feed, cadence, devices, interrupted):
+def _loop(session: Session, job: TrainingJob, log: Log, state: PyTree) -> tuple[PyTree, int]:
     """(state, step reached)."""
+    config, devices, cadence = session.config, session.plan.devices, session.plan.cadence
     size = parallel.steps_per_call(config.steps_per_call, devices)
-    calls = feed.batches(plan_calls(start, cadence, size), parallel.process_rows(config.batch_size))
-    with progress_bar(cadence.total, start) as bar, lapack_on_one_thread():
+    calls = session.feed.batches(plan_calls(log.start, cadence, size), parallel.process_rows(config.batch_size))
+    with progress_bar(cadence.total, log.start) as bar, lapack_on_one_thread():
         return train_loop(
-            task.run,
+            job.run,
             parallel.replicate(state, devices),
             calls,
-            start=start,
+            start=log.start,
             cadence=cadence,
             batch_size=config.batch_size,
-            seconds_before=rows[-1]["seconds"] if rows else 0.0,
-            hooks=_hooks(config, out, task, manager, rows, dynamics, cadence, interrupted, bar),
+            seconds_before=log.rows[-1]["seconds"] if log.rows else 0.0,
+            hooks=_hooks(session, job, log, bar),
         )
 
 
-def _hooks(config, out, task: Task, manager, rows, dynamics, cadence: Cadence, interrupted, bar) -> Hooks:
+def _hooks(session: Session, job: TrainingJob, log: Log, bar: tqdm) -> Hooks:
     """What the loop does at its events."""
 
     def signs(state):
-        return {"epoch": int(state.step) * config.epochs / cadence.total} | task.signs(state)
+        return {"epoch": session.epoch(int(state.step))} | job.signs(state)
 
     def record(row):
-        rows.append(metrics_csv.as_written(row))
+        log.rows.append(metrics_csv.as_written(row))
         if is_writer():
-            metrics_csv.append_row(out / "metrics.csv", row)
-        if line := task.news(rows):
+            metrics_csv.append_row(session.out / "metrics.csv", row)
+        if line := job.news(log.rows):
             say(line)
 
     written = [time.monotonic()]
 
     def write():
-        if dynamics and is_writer():
-            write_dynamics(out, dynamics)
+        if log.dynamics and is_writer():
+            write_dynamics(session.out, log.dynamics)
             written[0] = time.monotonic()
 
     def track(state, step, metrics):
-        epoch = np.float32(step * config.epochs / cadence.total)
-        dynamics.append(task.track(state) | jax.device_get(metrics) | {"step": np.int64(step), "epoch": epoch})
+        place = {"step": np.int64(step), "epoch": np.float32(session.epoch(step))}
+        log.dynamics.append(job.track(state) | jax.device_get(metrics) | place)
         if time.monotonic() - written[0] > WRITE_EVERY:
             write()
 
     def save(state, step, row):
         write()  # first: a record that is missing after a restart would never be made again
-        checkpoints.save(manager, state, step, {task.best: row[task.best]} if task.best in row else {})
+        checkpoints.save(log.manager, state, step, {job.best: row[job.best]} if job.best in row else {})
 
     def stop(event):
-        flag = interrupted()
+        flag = session.interrupted()
         if jax.process_count() == 1:
             return flag
         return event and parallel.any_process(flag)
@@ -135,8 +159,11 @@ def _hooks(config, out, task: Task, manager, rows, dynamics, cadence: Cadence, i
     def progress(step, row):
         bar.update(step - bar.n)
         if row:
-            shown = {name: row[name] for name in task.shown if name in row}
+            shown = {name: row[name] for name in job.shown if name in row}
             texts = {name: f"{value:.0f}" if value >= 100 else f"{value:.3g}" for name, value in shown.items()}
             bar.set_postfix(texts)
 
-    return Hooks(signs, task.evaluate, record, save, stop, progress, lambda state: task.adjust(state, rows), track)
+    def adjust(state):
+        return job.adjust(state, log.rows)
+
+    return Hooks(signs, job.evaluate, record, save, stop, progress, adjust, track)

@@ -7,23 +7,23 @@ import jax.numpy as jnp
 
 from ssl_jax.augment.views import make_views
 from ssl_jax.builders import checks, pretraining
-from ssl_jax.builders.data import read_dataset
+from ssl_jax.builders.data import describe_dataset, read_dataset
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.reports import run_figures
 from ssl_jax.runtime.terminal import say
 from ssl_jax.train.pretrain import example_keys
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import result_json
 from ssl_jax.workdir.directory import check_workdir
 
 
-def views(config: Config, directory: str) -> None:
+def views(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """Draws a grid of augmented views, so that a person can look at what the network sees."""
     recipe = pretraining.build_recipe(config)
     check_workdir(directory, config.to_dict())
+    checks.check_views(recipe, describe_dataset(config))
     dataset = read_dataset(config)
-    checks.check_views(recipe, dataset)
-    out = result_json.open_on_one(directory, config)
+    out = result_json.open_on_one(directory, config.to_dict())
     draw_views(config, recipe, dataset, out)
     say(f"wrote {out / 'figures' / 'views.png'}")
 

@@ -17,15 +17,13 @@ ADVICE = "the last checkpoint before it is kept. Lower optimizer.learning_rate, 
 
 
 class Cadence(NamedTuple):
-    """When things happen, in steps: last step of the run, and the distances between logs, evaluations, saves, and
-    records of the dynamics (0: none).
-    """
+    """When things happen, in steps."""
 
-    total: int
-    log: int
-    evaluate: int
-    save: int
-    track: int = 0
+    total: int  # last step of the run
+    log: int  # between two rows of metrics.csv
+    evaluate: int  # between two evaluations
+    save: int  # between two checkpoints
+    track: int = 0  # between two records of the dynamics; 0: none
 
     def next_event(self, step: int) -> int:
         """The first step after `step` that ends a row of metrics.csv."""
@@ -40,19 +38,23 @@ class Cadence(NamedTuple):
 
 
 class Hooks(NamedTuple):
-    """signs(state) -> dict of floats, at every event; evaluate(state, step) -> dict of floats; record(row);
-    save(state, step, row); stop(event) -> bool, asked after each call; progress(step, row), after each call;
-    adjust(state) -> (state, whether to end here), after each evaluation has been recorded; track(state, step, metrics),
-    with those of the step itself.
-    """
+    """What the loop calls, and when. An event is a step that ends a row of metrics.csv."""
 
+    # signs(state) -> floats by name, at every event.
     signs: Callable[[Any], dict]
+    # evaluate(state, step) -> floats by name, every `cadence.evaluate` steps.
     evaluate: Callable[[Any, int], dict]
+    # record(row), at every event.
     record: Callable[[dict], None]
+    # save(state, step, row), every `cadence.save` steps and before a stop.
     save: Callable[[Any, int, dict], None]
+    # stop(whether it is an event) -> whether to stop here, asked after each call.
     stop: Callable[[bool], bool]
+    # progress(step, row), after each call; the row is {} where it is no event.
     progress: Callable[[int, dict], None]
+    # adjust(state) -> (state, whether to end here), after each evaluation has been recorded.
     adjust: Callable[[Any], tuple[Any, bool]] = lambda state: (state, False)
+    # track(state, step, metrics), every `cadence.track` steps, with the metrics of the step itself.
     track: Callable[[Any, int, dict], None] = lambda state, step, metrics: None
 
 

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from ssl_jax.dynamics.collapse import relative_spread
 from ssl_jax.dynamics.measure import measure_step
 from ssl_jax.dynamics.penalties import opposing_penalty
 from ssl_jax.linalg import second_moment
-from ssl_jax.losses import negative_cosine
+from ssl_jax.losses import OBJECTIVES
 from ssl_jax.models import Network
 from ssl_jax.optim import Optimizer
 from ssl_jax.predictors import Predictor
@@ -32,7 +31,7 @@ def make_pretrain_step(
     predictor: Predictor,
     optimizer: Optimizer,
     tau: Callable | None,
-    distance: Callable = negative_cosine,
+    objective: Callable = OBJECTIVES["cosine"],
     loss_scale: float = 1.0,
     tracked: bool = False,
     opposing: bool = False,
@@ -42,11 +41,12 @@ def make_pretrain_step(
 
     batch: "image" (B, H, W, C) uint8 and "position" (B,) int32, the examples' places in the global batch, which
     their randomness follows. key: the run's, the same at every step and on every device. tau: step -> rate of
-    the target average, or None for no average. distance(p, t) -> (B,): one of `losses.DISTANCES`. loss_scale: c in
-    c * distance, summed over both directions (1: the replication, 2: the original authors' code). tracked: whether to
-    add what `measure_step` says of the step. opposing: whether to measure where the weight decay pushes weights up.
-    axis_name: the mapped device axis, None for a single device.
-    metrics: "loss" (), "relative_spread" (), and "opposing_ratio", "opposing_fraction" () where measured.
+    the target average, or None for no average. objective: one of `losses.OBJECTIVES`, maybe regularised. loss_scale: c
+    in c * objective (1: the replication, 2: the original authors' code). tracked: whether to add what `measure_step`
+    says of the step. opposing: whether to measure where the weight decay pushes weights up. axis_name: the mapped
+    device axis, None for a single device.
+    metrics: "loss" (), "relative_spread" (); "loss_NAME" () for each term of an objective that has several; and
+    "opposing_ratio", "opposing_fraction" () where measured.
     """
     mean = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
 
@@ -58,16 +58,17 @@ def make_pretrain_step(
             # Each view passes by itself: BatchNorm's statistics are one view's, never both together.
             z1, stats = network.train(params, state.stats, view1)
             z2, stats = network.train(params, stats, view2)
+            z = z1, z2
             # Without an average the target is the online network, so its output is z, with no gradient.
-            t1, t2 = (z1, z2) if tau is None else target_projections(state, view1, view2)
-            p1, p2 = (predictor.apply(params["predictor"], state.memory, z) for z in (z1, z2))
-            loss = loss_scale * jnp.mean(distance(p1, t2) + distance(p2, t1))
-            return loss, (stats, (z1, z2), (t1, t2))
+            t = jax.lax.stop_gradient(z if tau is None else target_projections(state, view1, view2))
+            p = tuple(predictor.apply(params["predictor"], state.memory, one) for one in z)
+            loss, terms = objective(p, z, t, state.memory, mean)
+            return loss_scale * loss, (stats, z, t, terms)
 
         def target_projections(state, *images):
             return tuple(network.train(state.target, state.stats, image)[0] for image in images)
 
-        (loss, (stats, z, t)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        (loss, (stats, z, t, terms)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         grads = mean(grads)
         penalty = opposing_of_step(optimizer, grads, state.opt_state, params) if opposing else {}
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
@@ -78,7 +79,8 @@ def make_pretrain_step(
         params = {**params, "predictor": predictor_params}
 
         target = state.target if tau is None else average(state.target, params, tau(state.step))
-        metrics = mean({"loss": loss, "relative_spread": relative_spread(z[0])}) | penalty
+        several = {f"loss_{name}": value for name, value in terms.items()} if len(terms) > 1 else {}
+        metrics = mean({"loss": loss, "relative_spread": relative_spread(z[0]), **several}) | penalty
         if tracked:
             metrics |= measure_step(grads, updates, z, t, corr, mean)
         return PretrainState(state.step + 1, params, mean(stats), target, opt_state, memory), metrics

@@ -11,7 +11,8 @@ from typing import Any
 
 from ssl_jax.errors import UserError
 
-# Fields in which a continued run may differ from its beginning: they decide what is seen of it, not what it computes.
+# The fields, and the sections (with a dot behind), in which two starts of one run may differ, on one machine or on two.
+# They decide where it runs and what is seen of it, not what it trains.
 FREE = (
     "data.data_dir",
     "data_dir",
@@ -24,8 +25,12 @@ FREE = (
     "dynamics.",
     "eval_every",
     "checkpoint_every",
-    "probe.",
 )
+# Two starts of one run may differ in these, too: the last one judges the network. Results that stand in one table may
+# not: their accuracies would not be comparable.
+PROBES = ("probe.",)
+# Fields that older work directories lack, with the values that mean what their runs did.
+LATER: dict[str, Any] = {"regularisers.variance": 0.0}
 LISTED = 8  # differing fields that are told one by one
 
 
@@ -57,6 +62,7 @@ def open_workdir(path: str, config: dict) -> Path:
 def refuse_other(earlier: dict, config: dict, directory: Path) -> None:
     """UserError that lists the fields in which `config` would compute something else than `earlier` did."""
     old, new = flatten(earlier), flatten(config)
+    old = {name: value for name, value in LATER.items() if name in new} | old
     if old.get("task") != new.get("task"):
         raise UserError(
             f"--workdir: {directory} holds a {old.get('task')!r} task, not a {new.get('task')!r} one; "
@@ -66,7 +72,7 @@ def refuse_other(earlier: dict, config: dict, directory: Path) -> None:
         f"{name} {old.get(name, 'absent')!r} -> {new.get(name, 'absent')!r}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name, "absent") != new.get(name, "absent")
-        and not name.startswith(FREE)
+        and not is_free(name, FREE + PROBES)
         and not (name == "epochs" and _extends_freely(old))
     ]
     if differing:
@@ -75,6 +81,11 @@ def refuse_other(earlier: dict, config: dict, directory: Path) -> None:
             f"--workdir: {directory} holds a run with another configuration ({'; '.join(differing[:LISTED])}{more}); "
             "take another directory, or these fields as they were"
         )
+
+
+def is_free(field: str, free: tuple[str, ...] = FREE) -> bool:
+    """Whether `free` names the field, or a section that it lies in."""
+    return any(field == name or (name.endswith(".") and field.startswith(name)) for name in free)
 
 
 def _extends_freely(config: dict) -> bool:

@@ -10,14 +10,13 @@ import jax
 import numpy as np
 
 from ssl_jax.runtime.terminal import is_writer
-from ssl_jax.types import Config
 from ssl_jax.workdir import metrics_csv
 from ssl_jax.workdir.directory import open_workdir
 
 
-def open_on_one(directory: str, config: Config) -> Path:
+def open_on_one(directory: str, config: dict) -> Path:
     """The work directory; only process 0 writes into it."""
-    return open_workdir(directory, config.to_dict()) if is_writer() else Path(directory)
+    return open_workdir(directory, config) if is_writer() else Path(directory)
 
 
 def begin_log(out: Path, start: int) -> list[dict[str, float]]:
@@ -27,21 +26,17 @@ def begin_log(out: Path, start: int) -> list[dict[str, float]]:
     return [row for row in metrics_csv.read_rows(out / "metrics.csv") if row["step"] <= start]
 
 
-def describe(config: Config) -> dict:
-    return {
-        "method": config.method,
-        "dataset": config.data.name,
-        "seed": config.seed,
-        "epochs": config.epochs,
-        "batch_size": config.batch_size,
-    }
+def describe(config: dict) -> dict:
+    """What was run, of a run's configuration."""
+    own = {name: config[name] for name in ("method", "seed", "epochs", "batch_size")}
+    return {"method": own.pop("method"), "dataset": config["data"]["name"]} | own
 
 
-def fields(config: Config) -> dict:
+def fields(config: dict) -> dict:
     """The configuration as it ran, without the place where this machine keeps its data."""
-    content = config.to_dict()
-    content.get("data", {}).pop("data_dir", None)
-    return content
+    if "data" not in config:
+        return config
+    return config | {"data": {name: value for name, value in config["data"].items() if name != "data_dir"}}
 
 
 def spent(rows: list[dict[str, float]], step: int) -> dict:

@@ -19,11 +19,10 @@ import numpy as np
 
 from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders import checks
-from ssl_jax.builders.data import read_dataset
-from ssl_jax.builders.network import TRACED_SIDE
-from ssl_jax.builders.supervised import build_augment
-from ssl_jax.data.batches import batch_indices
-from ssl_jax.data.dataset import Split
+from ssl_jax.builders.data import describe_dataset, read_dataset
+from ssl_jax.builders.supervised import build_augment, images_left
+from ssl_jax.data.batches import batch_indices, steps_per_epoch
+from ssl_jax.data.dataset import Description, Split
 from ssl_jax.data.splits import hold_out
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments.harness.cell_files import read_cell, seeds_of, write_cell
@@ -136,23 +135,19 @@ def prepare(config: Config, directory: str, plan: Callable[[Config], Iterable[Ru
     checks.check_ranges(config, RANGES)
     for check in (together, workers):
         check(config)
-    shapes: dict = {}
+    data, shapes = describe_dataset(config), {}
     for run in {(r.kind, r.member.weight_decay): r for r in plan(config)}.values():
-        check_run(config, run, shapes)
+        check_run(config, run, data, shapes)
+    steps = steps_per_epoch(images_left(config, data), config.batch_size)
+    size = config.data.test_size or data.test
+    if size > data.test:
+        raise UserError(f"data.test_size: got {size}, takes at most {data.test}, or 0 for all")
+    augment = build_augment(config, data)
     check_workdir(directory, config.to_dict())
     dataset = read_dataset(config)
     train, validation = hold_out(dataset, config.data.validation_size)
     assert validation is not None
-    size = config.data.test_size or len(dataset.test.label)
-    if size > len(dataset.test.label):
-        raise UserError(f"data.test_size: got {size}, takes at most {len(dataset.test.label)}, or 0 for all")
-    if config.batch_size > len(train.label):
-        raise UserError(f"batch_size: got {config.batch_size}, takes at most the {len(train.label)} training images")
-    augment = build_augment(config, dataset)
-    for kind in {run.kind.encoder: run.kind for run in plan(config)}.values():  # a network may want larger images
-        initialise = build_classifier(config, kind, dataset.num_classes).init
-        jax.eval_shape(initialise, jax.random.key(0), train.image[:2].astype(np.float32))
-    out = result_json.open_on_one(directory, config)
+    out = result_json.open_on_one(directory, config.to_dict())
     (out / "cells").mkdir(exist_ok=True)
     test = Split(*(part[:size] for part in dataset.test))
     return Laboratory(
@@ -162,18 +157,18 @@ def prepare(config: Config, directory: str, plan: Callable[[Config], Iterable[Ru
         jnp.asarray(train.image),
         jnp.asarray(train.label),
         {"validation": in_batches(validation), "test": in_batches(test)},
-        len(train.label) // config.batch_size,
+        steps,
         augment,
         make_normalise(config.augment.mean, config.augment.std),
     )
 
 
-def check_run(config: Config, run: Run, shapes: dict) -> None:
+def check_run(config: Config, run: Run, data: Description, shapes: dict) -> None:
     """UserError where a network, optimizer or decay of this run cannot be had. shapes: what is known of networks."""
     key = run.kind.encoder
     if key not in shapes:
-        classifier = build_classifier(config, run.kind, 10)
-        image = jnp.zeros((2, TRACED_SIDE, TRACED_SIDE, 3))
+        classifier = build_classifier(config, run.kind, data.num_classes)
+        image = jnp.zeros((2, *data.image))
         params, _ = jax.eval_shape(classifier.init, jax.random.key(0), image)
         shapes[key] = params, call_order(classifier.init, image)
         check_mask(params, config.optimizer.exclude)
@@ -402,7 +397,9 @@ def finish(lab: Laboratory, found: dict[Run, dict], result: dict) -> None:
     steps = lab.config.epochs * lab.steps_per_epoch
     result = {"task": "experiment", "experiment": config.experiment, "dataset": config.data.name} | result
     result |= {"runs": len(found), "steps": steps, "seconds": round(seconds, 1)}
-    write_json(lab.out / "result.json", result | {"config": result_json.fields(config)} | result_json.provenance())
+    write_json(
+        lab.out / "result.json", result | {"config": result_json.fields(config.to_dict())} | result_json.provenance()
+    )
     text = reports.report(result)
     (lab.out / "table.md").write_text(text)
     reports.draw(result, lab.out / "figures")

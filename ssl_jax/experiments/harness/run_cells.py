@@ -52,7 +52,7 @@ def run(experiment: Experiment, config: Config, directory: str, interrupted: Cal
     out = check_workdir(directory, config.to_dict())
     dataset = read_dataset(config)
     cells = experiment.plan(config, dataset)
-    result_json.open_on_one(directory, config)
+    result_json.open_on_one(directory, config.to_dict())
     found = compute(out, cells, interrupted)
     if len(found) < len(cells):
         say(f"stopped after {len(found)} of {len(cells)} parts, saved; the same command goes on from here")
@@ -60,7 +60,7 @@ def run(experiment: Experiment, config: Config, directory: str, interrupted: Cal
     result = {"task": "experiment", "experiment": config.experiment, "dataset": config.data.name}
     result |= experiment.summarise(config, dataset, found)
     result |= {
-        "config": result_json.fields(config),
+        "config": result_json.fields(config.to_dict()),
         "seconds": round(sum(float(c["seconds"]) for c in found.values()), 1),
     }
     write_json(out / "result.json", result | result_json.provenance())

@@ -1,1 +1,1 @@
-"""Figures and tables of recorded dynamics, and the linear theory laid over them."""
+"""Figures and tables of recorded dynamics, and the linear theory's fit to them."""

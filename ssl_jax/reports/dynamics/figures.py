@@ -1,18 +1,26 @@
-"""Recorded dynamics of one or several runs: Figures 2 to 4 of Höppe et al. 2022 (ReScience C), and signs of collapse.
+"""Figures of recorded dynamics: 2 to 4 of Höppe et al. 2022 (ReScience C), and signs of collapse.
 
-What a run recorded lies in `Run`; every function of FIGURES draws some of it, for all runs, into one file.
+`Run` holds what a run recorded. Every function of FIGURES draws some of it, for all runs, into one
+file, and returns its path.
 """
 
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.losses import OBJECTIVES, Objective
+from ssl_jax.predictors import Predictor, make_predictor
 from ssl_jax.reports import pyplot as plt
 
-# Okabe and Ito's colours, which can be told apart with any kind of colour vision; and a style of line for each.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, distinct for every kind of colour vision, and a line style for each.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 PARTS = {"encoder": "-", "projector": "--", "predictor": ":"}
@@ -20,32 +28,40 @@ PROXY = "$W_p$ of a two-layer predictor: product of its matrices, without bias, 
 
 
 class Run(NamedTuple):
-    """`arrays` of dynamics.npz by name, NaN throughout for those that are `lost`; `rates` (N, 2): step, learning rate
-    from metrics.csv.
-    """
+    """What a run recorded."""
 
-    name: str
-    path: Path
+    name: str  # as the figures and tables name it
+    path: Path  # the work directory
     config: dict
-    arrays: dict[str, np.ndarray]
-    rates: np.ndarray
-    lost: tuple[str, ...]
+    arrays: dict[str, np.ndarray]  # of dynamics.npz, by name; NaN throughout where `lost`
+    rates: np.ndarray  # (N, 2): step and learning rate, from metrics.csv
+    lost: tuple[str, ...]  # names of damaged arrays
 
     @property
     def size(self) -> int:
-        """How many modes there are: D."""
+        """Return the number D of modes."""
         return self.config["projector"]["out"]
 
+    @property
+    def predictor(self) -> Predictor:
+        """Of the run's kind, its options aside."""
+        return make_predictor(self.config["predictor"]["kind"], self.size)
 
-# --- Figures 2 to 4 -------------------------------------------------------------------------------------------------
+    @property
+    def objective(self) -> Objective:
+        """The run's, without what may have been added to it."""
+        return OBJECTIVES[self.config["loss"]]
+
+
+# --- Figures 2 to 4 -------------------------------------------------------------------------------
 
 
 def figure2(runs: Sequence[Run], path: Path) -> Path:
-    """Eigenvalues of F (log) and of W_p over time, one line a rank, one column a run."""
+    """Draw the eigenvalues of F (log) and of W_p over time, one line a rank, one column a run."""
     figure, axes = _columns(runs, "Eigenvalues of F and of the predictor $W_p$")
     for run, (top, bottom) in zip(runs, axes.T, strict=True):
         spectrum = run.arrays["corr_eigenvalues"]
-        floor = 1e-9 * np.nanmax(spectrum, initial=0)  # what lies below is rounding
+        floor = 1e-9 * np.nanmax(spectrum, initial=0)  # below it there is only rounding
         _lines(top, run, np.where(spectrum > floor, spectrum, np.nan))
         _lines(bottom, run, run.arrays["predictor_eigenvalues"])
         top.set(yscale="log", title=run.name)
@@ -59,7 +75,7 @@ def figure2(runs: Sequence[Run], path: Path) -> Path:
 
 
 def figure3(runs: Sequence[Run], path: Path) -> Path:
-    """Signed alignment of every mode over time: as lines, and as a map of mode by time."""
+    """Draw the signed alignment of every mode over time, as lines and as a map of mode by time."""
     figure, axes = _columns(runs, "Alignment of F's eigenvectors with the predictor: cos($v_j$, $W_p v_j$)")
     for run, (top, bottom) in zip(runs, axes.T, strict=True):
         _lines(top, run, run.arrays["alignment"])
@@ -83,7 +99,7 @@ def figure3(runs: Sequence[Run], path: Path) -> Path:
 
 
 def figure4(runs: Sequence[Run], path: Path) -> Path:
-    """Asymmetry of W_p from before training on, in both norms, all runs in one."""
+    """Draw the asymmetry of W_p in both norms, from before training on, all runs in one panel."""
     panels = {
         "asymmetry_l1": "$Σ|W_p - W_p^⊤|\\;/\\;Σ|W_p|$ (as the replication)",
         "asymmetry": "$‖W_p - W_p^⊤‖_F\\;/\\;‖W_p‖_F$",
@@ -96,7 +112,12 @@ def figure4(runs: Sequence[Run], path: Path) -> Path:
         axis.set_title(label, fontsize=10)
     axes[0].set_ylabel("asymmetry of $W_p$")
     axes[0].text(
-        0.99, np.sqrt(2) + 0.015, "random matrix: √2", transform=axes[0].get_yaxis_transform(), ha="right", fontsize=7.5
+        0.99,
+        np.sqrt(2) + 0.015,
+        "random matrix: √2",
+        transform=axes[0].get_yaxis_transform(),
+        ha="right",
+        fontsize=7.5,
     )
     _legend(figure, axes[0])
     figure.suptitle(_title("Asymmetry of the predictor", runs), fontsize=11)
@@ -104,7 +125,7 @@ def figure4(runs: Sequence[Run], path: Path) -> Path:
 
 
 def signs(runs: Sequence[Run], path: Path) -> Path:
-    """What tells learning from collapse, over time, all runs in one."""
+    """Draw the numbers that separate learning from collapse over time, all runs in one panel."""
     panels = {
         "effective_rank": "effective rank of F",
         "relative_spread": "relative spread of projections",
@@ -139,7 +160,8 @@ def signs(runs: Sequence[Run], path: Path) -> Path:
 FIGURES = {"figure2": figure2, "figure3": figure3, "figure4": figure4, "signs": signs}
 
 
-def _columns(runs, title):
+def _columns(runs: Sequence[Run], title: str) -> tuple["Figure", np.ndarray]:
+    """Return a figure and its axes (2, R), one column a run."""
     wide = max(3.3 * len(runs) + 1.2, 5.5)
     figure, axes = plt.subplots(2, len(runs), figsize=(wide, 6.2), layout="constrained", sharex="col", squeeze=False)
     figure.suptitle(_title(title, runs), fontsize=11)
@@ -149,12 +171,12 @@ def _columns(runs, title):
     return figure, axes
 
 
-def _title(title: str, runs) -> str:
-    return f"{title}\n{PROXY}" if any(run.config["predictor"]["kind"] == "mlp" for run in runs) else title
+def _title(title: str, runs: Sequence[Run]) -> str:
+    return f"{title}\n{PROXY}" if not all(run.predictor.linear for run in runs) else title
 
 
-def _lines(axis, run: Run, curves) -> None:
-    """One line for each mode, the first ranks on top of the others."""
+def _lines(axis: "Axes", run: Run, curves: np.ndarray) -> None:
+    """Draw one line for each mode of curves (T, D), the first ranks on top of the others."""
     known = np.isfinite(curves).any(1)
     for rank in reversed(range(run.size)):
         colour = ranks()(rank / max(run.size - 1, 1))
@@ -163,48 +185,59 @@ def _lines(axis, run: Run, curves) -> None:
         _none(axis)
 
 
-def _none(axis) -> None:
+def _none(axis: "Axes") -> None:
     axis.text(0.5, 0.5, "none recorded", transform=axis.transAxes, ha="center", color="0.4", fontsize=8)
 
 
-def _share(axes) -> None:
-    """One range for all panels of a row."""
+def _share(axes: np.ndarray) -> None:
+    """Set one range for all panels of a row."""
     limits = np.array([axis.get_ylim() for axis in axes if axis.lines])
     for axis in axes if len(limits) else ():
         axis.set_ylim(limits[:, 0].min(), limits[:, 1].max())
 
 
 @functools.cache
-def ranks():
-    """Matplotlib's colours of the modes by rank: viridis without its palest end."""
+def ranks() -> "ListedColormap":
+    """Return Matplotlib's colours of the modes by rank: viridis without its palest end."""
     return plt.matplotlib.colors.ListedColormap(plt.get_cmap("viridis")(np.linspace(0, 0.92, 256)), "ranks")
 
 
-def _ranks(figure, axes, runs) -> None:
+def _ranks(figure: "Figure", axes: np.ndarray, runs: Sequence[Run]) -> None:
     colours = plt.cm.ScalarMappable(plt.Normalize(1, runs[0].size), ranks())
     bar = figure.colorbar(colours, ax=axes, pad=0.02, aspect=20 * len(axes))
     bar.set_label("rank of the mode", fontsize=9)
 
 
-def _each(axis, runs, name, part=None, style=None) -> None:
-    """One line a run."""
+def _each(axis: "Axes", runs: Sequence[Run], name: str, part: int | None = None, style: Any = None) -> None:
+    """Draw one line for each run."""
     for i, run in enumerate(runs):
         curve = run.arrays[name] if part is None else run.arrays[name][:, part]
         known = np.isfinite(curve)
         if known.any():
-            look = {"color": COLOURS[i % len(COLOURS)], "ls": style or STYLES[i % len(STYLES)], "lw": 1.5}
+            look = {
+                "color": COLOURS[i % len(COLOURS)],
+                "ls": style or STYLES[i % len(STYLES)],
+                "lw": 1.5,
+            }
             axis.plot(run.arrays["epoch"][known], curve[known], label=run.name, **look)
     axis.grid(alpha=0.25)
 
 
-def _legend(figure, *axes) -> None:
-    """Every run once, below the panels."""
+def _legend(figure: "Figure", *axes: "Axes") -> None:
+    """Name every run once, below the panels."""
     found = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if found:
-        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(len(found), 4), fontsize=8.5)
+        figure.legend(
+            found.values(),
+            found.keys(),
+            loc="outside lower center",
+            ncols=min(len(found), 4),
+            fontsize=8.5,
+        )
 
 
-def save(figure, path: Path) -> Path:
+def save(figure: "Figure", path: Path) -> Path:
+    """Write a figure, close it, and return its path; the folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)

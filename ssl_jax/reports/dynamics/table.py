@@ -1,17 +1,23 @@
-"""What the replication reads off its Figures 2 to 4, as numbers of recorded runs, beside the replication's own."""
+"""Numbers that the replication reads off its Figures 2 to 4, for recorded runs beside its own."""
 
 from typing import Any
 
 import numpy as np
 
+from ssl_jax.predictors import make_predictor
 from ssl_jax.reports.dynamics.figures import Run
 from ssl_jax.reports.markdown import NUMBER, table
 
-ALIGNED, LARGE, SHARE = 0.95, 0.01, 0.04  # what counts as aligned; eigenvalues of W_p: in itself, of the largest
+ALIGNED, LARGE, SHARE = (
+    0.95,
+    0.01,
+    0.04,
+)  # what counts as aligned; eigenvalues of W_p: in itself, of the largest
 MOMENTS = (0, 10, 20, 50, 100)  # % of the run
 
-# The replication's own records, decoded from its stored results: D = 128, ResNet-18, CIFAR-10, 100 epochs; its first
-# spectrum is of the end of the first epoch, its asymmetry the entrywise one, before training and at the end.
+# The replication's own records, decoded from its stored results: D = 128, ResNet-18, CIFAR-10, 100
+# epochs; its first spectrum is of the end of the first epoch, its asymmetry the entrywise one,
+# before training and at the end.
 THEIR_SCALE = "cifar10, 50000 images, 100 epochs, resnet18, width 64, D = 128"
 PUBLISHED: dict[str, dict[str, Any]] = {
     "byol": {
@@ -50,7 +56,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def features(run: Run) -> dict[str, Any]:
-    """What section 4 of the replication reads off its figures, at the last record that has it. None: not known."""
+    """Return the numbers that section 4 of the replication reads off its figures.
+
+    They are of the last record that has them; None stands for unknown.
+    """
     a = run.arrays
     top = a["corr_eigenvalues"][:, 0]
     known = np.flatnonzero(np.isfinite(top))
@@ -69,18 +78,20 @@ def features(run: Run) -> dict[str, Any]:
     }
 
 
-def _last(array):
+def _last(array: np.ndarray) -> np.ndarray | None:
+    """Return the last finite record; None where there is none."""
     known = np.flatnonzero(np.isfinite(array).reshape(len(array), -1).all(1))
     return array[known[-1]] if len(known) else None
 
 
-def _ends(array) -> list[float] | None:
+def _ends(array: np.ndarray) -> list[float] | None:
+    """Return the first and the last finite record; None where there is none."""
     known = array[np.isfinite(array)]
     return [float(known[0]), float(known[-1])] if len(known) else None
 
 
 def scale(run: Run) -> dict[str, Any]:
-    """How large the run was."""
+    """Return the run's data, network and length."""
     c, steps, epochs = run.config, run.arrays["step"][-1], run.arrays["epoch"][-1]
     about = int(round(steps / epochs)) * c["batch_size"] if epochs > 0 else None
     return {
@@ -95,8 +106,8 @@ def scale(run: Run) -> dict[str, Any]:
     }
 
 
-def told(run: Run) -> dict[str, Any]:
-    """The run's part of result.json."""
+def run_record(run: Run) -> dict[str, Any]:
+    """Return the run's part of result.json."""
     who = {"directory": str(run.path), "method": run.config["method"], "seed": run.config["seed"]}
     return who | scale(run) | features(run) | {"damaged": list(run.lost)}
 
@@ -114,8 +125,10 @@ ROWS = {
 
 
 def report(runs: dict[str, dict[str, Any]]) -> str:
-    """The table in Markdown: of each run, by its name, what `told` says, and beside it the replication's own numbers of
-    the same method.
+    """Return the table in Markdown.
+
+    A run's numbers are those of `run_record`, by its name. The replication's numbers of the same
+    method are beside them.
     """
     header, columns = [""], []
     for name, run in runs.items():
@@ -127,11 +140,11 @@ def report(runs: dict[str, dict[str, Any]]) -> str:
     rows = zip(["scale", *ROWS.values()], *columns, strict=True)
     notes = [
         "Under 0 % stands the first record with a spectrum; the replication's is of the end of its first epoch.",
-        "Eigenvalues of F and W_p go with the scale of the weights, of which the cosine loss sees nothing: compare "
-        "what is relative to the largest.",
+        "Eigenvalues of F and W_p go with the scale of the weights, of which the cosine loss sees "
+        "nothing: compare what is relative to the largest.",
         *(f"{name}: damaged, left out: {', '.join(run['damaged'])}." for name, run in runs.items() if run["damaged"]),
     ]
-    if any(run["predictor"] == "mlp" for run in runs.values()):
+    if not all(make_predictor(run["predictor"], run["dim"]).linear for run in runs.values()):
         notes.append("W_p of a two-layer predictor: product of its matrices, without bias, BatchNorm and ReLU.")
     return f"{table(header, rows, rest=NUMBER)}\n" + "\n".join(f"* {note}" for note in notes) + "\n"
 
@@ -140,7 +153,7 @@ def _scale_words(s: dict[str, Any]) -> str:
     return f"{s['dataset']}, {s['images']} images, {s['epochs']:.4g} epochs, {s['encoder']}, D = {s['dim']}"
 
 
-def _words(value) -> str:
+def _words(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, list):

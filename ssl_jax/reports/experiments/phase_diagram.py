@@ -11,6 +11,11 @@ ROWS = {"none": "no average of the target", "average": "target averaged"}
 NAMES = {"twin": "linear network", "cosine": "digits, cosine loss", "euclidean": "digits, squared distance"}
 
 
+def named(measurement: str) -> str:
+    """ "twin", or a loss on digits, in words."""
+    return NAMES.get(measurement, f"digits, {measurement}")
+
+
 def measured(result: dict) -> list[str]:
     """twin, and the digits' losses, in the order in which they ran."""
     return ["twin", *result["config"]["digits"]["losses"]]
@@ -25,7 +30,7 @@ def report(result: dict) -> str:
             part = result[f"{name}-{target}"]
             shares = (f"{100 * np.mean(part[side]):.0f}%" for side in ("predicted", "measured"))
             agree, differ = f"{100 * part['agreement']:.0f}%", f"{part['difference']:.3f}"
-            lines.append([NAMES[name], "averaged" if target == "average" else "none", agree, differ, *shares])
+            lines.append([named(name), "averaged" if target == "average" else "none", agree, differ, *shares])
     return table(head, lines)
 
 
@@ -35,9 +40,9 @@ def draw(result: dict, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     twin, *losses = measured(result)
-    first = [("theory", twin, "predicted"), (NAMES[twin], twin, "measured"), (NAMES[losses[0]], losses[0], "measured")]
+    first = [("theory", twin, "predicted"), (named(twin), twin, "measured"), (named(losses[0]), losses[0], "measured")]
     own = [("theory, from the digits' start", losses[0], "predicted")]
-    own += [(NAMES[loss], loss, "measured") for loss in reversed(losses)]
+    own += [(named(loss), loss, "measured") for loss in reversed(losses)]
     for name, columns in (("phase_diagram", first), ("control", own)):
         figure = panels(result, columns)
         figure.savefig(folder / f"{name}.png", dpi=100)

@@ -1,4 +1,4 @@
-"""The replication's claims, each with the cells that it rests on and how it is judged."""
+"""The replication's claims, each with the cells that it rests on and its test."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,30 +9,34 @@ from ssl_jax.reports.replication.results import Cells, Estimate, Runs, accuracy,
 
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not", "cannot be told", "not tested"
 
+Evaluate = Callable[[Cells], tuple[str, list[str]]]
+
 
 class Claim(NamedTuple):
-    """`judge(cells)` -> (verdict, evidence: a line for each comparison)."""
+    """A claim of the replication."""
 
-    words: str
-    source: str
-    judge: Callable[[Cells], tuple[str, list[str]]]
+    statement: str  # the claim, one sentence
+    source: str  # table or figure
+    # evaluate(cells) -> (verdict, evidence: one line for each comparison)
+    evaluate: Evaluate
 
 
-def greater(*pairs: tuple[tuple[str, str], tuple[str, str]]) -> Callable:
-    """Each first cell is more accurate than its second."""
+def greater(*pairs: tuple[tuple[str, str], tuple[str, str]]) -> Evaluate:
+    """Return the test that each first cell is more accurate than its second."""
 
-    def judge(cells: Cells) -> tuple[str, list[str]]:
+    def evaluate(cells: Cells) -> tuple[str, list[str]]:
         known = [(a, b) for a, b in pairs if cells.get(a) and cells.get(b)]
         found = [difference(cells[a], cells[b]) for a, b in known]
         lines = [f"{a[1]} - {b[1]}: {d}" for (a, b), d in zip(known, found, strict=True)]
-        return together([_sign(d) for d in found]), lines
+        return combine_verdicts([_sign(d) for d in found]), lines
 
-    return judge
+    return evaluate
 
 
 def difference(ours: Runs, theirs: Runs) -> Estimate:
-    """Of the mean accuracies, in points, with Welch's 95% interval; cells do not share their noise, though they may
-    share seeds.
+    """Return the difference of mean accuracies, in points, with Welch's 95% interval.
+
+    Welch's test assumes independent noise: cells may share seeds, but not their noise.
     """
     from scipy.stats import ttest_ind  # half a second of import
 
@@ -50,42 +54,54 @@ def _sign(d: Estimate) -> str:
     return HOLDS if d.mean > 0 else FAILS
 
 
-def together(verdicts: list[str]) -> str:
-    """Of several comparisons: one that fails is enough against it, one that is open leaves it open."""
+def combine_verdicts(verdicts: list[str]) -> str:
+    """Return the verdict on several comparisons.
+
+    One that fails refutes the claim. Without one, a comparison that is open leaves it open.
+    """
     if not verdicts:
         return UNTESTED
     return next(v for v in (FAILS, OPEN, HOLDS) if v in verdicts)
 
 
-def no_better(a: tuple[str, str], b: tuple[str, str]) -> Callable:
-    """a is less accurate than b; it cannot be told where the difference lies within its interval."""
+def no_better(a: tuple[str, str], b: tuple[str, str]) -> Evaluate:
+    """Return the test that a is less accurate than b.
 
-    def judge(cells: Cells) -> tuple[str, list[str]]:
+    The verdict is open where the difference is within its interval.
+    """
+
+    def evaluate(cells: Cells) -> tuple[str, list[str]]:
         if not (cells.get(a) and cells.get(b)):
             return UNTESTED, []
         d = difference(cells[a], cells[b])
         return {HOLDS: FAILS, FAILS: HOLDS, OPEN: OPEN}[_sign(d)], [f"{a[1]} - {b[1]}: {d}"]
 
-    return judge
+    return evaluate
 
 
-def rescued(cell: tuple[str, str], without: tuple[str, str]) -> Callable:
-    """It is more accurate than without, and no run of it collapses."""
+def rescued(cell: tuple[str, str], without: tuple[str, str]) -> Evaluate:
+    """Return the test that a cell is more accurate than `without` and no run of it collapses."""
     compare = greater((cell, without))
 
-    def judge(cells: Cells) -> tuple[str, list[str]]:
+    def evaluate(cells: Cells) -> tuple[str, list[str]]:
         verdict, lines = compare(cells)
         runs = cells.get(cell, [])
         down = any(run.get("collapsed") for run in runs)
-        return FAILS if down and verdict != UNTESTED else verdict, [*lines, f"{cell[1]}: {state(runs)}"] if runs else []
+        return FAILS if down and verdict != UNTESTED else verdict, [
+            *lines,
+            f"{cell[1]}: {state(runs)}",
+        ] if runs else []
 
-    return judge
+    return evaluate
 
 
-def collapses(cell: tuple[str, str]) -> Callable:
-    """The run's own diagnosis, and an accuracy below the untrained encoder's."""
+def collapses(cell: tuple[str, str]) -> Evaluate:
+    """Return the test that a cell's runs collapse.
 
-    def judge(cells: Cells) -> tuple[str, list[str]]:
+    Their own diagnosis is a collapse, and their accuracy is below the untrained encoder's.
+    """
+
+    def evaluate(cells: Cells) -> tuple[str, list[str]]:
         runs = cells.get(cell)
         if not runs:
             return UNTESTED, []
@@ -98,34 +114,49 @@ def collapses(cell: tuple[str, str]) -> Callable:
         down = [run.get("collapsed", False) and low for run, low in zip(runs, below, strict=True)]
         return HOLDS if all(down) else FAILS if not any(down) else OPEN, [line]
 
-    return judge
+    return evaluate
 
 
 def recorded(runs: Runs, when: str, name: str) -> np.ndarray:
-    """What dynamics.npz held of `name` in its "first" or "last" record, a row for each run that recorded it."""
+    """Return what dynamics.npz held in its first or last record.
+
+    Args:
+        runs: the runs of a cell.
+        when: "first" or "last".
+        name: name of the array.
+
+    Returns:
+        A row for each run that recorded it.
+    """
     found = [((run.get("dynamics") or {}).get(when) or {}).get(name) for run in runs]
     return np.array([value for value in found if value is not None], np.float64)
 
 
-def symmetric(published: dict[tuple[str, str], float]) -> Callable:
-    """Asymmetry sum |W - Wᵀ| / sum |W| falls to less than half of what it began with; `published`: where it ended."""
+def symmetric(published: dict[tuple[str, str], float]) -> Evaluate:
+    """Return the test that the asymmetry falls to less than half of its first value.
 
-    def judge(cells: Cells) -> tuple[str, list[str]]:
+    The asymmetry is sum |W - Wᵀ| / sum |W|. `published` has the last published value of each cell.
+    """
+
+    def evaluate(cells: Cells) -> tuple[str, list[str]]:
         lines, verdicts = [], []
         for cell, theirs in published.items():
             first, last = (recorded(cells.get(cell, []), when, "asymmetry_l1") for when in ("first", "last"))
             if len(last):
                 lines.append(f"{cell[1]}: {first.mean():.2f} -> {last.mean():.2f} (published: 1.41 -> {theirs:g})")
                 verdicts.append(HOLDS if np.all(last < 0.5 * first) else FAILS)
-        return together(verdicts), lines
+        return combine_verdicts(verdicts), lines
 
-    return judge
+    return evaluate
 
 
-def aligned(published: dict[tuple[str, str], int]) -> Callable:
-    """The share of modes with an alignment above .95 at the end is at least half the published one, of 128 modes."""
+def aligned(published: dict[tuple[str, str], int]) -> Evaluate:
+    """Return the test that the share of aligned modes is at least half the published share.
 
-    def judge(cells: Cells) -> tuple[str, list[str]]:
+    A mode is aligned at the end with an alignment above .95. `published` counts such modes, of 128.
+    """
+
+    def evaluate(cells: Cells) -> tuple[str, list[str]]:
         lines, verdicts = [], []
         for cell, theirs in published.items():
             alignment = recorded(cells.get(cell, []), "last", "alignment")
@@ -134,12 +165,13 @@ def aligned(published: dict[tuple[str, str], int]) -> Callable:
                 text = f"{100 * share.mean():.0f}% of {alignment.shape[1]} modes above .95"
                 lines.append(f"{cell[1]}: {text} (published: {theirs / 1.28:.0f}% of 128)")
                 verdicts.append(HOLDS if np.all(share >= theirs / 256) else FAILS)
-        return together(verdicts), lines
+        return combine_verdicts(verdicts), lines
 
-    return judge
+    return evaluate
 
 
 def cell(sweep: str) -> Callable[[str], tuple[str, str]]:
+    """Return a function from a cell's name to its key in the table."""
     return lambda name: (f"table{sweep}", name)
 
 
@@ -155,23 +187,37 @@ CLAIMS = (
             (_2("directpred"), _2("directpred_noema")),
         ),
     ),
-    Claim("BYOL with a symmetric predictor is no worse", "table 1", no_better(_1("byol"), _1("byol_sym"))),
+    Claim(
+        "BYOL with a symmetric predictor is no worse",
+        "table 1",
+        no_better(_1("byol"), _1("byol_sym")),
+    ),
     Claim("SimSiam with a symmetric predictor collapses", "table 1", collapses(_1("simsiam_sym"))),
     Claim(
         "Weight decay of a fast predictor rescues it",
         "table 3",
         rescued(_3("simsiam_sym_wdp"), _3("simsiam_sym_nowd")),
     ),
-    Claim("Without any decay it collapses even with a fast predictor", "table 3", collapses(_3("simsiam_sym_nowd"))),
+    Claim(
+        "Without any decay it collapses even with a fast predictor",
+        "table 3",
+        collapses(_3("simsiam_sym_nowd")),
+    ),
     Claim(
         "No decay at all is worse than decay of the predictor",
         "table 3",
         greater(*((_3(f"{name}_wdp"), _3(f"{name}_nowd")) for name in ("byol_sym", "byol", "simsiam_sym", "simsiam"))),
     ),
     Claim(
-        "DirectPred beats a one-layer predictor trained by SGD", "table 2", greater((_2("directpred"), _2("linear")))
+        "DirectPred beats a one-layer predictor trained by SGD",
+        "table 2",
+        greater((_2("directpred"), _2("linear"))),
     ),
-    Claim("Setting it every 5 steps only is no better", "table 2", no_better(_2("directpred5"), _2("directpred"))),
+    Claim(
+        "Setting it every 5 steps only is no better",
+        "table 2",
+        no_better(_2("directpred5"), _2("directpred")),
+    ),
     Claim(
         "The learned predictor becomes symmetric by itself",
         "figure 4",
@@ -185,5 +231,6 @@ CLAIMS = (
 )
 
 
-def judge_claims(cells: Cells) -> list[tuple[Claim, str, list[str]]]:
-    return [(claim, *claim.judge(cells)) for claim in CLAIMS]
+def evaluate_claims(cells: Cells) -> list[tuple[Claim, str, list[str]]]:
+    """Return every claim with its verdict and evidence."""
+    return [(claim, *claim.evaluate(cells)) for claim in CLAIMS]

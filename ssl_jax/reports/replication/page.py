@@ -1,4 +1,4 @@
-"""The replication as one HTML page that needs nothing else: tables, claims, figures, the runs behind each number."""
+"""The replication as one self-contained HTML page: tables, claims, figures and runs."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ssl_jax.reports import pyplot as plt
-from ssl_jax.reports.replication.claims import HOLDS, OPEN, UNTESTED, judge_claims
+from ssl_jax.reports.replication.claims import HOLDS, OPEN, UNTESTED, evaluate_claims
 from ssl_jax.reports.replication.published import PUBLISHED, TITLES, Published
 from ssl_jax.reports.replication.results import Cells, Gathered, accuracy, accuracy_of
 from ssl_jax.reports.replication.tables import (
@@ -26,46 +26,60 @@ from ssl_jax.reports.replication.tables import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 OURS, THEIRS, UNTRAINED = "#0b5fa5", "#c4560a", "#777777"
 SCALE_WORDS = {
     "full": "The published protocol.",
-    "mini": "Part of the data, a small network, a few epochs, for two CPU cores. Its numbers are to be "
-    "held against each other; the published ones are of the full protocol.",
+    "mini": "Part of the data, a small network, a few epochs, for two CPU cores. Its numbers are "
+    "to be held against each other; the published ones are of the full protocol.",
 }
 STYLE = """
 :root { --ink: #1c2430; --soft: #5a6472; --line: #d9dee5; --wash: #f5f7fa; --blue: #0b5fa5; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 74rem; padding: 1.5rem 1.25rem 4rem; color: var(--ink); background: #fff;
+body { margin: 0 auto; max-width: 74rem; padding: 1.5rem 1.25rem 4rem; color: var(--ink);
+  background: #fff;
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; } h2 { font-size: 1.3rem; margin: 2.5rem 0 .5rem; }
-h3 { font-size: 1.02rem; margin: 1.8rem 0 .4rem; } p { max-width: 44rem; } .soft { color: var(--soft); }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; } h2 { font-size: 1.3rem;
+  margin: 2.5rem 0 .5rem; }
+h3 { font-size: 1.02rem; margin: 1.8rem 0 .4rem; } p { max-width: 44rem; }
+  .soft { color: var(--soft); }
 a { color: var(--blue); text-decoration-thickness: 1px; text-underline-offset: 2px; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; min-width: 40rem; width: 100%; }
-th, td { padding: .38rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line);
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem;
+  min-width: 40rem; width: 100%; }
+th, td { padding: .38rem .55rem; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--line);
   font-variant-numeric: tabular-nums; }
-th { color: var(--soft); font-weight: 600; border-bottom-width: 2px; } td:nth-child(-n+2), th:nth-child(-n+2),
+th { color: var(--soft); font-weight: 600; border-bottom-width: 2px; } td:nth-child(-n+2),
+  th:nth-child(-n+2),
 td:last-child, th:last-child { text-align: left; } tr.absent td { color: #9aa3ae; }
 tbody tr:hover { background: var(--wash); }
-.claims { display: grid; gap: .7rem; grid-template-columns: repeat(auto-fill, minmax(17.5rem, 1fr)); padding: 0; }
-.claims li { list-style: none; border: 1px solid var(--line); border-left: 4px solid #9aa3ae; border-radius: 4px;
+.claims { display: grid; gap: .7rem; padding: 0;
+  grid-template-columns: repeat(auto-fill, minmax(17.5rem, 1fr)); }
+.claims li { list-style: none; border: 1px solid var(--line); border-left: 4px solid #9aa3ae;
+  border-radius: 4px;
   padding: .6rem .8rem; font-size: .92rem; } .claims .holds { border-left-color: #2a8a4a; }
 .claims .fails { border-left-color: #c0392b; } .claims .open { border-left-color: #d9a406; }
-.claims b { display: block; line-height: 1.35; } .claims i { font-style: normal; font-weight: 600; color: #6b7480; }
-.claims .holds i { color: #2a8a4a; } .claims .fails i { color: #c0392b; } .claims .open i { color: #9a7500; }
+.claims b { display: block; line-height: 1.35; } .claims i { font-style: normal; font-weight: 600;
+  color: #6b7480; }
+.claims .holds i { color: #2a8a4a; } .claims .fails i { color: #c0392b; }
+  .claims .open i { color: #9a7500; }
 .claims small { color: var(--soft); display: block; }
 img { max-width: 100%; min-width: 34rem; height: auto; display: block; margin: .6rem 0; }
-details { border-top: 1px solid var(--line); padding: .35rem 0; font-size: .88rem; } summary { cursor: pointer; }
+details { border-top: 1px solid var(--line); padding: .35rem 0; font-size: .88rem; }
+  summary { cursor: pointer; }
 details:target { background: #fff8e1; }
-pre { overflow-x: auto; background: var(--wash); padding: .7rem; font-size: .8rem; border-radius: 4px; }
+pre { overflow-x: auto; background: var(--wash); padding: .7rem; font-size: .8rem;
+  border-radius: 4px; }
 pre.command { white-space: pre-wrap; overflow-wrap: anywhere; }
-@media (max-width: 40rem) { body { padding: 1rem .9rem 3rem; font-size: 15px; } h1 { font-size: 1.35rem; } }
+@media (max-width: 40rem) { body { padding: 1rem .9rem 3rem; font-size: 15px; }
+  h1 { font-size: 1.35rem; } }
 """
 
 
 def page(gathered: Gathered) -> str:
-    """The whole document."""
+    """Return the whole document."""
     scales = [scale for scale in SCALE_WORDS if gathered.cells.get(scale)]
     body = "".join(section(gathered.cells[scale], scale) for scale in scales)
     missing = [scale for scale in SCALE_WORDS if scale not in scales]
@@ -75,19 +89,25 @@ def page(gathered: Gathered) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Non-contrastive learning, replicated</title><style>{STYLE}</style></head><body>"
         "<h1>Non-contrastive learning, replicated</h1>"
-        '<p class="soft">Linear accuracy on CIFAR-10&rsquo;s test images after the last epoch, in per cent, beside '
-        "what Höppe et al. 2022 (ReScience C) and Tian et al. 2021 publish. ± is the half-width of Student&rsquo;s 95% "
-        "interval over the seeds; Table 8 has the best of its probe&rsquo;s epochs, as published. Every "
-        "number of ours leads to the runs behind it.</p>"
+        '<p class="soft">Linear accuracy on CIFAR-10&rsquo;s test images after the last epoch, in '
+        "per cent, beside what Höppe et al. 2022 (ReScience C) and Tian et al. 2021 publish. ± is "
+        "the half-width of Student&rsquo;s 95% interval over the seeds; Table 8 has the best of "
+        "its probe&rsquo;s epochs, as published. Every number of ours leads to the runs behind "
+        "it.</p>"
         f"{body}{omissions(gathered.left_out)}</body></html>\n"
     )
 
 
 def section(cells: Cells, scale: str) -> str:
-    """Everything at one scale."""
+    """Return everything at one scale."""
     parts = [f"<h2>{scale.capitalize()} scale</h2><p>{escape(SCALE_WORDS[scale])} {escape(baseline_line(cells))}</p>"]
     parts += [claims(cells)]
-    parts += [image(draw_accuracies(cells), "Accuracy of every cell, ours and published, and of the untrained encoder")]
+    parts += [
+        image(
+            draw_accuracies(cells),
+            "Accuracy of every cell, ours and published, and of the untrained encoder",
+        )
+    ]
     parts += [f"<h3>{escape(TITLES.get(s, s))}</h3>{table(s, cells, scale)}" for s in sweeps_of(cells)]
     if titles := not_run(cells):
         parts.append(f'<p class="soft">Not run at this scale: {escape(titles)}.</p>')
@@ -98,6 +118,16 @@ def section(cells: Cells, scale: str) -> str:
 
 
 def table(sweep: str, cells: Cells, scale: str) -> str:
+    """Return a table of one sweep in HTML.
+
+    Args:
+        sweep: name of the sweep.
+        cells: results at the scale.
+        scale: name of the scale.
+
+    Returns:
+        The table; our numbers link to their runs.
+    """
     head = "".join(f"<th>{escape(name)}</th>" for name in HEADER)
     lines = []
     for published, row in zip(lines_of(sweep, cells), rows_of(sweep, cells, scale), strict=True):
@@ -110,21 +140,23 @@ def table(sweep: str, cells: Cells, scale: str) -> str:
         lines.append(f"<tr{'' if runs else ' class=absent'}>{''.join(f'<td>{text}</td>' for text in texts)}</tr>")
     below = "".join(f"<br>* {escape(note)}" for note in notes_of(sweep, cells))
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    return f'<div class="wide">{body}</div><p class="soft"><small>{below.removeprefix("<br>")}</small></p>'
+    below = below.removeprefix("<br>")
+    return f'<div class="wide">{body}</div><p class="soft"><small>{below}</small></p>'
 
 
 def claims(cells: Cells) -> str:
+    """Return the claims with their verdicts and evidence, in HTML."""
     kinds = {HOLDS: "holds", OPEN: "open", UNTESTED: "untested"}
     items = []
-    for claim, verdict, lines in judge_claims(cells):
+    for claim, verdict, lines in evaluate_claims(cells):
         evidence = "".join(f"<small>{escape(line)}</small>" for line in lines)
-        words = f"<b>{escape(claim.words)}</b><i>{escape(verdict)}</i> ({escape(claim.source)}){evidence}"
+        words = f"<b>{escape(claim.statement)}</b><i>{escape(verdict)}</i> ({escape(claim.source)}){evidence}"
         items.append(f'<li class="{kinds.get(verdict, "fails")}">{words}</li>')
     return f'<h3>Claims</h3><ul class="claims">{"".join(items)}</ul>'
 
 
 def runs_of(cells: Cells, scale: str) -> Iterable[str]:
-    """One fold for each cell: command, device and configuration of its seeds."""
+    """Yield one foldable element for each cell: command, device and configuration of its seeds."""
     for (sweep, cell), runs in cells.items():
         inner = []
         for run in runs:
@@ -146,31 +178,44 @@ def runs_of(cells: Cells, scale: str) -> Iterable[str]:
 
 
 def anchor(scale: str, sweep: str, cell: str) -> str:
+    """Return the identifier of a cell's runs in the page.
+
+    Args:
+        scale: name of the scale.
+        sweep: name of the sweep.
+        cell: name of the cell.
+
+    Returns:
+        The identifier.
+    """
     return f"{scale}-{sweep}-{cell}"
 
 
 def omissions(left_out: list[str]) -> str:
+    """Return the list of result files that are in no table, in HTML."""
     if not left_out:
         return ""
     items = "".join(f"<li>{escape(line)}</li>" for line in left_out)
     return f"<h2>Left out</h2><p>Result files that are in no table, and why.</p><ul>{items}</ul>"
 
 
-# --- Figures ------------------------------------------------------------------------------------------------------
+# --- Figures --------------------------------------------------------------------------------------
 
 
 def image(figure: "Figure", words: str) -> str:
-    """The figure as SVG inside the page."""
+    """Return the figure as SVG inside the page; `words` is its alternative text."""
     buffer = io.BytesIO()
     with plt.rc_context({"svg.hashsalt": "replication"}):  # the same figures make the same page
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<div class="wide"><img alt="{escape(words, quote=True)}" src="data:image/svg+xml;base64,{data}"></div>'
+    alt = escape(words, quote=True)
+    source = f"data:image/svg+xml;base64,{data}"
+    return f'<div class="wide"><img alt="{alt}" src="{source}"></div>'
 
 
 def draw_accuracies(cells: Cells) -> "Figure":
-    """A line for each published cell: every seed, their mean and interval, and the published number."""
+    """Draw a line for each published cell: seeds, mean and interval, and the published number."""
     lines = [(sweep, published) for sweep in sweeps_of(cells) for published in lines_of(sweep, cells)]
     figure, axes = plt.subplots(figsize=(8, 0.29 * len(lines) + 1.1), layout="constrained")
     for y, (sweep, published) in enumerate(lines):
@@ -184,16 +229,30 @@ def draw_accuracies(cells: Cells) -> "Figure":
             axes.axhline(y - 0.5, color="0.8", lw=0.8)
     if untrained := baseline(cells).get("linear"):
         axes.axvline(untrained.mean, color=UNTRAINED, ls=":", lw=1.2, label="untrained encoder")
-    axes.set(yticks=range(len(lines)), yticklabels=[f"{s.removeprefix('original_')}  {p.cell}" for s, p in lines])
-    axes.set(xlabel="linear accuracy on the test images, last epoch, %", xlim=(0, 100), ylim=(len(lines) - 0.5, -0.5))
+    axes.set(
+        yticks=range(len(lines)),
+        yticklabels=[f"{s.removeprefix('original_')}  {p.cell}" for s, p in lines],
+    )
+    axes.set(
+        xlabel="linear accuracy on the test images, last epoch, %",
+        xlim=(0, 100),
+        ylim=(len(lines) - 0.5, -0.5),
+    )
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0, labelsize=8.5)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=4, frameon=False, fontsize=9)
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper left",
+        ncols=4,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
-def _draw_cell(axes, y: int, published: Published, values: list[float]) -> None:
+def _draw_cell(axes: "Axes", y: int, published: Published, values: list[float]) -> None:
     if published.accuracy is not None:
         axes.plot(published.accuracy, y, "D", ms=5.5, mfc="none", mec=THEIRS, mew=1.4, label="published")
     if not values:
@@ -201,11 +260,24 @@ def _draw_cell(axes, y: int, published: Published, values: list[float]) -> None:
     axes.plot(values, [y] * len(values), "o", ms=4, color=OURS, alpha=0.45, mew=0, label="ours, each seed")
     if len(values) > 1:
         ours = accuracy([{"linear_accuracy": v / 100} for v in values])
-        axes.errorbar(ours.mean, y, xerr=ours.width, fmt="|", color=OURS, ms=11, mew=1.8, lw=1.4, label="mean, 95%")
+        axes.errorbar(
+            ours.mean,
+            y,
+            xerr=ours.width,
+            fmt="|",
+            color=OURS,
+            ms=11,
+            mew=1.8,
+            lw=1.4,
+            label="mean, 95%",
+        )
 
 
 def draw_spectra(cells: Cells) -> "Figure | None":
-    """Eigenvalues of F over the epochs, of the first seed of each cell of table 1 that recorded them."""
+    """Draw the eigenvalues of F over the epochs, for each cell of table 1 that recorded them.
+
+    The run is the cell's first seed. None is returned where no cell recorded them.
+    """
     names = [published.cell for published in PUBLISHED["table1"]]
     found = {}
     for name in names:

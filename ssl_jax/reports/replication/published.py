@@ -1,21 +1,22 @@
-"""What the papers publish, cell by cell: linear accuracy on CIFAR-10's test images, ResNet-18, in per cent.
+"""Published linear accuracies of CIFAR-10's test images, ResNet-18, in per cent, cell by cell.
 
-HOPPE: Höppe et al. 2022 (ReScience C), tables 1 to 3, one unseeded run each. TIAN: Tian et al. 2021 (arXiv 2102.06810),
-table 8, mean and standard deviation of five. WANG: DirectCopy (Wang et al. 2021) as the replication's code reports it.
+HOPPE: Höppe et al. 2022 (ReScience C), tables 1 to 3, one unseeded run each. TIAN: Tian et al. 2021
+(arXiv 2102.06810), table 8, mean and standard deviation of five runs. WANG: DirectCopy (Wang et al.
+2021) as the replication's code reports it.
 """
 
 from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """A cell of a published table. `accuracy` in %, None where the table is only ours; `note`: what is doubtful."""
+    """A cell of a published table."""
 
     cell: str
     row: str
     column: str
-    accuracy: float | None = None
-    std: float | None = None
-    note: str = ""
+    accuracy: float | None = None  # in per cent; None where the table is only ours
+    std: float | None = None  # standard deviation over runs, in points
+    note: str = ""  # what is doubtful about the number
 
 
 UNCLEAR = "the published code's README gives 85.7 to the predictor that is not symmetric"

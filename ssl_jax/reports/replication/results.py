@@ -1,4 +1,4 @@
-"""Results of sweeps, gathered from their files, and what one cell says in numbers."""
+"""Results of sweeps, read from their files, and the statistics of one cell."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssl_jax.intervals import student
-from ssl_jax.workdir.directory import spread
+from ssl_jax.workdir.directory import FREE, is_free, spread
 
 NEEDED = ("sweep", "scale", "cell", "seed", "linear_accuracy", "effective_rank", "config")
 SCALES = ("full", "mini")
@@ -20,15 +20,17 @@ Cells = dict[tuple[str, str], Runs]  # by (sweep, cell)
 
 
 class Gathered(NamedTuple):
-    """cells: by scale; left_out: a line for each file that is in no table, and why."""
+    """Results by scale, and the files that are in no table."""
 
-    cells: dict[str, Cells]
-    left_out: list[str]
+    cells: dict[str, Cells]  # by scale
+    left_out: list[str]  # a line for each file: its path and the reason
 
 
 def gather(folders: Iterable[Path]) -> Gathered:
-    """All results below the folders. Left out are damaged files, those that lack a field, seeds that are there twice,
-    and runs of another configuration than the first seed of their cell.
+    """Return all results below the folders.
+
+    Four kinds of files are left out: damaged ones, those that lack a field, a seed that is there
+    already, and runs of another configuration than the first seed of their cell.
     """
     found: dict[str, Cells] = {}
     left_out: list[str] = []
@@ -46,8 +48,14 @@ def gather(folders: Iterable[Path]) -> Gathered:
 
 
 def _read(path: Path, left_out: list[str]) -> dict | None:
+    """Return a result file's content; None, and a line in `left_out`, where it is unusable."""
     sweep, scale, cell, name = path.parts[-4:]
-    place = {"sweep": sweep, "scale": scale, "cell": cell, "seed": name.removeprefix("seed-").removesuffix(".json")}
+    place = {
+        "sweep": sweep,
+        "scale": scale,
+        "cell": cell,
+        "seed": name.removeprefix("seed-").removesuffix(".json"),
+    }
     try:
         run = json.loads(path.read_text())
         lacking = [field for field in NEEDED if field not in run]
@@ -58,7 +66,7 @@ def _read(path: Path, left_out: list[str]) -> dict | None:
     if lacking:
         left_out.append(f"{path}: lacks {', '.join(lacking)}")
     elif moved:
-        left_out.append(f"{path}: says {moved[0]} {run[moved[0]]!r}, and lies under {place[moved[0]]!r}")
+        left_out.append(f"{path}: says {moved[0]} {run[moved[0]]!r}, but is stored under {place[moved[0]]!r}")
     elif wrong := [name for name in (accuracy_of(sweep), "effective_rank") if not is_number(run.get(name))]:
         left_out.append(f"{path}: {wrong[0]} is {run.get(wrong[0])!r}, no number")
     elif not isinstance(run["config"], dict):
@@ -69,53 +77,57 @@ def _read(path: Path, left_out: list[str]) -> dict | None:
 
 
 def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number."""
     return isinstance(value, float | int) and math.isfinite(value)
 
 
 def accuracy_of(sweep: str) -> str:
-    """The accuracy that the sweep's paper publishes."""
+    """Return the name of the accuracy that the sweep's paper publishes."""
     return PROTOCOL.get(sweep, "linear_accuracy")
 
 
 def _conflict(run: dict, other: dict) -> str | None:
-    """Why both cannot stand in one cell."""
+    """Return why two runs cannot be in one cell; None where they can."""
     if run["seed"] == other["seed"]:
         same = "the same" if run["linear_accuracy"] == other["linear_accuracy"] else "another"
         return f"seed {run['seed']} is there already, with {same} accuracy ({other['path']})"
     ours, theirs = (spread(r["config"]) for r in (run, other))
-    apart = sorted(f for f in ours.keys() & theirs.keys() if ours[f] != theirs[f] and f not in OWN)
+    apart = sorted(
+        field
+        for field in ours.keys() & theirs.keys()
+        if ours[field] != theirs[field] and not is_free(field, FREE + OWN)
+    )
     return f"{apart[0]} is {ours[apart[0]]}, and {theirs[apart[0]]} in {other['path']}" if apart else None
 
 
-# In which runs of one cell may differ; a sweep lets them.
-OWN = ("seed", "devices", "steps_per_call", "data.resident", "log_every", "eval_every", "checkpoint_every")
-OWN += ("dynamics.every", "data.data_dir")
+OWN = ("seed",)  # in which runs of one cell differ, beside what starts of one run may differ in
 
 
 class Estimate(NamedTuple):
-    """Mean over `count` seeds, and the half-width of its 95% interval (None: one seed)."""
+    """Mean over seeds, and its 95% interval."""
 
     mean: float
-    width: float | None
-    count: int
+    width: float | None  # half-width of the interval; None for one seed
+    count: int  # number of seeds
 
     def __str__(self) -> str:
         return f"{self.mean:.2f}" + (f" ± {self.width:.2f}" if self.width is not None else "")
 
 
 def estimate(values: Iterable[float]) -> Estimate:
+    """Return the mean of the values with Student's 95% interval."""
     numbers = np.array(list(values), np.float64)
     mean, width = student(numbers)
     return Estimate(float(mean), None if width is None else float(width), len(numbers))
 
 
 def accuracy(runs: Runs, field: str = "linear_accuracy") -> Estimate:
-    """In per cent."""
+    """Return the estimate of an accuracy over the runs, in per cent."""
     return estimate(100 * run[field] for run in runs)
 
 
 def state(runs: Runs) -> str:
-    """What the runs' own diagnoses say, those of several seeds counted."""
+    """Return the states of the runs' own diagnoses, counted where they differ."""
     names = [run.get("state", "collapsed" if run.get("collapsed") else "healthy") for run in runs]
     counted = {name: names.count(name) for name in names}
     return ", ".join(

@@ -1,13 +1,14 @@
-"""The replication in tables: ours beside the published numbers, and every claim with the cells that it rests on.
+"""The replication in tables: our numbers beside the published ones, and every claim with its cells.
 
-Everything here comes from result files, STORE/SWEEP/SCALE/CELL/seed-N.json, as a sweep keeps them. Accuracies are
-fractions in a file and per cent in a table; ± is the half-width of Student's 95% interval over the seeds.
+Everything here comes from result files, STORE/SWEEP/SCALE/CELL/seed-N.json, as a sweep stores them.
+Accuracies are fractions in a file and per cent in a table. ± is the half-width of Student's 95%
+interval over the seeds.
 """
 
 import numpy as np
 
 from ssl_jax.reports.markdown import table
-from ssl_jax.reports.replication.claims import judge_claims
+from ssl_jax.reports.replication.claims import evaluate_claims
 from ssl_jax.reports.replication.published import PUBLISHED, TITLES, Published
 from ssl_jax.reports.replication.results import (
     Cells,
@@ -23,7 +24,18 @@ from ssl_jax.reports.replication.results import (
 
 
 def against(ours: Estimate, published: Published, scale: str) -> tuple[str, str]:
-    """(difference to the published number, whether that lies within our interval)."""
+    """Compare an estimate with a published number.
+
+    Args:
+        ours: our estimate, in per cent.
+        published: the published cell.
+        scale: name of our runs' scale.
+
+    Returns:
+        The difference in points, and whether the published number is within our interval. The
+        second is "yes", "no" or the reason why there is no answer. Both are "" where nothing is
+        published.
+    """
     if published.accuracy is None:
         return "", ""
     difference = f"{ours.mean - published.accuracy:+.2f}"
@@ -34,28 +46,49 @@ def against(ours: Estimate, published: Published, scale: str) -> tuple[str, str]
     return difference, "yes" if abs(ours.mean - published.accuracy) <= ours.width else "no"
 
 
-HEADER = ("", "", "published", "ours", "seeds", "difference", "in interval", "ridge", "kNN", "rank", "state")
+HEADER = (
+    "",
+    "",
+    "published",
+    "ours",
+    "seeds",
+    "difference",
+    "in interval",
+    "ridge",
+    "kNN",
+    "rank",
+    "state",
+)
 
 
 def rows_of(sweep: str, cells: Cells, scale: str) -> list[list[str]]:
-    """A row for each cell of a published table, "not run" where there is no result."""
+    """Return the rows of a published table.
+
+    Args:
+        sweep: name of the sweep.
+        cells: results at the scale.
+        scale: name of the scale.
+
+    Returns:
+        A row for each cell, with texts under `HEADER`; "not run" where there is no result.
+    """
     return [_row(sweep, p, cells.get((sweep, p.cell), []), scale) for p in lines_of(sweep, cells)]
 
 
 def lines_of(sweep: str, cells: Cells) -> tuple[Published, ...]:
-    """The cells of a table, published or, of a sweep that only we have, as far as they were run."""
+    """Return the cells of a table: the published ones, else those that we ran."""
     ours = tuple(Published(cell, cell, "") for name, cell in cells if name == sweep)
     return PUBLISHED.get(sweep, ours)
 
 
 def sweeps_of(cells: Cells) -> list[str]:
-    """Tables with at least one result, the published ones first."""
+    """Return the tables with at least one result, the published ones first."""
     found = {sweep for sweep, _ in cells}
     return [sweep for sweep in PUBLISHED if sweep in found] + sorted(found - PUBLISHED.keys())
 
 
 def not_run(cells: Cells) -> str:
-    """Titles of the published tables of which no cell was run."""
+    """Return the titles of the published tables of which no cell was run."""
     found = sweeps_of(cells)
     return "; ".join(TITLES[sweep] for sweep in PUBLISHED if sweep not in found)
 
@@ -72,7 +105,15 @@ def _row(sweep: str, published: Published, runs: Runs, scale: str) -> list[str]:
         for name in PROBES
     ]
     rank = f"{np.mean([run['effective_rank'] for run in runs]):.1f}"
-    return [*place, str(ours), str(ours.count), *against(ours, published, scale), *others, rank, state(runs)]
+    return [
+        *place,
+        str(ours),
+        str(ours.count),
+        *against(ours, published, scale),
+        *others,
+        rank,
+        state(runs),
+    ]
 
 
 PROBES = ("ridge", "knn")
@@ -82,7 +123,10 @@ HOPPE = ("table1", "table2")  # one network and one probe; that of table 3 has h
 
 
 def baseline(cells: Cells) -> dict[str, Estimate]:
-    """Accuracy of the untrained encoder by each probe: one a seed, the same in every cell of one configuration."""
+    """Return the accuracy of the untrained encoder by each probe.
+
+    There is one value a seed, the same in every cell of one configuration.
+    """
     runs = [run for (sweep, _), runs in cells.items() for run in runs if sweep in HOPPE]
     found = {}
     for name in ("linear", *PROBES):
@@ -93,11 +137,11 @@ def baseline(cells: Cells) -> dict[str, Estimate]:
     return found
 
 
-# --- Markdown -----------------------------------------------------------------------------------------------------
+# --- Markdown -------------------------------------------------------------------------------------
 
 
 def markdown(gathered: Gathered, scale: str) -> str:
-    """The tables and the claims at one scale."""
+    """Return the tables and the claims at one scale."""
     cells = gathered.cells.get(scale, {})
     parts = [
         f"**{TITLES.get(sweep, sweep)}**\n\n{table(HEADER, rows_of(sweep, cells, scale))}{notes_below(sweep, cells)}"
@@ -107,13 +151,16 @@ def markdown(gathered: Gathered, scale: str) -> str:
         parts.append(f"Not run at this scale: {titles}.\n")
     if lines := baseline_line(cells):
         parts.append(f"{lines}\n")
-    claims = [[c.words, c.source, verdict, "; ".join(lines)] for c, verdict, lines in judge_claims(cells)]
+    claims = [[c.statement, c.source, verdict, "; ".join(lines)] for c, verdict, lines in evaluate_claims(cells)]
     parts.append(f"**Claims**\n\n{table(('claim', 'where', 'here', 'on what it rests'), claims)}")
     return "\n".join(parts)
 
 
 def notes_of(sweep: str, cells: Cells) -> list[str]:
-    """What is doubtful about published numbers of the table, each said once, with the cells it is about."""
+    """Return what is doubtful about the table's published numbers.
+
+    Each note is stated once, with its cells.
+    """
     notes: dict[str, list[str]] = {}
     for p in lines_of(sweep, cells):
         if p.note:
@@ -122,10 +169,12 @@ def notes_of(sweep: str, cells: Cells) -> list[str]:
 
 
 def notes_below(sweep: str, cells: Cells) -> str:
+    """Return the notes as a list in Markdown."""
     lines = notes_of(sweep, cells)
     return "".join(f"\n* {line}" for line in lines) + "\n" if lines else ""
 
 
 def baseline_line(cells: Cells) -> str:
+    """Return a sentence on the untrained encoder's accuracy, or ""."""
     found = [f"{name} {value}" for name, value in baseline(cells).items()]
     return f"The untrained encoder: {', '.join(found)}." if found else ""

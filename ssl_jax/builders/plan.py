@@ -1,0 +1,43 @@
+"""From a configuration to what is known of a run that trains before any of its data is read."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from ssl_jax.builders.data import build_cadence, describe_dataset, resident
+from ssl_jax.builders.program import pick_devices
+from ssl_jax.data.batches import steps_per_epoch
+from ssl_jax.data.dataset import Description
+from ssl_jax.train import parallel
+from ssl_jax.train.loop import Cadence
+from ssl_jax.types import Config
+
+
+class Plan(NamedTuple):
+    """The numbers of a run that trains. Its parts are built from them, once."""
+
+    devices: list  # to train on
+    resident: bool | Literal["auto"]  # whether the images stay on the devices
+    data: Description  # of the whole set, held-out images included
+    steps_per_epoch: int
+    cadence: Cadence  # total steps, and when things happen
+
+    @property
+    def axis(self) -> str | None:
+        """The axis that a step averages over."""
+        return parallel.axis(self.devices)
+
+
+def make_plan(config: Config, images: Callable[[Description], int], track: int = 0) -> Plan:
+    """Checks devices, set and batch size, and counts the steps. Reads no image.
+
+    Args:
+        config: of a run that trains.
+        images: images(description) -> those that an epoch goes through.
+        track: steps between two records of the dynamics; 0: none.
+    Raises:
+        UserError: names the first field that is wrong.
+    """
+    devices, kept = pick_devices(config), resident(config.data.resident)
+    data = describe_dataset(config)
+    steps = steps_per_epoch(images(data), config.batch_size)
+    return Plan(devices, kept, data, steps, build_cadence(config, steps, track))
