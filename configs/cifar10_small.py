@@ -4,7 +4,7 @@ A network of four convolutions (128 features). 936 steps are too few for the rep
 target rate. What weight decay does to the eigenvalues goes by rate * decay * steps: 0.03 * 4e-4 * 39 000 = 0.47 there,
 and 0.025 (the mean of a cosine from 0.05) * 0.02 * 936 = 0.47 here.
 
-The rate was chosen on training images 45 000 to 50 000, which neither pretraining nor the README's table uses, by
+The rate was chosen on training images 45 000 to 50 000, which neither pretraining nor docs/replication.md uses, by
 ridge / kNN accuracy there (untrained encoder .361 / .351), pretraining on the first 20 000:
 
     directpred, 3 epochs, tau 0.99, cosine         byol, 6 epochs, tau 0.99, cosine

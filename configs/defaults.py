@@ -97,7 +97,7 @@ def get_config() -> ConfigDict:
     config.probe.newton_steps = 8
     config.probe.knn_k = 200
     config.probe.knn_temperature = 0.1
-    config.probe.validation_size = 2000  # training images held out of the kNN bank to judge checkpoints by
+    config.probe.validation_size = 2000  # the last so many training images: kNN on them chooses the best checkpoint
     config.probe.random_init = True  # the same probes on the untrained encoder
     config.probe.few_labels = 0  # labels a class of the few-label probe; 0: none
     config.probe.few_label_draws = 20

@@ -5,23 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from floors import FLOORS, FORBIDDEN, PICTURE, draw
 
 ROOT = Path(__file__).parent.parent
-# Folders and loose files of ssl_jax/, from the ground up. Those of one floor do not import each other.
-FLOORS = (
-    ("ssl_jax", "errors", "types"),
-    ("intervals", "linalg", "losses", "runtime"),
-    ("augment", "data", "dynamics", "models", "optim", "workdir"),
-    ("predictors", "probes"),
-    ("diagnosis",),
-    ("reports", "train"),
-    ("builders",),
-    ("experiments", "sweeps"),
-    ("tasks",),
-    ("launch",),  # the door: nothing imports it
-)
-# What must never be, whatever becomes of the floors. Tasks are for the door alone.
-FORBIDDEN = {"reports": {"train", "builders", "tasks"}, "train": {"probes"}, "predictors": {"train"}}
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (
@@ -156,3 +142,13 @@ def test_the_rule_can_fail(arrow, inside):
     module, line = WRONG[arrow]
     assert module in FILES and not violations(module, "from ssl_jax.errors import UserError")
     assert len(violations(module, inside.format(line))) == 1
+
+
+def test_the_picture_shows_these_floors():
+    assert PICTURE.read_text() == draw(), "python tests/floors.py draws it anew"
+
+
+def test_the_page_says_what_every_folder_is_for():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    described = re.findall(r"^\| `([\w/]+)` \|", page, re.MULTILINE)
+    assert sorted(name.strip("/") for name in described) == sorted(name for names in FLOORS for name in names)

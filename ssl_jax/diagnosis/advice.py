@@ -46,8 +46,7 @@ def advise(state: str, signs: Signs, facts: Facts) -> tuple[str, ...]:
     )
     lines = [line for part in parts if (line := part(facts))]
     return tuple(lines) or (
-        "Change the seed, or train longer: every knob that is known to matter already stands "
-        "where it should",
+        "Change the seed, or train longer: every knob that is known to matter already stands where it should",
     )
 
 
@@ -130,9 +129,7 @@ def allow_asymmetry(facts: Facts) -> str:
     """Advise a predictor that is not symmetrised."""
     if not (facts.symmetric and facts.learned):
         return ""
-    without = (
-        "79.4 % against 20.3 %" if facts.tau == 0 else "84.2 % against 85.7 %, so expect little"
-    )
+    without = "79.4 % against 20.3 %" if facts.tau == 0 else "84.2 % against 85.7 %, so expect little"
     return (
         "Leave the predictor as it is learned: predictor.symmetric from True to False (experience: "
         f"{without}, replication, CIFAR-10; the theory has no number for it)"
@@ -184,12 +181,7 @@ def raise_predictor_rate(facts: Facts) -> str:
     from ssl_jax.dynamics import theory
 
     found, rate = flow_of(facts), _predictor(facts, "learning_rate")
-    if not (
-        found
-        and facts.learned
-        and 0 < found[0].eta_s < theory.critical_decay()
-        and found[0].eta_p > 0
-    ):
+    if not (found and facts.learned and 0 < found[0].eta_s < theory.critical_decay() and found[0].eta_p > 0):
         return ""
     flow, low = found[0], float(theory.roots(eta_s=found[0].eta_s)[0])
     border = float(theory.height(low, alpha_p=flow.alpha_p, eta_p=flow.eta_p, eta_s=flow.eta_s))
@@ -197,11 +189,7 @@ def raise_predictor_rate(facts: Facts) -> str:
         _predictor(facts, "weight_decay"),
         facts.decay == "coupled" or facts.decay_scale == "lr",
     )
-    keep = (
-        f" and optimizer.predictor.weight_decay from {decay:g} to {decay / MARGIN:g}"
-        if by_rate
-        else ""
-    )
+    keep = f" and optimizer.predictor.weight_decay from {decay:g} to {decay / MARGIN:g}" if by_rate else ""
     return (
         f"A quicker predictor: optimizer.predictor.learning_rate from {rate:g} to "
         f"{MARGIN * rate:g}{keep} (theory: a direction survives only above an eigenvalue of "
@@ -222,16 +210,10 @@ def lower_rates(signs: Signs, facts: Facts) -> tuple[str, ...]:
     if facts.sees_scale and facts.learned and 0 < signs.start < USUAL_START:
         border = 2 * (1 + momentum) / (2 * facts.loss_scale * signs.start)
         to = min(to, border / 2)
-        why = (
-            f"theory: the predictor's steps are unstable above {border:.2g}, by an eigenvalue of "
-            f"{signs.start:.3g}"
-        )
+        why = f"theory: the predictor's steps are unstable above {border:.2g}, by an eigenvalue of {signs.start:.3g}"
     line = f"Lower optimizer.learning_rate from {rate:g} to {to:.2g} ({why})"
     fast = _predictor(facts, "learning_rate")
-    own = (
-        f"Lower optimizer.predictor.learning_rate from {fast:g} to "
-        f"{min(fast, rate) / MARGIN:.2g} with it"
-    )
+    own = f"Lower optimizer.predictor.learning_rate from {fast:g} to {min(fast, rate) / MARGIN:.2g} with it"
     return (line, own) if facts.learned and fast > rate else (line,)
 
 

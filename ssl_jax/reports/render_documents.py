@@ -9,6 +9,7 @@ mark and `<!-- end -->`:
                                 results/experiments/NAME.json
     <!-- dynamics: NAME -->     eigenspaces beside the replication's, from
                                 results/dynamics/NAME.json
+    <!-- labels: NAME -->       the probe with few labels of one run, from results/NAME.json
     <!-- replication: SCALE --> the published tables and claims, from
                                 results/TABLE/SCALE/CELL/seed-N.json
 """
@@ -27,9 +28,7 @@ from ssl_jax.reports.replication.tables import markdown
 
 ROOT = Path(__file__).parents[2]
 ACCURACIES = ("linear_accuracy", "ridge_accuracy", "knn_accuracy")
-MARKED = re.compile(
-    r"(<!-- (seeds|experiment|dynamics|replication): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL
-)
+MARKED = re.compile(r"(<!-- (seeds|experiment|dynamics|labels|replication): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def read_results(name: str, root: Path = ROOT) -> list[dict]:
@@ -54,19 +53,32 @@ def seeds_table(results: list[dict]) -> str:
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method, runs in methods.items():
         cells = [_over_seeds([100 * r[name] for r in runs]) for name in ACCURACIES]
-        cells += [
-            _over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")
-        ]
-        rows.append(
-            f"| {method} | {len(runs)} | {' | '.join(cells)} "
-            f"| {sum(r['collapsed'] for r in runs)} |"
-        )
+        cells += [_over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")]
+        rows.append(f"| {method} | {len(runs)} | {' | '.join(cells)} | {sum(r['collapsed'] for r in runs)} |")
     return "\n".join(rows) + "\n"
 
 
 def _over_seeds(values: list[float]) -> str:
     spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
     return f"{np.mean(values):.2f}{spread}"
+
+
+CONTENDERS = {"pretrained": "pretrained", "random_init": "untrained", "raw_pixels": "raw pixels"}
+
+
+def labels_table(result: dict) -> str:
+    """One row for each contender of the probe with few labels, and what made the numbers."""
+    few = result["few_label"]
+    head = f"| encoder, {few['labels_per_class']} labels a class | test accuracy, % |\n|---|---|\n"
+    rows = [f"| {word} | {_percent(few[name])} |\n" for name, word in CONTENDERS.items()]
+    made = f"{result['device']}, jax {result['versions']['jax']}"
+    return (
+        head + "".join(rows) + f"\n± is the standard deviation over the same {few['draws']} draws of labels ({made}).\n"
+    )
+
+
+def _percent(spread: dict) -> str:
+    return f"{100 * spread['mean']:.1f} ± {100 * spread['std']:.1f}"
 
 
 def report(result: dict) -> str:
@@ -77,12 +89,9 @@ def report(result: dict) -> str:
 
 RENDERERS = {
     "seeds": lambda name, root: seeds_table(read_results(name, root)),
-    "experiment": lambda name, root: report(
-        read_json(root / "results" / "experiments" / f"{name}.json")
-    ),
-    "dynamics": lambda name, root: table.report(
-        read_json(root / "results" / "dynamics" / f"{name}.json")["runs"]
-    ),
+    "experiment": lambda name, root: report(read_json(root / "results" / "experiments" / f"{name}.json")),
+    "dynamics": lambda name, root: table.report(read_json(root / "results" / "dynamics" / f"{name}.json")["runs"]),
+    "labels": lambda name, root: labels_table(read_json(root / "results" / f"{name}.json")),
     "replication": lambda name, root: markdown(gather([root / "results"]), name),
 }
 
@@ -99,12 +108,8 @@ def documents(root: Path = ROOT) -> list[Path]:
 
 def main() -> None:
     """Render all documents and, with --figures, draw the figures of stored experiments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--figures", type=Path, help="also draw every stored experiment's figures into DIR/NAME/"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figures", type=Path, help="also draw every stored experiment's figures into DIR/NAME/")
     folder = parser.parse_args().figures
     for path in documents():
         path.write_text(render(path.read_text()))

@@ -71,7 +71,7 @@ def make_job(session: Session, encode: Callable) -> TrainingJob:
     def evaluate(state, step):
         sizes = probe.validation_size, probe.knn_k, probe.knn_temperature
         accuracy = accuracies.validate(encode, state.params, state.stats, dataset, *sizes)
-        say(f"epoch {session.epoch(step):g}: kNN {accuracy:.4f} on {probe.validation_size} held-out training images")
+        say(f"epoch {session.epoch(step):g}: kNN {accuracy:.4f} on the last {probe.validation_size} training images")
         return {BEST: accuracy}
 
     def adjust(state, rows):

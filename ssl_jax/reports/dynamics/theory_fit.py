@@ -40,33 +40,18 @@ def fit_run(run: Run, integrates: bool) -> Fit:
     kind, optimizer = c["predictor"]["kind"], c["optimizer"]
     if run.predictor.closed_form:
         return Fit(
-            f"{kind} writes W_p down from F's eigenvectors: the predictor follows no flow, and p "
-            "is a function of s"
+            f"{kind} writes W_p down from F's eigenvectors: the predictor follows no flow, and p is a function of s"
         )
     if optimizer["name"] not in DESCENT:
-        return Fit(
-            "the theory is the flow of gradient descent, and this run's optimizer is "
-            f"{optimizer['name']}"
-        )
+        return Fit(f"the theory is the flow of gradient descent, and this run's optimizer is {optimizer['name']}")
     if c["loss"] not in LOSSES:
-        return Fit(
-            f"the theory is of the losses {' and '.join(LOSSES)}, and this run's is {c['loss']}"
-        )
+        return Fit(f"the theory is of the losses {' and '.join(LOSSES)}, and this run's is {c['loss']}")
     # Runs of before there were any lack the section.
     if added := [name for name, weight in c.get("regularisers", {}).items() if weight]:
-        return Fit(
-            "the theory's loss is the prediction's alone, and this run adds "
-            f"regularisers.{added[0]} to it"
-        )
+        return Fit(f"the theory's loss is the prediction's alone, and this run adds regularisers.{added[0]} to it")
     if optimizer["layerwise"]:
-        return Fit(
-            "every layer has a decay of its own (optimizer.layerwise), and the theory has one"
-        )
-    if lost := [
-        name
-        for name in ("mode_predictor", "corr_eigenvalues", "alignment", "loss")
-        if name in run.lost
-    ]:
+        return Fit("every layer has a decay of its own (optimizer.layerwise), and the theory has one")
+    if lost := [name for name in ("mode_predictor", "corr_eigenvalues", "alignment", "loss") if name in run.lost]:
         return Fit(f"dynamics.npz is damaged, without {', '.join(lost)}")
     if not integrates:
         return Fit("diffrax is not installed: pip install -e '.[theory]'")
@@ -76,9 +61,7 @@ def fit_run(run: Run, integrates: bool) -> Fit:
         rate = np.interp(a["step"], *run.rates.T) / optimizer["learning_rate"]
         time = flow_time(a["step"], rate, per_step)
         measured = time, a["mode_predictor"], a["corr_eigenvalues"], a["alignment"]
-        units = calibrate(
-            *measured, flow, -a["loss"] / (2 * c["loss_scale"]) if scale_free else None
-        )
+        units = calibrate(*measured, flow, -a["loss"] / (2 * c["loss_scale"]) if scale_free else None)
         return Fit(None, units, forecast(*measured, units, scale_free=scale_free))
     except (UnfitError, UserError) as error:
         return Fit(str(error))
@@ -109,18 +92,13 @@ def flow_of(config: dict) -> tuple[theory.Flow, float]:
 def describe_fit(run: Run, fit: Fit) -> str:
     """Return sentences on the run's calibration, and on where theory and run differ."""
     if fit.units is None or fit.outcome is None:
-        parts = [
-            f"The theory cannot be fitted to this run: {fit.reason}. Drawn is what was measured."
-        ]
+        parts = [f"The theory cannot be fitted to this run: {fit.reason}. Drawn is what was measured."]
     else:
         parts = [describe_calibration(run, fit.units, fit.outcome), describe_decays(run, fit.units)]
         if fit.units.fit < 0.5:
             parts.append("The modes follow the flow badly: take the forecast with care.")
     if not run.predictor.linear:
-        parts.append(
-            "The theory's predictor is one matrix; this one has two layers, of which W_p is the "
-            "bare product."
-        )
+        parts.append("The theory's predictor is one matrix; this one has two layers, of which W_p is the bare product.")
     return " ".join(parts)
 
 
@@ -143,14 +121,8 @@ def describe_calibration(run: Run, units: Calibration, outcome: Forecast) -> str
     if run.objective.sees_scale:
         q = f"q = τ/a = {last:.3g}, by least squares from the balance of dp of {some}"
     else:
-        q = (
-            f"q = Σsp²/Σsp at each record ({first:.3g} → {last:.3g}), where the gradient of the "
-            "cosine turns"
-        )
-    k = (
-        f"k = {units.k:.3g}, by least squares from the growth of ln s of {some}, of which it "
-        f"explains {units.fit:.0%}"
-    )
+        q = f"q = Σsp²/Σsp at each record ({first:.3g} → {last:.3g}), where the gradient of the cosine turns"
+    k = f"k = {units.k:.3g}, by least squares from the growth of ln s of {some}, of which it explains {units.fit:.0%}"
     return (
         f"Forecast from epoch {epoch:.3g}, by which half as many modes are aligned as ever are. "
         f"Units: {q}; S = k q²/α_p with {k}."
@@ -160,22 +132,14 @@ def describe_calibration(run: Run, units: Calibration, outcome: Forecast) -> str
 def describe_decays(run: Run, units: Calibration) -> str:
     """Return sentences on the decays, and on what the theory leaves out."""
     flow = flow_of(run.config)[0]
-    own = (
-        f"α_p = {flow.alpha_p:.3g}, η_p = {flow.eta_p:.2g}, η_s = {flow.eta_s:.2g} from config.json"
-    )
-    apart = (
-        "The theory has one k for all modes (isotropic data), a linear network, a target that "
-        "keeps up."
-    )
+    own = f"α_p = {flow.alpha_p:.3g}, η_p = {flow.eta_p:.2g}, η_s = {flow.eta_s:.2g} from config.json"
+    apart = "The theory has one k for all modes (isotropic data), a linear network, a target that keeps up."
     if not run.objective.sees_scale:
         apart = (
             "The cosine loss does not see the scale of W_p and F, which falls by decay alone: q "
             f"moves, and of each decay only what goes beyond the fall of q acts. {apart}"
         )
-    return (
-        f"{own}; in the flow's units {units.eta_p:.3g} and {units.eta_s:.3g} (critical: 0.25). "
-        f"{apart}"
-    )
+    return f"{own}; in the flow's units {units.eta_p:.3g} and {units.eta_s:.3g} (critical: 0.25). {apart}"
 
 
 HEADER = ("mode", "alignment", "theory: p/q", "theory", "for ever", "run: p/q", "run", "agree")

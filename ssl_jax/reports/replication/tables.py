@@ -101,9 +101,7 @@ def _row(sweep: str, published: Published, runs: Runs, scale: str) -> list[str]:
         return [*place, "not run", "", "", "", "", "", "", ""]
     ours = accuracy(runs, accuracy_of(sweep))
     others = [
-        str(accuracy(runs, f"{name}_accuracy"))
-        if all(is_number(run.get(f"{name}_accuracy")) for run in runs)
-        else ""
+        str(accuracy(runs, f"{name}_accuracy")) if all(is_number(run.get(f"{name}_accuracy")) for run in runs) else ""
         for name in PROBES
     ]
     rank = f"{np.mean([run['effective_rank'] for run in runs]):.1f}"
@@ -146,18 +144,14 @@ def markdown(gathered: Gathered, scale: str) -> str:
     """Return the tables and the claims at one scale."""
     cells = gathered.cells.get(scale, {})
     parts = [
-        f"**{TITLES.get(sweep, sweep)}**\n\n{table(HEADER, rows_of(sweep, cells, scale))}"
-        f"{notes_below(sweep, cells)}"
+        f"**{TITLES.get(sweep, sweep)}**\n\n{table(HEADER, rows_of(sweep, cells, scale))}{notes_below(sweep, cells)}"
         for sweep in sweeps_of(cells)
     ]
     if titles := not_run(cells):
         parts.append(f"Not run at this scale: {titles}.\n")
     if lines := baseline_line(cells):
         parts.append(f"{lines}\n")
-    claims = [
-        [c.statement, c.source, verdict, "; ".join(lines)]
-        for c, verdict, lines in evaluate_claims(cells)
-    ]
+    claims = [[c.statement, c.source, verdict, "; ".join(lines)] for c, verdict, lines in evaluate_claims(cells)]
     parts.append(f"**Claims**\n\n{table(('claim', 'where', 'here', 'on what it rests'), claims)}")
     return "\n".join(parts)
 
