@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import jax
+
 Params = Any  # a nested dict of arrays
-PyTree = Any
-Config = Any  # an ml_collections.ConfigDict: its fields are not known to a type checker
+PyTree = Any  # any nesting of dicts, tuples and the like with arrays as leaves
+Scalar = jax.Array | float  # one number, traced or static
+Config = Any  # an ml_collections.ConfigDict, whose fields a type checker does not know
