@@ -146,7 +146,7 @@ def augment(key: jax.Array, image: jax.Array, recipe: Recipe, size: int) -> jax.
 def to_unit(image: jax.Array | np.ndarray) -> jax.Array:
     """Convert uint8 in [0, 255] to float32 in [0, 1]; return floats as they are."""
     unit = image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
-    return cast(jax.Array, unit)  # of a NumPy array it is one too
+    return cast(jax.Array, unit)  # a NumPy image may stay one outside of a trace
 
 
 def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
