@@ -143,7 +143,7 @@ def run(values: flags.FlagValues) -> None:
     from ssl_jax.runtime import compilation_cache
     from ssl_jax.tasks import registry
 
-    compilation_cache.keep_programs()
+    compilation_cache.enable_compilation_cache()
     join_processes(values["coordinator"].value, values["processes"].value, values["process"].value)
     asked = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))

@@ -1,7 +1,8 @@
-"""The one exception that stands for a user's mistake.
+"""The exception for a user's mistake.
 
-Raise it with a sentence that names the field or file, what it got, and what it takes; `launch.py` prints it
-as one `error:` line. Every other exception is a defect of ours and keeps its traceback.
+Raise it with a sentence that names the field or file, what it got and what it takes. `launch.py`
+prints it as one `error:` line. Every other exception is a defect of this project and keeps its
+traceback.
 """
 
 import difflib
@@ -13,10 +14,18 @@ class UserError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str], few: bool = False) -> str:
-    """The sentence end that names what is known: the nearest spelling first, then all of it (unless `few`).
+    """Return the end of an error message that lists the known names, the nearest spelling first.
 
     >>> nearest("byoll", ["byol", "simsiam"])
     "did you mean 'byol'? It takes: byol, simsiam"
+
+    Args:
+        name: what the user wrote.
+        known: the names that are taken.
+        few: whether to leave out the list if there is a near spelling.
+
+    Returns:
+        The words, without a full stop.
     """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

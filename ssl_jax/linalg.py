@@ -1,7 +1,8 @@
-"""Leaf maths on one symmetric matrix, always in float32 at full precision.
+"""Functions of one symmetric matrix, always in float32 at full precision.
 
-An accelerator multiplies float32 matrices with shortened mantissas unless told otherwise; the spectra that
-decide between learning and collapse span many orders of magnitude, so every product here says HIGHEST.
+By default an accelerator multiplies float32 matrices with shortened mantissas. The spectra that
+decide between learning and collapse span many orders of magnitude, so every product here asks for
+HIGHEST.
 """
 
 import chex
@@ -10,14 +11,15 @@ import jax.numpy as jnp
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a @ b in full float32 precision on every backend."""
+    """Return a @ b in full float32 precision on every backend."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def second_moment(z1: jax.Array, z2: jax.Array) -> jax.Array:
-    """Uncentred correlation C = (Z1ᵀZ1 + Z2ᵀZ2) / 2B of two views' projections, each (B, D) -> (D, D).
+    """Compute the uncentred correlation C = (Z1ᵀZ1 + Z2ᵀZ2) / 2B of two views' projections.
 
-    Tian et al. 2021 (arXiv 2102.06810), section 5: F = E[f fᵀ], estimated from both views and not centred.
+    z1 and z2 are (B, D), the result is (D, D) float32. Tian et al. 2021 (arXiv 2102.06810), section
+    5: F = E[f fᵀ], estimated from both views and not centred.
     """
     chex.assert_equal_shape([z1, z2])
     z1, z2 = z1.astype(jnp.float32), z2.astype(jnp.float32)
@@ -25,28 +27,30 @@ def second_moment(z1: jax.Array, z2: jax.Array) -> jax.Array:
 
 
 def symmetric_eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Eigenvalues (D,), ascending, and eigenvectors (D, D), by column, of (M + Mᵀ) / 2."""
+    """Return eigenvalues (D,), ascending, and eigenvectors (D, D), by column, of (M + Mᵀ) / 2."""
     chex.assert_rank(matrix, 2)
     return jnp.linalg.eigh((matrix + matrix.T) / 2, symmetrize_input=False)
 
 
 def from_spectrum(eigenvectors: jax.Array, eigenvalues: jax.Array) -> jax.Array:
-    """U diag(p) Uᵀ for U (D, D) with eigenvectors by column and p (D,)."""
+    """Return U diag(p) Uᵀ for U (D, D) with eigenvectors by column and p (D,)."""
     return matmul(eigenvectors * eigenvalues[None, :], eigenvectors.T)
 
 
 def effective_rank(eigenvalues: jax.Array) -> jax.Array:
-    """exp of the entropy of the eigenvalues (D,) taken as a distribution; between 1 and D.
+    """Compute the exponential of the entropy of the eigenvalues (D,), as a number from 1 to D.
 
-    Roy & Vetterli 2007, "The effective rank", eq. 4. Negative rounding errors count as zero; the zero matrix
-    has effective rank 1.
+    The eigenvalues over their sum are taken as a distribution (Roy & Vetterli 2007, "The effective
+    rank", eq. 4). Negative rounding errors count as zero. The zero matrix has effective rank 1.
     """
     s = jnp.maximum(eigenvalues, 0)
     share = s / jnp.maximum(s.sum(), jnp.finfo(s.dtype).tiny)
-    return jnp.exp(-jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1)), 0)))
+    return jnp.exp(
+        -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1)), 0))
+    )
 
 
 def asymmetry(matrix: jax.Array) -> jax.Array:
-    """||M - Mᵀ||_F / ||M||_F: 0 for a symmetric matrix, about sqrt(2) for a random one."""
+    """Return ||M - Mᵀ||_F / ||M||_F: 0 for a symmetric matrix, about sqrt(2) for a random one."""
     norm = jnp.linalg.norm(matrix)
     return jnp.linalg.norm(matrix - matrix.T) / jnp.maximum(norm, jnp.finfo(matrix.dtype).tiny)

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 Params = Any  # a nested dict of arrays
-PyTree = Any
+PyTree = Any  # any nesting of dicts, tuples and the like with arrays as leaves
+Scalar = jax.Array | float  # one number, traced or static
 Interrupted = Callable[[], bool]  # whether somebody asked the program to save and stop
-Config = Any  # an ml_collections.ConfigDict: its fields are not known to a type checker
+Config = Any  # an ml_collections.ConfigDict, whose fields a type checker does not know

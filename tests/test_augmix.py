@@ -10,7 +10,7 @@ from scipy import stats
 from ssl_jax.augment import augmix
 
 STEP = 1 / 255
-OPERATIONS = (*augmix.VALUES, *augmix.MOVES)
+OPERATIONS = (*augmix.VALUE_OPERATIONS, *augmix.AFFINE_OPERATIONS)
 
 
 def picture(shape=(32, 24, 3), seed=0):
@@ -110,7 +110,7 @@ def authors(name, image, level, sign):
     return by_pillow(operations[name], image)
 
 
-operate = jax.jit(augmix.operate)
+operate = jax.jit(augmix.apply_operation)
 
 
 @pytest.mark.parametrize("level, sign", [(0.1, 1.0), (2.9, -1.0), (7.7, 1.0), (9.9, -1.0)])
@@ -140,7 +140,7 @@ def drawn(monkeypatch, count=1500, severity=4.0):
             [100 * image[..., :1] + which + 1, image[..., 1:2] * 0 + level, image[..., 2:] * 0 + sign], -1
         )
 
-    monkeypatch.setattr(augmix, "operate", mark)
+    monkeypatch.setattr(augmix, "apply_operation", mark)
     monkeypatch.setattr(augmix, "augmix", lambda image, chains, weights, share: (chains[:, 0, 0], weights, share))
     draw = jax.vmap(lambda key: augmix.random_augmix(key, jnp.zeros((1, 1, 3)), severity))
     return map(np.asarray, jax.jit(draw)(jax.random.split(jax.random.key(0), count)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from commands import TINY, finish_command, last_parameters, start_command
 
-from ssl_jax.runtime.compilation_cache import keep_programs, trim
+from ssl_jax.runtime.compilation_cache import delete_oldest, enable_compilation_cache
 
 FIELDS = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", "jax_persistent_cache_min_compile_time_secs")
 
@@ -30,7 +30,7 @@ def kept_in():
 
 
 def test_on_by_default_and_small_programs_too(tmp_path):
-    keep_programs()
+    enable_compilation_cache()
     assert kept_in() == str(tmp_path / "cache" / "compiled") and os.path.isdir(kept_in())
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
 
@@ -38,33 +38,33 @@ def test_on_by_default_and_small_programs_too(tmp_path):
 def test_the_users_cache_directory(tmp_path, monkeypatch):
     monkeypatch.delenv("SSL_JAX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    keep_programs()
+    enable_compilation_cache()
     assert kept_in() == str(tmp_path / "home" / "ssl_jax" / "compiled")
 
 
 def test_switched_off(tmp_path):
     jax.config.update("jax_enable_compilation_cache", False)
-    keep_programs()
+    enable_compilation_cache()
     assert kept_in() is None and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("own", ["", "elsewhere"])
 def test_jax_own_settings_win(own, tmp_path):
     jax.config.update("jax_compilation_cache_dir", own)
-    keep_programs()
+    enable_compilation_cache()
     assert kept_in() == own and not list(tmp_path.iterdir())
     assert jax.config.jax_persistent_cache_min_compile_time_secs > 0
 
 
 def test_jax_own_threshold_wins(monkeypatch):
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
-    keep_programs()
+    enable_compilation_cache()
     assert kept_in() and jax.config.jax_persistent_cache_min_compile_time_secs > 0
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capfd):
     (tmp_path / "cache").write_text("a file")
-    keep_programs()
+    enable_compilation_cache()
     error = capfd.readouterr().err
     assert kept_in() is None
     assert error.startswith(f"warning: {tmp_path}/cache/compiled: ") and error.count("\n") == 1, error
@@ -74,9 +74,9 @@ def test_trim_keeps_the_newest(tmp_path):
     for age, name in enumerate("abcd"):
         (tmp_path / name).write_bytes(bytes(10))
         os.utime(tmp_path / name, (time.time(), time.time() - age))
-    trim(tmp_path, 40)
+    delete_oldest(tmp_path, 40)
     assert len(list(tmp_path.iterdir())) == 4
-    trim(tmp_path, 25)
+    delete_oldest(tmp_path, 25)
     assert {p.name for p in tmp_path.iterdir()} == {"a", "b"}
 
 

@@ -12,7 +12,7 @@ from scipy.special import erf
 
 from ssl_jax.errors import UserError
 from ssl_jax.models import load_weights, make_classifier, make_encoder
-from ssl_jax.models.cpu.convolution import DENSE_PIXELS, LAYOUT, convolve_channels, convolve_patches
+from ssl_jax.models.cpu.convolution import DENSE_PIXELS, LAYOUT, convolve_depthwise, convolve_patches
 
 
 def gelu(x):
@@ -130,7 +130,7 @@ PAD = ((0, 0), (3, 3), (3, 3), (0, 0))
 
 def depthwise(x, kernel):
     pad = (kernel.shape[0] // 2,) * 2
-    return convolve_channels(x, kernel, (1, 1), (pad, pad), dimension_numbers=LAYOUT)
+    return convolve_depthwise(x, kernel, (1, 1), (pad, pad), dimension_numbers=LAYOUT)
 
 
 def draw(*shapes):

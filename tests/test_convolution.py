@@ -199,12 +199,12 @@ def test_without_it_one_line_says_so(environment, message, tmp_path, monkeypatch
 
 @needs_native
 def test_a_library_that_does_not_load_is_made_anew(tmp_path):
-    native.loaded(tmp_path / "whole")
+    native.load_library(tmp_path / "whole")
     (whole,) = (tmp_path / "whole").iterdir()
     (tmp_path / "broken").mkdir()
     broken = tmp_path / "broken" / whole.name
     broken.write_bytes(b"no library")
-    assert native.loaded(tmp_path / "broken").correlate and broken.stat().st_size == whole.stat().st_size
+    assert native.load_library(tmp_path / "broken").correlate and broken.stat().st_size == whole.stat().st_size
 
 
 @pytest.mark.parametrize("name", ["winograd", "strided"])

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from scipy.special import erf
 
 from ssl_jax.models import load_weights, make_classifier, make_encoder
-from ssl_jax.models.swin import fit_window, join, relative_index, shift_mask, split
+from ssl_jax.models.swin import attention_mask, relative_index, window_and_shift, window_partition, window_reverse
 
 DEPTHS, WIDTH, HEAD = (2, 1, 1, 1), 32, 32
 
@@ -143,20 +143,20 @@ def test_parameter_count():
     ],
 )
 def test_windows_shrink_to_the_grid_and_then_stand_still(grid, shifted, expected):
-    assert fit_window(grid, 7, shifted) == expected
+    assert window_and_shift(grid, 7, shifted) == expected
 
 
 def test_splitting_into_windows_is_undone_by_joining():
     x = np.arange(2 * 6 * 8 * 3).reshape(2, 6, 8, 3)
-    parts = split(x, (3, 4))
+    parts = window_partition(x, (3, 4))
     chex.assert_shape(parts, (2, 4, 12, 3))
     np.testing.assert_array_equal(parts[1, 3].reshape(3, 4, 3), x[1, 3:, 4:])
-    np.testing.assert_array_equal(join(parts, (3, 4), (6, 8)), x)
+    np.testing.assert_array_equal(window_reverse(parts, (3, 4), (6, 8)), x)
 
 
 def test_masked_pixels_were_no_neighbours():
     """A window of 2 shifted by 1 on a line of 4: the second holds the last pixel and the first."""
-    mask = shift_mask((4, 2), (2, 2), (1, 0))
+    mask = attention_mask((4, 2), (2, 2), (1, 0))
     chex.assert_shape(mask, (2, 4, 4))
     assert not mask[0].any()
     np.testing.assert_array_equal(mask[1] == 0, np.kron(np.eye(2), np.ones((2, 2))) == 1)

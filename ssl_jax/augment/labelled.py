@@ -1,12 +1,14 @@
 """The augmentation of supervised training: one function of a batch of images and their targets.
 
-Images come as uint8 in [0, 255], channels last, and leave normalised by `(image - mean) / std`. Up to the mixing,
-what is done to an example follows from its key and its pixels alone; mixup and CutMix also look at its partner.
+Images come as uint8 in [0, 255], channels last, and leave normalised by `(image - mean) / std`. The
+result of an example depends on its key and its pixels alone. Only mixup and CutMix also use its
+partner.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -16,6 +18,9 @@ from ssl_jax.augment import colour, geometry, mixing
 from ssl_jax.augment.augmix import random_augmix
 from ssl_jax.augment.views import Recipe, make_normalise, to_unit
 from ssl_jax.errors import UserError
+
+# augment(keys (B,), image (B, S, S, C), target (B, K)) -> (images, target)
+Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple[tuple[jax.Array, ...], jax.Array]]
 
 
 def make_augment(
@@ -31,32 +36,49 @@ def make_augment(
     augmix: bool = False,
     augmix_severity: float = 3,
     consistency: float = 12.0,
-    mean: tuple = (0.0,),
-    std: tuple = (1.0,),
-) -> Callable:
-    """augment(keys (B,), image (B, S, S, C) uint8, target (B, K)) -> (tuple of images (B, S, S, C) float32, target).
+    mean: tuple[float, ...] = (0.0,),
+    std: tuple[float, ...] = (1.0,),
+) -> Augment:
+    """Build the augmentation of a batch for supervised training.
 
-    What is done, in this order; 0 or False: not traced at all.
-    crop_padding: zeros put around the image, out of which (S, S) is cropped anywhere.
-    flip: probability of mirroring.
-    jitter: probability of the colour jitter of the two views, at the strengths of `views.Recipe`; images of one
-        channel have brightness and contrast only.
-    augmix: AugMix at `augmix_severity` (1 to 10). Three images come out, the clean one and two AugMix versions of it,
-        for the step to weigh their `losses.jensen_shannon` with `consistency`; where that is 0, one version.
-    (normalisation by mean and std: one number, or one a channel)
-    cutout: side in pixels of the square set to zero.
-    mixup, cutmix: alpha of Beta(alpha, alpha). Example i is mixed with example B - 1 - i, its mirror in the batch, or,
-        where the batch is spread over devices, in its own device's share of it; the share is drawn from its own key.
-        With both, each example has one of them, at equal odds.
-    noise: standard deviation of the Gaussian noise, in units of the normalised image.
-    The square, partner and share are the same for all images of an example, the noise is not.
-    UserError that names the field with an illegal value.
+    The operations run in this order: crop, flip, jitter, AugMix, normalisation, cutout, mixup or
+    CutMix, noise. An operation at 0 or False is not traced. All images of an example share the
+    square, the partner and the share, but not the noise.
+
+    Args:
+        image_size: side S of the images in pixels.
+        flip: probability of mirroring.
+        crop_padding: zeros around the image in pixels, before a random crop of (S, S).
+        jitter: probability of the colour jitter, at the strengths of `views.Recipe`. Images of one
+            channel have brightness and contrast only.
+        cutout: side in pixels of the square that is set to zero.
+        noise: standard deviation of the Gaussian noise, in units of the normalised image.
+        mixup: alpha of Beta(alpha, alpha). Example i is mixed with example B - 1 - i of the batch
+            on its device. The share is drawn from the key of example i.
+        cutmix: alpha of Beta(alpha, alpha), with the same partner. With mixup and CutMix, each
+            example has one of them with equal probability.
+        augmix: whether to apply AugMix.
+        augmix_severity: bound of AugMix's levels, in [1, 10].
+        consistency: weight of `losses.jensen_shannon` between the clean image and two AugMix
+            versions, which the step applies. With AugMix and a weight above 0 all three images come
+            out; otherwise one does.
+        mean: means for the normalisation, one number or one per channel.
+        std: standard deviations for the normalisation, one number or one per channel.
+
+    Returns:
+        augment(keys (B,), image (B, S, S, C) uint8, target (B, K)) -> (images, target (B, K)),
+        where images is a tuple of (B, S, S, C) float32.
+
+    Raises:
+        UserError: names the field with an illegal value.
     """
     check_fields(image_size, {k: v for k, v in locals().items() if k in _LEGAL})
     normalise = make_normalise(mean, std)
     mix = _choose_mix(mixup, cutmix)
 
-    def augment(keys, image, target):
+    def augment(
+        keys: jax.Array, image: jax.Array, target: jax.Array
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
         chex.assert_shape(image, (len(keys), image_size, image_size, None))
         chex.assert_shape(target, (len(keys), None))
         split = jax.vmap(lambda key: tuple(jax.random.split(key, 7)))
@@ -67,13 +89,15 @@ def make_augment(
         if flip:
             image = jax.vmap(partial(geometry.random_flip, probability=flip))(flip_key, image)
         if jitter:
-            operation = partial(colour.random_colour_jitter, probability=jitter, **_strengths(channels))
+            operation = partial(
+                colour.random_colour_jitter, probability=jitter, **_strengths(channels)
+            )
             image = jax.vmap(operation)(jitter_key, image)
         images = (image,)
         if augmix:
             versions = partial(_augmix_images, severity=augmix_severity, clean=consistency > 0)
             images = jax.vmap(versions)(augmix_key, image)
-        # Side by side in the channels, the images of an example share all that goes by pixels.
+        # Concatenated along the channels, the images of an example share every operation on pixels.
         image = jnp.concatenate([normalise(image) for image in images], axis=-1)
         if cutout:
             image = jax.vmap(partial(mixing.random_cutout, size=cutout))(cutout_key, image)
@@ -86,35 +110,62 @@ def make_augment(
     return augment
 
 
-def padded_crop(image, top, left, padding: int):
-    """The window of the image's own size at (top, left), each 0 to 2 padding, after putting zeros around it."""
+def padded_crop(
+    image: jax.Array, top: jax.Array | int, left: jax.Array | int, padding: int
+) -> jax.Array:
+    """Pad the image with zeros and crop a window of its original size.
+
+    Args:
+        image: (H, W, C).
+        top: first row of the window in the padded image, 0 to 2 padding.
+        left: first column of the window in the padded image, 0 to 2 padding.
+        padding: zeros on each side, in pixels.
+
+    Returns:
+        (H, W, C).
+    """
     padded = jnp.pad(image, [(padding, padding), (padding, padding), (0, 0)])
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
-def random_padded_crop(key, image, padding: int):
-    """Any window with equal probability: torchvision's `RandomCrop` with a padding."""
+def random_padded_crop(key: jax.Array, image: jax.Array, padding: int) -> jax.Array:
+    """Crop a uniformly drawn window of the padded image: torchvision's `RandomCrop` with a padding.
+
+    Args:
+        key: random key.
+        image: (H, W, C).
+        padding: zeros on each side, in pixels.
+
+    Returns:
+        (H, W, C).
+    """
     top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
     return padded_crop(image, top, left, padding)
 
 
-def _strengths(channels: int) -> dict:
+def _strengths(channels: int) -> dict[str, float]:
+    """Return the strengths of the colour jitter that images of so many channels can have."""
     names = colour.OPERATIONS if channels == 3 else ("brightness", "contrast")
     return {name: getattr(Recipe(), name) for name in names}
 
 
-def _augmix_images(key, image, severity: float, clean: bool) -> tuple:
-    """(image, version, version), or (version,) where the clean one is not wanted."""
+def _augmix_images(
+    key: jax.Array, image: jax.Array, severity: float, clean: bool
+) -> tuple[jax.Array, ...]:
+    """Return (image, version, version) if `clean`, else (version,)."""
     keys = jax.random.split(key, 2 if clean else 1)
     versions = jax.vmap(lambda key: random_augmix(key, image, severity))(keys)
     return (image, *versions) if clean else tuple(versions)
 
 
 def _choose_mix(mixup: float, cutmix: float) -> Callable | None:
-    """mix(key, (image, target), (other image, its target)) -> (image, target), of one example; None: no mixing."""
-    by_mixup, by_cutmix = partial(mixing.random_mixup, alpha=mixup), partial(mixing.random_cutmix, alpha=cutmix)
+    """Return mix(key, example, other) -> example, each (image, target), or None for no mixing."""
+    by_mixup, by_cutmix = (
+        partial(mixing.random_mixup, alpha=mixup),
+        partial(mixing.random_cutmix, alpha=cutmix),
+    )
 
-    def either(key, one, other):
+    def either(key: jax.Array, one: mixing.Example, other: mixing.Example) -> mixing.Example:
         coin_key, mixup_key, cutmix_key = jax.random.split(key, 3)
         heads = jax.random.bernoulli(coin_key)
         mixed = by_mixup(mixup_key, one, other), by_cutmix(cutmix_key, one, other)
@@ -123,17 +174,22 @@ def _choose_mix(mixup: float, cutmix: float) -> Callable | None:
     return either if mixup and cutmix else by_mixup if mixup else by_cutmix if cutmix else None
 
 
-def check_fields(image_size: int, fields: dict) -> None:
-    """UserError that names the first field with an illegal value."""
+def check_fields(image_size: int, fields: dict[str, Any]) -> None:
+    """Raise a UserError that names the first field with an illegal value."""
     for field, value in fields.items():
         kind, low, high = _LEGAL[field]
         high = image_size if high is _SIDE else high
-        bounded = isinstance(value, kind) and isinstance(value, bool) == (kind is bool) and low <= value <= high
+        bounded = (
+            isinstance(value, kind)
+            and isinstance(value, bool) == (kind is bool)
+            and low <= value <= high
+        )
         if not bounded:
             raise UserError(f"augment.{field}: got {value!r}, takes {_takes(kind, low, high)}")
 
 
-def _takes(kind, low, high) -> str:
+def _takes(kind: Any, low: float, high: float) -> str:
+    """Return the words that describe the legal values."""
     if kind is bool:
         return "True or False"
     number = "a whole number" if kind is int else "a number"
@@ -141,7 +197,7 @@ def _takes(kind, low, high) -> str:
 
 
 _NUMBER, _SIDE = int | float, object()
-_LEGAL = {  # field -> type, smallest, largest
+_LEGAL: dict[str, tuple[Any, Any, Any]] = {  # field -> (type, smallest, largest)
     "flip": (_NUMBER, 0, 1),
     "crop_padding": (int, 0, _SIDE),
     "jitter": (_NUMBER, 0, 1),

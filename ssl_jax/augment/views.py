@@ -1,54 +1,76 @@
 """Two views of each image of a batch, by a named recipe whose every number can be overridden.
 
-Value contract: images come as uint8 in [0, 255] (or float in [0, 1]), channels last; inside they are float32
-in [0, 1]; views leave normalised by `(image - mean) / std`. Which view an example gets follows from its key
-and its pixels alone, whatever batch, place or device it sits in.
+Value contract: images come as uint8 in [0, 255] or float in [0, 1], channels last. Inside they are
+float32 in [0, 1]. Views leave normalised by `(image - mean) / std`. The views of an example depend
+on its key and its pixels alone, not on its batch, its place there or its device.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax.augment import colour, geometry
 from ssl_jax.errors import UserError, nearest
 
+# views(keys (B,), image (B, H, W, C)) -> two arrays (B, size, size, C)
+Views = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
 
 class Recipe(NamedTuple):
-    """What is done to an image, in the order of the fields. Probability or strength 0: not traced at all."""
+    """The operations on an image, in the order of the fields.
 
-    crop_scale: tuple = (0.08, 1.0)  # share of the image's area that the crop covers
-    crop_ratio: tuple = (3 / 4, 4 / 3)  # width / height of the crop
+    An operation of probability or strength 0 is not traced.
+    """
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # range of the crop's area, share of the image's
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the crop's width / height
     flip: float = 0.5  # probability of mirroring
-    brightness: float = 0.4  # factors are U(max(0, 1 - x), 1 + x)
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1  # shifts are U(-x, x) of a full circle
-    jitter: float = 0.8  # probability of those four, in random order
-    gray: float = 0.2  # probability of losing the colours
+    brightness: float = 0.4  # strength x: factors are U(max(0, 1 - x), 1 + x)
+    contrast: float = 0.4  # strength, as for the brightness
+    saturation: float = 0.4  # strength, as for the brightness
+    hue: float = 0.1  # strength x: shifts are U(-x, x) of a full circle
+    jitter: float = 0.8  # probability of the four operations above, in random order
+    gray: float = 0.2  # probability of converting to grey
     blur: float = 0.0  # probability of the Gaussian blur
-    blur_kernel: int = 9  # width of the blur, in pixels
-    blur_sigma: tuple = (0.1, 2.0)
-    mean: tuple = (0.0,)  # one number, or one a channel
-    std: tuple = (1.0,)
+    blur_kernel: int = 9  # width of the blur's kernel, in pixels
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # range of its standard deviation, in pixels
+    mean: tuple[float, ...] = (0.0,)  # for the normalisation: one number, or one per channel
+    std: tuple[float, ...] = (1.0,)  # for the normalisation: one number, or one per channel
 
 
 RECIPES = {
     # BYOL on CIFAR in the DirectPred paper's code; the statistics are those of CIFAR-10.
     "cifar": Recipe(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
-    # The same code on STL-10: stronger colours, every view blurred (a tenth of 96 pixels), not normalised.
+    # The same code on STL-10: stronger colours, every view blurred (a tenth of 96 pixels), no
+    # normalisation.
     "stl10": Recipe(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=1.0),
-    # 8x8 digits, one channel: a mirrored digit is another sign, a small crop is none. Their own statistics.
-    "digits": Recipe(crop_scale=(0.5, 1.0), flip=0.0, saturation=0.0, hue=0.0, gray=0.0, mean=(0.3053,), std=(0.3761,)),
+    # 8x8 digits, one channel. A mirrored digit is another sign, and a small crop shows no digit.
+    # The statistics are those of the digits.
+    "digits": Recipe(
+        crop_scale=(0.5, 1.0),
+        flip=0.0,
+        saturation=0.0,
+        hue=0.0,
+        gray=0.0,
+        mean=(0.3053,),
+        std=(0.3761,),
+    ),
 }
 
 
-def make_recipe(recipe: str, **overrides) -> Recipe:
-    """The recipe of that name, some fields replaced; None leaves the recipe's own value. Checked."""
+def make_recipe(recipe: str, **overrides: Any) -> Recipe:
+    """Return the recipe of that name with some fields replaced; None keeps the recipe's own value.
+
+    Raises:
+        UserError: names the recipe or field that does not exist, or the field with an illegal
+            value.
+    """
     if recipe not in RECIPES:
         raise UserError(f"views.recipe: got {recipe!r}, {nearest(str(recipe), RECIPES)}")
     for field in overrides:
@@ -59,22 +81,27 @@ def make_recipe(recipe: str, **overrides) -> Recipe:
     return made
 
 
-def make_views(recipe: Recipe, size: int) -> Callable:
-    """views(keys (B,), image (B, H, W, C) uint8) -> two arrays (B, size, size, C) float32, normalised.
+def make_views(recipe: Recipe, size: int) -> Views:
+    """Build the function that draws two independent views of each image.
 
-    The two views of an image are independent; both follow from its key. UserError for an illegal value: at
-    once, or, where it depends on the number of channels, when the function is traced.
+    Returns:
+        views(keys (B,), image (B, H, W, C) uint8) -> two arrays (B, size, size, C) float32,
+        normalised.
+
+    Raises:
+        UserError: for an illegal value. Where the value depends on the number of channels, the
+            returned function raises it when it is traced.
     """
     check_recipe(recipe)
     if recipe.blur > 0 and recipe.blur_kernel // 2 >= size:
         takes = f"an odd whole number below {2 * size} for images of {size} pixels"
         raise UserError(f"views.blur_kernel: got {recipe.blur_kernel}, takes {takes}")
 
-    def two_views(key, image):
+    def two_views(key: jax.Array, image: jax.Array) -> jax.Array:
         one_view = partial(augment, recipe=recipe, size=size)
         return jax.vmap(one_view, in_axes=(0, None))(jax.random.split(key), image)
 
-    def views(keys, image):
+    def views(keys: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         chex.assert_rank(image, 4)
         chex.assert_shape(keys, image.shape[:1])
         check_channels(recipe, image.shape[-1])
@@ -84,87 +111,135 @@ def make_views(recipe: Recipe, size: int) -> Callable:
     return views
 
 
-def augment(key, image, recipe: Recipe, size: int):
-    """One view (size, size, C), normalised, of one image (H, W, C) in [0, 1]: the recipe, step by step."""
+def augment(key: jax.Array, image: jax.Array, recipe: Recipe, size: int) -> jax.Array:
+    """Draw one view of one image by the recipe.
+
+    Args:
+        key: random key.
+        image: (H, W, C) float32 in [0, 1].
+        recipe: the operations.
+        size: side of the view in pixels.
+
+    Returns:
+        (size, size, C) float32, normalised.
+    """
     crop_key, flip_key, jitter_key, gray_key, blur_key = jax.random.split(key, 5)
-    image = geometry.random_resized_crop(crop_key, image, size, recipe.crop_scale, recipe.crop_ratio)
+    image = geometry.random_resized_crop(
+        crop_key, image, size, recipe.crop_scale, recipe.crop_ratio
+    )
     if recipe.flip > 0:
         image = geometry.random_flip(flip_key, image, recipe.flip)
     if recipe.jitter > 0:
         strengths = {name: getattr(recipe, name) for name in colour.OPERATIONS}
-        image = colour.random_colour_jitter(jitter_key, image, probability=recipe.jitter, **strengths)
+        image = colour.random_colour_jitter(
+            jitter_key, image, probability=recipe.jitter, **strengths
+        )
     if recipe.gray > 0:
         image = colour.random_grayscale(gray_key, image, recipe.gray)
     if recipe.blur > 0:
-        image = geometry.random_gaussian_blur(blur_key, image, recipe.blur_kernel, recipe.blur_sigma, recipe.blur)
+        image = geometry.random_gaussian_blur(
+            blur_key, image, recipe.blur_kernel, recipe.blur_sigma, recipe.blur
+        )
     return normalise(image, recipe.mean, recipe.std)
 
 
-def to_unit(image):
-    """uint8 [0, 255] to float32 [0, 1]; floats are taken as they are."""
-    return image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
+def to_unit(image: jax.Array | np.ndarray) -> jax.Array:
+    """Convert uint8 in [0, 255] to float32 in [0, 1]; return floats as they are."""
+    unit = image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
+    return cast(jax.Array, unit)  # a NumPy image may stay one outside of a trace
 
 
-def normalise(image, mean, std):
-    """(image - mean) / std, channels last, of an image or a batch: uint8 in [0, 255] or float in [0, 1]."""
+def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Return (image - mean) / std of an image or a batch.
+
+    Args:
+        image: (..., C), uint8 in [0, 255] or float in [0, 1].
+        mean: one number, or one per channel.
+        std: one number, or one per channel.
+
+    Returns:
+        (..., C) float32.
+    """
     return (to_unit(image) - _channels_last(mean, image)) / _channels_last(std, image)
 
 
-def to_display(view, mean, std):
-    """Undo `normalise`: a picture in [0, 1] again."""
+def to_display(view: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Invert `normalise` and clip to [0, 1].
+
+    Args:
+        view: (..., C) float32, normalised.
+        mean: one number, or one per channel.
+        std: one number, or one per channel.
+
+    Returns:
+        (..., C) float32 in [0, 1].
+    """
     return jnp.clip(view * _channels_last(std, view) + _channels_last(mean, view), 0.0, 1.0)
 
 
-def make_normalise(mean, std) -> Callable:
-    """normalise(image (B, H, W, C) uint8) -> float32, for probes: no augmentation."""
+def make_normalise(
+    mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[[jax.Array], jax.Array]:
+    """Return normalise(image (B, H, W, C) uint8) -> float32: what probes use in place of views."""
     check_recipe(Recipe(mean=mean, std=std))
     return partial(normalise, mean=mean, std=std)
 
 
-def _channels_last(values, image):
+def _channels_last(values: Sequence[float], image: jax.Array) -> jax.Array:
+    """Return the values with as many dimensions as the image, the last one for the channels."""
     _check_one_or_each(values, image.shape[-1])
     return jnp.asarray(values, jnp.float32).reshape((1,) * (image.ndim - 1) + (-1,))
 
 
 def check_channels(recipe: Recipe, channels: int) -> None:
-    """UserError where an operation needs red, green and blue that are not there, or mean or std fit other images."""
+    """Raise a UserError if the recipe does not fit images of so many channels.
+
+    Saturation, hue and grey need three channels. Mean and std have one number or one per channel.
+    """
     jitters = ("saturation", "hue") if recipe.jitter > 0 else ()
     for field in (*jitters, "gray"):
         value = getattr(recipe, field)
         if value > 0 and channels != 3:
-            raise UserError(f"views.{field}: got {value}, takes 0 for images of {channels} channel(s): it needs 3")
+            raise UserError(
+                f"views.{field}: got {value}, takes 0 for images of {channels} channel(s): "
+                "it needs 3"
+            )
     for values in (recipe.mean, recipe.std):
         _check_one_or_each(values, channels)
 
 
-def _check_one_or_each(values, channels: int) -> None:
+def _check_one_or_each(values: Sequence[float], channels: int) -> None:
     if len(values) not in (1, channels):
-        raise UserError(f"views.mean, views.std: got {values}, take one number or {channels}, one a channel")
+        raise UserError(
+            f"views.mean, views.std: got {values}, take one number or {channels}, one a channel"
+        )
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """UserError that names the first field with an illegal value."""
+    """Raise a UserError that names the first field with an illegal value."""
     for field, (takes, is_legal) in _LEGAL.items():
         value = getattr(recipe, field)
         if not is_legal(value):
             raise UserError(f"views.{field}: got {value!r}, takes {takes}")
 
 
-def _number(value, low=-math.inf, high=math.inf) -> bool:
+def _number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
-def _numbers(value, low=-math.inf) -> bool:
-    return isinstance(value, tuple | list) and len(value) > 0 and all(_number(v, low) for v in value)
+def _numbers(value: Any, low: float = -math.inf) -> bool:
+    return (
+        isinstance(value, tuple | list) and len(value) > 0 and all(_number(v, low) for v in value)
+    )
 
 
-def _span(value, high=math.inf) -> bool:
+def _span(value: Any, high: float = math.inf) -> bool:
     return _numbers(value) and len(value) == 2 and 0 < value[0] <= value[1] <= high
 
 
 _PROBABILITY = ("a probability, a number in [0, 1]", partial(_number, low=0, high=1))
 _STRENGTH = ("a number of 0 or more", partial(_number, low=0))
-_LEGAL = {
+_LEGAL: dict[str, tuple[str, Callable[[Any], bool]]] = {  # field -> (what it takes, test)
     "crop_scale": ("two numbers, 0 < low <= high <= 1", partial(_span, high=1)),
     "crop_ratio": ("two numbers, 0 < low <= high", _span),
     "flip": _PROBABILITY,
@@ -178,5 +253,8 @@ _LEGAL = {
     "blur_kernel": ("an odd whole number", lambda v: isinstance(v, int) and v > 0 and v % 2 == 1),
     "blur_sigma": ("two numbers, 0 < low <= high", _span),
     "mean": ("a list of numbers, one, or one a channel", _numbers),
-    "std": ("a list of numbers above 0, one, or one a channel", lambda v: _numbers(v) and min(v) > 0),
+    "std": (
+        "a list of numbers above 0, one, or one a channel",
+        lambda v: _numbers(v) and min(v) > 0,
+    ),
 }

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.models import MLPHead, Network, call_order, make_encoder, make_network, owners
+from ssl_jax.models import MLPHead, Network, call_order, make_encoder, make_network, parameter_paths
 from ssl_jax.optim.decay import natural
 from ssl_jax.predictors import Predictor
 from ssl_jax.types import Config
@@ -16,7 +16,7 @@ def forward_order(network: Network, predictor: Predictor) -> tuple[str, ...]:
     """The modules of encoder, projector and predictor in the order in which a view passes them."""
     trunk = call_order(network.init, jnp.zeros((2, TRACED_SIDE, TRACED_SIDE, 3)))
     params, _ = jax.eval_shape(predictor.init, jax.random.key(0))
-    return trunk + tuple(sorted(owners({"predictor": params}), key=natural))
+    return trunk + tuple(sorted(parameter_paths({"predictor": params}), key=natural))
 
 
 def build_encoder(config: Config, axis_name: str | None) -> nn.Module:

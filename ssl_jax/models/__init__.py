@@ -3,7 +3,7 @@
 from ssl_jax.models.classifier import Classifier, make_classifier
 from ssl_jax.models.encoders import ENCODERS, make_encoder
 from ssl_jax.models.heads import MLPHead
-from ssl_jax.models.layer_order import call_order, owners
+from ssl_jax.models.layer_order import call_order, parameter_paths
 from ssl_jax.models.network import Network, make_network
 from ssl_jax.models.timm_weights import load_weights
 
@@ -17,5 +17,5 @@ __all__ = [
     "make_classifier",
     "make_encoder",
     "make_network",
-    "owners",
+    "parameter_paths",
 ]

@@ -1,8 +1,9 @@
 """Batch normalisation that keeps nothing but its input for the gradient.
 
-The numbers are those of `flax.linen.BatchNorm`, and so are the names of parameters and statistics. Differentiated line
-by line, that one keeps the centred input in float32 beside the input itself: at batch 1024 in bfloat16, ResNet-18's
-two views then hold 15.8 GB for the gradient, here 8.3 (tests/test_batch_norm.py counts them).
+Numbers and names of parameters and statistics are those of `flax.linen.BatchNorm`. Automatic
+differentiation of Flax's module keeps the centred input in float32 beside the input itself. At
+batch 1024 in bfloat16, ResNet-18's two views then hold 15.8 GB for the gradient, and 8.3 GB here
+(tests/test_batch_norm.py counts them).
 """
 
 import flax.linen as nn
@@ -10,20 +11,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+Arrays = tuple[jax.Array, ...]
+
 
 class BatchNorm(nn.Module):
-    """Each channel of (B, ..., C) to mean 0 and variance 1 over the batch and all pixels, then scaled and shifted.
+    """Normalise each channel of (B, ..., C) over the batch and all pixels, then scale and shift it.
 
-    Ioffe and Szegedy 2015 (arXiv 1502.03167), algorithm 1, with PyTorch's constants: eps 1e-5, and running statistics
-    that keep 0.9. Statistics are float32, shared over `axis_name`; the output has `dtype`. Without `affine` there is
-    no "scale" and no "bias". The running variance is the biased one, as Flax has it. No forward-mode derivative.
+    Ioffe and Szegedy 2015 (arXiv 1502.03167), algorithm 1, with PyTorch's constants. Statistics are
+    float32. The running variance is the biased one, as in Flax. There is no forward-mode
+    derivative.
     """
 
-    axis_name: str | None = None
-    affine: bool = True
-    dtype: jnp.dtype = jnp.float32
-    momentum: float = 0.9
-    epsilon: float = 1e-5
+    axis_name: str | None = None  # mapped axis over which the statistics are shared
+    affine: bool = True  # whether there are parameters "scale" and "bias"
+    dtype: jnp.dtype = jnp.float32  # of the output
+    momentum: float = 0.9  # share of the running statistics that a step keeps
+    epsilon: float = 1e-5  # added to the variance
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
@@ -33,7 +36,9 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, shape) if self.affine else jnp.ones(shape)
         bias = self.param("bias", nn.initializers.zeros, shape) if self.affine else jnp.zeros(shape)
         if use_running_average:
-            return _normalise(x, mean.value, var.value, self.epsilon, scale, bias).astype(self.dtype)
+            return _normalise(x, mean.value, var.value, self.epsilon, scale, bias).astype(
+                self.dtype
+            )
         axis_name = None if self.is_initializing() else self.axis_name
         y, batch_mean, batch_var = batch_norm(x, scale, bias, self.epsilon, axis_name, self.dtype)
         if not self.is_initializing():
@@ -42,10 +47,18 @@ class BatchNorm(nn.Module):
         return y
 
 
-def _batch_norm(x, scale, bias, epsilon: float, axis_name: str | None, dtype) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(y, mean, variance) of x (..., C), scale and bias (C,); y = scale (x - mean) / sqrt(variance + epsilon) + bias.
+def _batch_norm(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    axis_name: str | None,
+    dtype: jnp.dtype,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return (y, mean, variance) of x (..., C), with scale, bias, mean and variance (C,).
 
-    Mean and variance are no way for a gradient: what is computed from them is taken for a constant.
+    y = scale (x - mean) / sqrt(variance + epsilon) + bias. No gradient flows through the returned
+    mean and variance: what is computed from them counts as a constant.
     """
     axes, wide = _pixels(x), x.astype(jnp.float32)
     means = jnp.mean(wide, axes), jnp.mean(wide * wide, axes)
@@ -57,14 +70,25 @@ def _batch_norm(x, scale, bias, epsilon: float, axis_name: str | None, dtype) ->
 batch_norm = jax.custom_vjp(_batch_norm, nondiff_argnums=(3, 4, 5))
 
 
-def _forward(x, scale, bias, epsilon, axis_name, dtype):
+def _forward(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    axis_name: str | None,
+    dtype: jnp.dtype,
+) -> tuple[Arrays, Arrays]:
+    """Return the outputs and what the backward pass needs."""
     y, mean, var = _batch_norm(x, scale, bias, epsilon, axis_name, dtype)
     return (y, mean, var), (x, mean, var, scale)
 
 
-def _backward(epsilon, axis_name, dtype, saved, gradients):
-    """With h the normalised x and means over the batch of all devices, g that of y:
+def _backward(
+    epsilon: float, axis_name: str | None, dtype: jnp.dtype, saved: Arrays, gradients: Arrays
+) -> Arrays:
+    """Return the gradients with respect to x, scale and bias.
 
+    With g the gradient of y, h the normalised x and means over the batch of all devices:
     dx = scale / sqrt(variance + epsilon) (g - mean(g) - h mean(g h)), dscale = Σ g h, dbias = Σ g.
     """
     x, mean, var, scale = saved
@@ -75,7 +99,8 @@ def _backward(epsilon, axis_name, dtype, saved, gradients):
     count = x.size // x.shape[-1]
     means = dbias / count, dscale / count
     of_g, of_gh = lax.pmean(means, axis_name) if axis_name else means
-    of_gh = jnp.where(var > 0, of_gh, 0.0)  # rounding took all of the variance: then it is a constant
+    # Where rounding has clipped the variance to 0, it is a constant.
+    of_gh = jnp.where(var > 0, of_gh, 0.0)
     dx = _across(x, scale * inverse) * (g - _across(x, of_g) - h * _across(x, of_gh))
     return dx.astype(x.dtype), dscale, dbias
 
@@ -83,15 +108,23 @@ def _backward(epsilon, axis_name, dtype, saved, gradients):
 batch_norm.defvjp(_forward, _backward)
 
 
-def _normalise(x, mean, var, epsilon, scale, bias):
+def _normalise(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    epsilon: float,
+    scale: jax.Array,
+    bias: jax.Array,
+) -> jax.Array:
     centred = x.astype(jnp.float32) - _across(x, mean)
     return centred * _across(x, lax.rsqrt(var + epsilon) * scale) + _across(x, bias)
 
 
-def _pixels(x) -> tuple[int, ...]:
+def _pixels(x: jax.Array) -> tuple[int, ...]:
+    """Return all axes but the last."""
     return tuple(range(x.ndim - 1))
 
 
-def _across(x, of_channels):
-    """(C,) with as many dimensions as x has."""
+def _across(x: jax.Array, of_channels: jax.Array) -> jax.Array:
+    """Return the values (C,) with as many dimensions as x has."""
     return jnp.expand_dims(of_channels, _pixels(x))

@@ -1,7 +1,7 @@
 """A plain network of 3x3 convolutions: the encoder for two CPU cores.
 
-It leaves out what a CPU pays most for in the backward pass of a ResNet: layers at full resolution, and a stride on
-many channels.
+It leaves out the parts of a ResNet whose backward pass is slowest on a CPU: layers at full
+resolution, and a stride on many channels.
 """
 
 import flax.linen as nn
@@ -12,13 +12,14 @@ from ssl_jax.models.layers import Style
 
 
 class ConvNet(nn.Module):
-    """`len(strides)` layers; channels double with every stride of 2; then the global average pool.
+    """One layer for each stride, then the global average pool.
 
-    Input (B, H, W, C) float, output (B, features) float32.
+    Channels double with every stride of 2 after the first layer. Input (B, H, W, C) float, output
+    (B, features) float32.
     """
 
-    strides: tuple[int, ...]
-    width: int = 32
+    strides: tuple[int, ...]  # 1 or 2 for each layer
+    width: int = 32  # channels of the first layer
     style: Style = Style()
 
     @nn.compact

@@ -1,20 +1,31 @@
 """ConvNeXt (Liu et al. 2022, arXiv 2201.03545) down to the normalised global average.
 
-Constants (eps 1e-6, layer scale 1e-6, exact GELU) are those of the published code and of timm. Stochastic depth is
-left out. Input (B, H, W, C) float with sides of at least 32, output (B, 8 width) float32.
+Constants (eps 1e-6, layer scale 1e-6, exact GELU) are those of the published code and of timm.
+Stochastic depth is left out. Input (B, H, W, C) float with sides of at least 32 pixels, output
+(B, 8 width) float32.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.models.layers import ACTIVATIONS, check_side, depthwise_conv, layer_norm, patch_conv, transformer_init
+from ssl_jax.models.layers import (
+    ACTIVATIONS,
+    check_side,
+    depthwise_conv,
+    layer_norm,
+    patch_conv,
+    transformer_init,
+)
 
 EPSILON = 1e-6
 
 
 class LayerScale(nn.Module):
-    """x times a learned factor for each channel, small at first (Touvron et al. 2021, arXiv 2103.17239, section 2)."""
+    """Multiply each channel by a learned factor that starts at 1e-6.
+
+    Touvron et al. 2021 (arXiv 2103.17239), section 2.
+    """
 
     dtype: jnp.dtype = jnp.float32
 
@@ -25,7 +36,10 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """x + scale(linear(gelu(linear(norm(depthwise 7x7(x)))))), four times as wide in between: figure 4."""
+    """x + scale(linear2(gelu(linear1(norm(depthwise 7x7(x)))))): figure 4.
+
+    The hidden layer has four times the channels.
+    """
 
     preset: str
     dtype: jnp.dtype
@@ -44,10 +58,10 @@ class Block(nn.Module):
 class ConvNeXt(nn.Module):
     """Patches of 4x4, four stages of blocks at width, 2, 4 and 8 times width, average, norm."""
 
-    depths: tuple[int, ...]
-    width: int = 96
-    preset: str = "pytorch"
-    dtype: jnp.dtype = jnp.float32
+    depths: tuple[int, ...]  # blocks per stage
+    width: int = 96  # channels of the first stage
+    preset: str = "pytorch"  # initialisation, one of layers.INITS
+    dtype: jnp.dtype = jnp.float32  # of the computation
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -58,7 +72,9 @@ class ConvNeXt(nn.Module):
         for stage, depth in enumerate(self.depths, start=1):
             if stage > 1:
                 x = layer_norm(EPSILON, dtype=self.dtype, name=f"stage{stage}_norm")(x)
-                x = patch_conv(self.width * 2 ** (stage - 1), 2, name=f"stage{stage}_conv", **options)(x)
+                x = patch_conv(
+                    self.width * 2 ** (stage - 1), 2, name=f"stage{stage}_conv", **options
+                )(x)
             for i in range(1, depth + 1):
                 x = Block(self.preset, self.dtype, name=f"stage{stage}_block{i}")(x)
         return layer_norm(EPSILON, name="norm")(jnp.mean(x.astype(jnp.float32), axis=(1, 2)))

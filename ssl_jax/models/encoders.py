@@ -1,6 +1,6 @@
 """Encoders by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,44 +15,64 @@ from ssl_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from ssl_jax.models.swin import HEAD_CHANNELS, Swin
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# The fields that only some architectures honour: what stands for "as the architecture has it", and what else there is.
-AUTO = {"stem": "cifar", "norm": "auto", "activation": "auto", "residual": True, "standardise": False, "depth": 0}
-AUTO |= {"dropout": 0.0}
-CHOICES = {"stem": ("cifar", "imagenet"), "norm": ("auto", *NORMS), "activation": ("auto", *ACTIVATIONS)}
+# The fields that only some architectures take, with the value that means "the architecture's own".
+OWN_VALUE = {
+    "stem": "cifar",
+    "norm": "auto",
+    "activation": "auto",
+    "residual": True,
+    "standardise": False,
+    "depth": 0,
+    "dropout": 0.0,
+}
+# The values that a field takes, where it takes a few names.
+CHOICES = {
+    "stem": ("cifar", "imagenet"),
+    "norm": ("auto", *NORMS),
+    "activation": ("auto", *ACTIVATIONS),
+}
 
 
 class Architecture(NamedTuple):
-    """build(width=, style=, and the other fields that it honours) -> module; its own width, norm and fields."""
+    """An encoder by name and what it takes."""
 
+    # build(width=, style=, and those of `fields` that a Style does not have) -> module
     build: Callable[..., nn.Module]
-    width: int
-    norm: str
-    honours: tuple[str, ...]
+    width: int  # its own width
+    norm: str  # its own normalisation
+    fields: tuple[str, ...]  # names out of OWN_VALUE that it takes
 
 
 def _resnet(depths: tuple[int, ...], block: type[nn.Module]) -> Architecture:
-    honours = ("stem", "norm", "activation", "residual", "standardise")
-    return Architecture(lambda **o: ResNet(depths, block, **o), 64, "batch", honours)
+    fields = ("stem", "norm", "activation", "residual", "standardise")
+    return Architecture(lambda **o: ResNet(depths, block, **o), 64, "batch", fields)
 
 
 def _convnet(strides: tuple[int, ...]) -> Architecture:
-    def build(depth, **options):
+    def build(depth: int, **options: Any) -> nn.Module:
         if depth and depth < len(strides):
-            raise UserError(f"encoder.depth: got {depth}, takes 0 or at least {len(strides)} layers")
+            raise UserError(
+                f"encoder.depth: got {depth}, takes 0 or at least {len(strides)} layers"
+            )
         return ConvNet(strides + (1,) * (depth - len(strides)), **options)
 
     return Architecture(build, 32, "batch", ("norm", "activation", "standardise", "depth"))
 
 
 def _mlp() -> Architecture:
-    honours = ("norm", "activation", "standardise", "depth", "dropout")
-    return Architecture(lambda depth, **o: MLP(depth or 2, **o), 256, "none", honours)
+    fields = ("norm", "activation", "standardise", "depth", "dropout")
+    return Architecture(lambda depth, **o: MLP(depth or 2, **o), 256, "none", fields)
 
 
-def _staged(module: Callable[..., nn.Module], depths: tuple[int, ...], width: int, unit: int = 1) -> Architecture:
-    """ConvNeXt or Swin: a depth of k means (k, k, 3k, k), and widths come in multiples of `unit`."""
+def _staged(
+    module: Callable[..., nn.Module], depths: tuple[int, ...], width: int, unit: int = 1
+) -> Architecture:
+    """Return ConvNeXt or Swin.
 
-    def build(width, style, depth):
+    A depth of k means stages of (k, k, 3k, k) blocks. The width is a multiple of `unit`.
+    """
+
+    def build(width: int, style: Style, depth: int) -> nn.Module:
         if width % unit:
             raise UserError(f"encoder.width: got {width}, takes a multiple of {unit} here")
         blocks = (depth, depth, 3 * depth, depth) if depth else depths
@@ -90,44 +110,73 @@ def make_encoder(
     precision: str = "float32",
     axis_name: str | None = None,
 ) -> nn.Module:
-    """A module `(image (B, H, W, C) float, train) -> features (B, F)`; UserError for what it does not take.
+    """Build an encoder by name.
 
-    "auto", and 0 for width or depth: the architecture's own. `axis_name` is the mapped axis over which BatchNorm's
-    statistics are shared (None: each device its own). Dropout draws from the stream "dropout".
+    Args:
+        name: one of ENCODERS.
+        width: channels of the first stage, or width of the layers; 0 for the architecture's own.
+        stem: first layers of a ResNet, "cifar" or "imagenet".
+        norm: normalisation, one of `layers.NORMS`, or "auto" for the architecture's own.
+        activation: one of `layers.ACTIVATIONS`, or "auto" for ReLU.
+        residual: whether a ResNet has shortcuts.
+        standardise: whether kernels are standardised.
+        depth: number of layers, or of blocks per stage; 0 for the architecture's own.
+        dropout: probability of setting an activation to zero, in [0, 1). It draws from the stream
+            "dropout".
+        init: initialisation, one of `layers.INITS`.
+        precision: dtype of the computation, "float32" or "bfloat16". Parameters are float32.
+        axis_name: mapped axis over which BatchNorm shares its statistics. With None each device has
+            its own.
+
+    Returns:
+        A module (image (B, H, W, C) float, train) -> features (B, F) float32.
+
+    Raises:
+        UserError: names the field whose value is illegal or which the architecture does not take.
     """
     _require("encoder.name", name, ENCODERS)
     _require("init", init, INITS)
     _require("precision", precision, PRECISIONS)
-    built = ENCODERS[name]
-    fields = {"stem": stem, "norm": norm, "activation": activation, "residual": residual, "standardise": standardise}
-    fields |= {"depth": depth, "dropout": dropout}
-    _check(name, built.honours, fields | {"width": width})
+    architecture = ENCODERS[name]
+    fields = {
+        "stem": stem,
+        "norm": norm,
+        "activation": activation,
+        "residual": residual,
+        "standardise": standardise,
+        "depth": depth,
+        "dropout": dropout,
+    }
+    _check(name, architecture.fields, fields | {"width": width})
     style = Style(
-        norm=built.norm if norm == "auto" else norm,
+        norm=architecture.norm if norm == "auto" else norm,
         activation="relu" if activation == "auto" else activation,
         standardise=standardise,
         preset=init,
         dtype=PRECISIONS[precision],
         axis_name=axis_name,
     )
-    own = {field: fields[field] for field in built.honours if not hasattr(style, field)}
-    return built.build(width=width or built.width, style=style, **own)
+    own = {field: fields[field] for field in architecture.fields if not hasattr(style, field)}
+    return architecture.build(width=width or architecture.width, style=style, **own)
 
 
-def _require(field: str, value, known) -> None:
+def _require(field: str, value: Any, known: Collection[str]) -> None:
+    """Raise a UserError if the value is not known."""
     if value not in known:
         raise UserError(f"{field}: got {value!r}, {nearest(str(value), known)}")
 
 
-def _check(name: str, honours: tuple[str, ...], fields: dict[str, Any]) -> None:
-    """Each field is one that the architecture honours, or is left as it has it."""
+def _check(name: str, taken: tuple[str, ...], fields: dict[str, Any]) -> None:
+    """Raise a UserError for an illegal value or a field that the architecture does not take."""
     for field, value in fields.items():
         if field in CHOICES:
             _require(f"encoder.{field}", value, CHOICES[field])
-        if field in AUTO and field not in honours and value != AUTO[field]:
-            raise UserError(f"encoder.{field}: got {value!r}, {name} takes {AUTO[field]}")
+        if field in OWN_VALUE and field not in taken and value != OWN_VALUE[field]:
+            raise UserError(f"encoder.{field}: got {value!r}, {name} takes {OWN_VALUE[field]}")
     for field in ("width", "depth"):
         if fields[field] < 0:
-            raise UserError(f"encoder.{field}: got {fields[field]}, takes a number from 1, or 0 for its own")
+            raise UserError(
+                f"encoder.{field}: got {fields[field]}, takes a number from 1, or 0 for its own"
+            )
     if not 0 <= fields["dropout"] < 1:
         raise UserError(f"encoder.dropout: got {fields['dropout']}, takes a number in [0, 1)")

@@ -1,4 +1,4 @@
-"""Projector and two-layer predictor: one and the same block."""
+"""The block that serves as projector and as two-layer predictor."""
 
 from collections.abc import Callable
 
@@ -11,25 +11,35 @@ from ssl_jax.models.layers import linear_init
 
 
 class MLPHead(nn.Module):
-    """Linear(hidden, bias) -> BatchNorm without affine -> ReLU -> Linear(out), (B, D) -> (B, out) float32.
+    """Linear(hidden, bias) -> BatchNorm without affine -> ReLU -> Linear(out).
 
-    The head of BYOL as Tian et al. 2021 and Höppe et al. 2022 use it. The first bias is absorbed by the norm;
-    `output_bias` is off in the replication and on in the original.
+    Input (B, D), output (B, out) float32. The head of BYOL as Tian et al. 2021 and Höppe et al.
+    2022 use it. The norm absorbs the first bias.
     """
 
-    hidden: int
-    out: int
-    output_bias: bool = False
-    preset: str = "pytorch"
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
+    hidden: int  # width of the hidden layer
+    out: int  # width of the output
+    output_bias: bool = (
+        False  # whether the last layer has a bias; the original has, the replication not
+    )
+    preset: str = "pytorch"  # initialisation, one of layers.INITS
+    dtype: jnp.dtype = jnp.float32  # of the computation
+    axis_name: str | None = None  # mapped axis over which BatchNorm shares its statistics
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         kernel_init: Callable = linear_init(self.preset)
         bias_init = linear_init(self.preset, bias_fan_in=x.shape[-1])
-        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init, bias_init=bias_init, name="linear1")(x)
-        x = BatchNorm(self.axis_name, affine=False, dtype=self.dtype, name="norm")(x, use_running_average=not train)
+        x = nn.Dense(
+            self.hidden,
+            dtype=self.dtype,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            name="linear1",
+        )(x)
+        x = BatchNorm(self.axis_name, affine=False, dtype=self.dtype, name="norm")(
+            x, use_running_average=not train
+        )
         x = nn.Dense(
             self.out,
             use_bias=self.output_bias,

@@ -1,4 +1,4 @@
-"""A multi-layer perceptron: the network on which initialisations, activations and depths are compared."""
+"""A multi-layer perceptron, for comparing initialisations, activations and depths."""
 
 import flax.linen as nn
 import jax
@@ -8,11 +8,14 @@ from ssl_jax.models.layers import Style
 
 
 class MLP(nn.Module):
-    """The image flattened, then `depth` times linear -> norm -> activation -> dropout: (B, H, W, C) -> (B, width)."""
+    """The flattened image, then `depth` times linear -> norm -> activation -> dropout.
 
-    depth: int = 2
-    width: int = 256
-    dropout: float = 0.0
+    Input (B, H, W, C) float, output (B, width) float32.
+    """
+
+    depth: int = 2  # number of layers
+    width: int = 256  # of each layer
+    dropout: float = 0.0  # probability of setting an activation to zero
     style: Style = Style(norm="none")
 
     @nn.compact

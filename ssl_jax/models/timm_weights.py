@@ -1,7 +1,8 @@
 """Weights of the PyTorch libraries from a local file.
 
-Names are those of timm (1.0) for ConvNeXt and Swin, and of torchvision and timm alike for ResNet. A file is either
-safetensors, or a state dict that torch saved, which takes torch to read.
+Names are those of timm (1.0) for ConvNeXt and Swin. For ResNet they are those of torchvision and
+timm, which agree. A file is safetensors or a state dict that torch saved. Reading the latter takes
+torch.
 """
 
 import importlib
@@ -17,7 +18,8 @@ import numpy as np
 from ssl_jax.errors import UserError
 from ssl_jax.types import Params
 
-# Our module path -> theirs, applied one after the other. {0}, {1}: the numbers found, less one; {2}: the first as is.
+# Pattern in our module path -> theirs, applied one after the other. {0} and {1} stand for the first
+# and second number found, less one, and {2} for the first number itself.
 Rules = dict[str, str]
 CONVNEXT: Rules = {
     r"^stem_conv": "stem.0",
@@ -50,7 +52,7 @@ RESNET: Rules = {
 }
 RULES = {name: CONVNEXT for name in ("convnext_tiny", "convnext_small", "convnext_base")}
 RULES |= {"swin_tiny": SWIN} | {name: RESNET for name in ("resnet18", "resnet34", "resnet50")}
-LEAVES = {
+LEAVES = {  # name of our array -> theirs
     "kernel": "weight",
     "scale": "weight",
     "bias": "bias",
@@ -59,28 +61,52 @@ LEAVES = {
     "gamma": "gamma",
     "table": "relative_position_bias_table",
 }
-BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask")
-HEADS = ("head.fc", "head", "fc")
+BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask")  # arrays left out
+HEADS = ("head.fc", "head", "fc")  # names of the linear classifier
 
 
-def load_weights(path: str | Path, params: Params, stats: Params, architecture: str) -> tuple[Params, Params, str]:
-    """(params, stats) of a classifier or network with the encoder's arrays from the file, and a line that says so.
+def load_weights(
+    path: str | Path, params: Params, stats: Params, architecture: str
+) -> tuple[Params, Params, str]:
+    """Replace the encoder's arrays of a classifier or network by those of a file.
 
-    The head is taken where `params` has one and its shape fits, else left as it is. Tables of relative positions of
-    another window are resized. UserError for an architecture without rules, an unreadable file, or one that lacks
-    arrays, has others, or has them in another shape.
+    The file's head is used where `params` has a head of the same shape. Tables of relative
+    positions for another window are resized.
+
+    Args:
+        path: a safetensors file or a state dict.
+        params: {"encoder", ...}, as initialised.
+        stats: {"encoder"} or {}, as initialised.
+        architecture: name of the encoder, one of RULES.
+
+    Returns:
+        (params, stats, message), where the message is one line for the user.
+
+    Raises:
+        UserError: for an architecture without rules, an unreadable file, or a file whose arrays are
+            missing, unknown or of another shape.
     """
     if architecture not in RULES:
-        raise UserError(f"encoder.weights: got a file for {architecture}, takes one for {', '.join(RULES)}")
+        raise UserError(
+            f"encoder.weights: got a file for {architecture}, takes one for {', '.join(RULES)}"
+        )
     file = _renamed(read_arrays(path))
     head = next((name for name in HEADS if f"{name}.weight" in file), None)
     head_file = {leaf: file.pop(f"{head}.{leaf}", None) for leaf in ("weight", "bias")}
     encoder = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
     ours: dict[tuple, Any] = flax.traverse_util.flatten_dict(encoder)
     theirs = {key: _their_name(RULES[architecture], key[1:]) for key in ours}
-    new = {key: _fitted(file[name], key[-1], ours[key].shape) for key, name in theirs.items() if name in file}
-    _check_fit(path, architecture, {theirs[key]: (new.get(key), ours[key].shape) for key in ours}, file)
-    loaded = flax.traverse_util.unflatten_dict({key: jnp.asarray(a, ours[key].dtype) for key, a in new.items()})
+    new = {
+        key: _fitted(file[name], key[-1], ours[key].shape)
+        for key, name in theirs.items()
+        if name in file
+    }
+    _check_fit(
+        path, architecture, {theirs[key]: (new.get(key), ours[key].shape) for key in ours}, file
+    )
+    loaded = flax.traverse_util.unflatten_dict(
+        {key: jnp.asarray(a, ours[key].dtype) for key, a in new.items()}
+    )
     params = params | {"encoder": loaded["params"]}
     stats = stats | ({"encoder": loaded["batch_stats"]} if "batch_stats" in loaded else {})
     params, about_head = _with_head(params, head_file)
@@ -88,17 +114,22 @@ def load_weights(path: str | Path, params: Params, stats: Params, architecture: 
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Name -> array of a file in either format; UserError where it cannot be read."""
+    """Return the arrays of a file in either format by name; a UserError if it cannot be read."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"encoder.weights: got {path}, which is no file; takes a safetensors file or a state dict")
+        raise UserError(
+            f"encoder.weights: got {path}, which is no file; "
+            "takes a safetensors file or a state dict"
+        )
     try:
         return _read_safetensors(path) if path.suffix == ".safetensors" else _read_state_dict(path)
     except UserError:
         raise
     except Exception as error:  # whatever the two libraries raise for a broken file
         reason = str(error).split("\n")[0]
-        raise UserError(f"encoder.weights: cannot read {path} ({type(error).__name__}: {reason})") from error
+        raise UserError(
+            f"encoder.weights: cannot read {path} ({type(error).__name__}: {reason})"
+        ) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -111,7 +142,9 @@ def _read_state_dict(path: Path) -> dict[str, np.ndarray]:
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        raise UserError(f"encoder.weights: reading {path} takes torch; a .safetensors file does not") from error
+        raise UserError(
+            f"encoder.weights: reading {path} takes torch; a .safetensors file does not"
+        ) from error
     state = torch.load(path, map_location="cpu", weights_only=True)
     for wrapper in ("model", "state_dict"):
         state = state.get(wrapper, state)
@@ -119,78 +152,110 @@ def _read_state_dict(path: Path) -> dict[str, np.ndarray]:
 
 
 def _renamed(file: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without buffers, and with the names of today: Swin once merged at a stage's end, not at the next one's start."""
+    """Return the file's arrays without buffers and under today's names.
+
+    Old files of Swin name a merge by the stage before it; new ones by the stage after it.
+    """
     file = {name: a for name, a in file.items() if name.split(".")[-1] not in BUFFERS}
     if "layers.0.downsample.reduction.weight" not in file:
         return file
-    return {re.sub(r"layers\.(\d)\.down", lambda m: f"layers.{int(m[1]) + 1}.down", k): a for k, a in file.items()}
+    return {
+        re.sub(r"layers\.(\d)\.down", lambda m: f"layers.{int(m[1]) + 1}.down", k): a
+        for k, a in file.items()
+    }
 
 
 def _their_name(rules: Rules, path: tuple[str, ...]) -> str:
+    """Return the file's name of the array at our path."""
     name = "/".join(path[:-1])
     for ours, theirs in rules.items():
-        name = re.sub(ours, lambda m, theirs=theirs: _numbered(theirs, [int(n) for n in m.groups()]), name)
+        name = re.sub(
+            ours, lambda m, theirs=theirs: _numbered(theirs, [int(n) for n in m.groups()]), name
+        )
     return f"{name}.{LEAVES.get(path[-1], path[-1])}".replace("/", ".")
 
 
 def _numbered(theirs: str, found: list[int]) -> str:
+    """Fill the numbers found in our path into their name."""
     less_one = [n - 1 for n in found] + [0, 0]
     return theirs.format(*less_one[:2], *found[:1])
 
 
 def _fitted(array: np.ndarray, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
-    """In our layout: kernels with the outputs last, tables of this window."""
+    """Return the array in our layout: kernels with the outputs last, tables for our window."""
     if leaf == "kernel":
         return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
     return resize_table(array, shape[0]) if leaf == "table" and array.ndim == 2 else array
 
 
-def _check_fit(path, architecture, arrays: dict[str, tuple[Any, tuple]], file: dict[str, np.ndarray]) -> None:
-    """UserError with the first few names that are missing, shaped otherwise or not known."""
+def _check_fit(
+    path: str | Path,
+    architecture: str,
+    arrays: dict[str, tuple[np.ndarray | None, tuple[int, ...]]],
+    file: dict[str, np.ndarray],
+) -> None:
+    """Raise a UserError with the first names that are missing, of another shape or not known.
+
+    arrays: name -> (array of the file or None, shape that is needed).
+    """
     wrong = [f"{name} is missing" for name, (array, _) in arrays.items() if array is None]
     wrong += [
         f"{name} makes {array.shape} where {shape} is needed"
         for name, (array, shape) in arrays.items()
         if array is not None and array.shape != shape
     ]
-    wrong += [f"{name} {array.shape} is not known" for name, array in file.items() if name not in arrays]
+    wrong += [
+        f"{name} {array.shape} is not known" for name, array in file.items() if name not in arrays
+    ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"encoder.weights: {path} does not fit {architecture}: {'; '.join(wrong[:3])}{more}")
+        raise UserError(
+            f"encoder.weights: {path} does not fit {architecture}: {'; '.join(wrong[:3])}{more}"
+        )
 
 
 def _with_head(params: Params, file: dict[str, np.ndarray | None]) -> tuple[Params, str]:
+    """Return params with the file's head where it fits, and words about it for the message."""
     weight, bias = file["weight"], file["bias"]
     if "head" not in params or weight is None or bias is None:
         return params, ", no head"
     kernel = params["head"]["kernel"]
     if weight.T.shape != kernel.shape:
-        return params, f"; its head has {len(weight)} classes, here are {kernel.shape[1]}: left as initialised"
+        return (
+            params,
+            f"; its head has {len(weight)} classes, here are {kernel.shape[1]}: "
+            "left as initialised",
+        )
     head = {"kernel": jnp.asarray(weight.T, kernel.dtype), "bias": jnp.asarray(bias, kernel.dtype)}
     return params | {"head": head}, " with its head"
 
 
-# --- Relative positions of another window -------------------------------------------------------------------
+# --- Relative positions of another window ---------------------------------------------------------
 
 
 def resize_table(table: np.ndarray, rows: int) -> np.ndarray:
-    """(M², heads) -> (rows = N², heads), both of square windows: what timm does without SciPy.
+    """Resize a table of relative positions (M², heads) to (rows = N², heads).
 
-    Bilinear between points whose distances from the centre grow geometrically, by the ratio (from 1.01) at which
-    the outermost lie at the ends of the smaller grid.
+    This is what timm does without SciPy.
+
+    Interpolation is bilinear between points whose distances from the centre grow geometrically. The
+    ratio, from 1.01 on, is the one that puts the outermost points at the ends of the new grid.
+    Tables that are not of square windows, or already fit, are returned as they are.
     """
     old, new = math.isqrt(len(table)), math.isqrt(rows)
     if old**2 != len(table) or new**2 != rows or old == new:
         return table
     points = _geometric(old, new)
     wanted = np.arange(new) - new // 2
-    weights = np.stack([np.interp(wanted, points, unit) for unit in np.eye(old)], axis=1)  # (new, old)
+    weights = np.stack(
+        [np.interp(wanted, points, unit) for unit in np.eye(old)], axis=1
+    )  # (new, old)
     grid = np.asarray(table, np.float64).reshape(old, old, -1)
     return np.einsum("ai,bj,ijh->abh", weights, weights, grid).reshape(rows, -1).astype(np.float32)
 
 
 def _geometric(old: int, new: int) -> np.ndarray:
-    """Places of the `old` points on the new grid."""
+    """Return the positions of the `old` points of one side on the new grid of `new` points."""
     low, high = 1.01, 1.5
     ratio = low
     while high - low > 1e-6:

@@ -1,1 +1,1 @@
-"""The machine: it knows nothing of learning."""
+"""The machine: caches, memory, threads and terminal. It knows nothing of learning."""

@@ -1,7 +1,8 @@
 """Compiled programs on disk, so that the second start of a command need not compile again.
 
-JAX keeps them and looks them up by program, versions, flags, device and processor features, so a home directory may be
-shared. What it leaves to be done is a place that can be written, small programs too, and a bound on the growth.
+JAX stores programs and looks them up by program, versions, flags, device and processor features, so
+that machines may share a home directory. This module chooses a directory that can be written,
+stores small programs too, and bounds the growth.
 """
 
 import os
@@ -14,14 +15,16 @@ import jax
 
 from ssl_jax.runtime.cache_directory import user_cache
 
-LIMIT = 2 * 10**9  # bytes; a run on the CPU leaves about one million, and stale programs are never looked up again
+LIMIT = (
+    2 * 10**9
+)  # bytes; a run on the CPU leaves about one million, and stale programs are never looked up again
 
 
-def keep_programs() -> None:
-    """Keeps what is compiled from here on in `compiled/` of the user's cache directory.
+def enable_compilation_cache() -> None:
+    """Store programs that are compiled from here on in `compiled/` of the user's cache directory.
 
-    JAX's own `JAX_COMPILATION_CACHE_DIR` and `JAX_ENABLE_COMPILATION_CACHE` go before. A directory that cannot be
-    written costs one line of warning, never the run.
+    JAX's own `JAX_COMPILATION_CACHE_DIR` and `JAX_ENABLE_COMPILATION_CACHE` take precedence. A
+    directory that cannot be written gives one line of warning, and the run goes on.
     """
     settings: Any = jax.config  # a type checker does not know its fields
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
@@ -31,20 +34,30 @@ def keep_programs() -> None:
         folder = user_cache() / folder
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-        trim(folder, LIMIT)
+        delete_oldest(folder, LIMIT)
     except OSError as error:
-        print(f"warning: {folder}: {error.strerror or error}; compiled programs are not kept", file=sys.stderr)
+        print(
+            f"warning: {folder}: {error.strerror or error}; compiled programs are not kept",
+            file=sys.stderr,
+        )
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # the default, 1 s, leaves the small ones out
+    # JAX's default, 1 s, leaves the small programs out.
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def trim(folder: Path, limit: int) -> None:
-    """Deletes the oldest files until the rest is at most `limit` bytes. JAX's own bound needs the package filelock."""
-    files = sorted(((entry.stat(), entry.path) for entry in os.scandir(folder)), key=lambda file: -file[0].st_mtime)
+def delete_oldest(folder: Path, limit: int) -> None:
+    """Delete the oldest files until the rest is at most `limit` bytes.
+
+    JAX's own bound needs the package filelock.
+    """
+    files = sorted(
+        ((entry.stat(), entry.path) for entry in os.scandir(folder)),
+        key=lambda file: -file[0].st_mtime,
+    )
     total = 0
     for status, path in files:
         total += status.st_size
         if total > limit:
-            Path(path).unlink(missing_ok=True)  # another process may have been first
+            Path(path).unlink(missing_ok=True)  # another process may have deleted it

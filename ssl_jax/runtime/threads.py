@@ -1,4 +1,4 @@
-"""The threads of libraries that XLA calls."""
+"""The number of threads of the libraries that XLA calls."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,17 @@ from threadpoolctl import threadpool_limits
 
 @contextmanager
 def lapack_on_one_thread() -> Iterator[None]:
-    """While it lasts, an `eigh` on the CPU uses the thread that it is called on, and no others.
+    """Restrict an `eigh` on the CPU to the thread that calls it, within this context.
 
-    XLA takes LAPACK from SciPy, whose own threads wait for each other in a loop; beside a step that keeps every core
-    busy they wait for long: a DirectPred step took half as long again as BYOL's, and takes as long now
-    (`benchmarks/predictor.py`).
+    XLA takes LAPACK from SciPy, whose own threads busy-wait for each other. Beside a step that
+    keeps every core busy they wait long: a DirectPred step took half as long again as BYOL's, and
+    takes as long as BYOL's in this context (`benchmarks/predictor.py`).
+
+    Yields:
+        Nothing.
     """
-    import scipy.linalg.cython_lapack  # noqa: F401, what XLA calls: it can only be told once it is there
+    # XLA's LAPACK. The limit applies only to libraries that are loaded.
+    import scipy.linalg.cython_lapack  # noqa: F401
 
     with threadpool_limits(limits=1, user_api="blas"):
         yield

@@ -1,14 +1,17 @@
-"""Square convolutions, with formulations of their own where XLA's are slow: on the CPU, in float32.
+"""Square convolutions for the CPU in float32, where XLA's are slow.
 
-Elsewhere, and for shapes not named here, it is `lax.conv_general_dilated` and nothing else. What a CPU gets instead,
-chosen by measurement (benchmarks/README.md): the value and both gradients of a square convolution from `native.py`, and
-for each channel by itself, on few pixels, one matrix product for each channel, from all its pixels to all.
+On other devices, and for other shapes, these functions call `lax.conv_general_dilated`. On a CPU
+they use what was measured to be faster (benchmarks/README.md). A square convolution takes its value
+and both gradients from `native.py`. A depthwise convolution of few pixels is one matrix product for
+each channel, from all its pixels to all.
 
-A convolution here has a gradient but, as any `jax.custom_vjp`, no forward-mode derivative (`jax.jvp`), and what runs
-natively no second one; `SSL_JAX_NATIVE=0` has that.
+A convolution here has a gradient but, like every `jax.custom_vjp`, no forward-mode derivative
+(`jax.jvp`). A native one has no second derivative either; `SSL_JAX_NATIVE=0` turns those off.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +20,43 @@ from jax import lax
 from ssl_jax.models.cpu import native
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-# Up to so many pixels, 49 multiplications for each are fewer in effect than all pixels times all; then no longer.
+# Up to so many pixels, a matrix product of all pixels with all takes less time than 49
+# multiplications for each pixel.
 DENSE_PIXELS = 100
+Padding = Sequence[tuple[int, int]]  # (before, after) along both axes
 
 
-def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
-    """Takes the place of `lax.conv_general_dilated` in a Flax `Conv`: x (B, H, W, C), kernel (k, k, C, D).
+def convolve(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Padding, **options: Any
+) -> jax.Array:
+    """Convolve, in place of `lax.conv_general_dilated` in a Flax `Conv`.
 
-    options: as Flax hands them over, in its layout. Anything but a plain convolution in float32, padded by k // 2 on
-    all sides, goes to XLA as it is.
+    XLA computes everything but a plain convolution in float32 that is padded by k // 2 on all
+    sides.
+
+    Args:
+        x: (B, H, W, C).
+        kernel: (k, k, C, D).
+        strides: along both axes.
+        padding: along both axes.
+        **options: the other arguments of `lax.conv_general_dilated`, as Flax gives them.
+
+    Returns:
+        (B, H / stride, W / stride, D).
     """
     if _plain(x, kernel, strides, padding, options):
         return _convolve(x, kernel, strides[0])
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
-def _plain(x, kernel, strides, padding, options) -> bool:
+def _plain(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Padding,
+    options: dict[str, Any],
+) -> bool:
+    """Return whether `native.py` computes this convolution."""
     size, stride = kernel.shape[0], strides[0]
     ones = all(options.get(name) in (None, 1, (1, 1)) for name in ("lhs_dilation", "rhs_dilation"))
     return (
@@ -50,24 +74,32 @@ def _plain(x, kernel, strides, padding, options) -> bool:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve(x, kernel, stride):
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     xla = functools.partial(_xla, stride=stride)
-    return _on_cpu(functools.partial(native.forward, stride=stride), xla, kernel.shape[3])(x, kernel)
+    return _on_cpu(functools.partial(native.forward, stride=stride), xla, kernel.shape[3])(
+        x, kernel
+    )
 
 
-def _convolve_forward(x, kernel, stride):
+def _convolve_forward(
+    x: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _convolve(x, kernel, stride), (x, kernel)
 
 
-def _convolve_backward(stride, saved, gradient):
-    def by_input(x, kernel, gradient):
+def _convolve_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the gradients with respect to x and kernel."""
+
+    def by_input(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
         return native.input_gradient(gradient, kernel, stride)
 
-    def by_kernel(x, kernel, gradient):
+    def by_kernel(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
         return native.kernel_gradient(x, gradient, len(kernel), stride)
 
-    def xla(place, x, kernel, gradient):
-        return jax.vjp(functools.partial(_xla, stride=stride), x, kernel)[1](gradient)[place]
+    def xla(argument: int, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+        return jax.vjp(functools.partial(_xla, stride=stride), x, kernel)[1](gradient)[argument]
 
     x, kernel = saved
     return (
@@ -79,60 +111,92 @@ def _convolve_backward(stride, saved, gradient):
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _on_cpu(own, xla, outputs):
-    """`own` where this is compiled for a CPU, so many outputs suit it and it can be had; `xla` elsewhere.
+def _on_cpu(
+    own: Callable[..., jax.Array], xla: Callable[..., jax.Array], outputs: int
+) -> Callable[..., Any]:
+    """Return `own` for a CPU where it is available for so many outputs, else `xla`.
 
-    Beside an accelerator the CPU computes too little to compile anything for it.
+    Where the default device is an accelerator, the CPU computes too little to compile anything for
+    it.
     """
-    if jax.default_backend() == "cpu" and native.suits(outputs) and native.available():
+    if jax.default_backend() == "cpu" and native.fills_vectors(outputs) and native.available():
         return functools.partial(lax.platform_dependent, cpu=own, default=xla)
     return xla
 
 
-def _xla(x, kernel, stride):
-    padding = ((kernel.shape[0] // 2,) * 2,) * 2
+def _xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    pad = kernel.shape[0] // 2
+    padding = ((pad, pad), (pad, pad))
     return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=LAYOUT)
 
 
-# --- Each channel by itself -------------------------------------------------------------------------------
+# --- Depthwise: each channel by itself ------------------------------------------------------------
 
 
-def convolve_channels(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
-    """Takes the place of `lax.conv_general_dilated` in a depthwise Flax `Conv`: x (B, H, W, C), kernel (k, k, 1, C).
+def convolve_depthwise(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Padding, **options: Any
+) -> jax.Array:
+    """Convolve each channel by itself, in place of `lax.conv_general_dilated` in a Flax `Conv`.
 
-    k odd, stride 1, padded by k // 2 on all sides. Few pixels in float32 are the CPU's own, the rest XLA's.
+    On a CPU, images of at most DENSE_PIXELS pixels in float32 are a matrix product. XLA computes
+    the rest.
+
+    Args:
+        x: (B, H, W, C).
+        kernel: (k, k, 1, C), k odd.
+        strides: (1, 1).
+        padding: k // 2 on all sides.
+        **options: the other arguments of `lax.conv_general_dilated`, unused.
+
+    Returns:
+        (B, H, W, C).
     """
-    assert tuple(strides) == (1, 1) and tuple(map(tuple, padding)) == ((kernel.shape[0] // 2,) * 2,) * 2
+    pad = (kernel.shape[0] // 2,) * 2
+    assert tuple(strides) == (1, 1) and tuple(map(tuple, padding)) == (pad, pad)
     few = x.shape[1] * x.shape[2] <= DENSE_PIXELS
-    return _channels(x, kernel) if few and x.dtype == kernel.dtype == jnp.float32 else _channels_xla(x, kernel)
+    if few and x.dtype == kernel.dtype == jnp.float32:
+        return _depthwise(x, kernel)
+    return _depthwise_xla(x, kernel)
 
 
 @jax.custom_vjp
-def _channels(x, kernel):
-    return lax.platform_dependent(x, kernel, cpu=dense, default=_channels_xla)
+def _depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.platform_dependent(x, kernel, cpu=dense, default=_depthwise_xla)
 
 
-def _channels_backward(saved, gradient):
-    def pull(function):
+def _depthwise_backward(
+    saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the gradients with respect to x and kernel."""
+
+    def pullback(function: Callable[..., jax.Array]) -> Callable[..., Any]:
         return lambda x, kernel, gradient: jax.vjp(function, x, kernel)[1](gradient)
 
-    return lax.platform_dependent(*saved, gradient, cpu=pull(dense), default=pull(_channels_xla))
+    return lax.platform_dependent(
+        *saved, gradient, cpu=pullback(dense), default=pullback(_depthwise_xla)
+    )
 
 
-_channels.defvjp(lambda x, kernel: (_channels(x, kernel), (x, kernel)), _channels_backward)
+_depthwise.defvjp(lambda x, kernel: (_depthwise(x, kernel), (x, kernel)), _depthwise_backward)
 
 
-def _channels_xla(x, kernel):
-    pad = (kernel.shape[0] // 2,) * 2
+def _depthwise_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    pad = kernel.shape[0] // 2
+    padding = ((pad, pad), (pad, pad))
     options = {"dimension_numbers": LAYOUT, "feature_group_count": x.shape[-1]}
-    return lax.conv_general_dilated(x, kernel, (1, 1), (pad, pad), **options)
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, **options)
 
 
 def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The depthwise convolution as a linear map of all pixels: y[p] = Σ_q x[q] k[q - p + k // 2], zero outside k."""
+    """Compute the depthwise convolution as a matrix product over all pixels.
+
+    y[p] = Σ_q x[q] k[q - p + k // 2], with k zero outside its support. x is (B, H, W, C), the
+    kernel (k, k, 1, C).
+    """
     size = kernel.shape[0]
 
-    def places(side):  # (from, to, place in the kernel): one where they meet
+    def places(side: int) -> jax.Array:
+        """Return (from, to, place in the kernel): 1 where the kernel's place connects the two."""
         offset = jnp.arange(side)[:, None] - jnp.arange(side)[None, :] + size // 2
         return jax.nn.one_hot(offset, size, dtype=x.dtype)
 
@@ -141,20 +205,33 @@ def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.einsum("naxc,caxby->nbyc", x, matrices)
 
 
-# --- Patches that do not overlap --------------------------------------------------------------------------
+# --- Patches that do not overlap ------------------------------------------------------------------
 
 
-def convolve_patches(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
-    """Takes the place of `lax.conv_general_dilated` where the stride is the kernel's side and nothing is padded.
+def convolve_patches(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Padding, **options: Any
+) -> jax.Array:
+    """Convolve patches that do not overlap, in place of `lax.conv_general_dilated`.
 
-    One matrix product, x (B, H, W, C), kernel (k, k, C, D) -> (B, H // k, W // k, D); rows that are left over, as
-    in any convolution, are not looked at.
+    This is one matrix product. As in any convolution, rows and columns that do not fill a patch are
+    left out.
+
+    Args:
+        x: (B, H, W, C).
+        kernel: (k, k, C, D).
+        strides: (k, k).
+        padding: zero on all sides.
+        **options: the other arguments of `lax.conv_general_dilated`, unused.
+
+    Returns:
+        (B, H // k, W // k, D).
     """
     k = kernel.shape[0]
-    assert tuple(strides) == kernel.shape[:2] == (k, k) and tuple(map(tuple, padding)) == ((0, 0), (0, 0))
+    assert tuple(strides) == kernel.shape[:2] == (k, k)
+    assert tuple(map(tuple, padding)) == ((0, 0), (0, 0))
     height, width = x.shape[1] // k, x.shape[2] // k
     patches = x[:, : height * k, : width * k].reshape(len(x), height, k, width, k, x.shape[-1])
     return jnp.einsum("bhiwjc,ijcd->bhwd", patches, kernel)
 
 
-__all__ = ["convolve", "convolve_channels", "convolve_patches"]
+__all__ = ["convolve", "convolve_depthwise", "convolve_patches"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssl_jax.intervals import student
+from ssl_jax.intervals import student_interval
 from ssl_jax.workdir.directory import FREE, is_free, spread
 
 NEEDED = ("sweep", "scale", "cell", "seed", "linear_accuracy", "effective_rank", "config")
@@ -117,7 +117,7 @@ class Estimate(NamedTuple):
 def estimate(values: Iterable[float]) -> Estimate:
     """Return the mean of the values with Student's 95% interval."""
     numbers = np.array(list(values), np.float64)
-    mean, width = student(numbers)
+    mean, width = student_interval(numbers)
     return Estimate(float(mean), None if width is None else float(width), len(numbers))
 
 
