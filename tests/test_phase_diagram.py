@@ -105,6 +105,25 @@ def test_what_views_share_is_the_covariance_of_their_means():
     np.testing.assert_allclose(found, np.cov(mean.T), atol=0.15)
 
 
+@pytest.mark.parametrize("loss, share", [("cosine", "unit"), ("euclidean", "centred")])
+def test_a_loss_that_sees_no_scale_is_measured_without_one(loss, share):
+    """Living modes are counted of the matrix, and from the floor, that the loss can see."""
+    config = tiny(**{"digits.losses": (loss,)})
+    assert config.s != 1 / config.dim  # else both floors would be one
+    seeds, cells = 1, config.cells**2
+    floor = experiment.ALIVE * {"unit": 1 / config.dim, "centred": config.s}[share]
+    values = {"unit": [0.9, 1.1, 2.0], "centred": [0.8, 1.2, 3.0]}  # of the floor
+    seen = {name: np.tile(np.diag(floor * np.array(v)), (seeds, cells, 1, 1)) for name, v in values.items()}
+    seen |= {name: np.ones((seeds, cells)) for name in ("square", "own")}
+    found = experiment.digits_found(config, loss, seen, seen)
+    np.testing.assert_allclose(found["spectrum"][0, 0, 0], floor * np.array(values[share]))
+    none = {f"twin-{target}": {"spectrum": np.ones((seeds, 2, 2, 3))} for target in experiment.TARGETS}
+    measured = none | {f"{loss}-{target}": found for target in experiment.TARGETS}
+    predicted = {target: np.ones((seeds, 2, 2, 3), bool) for target in experiment.TARGETS}
+    result = experiment.summarise(config, predicted, measured)
+    np.testing.assert_allclose(result[f"{loss}-none"]["measured"], 2 / 3, atol=1e-4)
+
+
 def test_agreement_counts_cells_on_the_same_side():
     predicted = np.array([[[[1, 1], [0, 0]], [[1, 1], [1, 0]]]], bool)  # one seed, 2 x 2 cells, two modes
     measured = np.array([[[[1, 0], [0, 0]], [[0, 0], [1, 0]]]], bool)
