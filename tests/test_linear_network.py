@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ssl_jax.dynamics import theory
-from ssl_jax.experiments import linear_network
+from ssl_jax.experiments.harness import linear_network
 
 D, N, TIME, RECORDS = 4, 5, 8.0, 8
 STEPS = (200, 400)  # in TIME
