@@ -289,6 +289,8 @@ def test_runs_that_share_a_cell_are_trained_once_with_all_that_is_recorded(label
     for job in plan.jobs(list(dict.fromkeys(plan.names.values()))):
         job.make(None)
     assert trained == [(kinds["ahead"], runs["ahead"])]
+    # A cell of the other run alone is no whole one.
+    assert not plan.whole(plan.names["ahead"], {}) and plan.whole(plan.names["ahead"], {"test_accuracy_ahead": 0})
 
 
 def test_runs_have_files_of_their_own():

@@ -25,21 +25,6 @@ def random_grayscale(key, image, probability=0.2):
     return jnp.where(jax.random.bernoulli(key, probability), grayscale(image), image)
 
 
-def adjust_brightness(image, factor):
-    """Blend with black: factor 0 is black, 1 the image."""
-    return _blend(image, 0.0, factor)
-
-
-def adjust_contrast(image, factor):
-    """Blend with the mean of the grey image: factor 0 is an even grey, 1 the image."""
-    return _blend(image, _grey(image).mean(), factor)
-
-
-def adjust_saturation(image, factor):
-    """Blend with the grey image: factor 0 is grey, 1 the image."""
-    return _blend(image, _grey(image), factor)
-
-
 def adjust_hue(image, delta):
     """Turn the hue of HSV by `delta` of a full circle, in [-1/2, 1/2]; value and saturation stay.
 

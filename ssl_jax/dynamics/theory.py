@@ -188,37 +188,6 @@ def invariant(p, s, alpha_p):
     return s - p**2 / alpha_p
 
 
-def balance(w, w_p, alpha_p):
-    """W Wᵀ - W_pᵀ W_p / α_p (D, D), which under equal decay is its first value times e^{-2ηt}, for any W_a(t)
-    (ORIG Theorem 1, whose decay is not multiplied by α_p).
-    """
-    return w @ w.T - w_p.T @ w_p / alpha_p
-
-
-def hessian_without_stop_gradient(w_p, x, x_prime, eta_s):
-    """H (ND, ND) of d vec(W) = -H vec(W), vec by column, where W_a = W and gradients flow into the target too
-    (ORIG Theorem 2): X' ⊗ (W_pᵀW_p + I) + X ⊗ (W_p - I)ᵀ(W_p - I) + η I. Never negative: W decays or stands still.
-    """
-    one = np.eye(len(w_p))
-    differ = w_p - one
-    return np.kron(x_prime, w_p.T @ w_p + one) + np.kron(x, differ.T @ differ) + eta_s * np.eye(len(x) * len(w_p))
-
-
-def settled_predictor(f, *, tau, alpha_p, eta_p, sigma2):
-    """W_p (D, D) at which dW_p = 0 while F (D, D) stands still: τ F (a F + (η_p / α_p) I)⁻¹, symmetric."""
-    check(tau=tau, alpha_p=alpha_p, eta_p=eta_p, sigma2=sigma2)
-    return tau * np.linalg.solve((1 + sigma2) * f + eta_p / alpha_p * np.eye(len(f)), f)
-
-
-def alignment_matrix(f, w_p, *, tau, alpha_p, eta_p, eta_s, sigma2):
-    """K (D, D) of dL = -(K L + L K) for the commutator L = F W_p - W_p F of the symmetrised system (ORIG Theorem 3):
-    K = a (α_p F / 2 + W_p²) - τ W_p + (η_s + η_p / 2) I, with 3η/2 where the decays are equal. F and W_p align while K
-    is positive definite.
-    """
-    decay = eta_s + eta_p / 2
-    return (1 + sigma2) * (alpha_p * f / 2 + w_p @ w_p) - tau * w_p + decay * np.eye(len(f))
-
-
 def mode_alignment(p, s, tau, *, alpha_p, eta_p, eta_s, sigma2=0.0):
     """The eigenvalue of K that belongs to an aligned mode: a (α_p s / 2 + p²) - τ p + η_s + η_p / 2.
 

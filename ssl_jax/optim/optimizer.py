@@ -125,15 +125,6 @@ def make_optimizer(
     return Optimizer(init, pre, update, apart)
 
 
-def from_optax(transformation: optax.GradientTransformation) -> Optimizer:
-    """An Optax transformation as an `Optimizer`: nothing happens before the gradient, and no decay is told apart."""
-
-    def apart(grads, state, params):
-        return transformation.update(grads, state, params)[0], jax.tree.map(lambda _: 0.0, params)
-
-    return Optimizer(transformation.init, lambda params, state: params, transformation.update, apart)
-
-
 def by_group(optimizers: dict[str, Optimizer], labels: Callable[[Params], PyTree]) -> Optimizer:
     """Each parameter goes to the optimizer its label names; `labels(params)` is a tree of keys of `optimizers`.
 

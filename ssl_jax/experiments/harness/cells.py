@@ -41,6 +41,7 @@ class Plan(NamedTuple):
     threads: int = 1  # jobs at once
     title: str = ""  # printed beforehand
     unit: str = "parts"  # what the cells are called
+    whole: Callable[[str, Arrays], bool] = lambda name, arrays: True  # whether a cell that lies there has all of it
 
 
 class Cell(NamedTuple):
@@ -83,7 +84,8 @@ def compute(out: Path, plan: Plan, interrupted: Callable[[], bool]) -> dict[Any,
     (out / "cells").mkdir(exist_ok=True)
     names = list(dict.fromkeys(plan.names.values()))
     paths = {name: out / "cells" / f"{name}.npz" for name in names}
-    found = {name: read_cell(path) for name, path in paths.items() if path.exists()}
+    there = {name: read_cell(path) for name, path in paths.items() if path.exists()}
+    found = {name: arrays for name, arrays in there.items() if plan.whole(name, arrays)}
     jobs = plan.jobs([name for name in names if name not in found])
     if plan.title:
         each = next(iter(plan.steps.values()), 0)

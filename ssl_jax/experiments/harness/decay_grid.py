@@ -354,9 +354,12 @@ def plan_runs(stage: Stage, config: Config, lab: Laboratory, *found) -> Plan:
         chunks = [chunk for kind in programs for chunk in cut([run for run in left if run.kind == kind], size)]
         return [Job([run.name for run in chunk], partial(make, programs[chunk[0].kind], chunk)) for chunk in chunks]
 
+    def whole(name: str, arrays: dict[str, np.ndarray]) -> bool:
+        return not by_name[name].kind.ahead or "test_accuracy_ahead" in arrays  # one may be of the other run's
+
     names = {key: run.name for key, run in runs.items()}
     steps = dict.fromkeys(by_name, steps_of(lab))
-    return Plan(names, steps, jobs, workers(config), stage.title, "runs")
+    return Plan(names, steps, jobs, workers(config), stage.title, "runs", whole)
 
 
 def cut(runs: list[Run], size: int) -> list[list[Run]]:
