@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from ssl_jax.intervals import paired
-from ssl_jax.reports.experiments import phase_diagram, robustness
+from ssl_jax.reports.experiments import phase_diagram, registry
 from ssl_jax.reports.experiments.adam_l2 import compared, ends, filled, found_adam_l2, without_gradient
 from ssl_jax.reports.experiments.optimizers import beside_best, by_error, found_optimizers, overlap
 from ssl_jax.reports.experiments.random_labels import found_random_labels
@@ -373,7 +373,7 @@ def robustness_result(difference, over, best) -> dict:
     ],
 )
 def test_robustness(difference, over, best, words):
-    text = robustness.report(robustness_result(difference, over, best))
+    text = registry.report(robustness_result(difference, over, best))
     assert text.endswith(f"\nLPWD - WD: {words} the best cells.\n")
 
 

@@ -13,11 +13,11 @@ from ssl_jax.data.dataset import Split
 from ssl_jax.errors import UserError
 from ssl_jax.experiments import ablation, model_scale, robustness, strong_penalty, zero_shot
 from ssl_jax.experiments.harness import decay_grid
-from ssl_jax.experiments.harness.cell_files import read_cell
-from ssl_jax.experiments.harness.member_programs import Member
+from ssl_jax.experiments.harness.cells import read_cell
+from ssl_jax.experiments.harness.dispatched import Member
 from ssl_jax.experiments.registry import run_experiment
-from ssl_jax.reports.experiments import curves
-from ssl_jax.reports.experiments import robustness as reports
+from ssl_jax.reports.experiments import parts
+from ssl_jax.reports.experiments import registry as reports
 
 ROOT = Path(__file__).parent.parent
 STEPS = 6  # of a tiny run
@@ -260,17 +260,37 @@ def test_batches_are_filled_up_without_being_counted(monkeypatch):
 
 
 def test_a_run_gets_the_arrays_of_its_own_member(monkeypatch):
-    def stub(program, chunk, *rest, **options):
-        return None, None, {"rate": np.array([member.learning_rate for member in chunk])}
+    def stub(chunk, *rest, **options):
+        return None, {"rate": np.array([member.learning_rate for member in chunk])}
 
+    monkeypatch.setattr(decay_grid, "dispatched", lambda program, chunk, *rest: chunk)
     monkeypatch.setattr(decay_grid, "train_members", stub)
     kind = decay_grid.Kind("adam", "pre")
     runs = [decay_grid.Run(kind, Member(rate, 0.1, 0)) for rate in (0.3, 0.1, 0.2)]
     sizes = {"steps_per_epoch": 1, "image": np.zeros(4), "label": np.zeros(4), "judged": {}, "num_classes": 2}
-    lab = decay_grid.Laboratory(tiny("robustness"), Path(), augment=None, normalise=None, **sizes)
+    lab = decay_grid.Laboratory(tiny("robustness"), augment=None, normalise=None, **sizes)
     for size in (3, 5):
         arrays = decay_grid.train_chunk(lab, None, runs, size, lambda n: False, (), None)
         assert [float(own["rate"]) for own in arrays] == [0.3, 0.1, 0.2]
+
+
+@pytest.mark.parametrize("labels", [("ahead", "plain"), ("plain", "ahead")])
+def test_runs_that_share_a_cell_are_trained_once_with_all_that_is_recorded(labels, monkeypatch):
+    kinds = {"plain": decay_grid.Kind("adam", "pre"), "ahead": decay_grid.Kind("adam", "pre", ahead=True)}
+    runs = {label: decay_grid.Run(kinds[label], Member(0.1, 0.5, 0)) for label in labels}
+    sizes = {"steps_per_epoch": 1, "image": np.zeros(4), "label": np.zeros(4), "judged": {}, "num_classes": 2}
+    config = tiny("ablation")
+    lab = decay_grid.Laboratory(config, augment=None, normalise=None, **sizes)
+    monkeypatch.setattr(decay_grid, "build_program", lambda lab, kind: (kind, []))
+    trained = []
+    monkeypatch.setattr(decay_grid, "train_chunk", lambda lab, program, chunk, *rest: trained.append((program, *chunk)))
+    plan = decay_grid.plan_runs(decay_grid.Stage("", lambda config: runs), config, lab)
+    assert plan.names["plain"] == plan.names["ahead"]
+    for job in plan.jobs(list(dict.fromkeys(plan.names.values()))):
+        job.make(None)
+    assert trained == [(kinds["ahead"], runs["ahead"])]
+    # A cell of the other run alone is no whole one.
+    assert not plan.whole(plan.names["ahead"], {}) and plan.whole(plan.names["ahead"], {"test_accuracy_ahead": 0})
 
 
 def test_runs_have_files_of_their_own():
@@ -288,16 +308,15 @@ def test_runs_have_files_of_their_own():
 def figures(monkeypatch):
     """The figures drawn, kept open."""
     drawn = []
-    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append((path.name, figure)))
+    monkeypatch.setattr(reports, "save", lambda figure, path: drawn.append((path.name, figure)))
     yield drawn
     plt.close("all")
 
 
-def test_heat_maps_label_every_cell(figures, tmp_path):
+def test_heat_maps_label_every_cell(figures):
     values = np.array([[60.14, np.nan], [10.0, 99.96]])
     rates, decays = [0.01, 0.001], [0.5, 0.05]
-    curves.draw_heat_maps(tmp_path / "a.png", {"WD": values}, rates, decays, "t", difference={"d": values - 50})
-    ((_, figure),) = figures
+    figure = parts.heat_maps({"WD": values}, rates, decays, "t", difference={"d": values - 50})
     panels = [axis for axis in figure.axes if axis.images]
     assert [[text.get_text() for text in axis.texts] for axis in panels] == [
         ["60.1", "NaN", "10.0", "100.0"],

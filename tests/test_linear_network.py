@@ -2,7 +2,9 @@
 up to an error that halves where the step does.
 """
 
+from collections.abc import Callable
 from functools import cache, partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,9 @@ import numpy as np
 import pytest
 
 from ssl_jax.dynamics import theory
-from ssl_jax.experiments import linear_network
+from ssl_jax.experiments.harness import linear_network
+from ssl_jax.train.state import PretrainState
+from ssl_jax.types import Params
 
 D, N, TIME, RECORDS = 4, 5, 8.0, 8
 STEPS = (200, 400)  # in TIME
@@ -23,6 +27,57 @@ KINDS = {
     "byol": (True, False, {"decay": "coupled", "momentum": 0.5}),
     "byol, symmetric": (True, True, {"decay": "pre", "decay_scale": "literal"}),
 }
+
+
+class Matrices(NamedTuple):
+    """W (D, N), W_p (D, D), and W_a (D, N), which is W where no average is kept."""
+
+    w: jax.Array
+    w_p: jax.Array
+    w_a: jax.Array
+
+
+def train(w, w_p, image, key, *, steps, every, **settings) -> Matrices:
+    """W, W_p and W_a after 0, every, 2 every, ... steps, each with that as its first axis (steps / every + 1)."""
+    state, step = linear_network.make_twin(w, w_p, **settings)
+
+    def stretch(state, _):
+        state = linear_network.advance(state, step, image, key, every)
+        return state, matrices(state)
+
+    _, seen = jax.lax.scan(stretch, state, length=steps // every)
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), matrices(state), seen)
+
+
+def matrices(state: PretrainState) -> Matrices:
+    w = kernel(state.params)
+    w_p = state.params["predictor"]["linear"]["kernel"].T
+    return Matrices(w, w_p, kernel(state.target) if state.target else w)
+
+
+def kernel(params: Params) -> jax.Array:
+    """W (D, N)."""
+    return params["encoder"]["linear"]["kernel"].T
+
+
+def modes(found: Matrices, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(p, s, τ) (..., D) along the columns v of `basis` (D, D): v·W_p v, v·F v with F = W Wᵀ, and v·W_a Wᵀ v / s."""
+    w, w_p, w_a = (np.asarray(x, np.float64) for x in found)
+    turned = np.swapaxes(w, -1, -2)
+    p, s, cross = (np.einsum("ij,...ik,kj->...j", basis, m, basis) for m in (w_p, w @ turned, w_a @ turned))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return p, s, cross / s
+
+
+def sampled_views(x: np.ndarray, x_prime: np.ndarray) -> Callable:
+    """views(keys (B,), image) of Gaussian data, new at every step; of the images only the number counts."""
+    roots = jnp.asarray(linear_network._roots(x, x_prime), jnp.float32)
+
+    def views(keys, image):
+        normal = jax.vmap(lambda key: jax.random.normal(key, (3, len(x))))(keys)
+        return linear_network.exact_views(keys, jnp.einsum("bkn,knm->bkm", normal, roots, precision="highest"))
+
+    return views
 
 
 def settings_of(rng, averaged, fixed, steps):
@@ -60,7 +115,7 @@ def program(kind, steps):
     common = fixed | {"symmetric": symmetric, "steps": steps, "every": steps // RECORDS}
 
     def one(w, w_p, image, numbers):
-        return linear_network.train(w, w_p, image, jax.random.key(0), **common, **numbers)
+        return train(w, w_p, image, jax.random.key(0), **common, **numbers)
 
     return jax.jit(jax.vmap(one))
 
@@ -96,7 +151,7 @@ def test_modes_lie_on_the_curves_of_the_theory(kind):
         columns = {name: None if value is None else value[:, None] for name, value in flow.items()}
         times = np.linspace(0, TIME, RECORDS + 1)
         curves = theory.simulate(p=p, s=s, times=times, sigma2=sigma2[:, None], **columns)
-        measured = linear_network.modes(linear_network.Matrices(*found), basis)
+        measured = modes(Matrices(*found), basis)
         seen = np.stack([measured[0], measured[1], measured[2] * measured[1]])  # τ s: τ has poles
         right = np.stack([curves.p, curves.s, curves.tau * curves.s]).swapaxes(-1, -2)
         errors.append(np.abs(seen - right).max((0, 2, 3)))
@@ -134,7 +189,7 @@ def test_balance_of_the_layers_decays_as_the_theory_says(kind):
     assert len(alike) == 4
     for i in alike:
         now = np.stack(
-            [theory.balance(*pair, flow["alpha_p"][i]) for pair in zip(found[0][i], found[1][i], strict=True)]
+            [w @ w.T - w_p.T @ w_p / flow["alpha_p"][i] for w, w_p in zip(found[0][i], found[1][i], strict=True)]
         )
         right = np.exp(-2 * flow["eta_s"][i] * times)[:, None, None] * now[:1]
         assert np.abs(now - right).max() < 0.02 < np.abs(now[0]).max()
@@ -160,10 +215,7 @@ def test_moments_are_exact():
 def test_sampled_data_have_the_moments_they_should():
     x, x_prime = np.diag([2.0, 1, 0.5]), 0.3 * np.eye(3)
     keys = jax.random.split(jax.random.key(1), 20000)
-    one, two = (
-        np.asarray(v, np.float64)
-        for v in jax.jit(linear_network.sampled_views(x, x_prime))(keys, jnp.zeros((20000, 1)))
-    )
+    one, two = (np.asarray(v, np.float64) for v in jax.jit(sampled_views(x, x_prime))(keys, jnp.zeros((20000, 1))))
     for a, b, moment in ((one, one, x + x_prime), (two, two, x + x_prime), (one, two, x)):
         np.testing.assert_allclose(a.T @ b / 20000, moment, atol=0.08)
 
@@ -178,10 +230,10 @@ def test_what_the_theory_says_dies_dies_and_the_rest_lives():
     numbers = {"learning_rate": rate, "predictor_learning_rate": rate, "weight_decay": 0.1}
     numbers |= {"predictor_weight_decay": 0.1, "steps": 1000, "every": 1000}
     w, w_p = jnp.diag(jnp.sqrt(jnp.array(s, jnp.float32))), 0.1 * jnp.eye(2)
-    sampled = {"views": linear_network.sampled_views(*data)}
+    sampled = {"views": sampled_views(*data)}
     for image, views in ((jnp.asarray(linear_network.exact_moments(*data)), {}), (jnp.zeros((256, 1)), sampled)):
-        found = jax.jit(partial(linear_network.train, **numbers, **views))(w, w_p, image, jax.random.key(2))
-        p_end, s_end, _ = linear_network.modes(jax.device_get(found), np.eye(2))
+        found = jax.jit(partial(train, **numbers, **views))(w, w_p, image, jax.random.key(2))
+        p_end, s_end, _ = modes(jax.device_get(found), np.eye(2))
         # Fresh noise turns the living mode a little, and some 1e-5 of its s into the other's direction.
         np.testing.assert_array_equal(s_end[-1] < 1e-4, dies)
         learned = theory.fixed_points(sigma2=0.1, **flow)[2]

@@ -13,7 +13,8 @@ import pytest
 
 from ssl_jax.augment.labelled import make_augment
 from ssl_jax.augment.views import make_normalise
-from ssl_jax.experiments.harness.member_programs import Member, Watched, count, make_program, train_members, watch
+from ssl_jax.experiments.harness.dispatched import Member, Watched, count, dispatched, make_program, stack, watch
+from ssl_jax.experiments.harness.members import train_members
 from ssl_jax.losses import LOSSES
 from ssl_jax.models import make_classifier
 from ssl_jax.models.layers import Norm
@@ -69,11 +70,15 @@ def program(kind="decoupled", layerwise="", watched=False):
 
 
 def train(made, members, stop=lambda members: False, **options):
-    def judge(states, members):
-        return {"right": np.asarray(made.score(states, IMAGE, LABEL)["right"])}
+    """(states, members as arrays, what was recorded), or None."""
+
+    def record(states, epoch):
+        return {"right": np.asarray(made.score(states, IMAGE, LABEL)["right"])} if epoch else {}
 
     sizes = {"epochs": EPOCHS, "steps_per_epoch": STEPS}
-    return train_members(made, members, IMAGE, LABEL, order, **sizes, judge=judge, stop=stop, **options)
+    options |= {"record": record, "stop": lambda steps: stop(steps * len(members))}
+    found = train_members(dispatched(made, members, IMAGE, LABEL), order, **sizes, **options)
+    return found and (found[0], stack(members), found[1])
 
 
 def alone(member, kind="decoupled", layerwise=""):

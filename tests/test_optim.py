@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from ssl_jax.errors import UserError
-from ssl_jax.optim import DECAYS, assign_groups, by_group, clipped, decayed, from_optax, make_optimizer, rescale
+from ssl_jax.optim import DECAYS, assign_groups, by_group, clipped, decayed, make_optimizer, rescale
 from ssl_jax.optim.directions import DIRECTIONS, options_of
 
 PARAMS = {"encoder": {"kernel": jnp.arange(6.0).reshape(2, 3) / 5}, "linear1": {"bias": jnp.array([0.5, -1.0, 2.0])}}
@@ -142,10 +142,6 @@ def test_no_decay_takes_no_share():
     for weight_decay in (0.0, lambda count: 0.0):
         optimizer = make_optimizer("adamw", 0.1, weight_decay=weight_decay)
         assert not any(jax.tree.leaves(optimizer.apart(grads_at(0), optimizer.init(PARAMS), PARAMS)[1]))
-    wrapped = from_optax(optax.sgd(0.1))
-    move, share = wrapped.apart(grads_at(0), wrapped.init(PARAMS), PARAMS)
-    chex.assert_trees_all_close(move, jax.tree.map(lambda g: -0.1 * g, grads_at(0)))
-    assert not any(jax.tree.leaves(share)) and wrapped.pre(PARAMS, ()) is PARAMS
 
 
 def test_auto_is_decoupled_for_adamw_and_lion_alone():

@@ -11,9 +11,9 @@ import pytest
 
 from ssl_jax.dynamics import theory
 from ssl_jax.errors import UserError
-from ssl_jax.experiments import linear_network
 from ssl_jax.experiments import phase_diagram as experiment
-from ssl_jax.experiments.harness import run_cells
+from ssl_jax.experiments.harness import cells, linear_network
+from ssl_jax.experiments.registry import run_experiment
 from ssl_jax.reports.experiments import phase_diagram as reports
 
 CONFIG = Path(__file__).parent.parent / "configs" / "experiments" / "phase_diagram.py"
@@ -31,9 +31,9 @@ def finished(tmp_path_factory):
     """A work directory; it was stopped after its second part, and went on."""
     directory, asked = tmp_path_factory.mktemp("phase"), iter([False, False, True])
     config = tiny(**{"digits.losses": ("cosine",)})
-    experiment.phase_diagram(config, str(directory), lambda: next(asked))
+    run_experiment(config, str(directory), lambda: next(asked))
     assert len(list((directory / "cells").iterdir())) == 2 and not (directory / "result.json").exists()
-    experiment.phase_diagram(config, str(directory), lambda: False)
+    run_experiment(config, str(directory), lambda: False)
     return directory, config
 
 
@@ -47,8 +47,8 @@ def test_from_command_to_files(finished, monkeypatch):
     for name in ("twin-none", "twin-average", "cosine-none", "cosine-average"):
         assert np.shape(result[name]["predicted"]) == np.shape(result[name]["measured"]) == (2, 2)
         assert 0 <= result[name]["agreement"] <= 1 and result[name].get("diverged", 0) == 0
-    monkeypatch.setattr(run_cells, "write_cell", None)  # a second start computes nothing
-    experiment.phase_diagram(config, str(directory), lambda: False)
+    monkeypatch.setattr(cells, "write_cell", None)  # a second start computes nothing
+    run_experiment(config, str(directory), lambda: False)
     assert json.loads((directory / "result.json").read_text()) == result
 
 
@@ -153,5 +153,5 @@ def test_mistakes_are_told_before_any_work(field, value, tmp_path):
     with config.unlocked():
         config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=f"^{field}: got [^\n]*takes[^\n]*$") as told:
-        experiment.phase_diagram(config, str(tmp_path), lambda: False)
+        run_experiment(config, str(tmp_path), lambda: False)
     assert len(str(told.value).splitlines()) == 1 and not list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ from ssl_jax.builders.data import read_dataset
 from ssl_jax.data.batches import batch_indices
 from ssl_jax.errors import UserError
 from ssl_jax.experiments import adam_l2, random_labels, ridge, signal, snapshots
-from ssl_jax.experiments.harness import run_cells, small_networks
+from ssl_jax.experiments.harness import cells, stacked
 from ssl_jax.experiments.registry import run_experiment
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import make_optimizer
@@ -57,7 +57,7 @@ def test_from_command_to_files(name, tmp_path, capsys, monkeypatch):
     assert list((tmp_path / "figures").glob("*.png")) and not list((tmp_path / "cells").glob("*.tmp*"))
     # From the file alone the same text comes, and a second start computes nothing.
     assert registry.report(result) == (tmp_path / "table.md").read_text()
-    monkeypatch.setattr(run_cells, "write_cell", None)
+    monkeypatch.setattr(cells, "write_cell", None)
     run_experiment(config, str(tmp_path), lambda: False)
     again = json.loads((tmp_path / "result.json").read_text())
     assert again == result
@@ -75,10 +75,10 @@ def test_stops_between_cells_and_goes_on(tmp_path, capsys):
 
 
 def setting(config, dataset, network, **fields):
-    augment, normalise = small_networks.plain(dataset.side)
+    augment, normalise = stacked.plain(dataset.side)
     judged = {"train": dataset.train}
     sizes = config.epochs, config.batch_size, augment, normalise
-    return small_networks.Setting(network, dataset.num_classes, dataset.train, judged, *sizes, **fields)
+    return stacked.Setting(network, dataset.num_classes, dataset.train, judged, *sizes, **fields)
 
 
 @pytest.mark.parametrize("loops", [True, False])
@@ -87,7 +87,7 @@ def test_members_are_those_of_a_loop_in_numpy(loops):
     config = tiny("signal", epochs=2)
     dataset = read_dataset(config)
     network = make_classifier(make_encoder("mlp", width=5, activation="tanh", depth=1), 10)
-    seen = small_networks.train_members(
+    seen = stacked.train_table(
         setting(config, dataset, network, loops=loops),
         lambda learning_rate: make_optimizer("momentum", learning_rate),
         {"learning_rate": [0.1, 0.5]},

@@ -39,21 +39,6 @@ def random_grayscale(key: jax.Array, image: jax.Array, probability: float = 0.2)
     return jnp.where(jax.random.bernoulli(key, probability), grayscale(image), image)
 
 
-def adjust_brightness(image: jax.Array, factor: Scalar) -> jax.Array:
-    """Blend with black: factor 0 gives black, 1 the image."""
-    return _blend(image, 0.0, factor)
-
-
-def adjust_contrast(image: jax.Array, factor: Scalar) -> jax.Array:
-    """Blend with the mean of the grey image: factor 0 gives a constant grey, 1 the image."""
-    return _blend(image, _grey(image).mean(), factor)
-
-
-def adjust_saturation(image: jax.Array, factor: Scalar) -> jax.Array:
-    """Blend with the grey image: factor 0 gives grey, 1 the image."""
-    return _blend(image, _grey(image), factor)
-
-
 def adjust_hue(image: jax.Array, delta: Scalar) -> jax.Array:
     """Shift the hue of HSV by `delta` of a full circle, in [-1/2, 1/2]; value and saturation stay.
 

@@ -12,16 +12,24 @@ So the gap between two methods falls into terms that add up to it, each measured
                  + the point of the step at which it is judged (theta instead of D theta)
     LPWD - PWD   the settings chosen for each  + what is left: deeper layers decay more
 
-Rounding does not stay small: training amplifies it. How much is measured by a control, WD from weights that are each
+Each method's setting is chosen on held-out images; all arms are then trained with fresh seeds. Rounding does not stay
+small: training amplifies it. How much is measured by a control, WD from weights that are each
 one rounding error larger.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
-from ssl_jax.experiments.harness.decay_grid import Run, arm, finish, fresh_seeds, numbers, prepare, train_runs
-from ssl_jax.experiments.harness.member_programs import Member
+from ssl_jax.experiments.harness.decay_grid import (
+    Laboratory,
+    Run,
+    Stage,
+    arm,
+    decay_experiment,
+    fresh_seeds,
+    numbers,
+    steps_of,
+)
+from ssl_jax.experiments.harness.dispatched import Member
 from ssl_jax.intervals import mean_and_interval, paired, rounded
 from ssl_jax.types import Config
 
@@ -29,23 +37,6 @@ METHODS = ("WD", "RWD", "PWD", "LPWD")
 BEST_EPOCHS = 10  # over which the paper takes its mean
 
 Setting = tuple[float, float]  # (learning rate, weight decay)
-
-
-def ablation(config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
-    """Chooses each method's setting on held-out images, then trains all arms with fresh seeds."""
-    lab = prepare(config, directory, lambda config: search_runs(config).values())
-    search = search_runs(config)
-    tried = train_runs(lab, search.values(), interrupted, title="choosing settings")
-    if tried is None:
-        return
-    validation = {key: float(tried[run]["validation_accuracy"][-1]) for key, run in search.items()}
-    chosen = {name: best_setting(config, validation, name) for name in METHODS}
-    runs = arm_runs(config, chosen)
-    steps = tuple(dict.fromkeys((1, lab.steps_per_epoch, config.epochs * lab.steps_per_epoch)))
-    found = train_runs(lab, runs.values(), interrupted, keep=steps, title="fresh seeds")
-    if found is not None:
-        arms = {key: found[run] for key, run in runs.items()}
-        finish(lab, tried | found, summarise(config, chosen, validation, arms, steps))
 
 
 # --- Runs -----------------------------------------------------------------------------------------------------------
@@ -68,6 +59,16 @@ def search_runs(config: Config) -> dict[tuple[str, float, float], Run]:
 
 def best_setting(config: Config, validation: dict[tuple, float], name: str) -> Setting:
     return max(settings(config), key=lambda setting: validation[name, *setting])
+
+
+def choose(config: Config, tried: dict[tuple, dict[str, np.ndarray]]) -> dict[str, Setting]:
+    """The setting of each method with the best accuracy on held-out images after the last epoch."""
+    validation = final_validation(tried)
+    return {name: best_setting(config, validation, name) for name in METHODS}
+
+
+def final_validation(tried: dict[tuple, dict[str, np.ndarray]]) -> dict[tuple, float]:
+    return {key: float(arrays["validation_accuracy"][-1]) for key, arrays in tried.items()}
 
 
 def share(config: Config, setting: Setting) -> float:
@@ -101,6 +102,11 @@ def arm_runs(config: Config, chosen: dict[str, Setting]) -> dict[tuple[str, int]
         for label, (name, (rate, decay), fields) in arms.items()
         for s, seed in enumerate(fresh_seeds(config))
     }
+
+
+def kept_steps(lab: Laboratory) -> tuple[int, ...]:
+    """The first step, and the last one of the first epoch and of all."""
+    return tuple(dict.fromkeys((1, lab.steps_per_epoch, steps_of(lab))))
 
 
 # --- Results --------------------------------------------------------------------------------------------------------
@@ -174,3 +180,12 @@ def deviation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(S, K, P) -> (K,): |a - b| / |b| over all weights of a network, the worst of the seeds."""
     difference = np.linalg.norm(np.subtract(a, b, dtype=np.float64), axis=-1)
     return (difference / np.linalg.norm(b.astype(np.float64), axis=-1)).max(axis=0)
+
+
+EXPERIMENT = decay_experiment(
+    Stage("choosing settings", search_runs),
+    Stage("fresh seeds", lambda config, tried: arm_runs(config, choose(config, tried)), keep=kept_steps),
+    summarise=lambda lab, tried, found: summarise(
+        lab.config, choose(lab.config, tried), final_validation(tried), found, kept_steps(lab)
+    ),
+)

@@ -15,9 +15,9 @@ import numpy as np
 
 from ssl_jax.data.splits import hold_out
 from ssl_jax.errors import UserError
-from ssl_jax.experiments.harness.cell_files import seeds_of
-from ssl_jax.experiments.harness.run_cells import Cell, Experiment
-from ssl_jax.experiments.harness.small_networks import Setting, plain, steps_per_epoch, train_members
+from ssl_jax.experiments.harness.cells import Cell, in_turn, seeds_of
+from ssl_jax.experiments.harness.experiment import Experiment
+from ssl_jax.experiments.harness.stacked import Setting, plain, steps_per_epoch, train_table
 from ssl_jax.intervals import mean_and_interval, rounded
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import Optimizer, make_optimizer
@@ -64,7 +64,7 @@ def _train(config, setting: Setting, variant, advance):
 
     knobs = {"weight_decay": config.weight_decays}
     options = {"watch": shares, "watched_after": (config.epochs,), "advance": advance}
-    return train_members(setting, build, knobs, seeds_of(config), **options)
+    return train_table(setting, build, knobs, seeds_of(config), **options)
 
 
 # --- What decay takes of each weight ------------------------------------------------------------------------------
@@ -162,4 +162,4 @@ def distances(a: np.ndarray, b: np.ndarray) -> dict:
 
 
 RANGES = {"width": (1, 10**5), "depth": (1, 1000), "sgd_rate": (0, 1e6), "adam_rate": (0, 1e6)}
-EXPERIMENT = Experiment(plan, summarise, RANGES)
+EXPERIMENT = Experiment([in_turn(plan)], summarise, ranges=RANGES)

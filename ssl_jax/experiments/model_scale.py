@@ -1,4 +1,7 @@
-"""WD against LPWD on networks of several sizes (the layer-wise pre-weight-decay paper's figure 5)."""
+"""WD against LPWD on networks of several sizes (the layer-wise pre-weight-decay paper's figure 5).
+
+Each arm of each size has the decay that held-out images choose.
+"""
 
 import jax
 import numpy as np
@@ -6,41 +9,19 @@ import numpy as np
 from ssl_jax.errors import UserError
 from ssl_jax.experiments.harness.decay_grid import (
     Kind,
+    Laboratory,
     Run,
+    Stage,
     arm,
     arms_of,
     build_classifier,
-    finish,
+    decay_experiment,
     fresh_seeds,
     numbers,
-    prepare,
-    train_runs,
 )
-from ssl_jax.experiments.harness.member_programs import Member
-from ssl_jax.experiments.robustness import Interrupted
+from ssl_jax.experiments.harness.dispatched import Member
 from ssl_jax.intervals import mean_and_interval, paired
 from ssl_jax.types import Config
-
-
-def model_scale(config: Config, directory: str, interrupted: Interrupted) -> None:
-    """WD against LPWD on networks of several sizes, each arm of each with the decay that held-out images choose."""
-    sizes = size_kinds(config)
-    lab = prepare(config, directory, lambda config: choice_runs(config).values())
-    choice = choice_runs(config)
-    tried = train_runs(lab, choice.values(), interrupted, title="choosing the decay")
-    if tried is None:
-        return
-    chosen = choose(config, {key: tried[run] for key, run in choice.items()})
-    runs = {
-        (size, name, s): Run(kind, Member(rate_of(config), chosen[size, name], seed))
-        for (size, name), kind in sizes.items()
-        for s, seed in enumerate(fresh_seeds(config))
-    }
-    found = train_runs(lab, runs.values(), interrupted, title="fresh seeds")
-    if found is not None:
-        counts = {size: parameters_of(config, kind, lab) for (size, _), kind in sizes.items()}
-        result = scale_result(config, chosen, {key: found[run] for key, run in runs.items()}, counts)
-        finish(lab, tried | found, result)
 
 
 def size_kinds(config: Config) -> dict[tuple[str, str], Kind]:
@@ -83,10 +64,19 @@ def choose(config: Config, tried: dict[tuple, dict[str, np.ndarray]]) -> dict[tu
     return {pair: max(config.weight_decays, key=lambda decay: score(*pair, decay)) for pair in pairs}
 
 
-def parameters_of(config: Config, kind: Kind, lab) -> int:
-    params, _ = jax.eval_shape(
-        build_classifier(config, kind, lab.num_classes).init, jax.random.key(0), lab.image[:2].astype(np.float32)
-    )
+def fresh_runs(config: Config, tried: dict[tuple, dict[str, np.ndarray]]) -> dict[tuple[str, str, int], Run]:
+    """(size, arm, place of the seed) -> run with the decay that was chosen."""
+    chosen = choose(config, tried)
+    return {
+        (size, name, s): Run(kind, Member(rate_of(config), chosen[size, name], seed))
+        for (size, name), kind in size_kinds(config).items()
+        for s, seed in enumerate(fresh_seeds(config))
+    }
+
+
+def parameters_of(lab: Laboratory, kind: Kind) -> int:
+    classifier = build_classifier(lab.config, kind, lab.num_classes)
+    params, _ = jax.eval_shape(classifier.init, jax.random.key(0), lab.image[:2].astype(np.float32))
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -105,3 +95,15 @@ def scale_result(config: Config, chosen: dict, found: dict[tuple, dict], counts:
         for size in config.sizes
     }
     return {"learning_rate": rate_of(config), "sizes": sizes}
+
+
+def summarise(lab: Laboratory, tried: dict[tuple, dict[str, np.ndarray]], found: dict[tuple, dict]) -> dict:
+    counts = {size: parameters_of(lab, kind) for (size, _), kind in size_kinds(lab.config).items()}
+    return scale_result(lab.config, choose(lab.config, tried), found, counts)
+
+
+EXPERIMENT = decay_experiment(
+    Stage("choosing the decay", choice_runs),
+    Stage("fresh seeds", fresh_runs),
+    summarise=summarise,
+)

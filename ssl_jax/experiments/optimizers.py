@@ -11,9 +11,9 @@ import numpy as np
 
 from ssl_jax.data.splits import hold_out
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.experiments.harness.cell_files import seeds_of
-from ssl_jax.experiments.harness.run_cells import Cell, Experiment
-from ssl_jax.experiments.harness.small_networks import Setting, plain, steps_per_epoch, train_members
+from ssl_jax.experiments.harness.cells import Cell, in_turn, seeds_of
+from ssl_jax.experiments.harness.experiment import Experiment
+from ssl_jax.experiments.harness.stacked import Setting, plain, steps_per_epoch, train_table
 from ssl_jax.intervals import mean_and_interval
 from ssl_jax.models import make_classifier
 from ssl_jax.models.layers import ACTIVATIONS, linear
@@ -56,14 +56,14 @@ def plan(config, dataset):
 def _train(config, setting: Setting, name: str, advance):
     """All rates of one optimizer, its other options as they are by default."""
     knobs = {"learning_rate": config.rates}
-    return train_members(setting, partial(make_optimizer, name), knobs, seeds_of(config), advance=advance)
+    return train_table(setting, partial(make_optimizer, name), knobs, seeds_of(config), advance=advance)
 
 
 def _train_adadelta(config, setting: Setting, advance):
     """Adadelta as the paper has it, which has no learning rate: every eps with every rho."""
     eps, rho = (grid.ravel() for grid in np.meshgrid(config.eps, config.rho, indexing="ij"))
     build = partial(make_optimizer, "adadelta", 1.0)
-    return train_members(setting, build, {"eps": eps, "rho": rho}, seeds_of(config), advance=advance)
+    return train_table(setting, build, {"eps": eps, "rho": rho}, seeds_of(config), advance=advance)
 
 
 def summarise(config, dataset, cells):
@@ -88,4 +88,4 @@ def summarise(config, dataset, cells):
     }
 
 
-EXPERIMENT = Experiment(plan, summarise)
+EXPERIMENT = Experiment([in_turn(plan)], summarise)

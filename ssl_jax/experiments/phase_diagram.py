@@ -25,34 +25,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.views import RECIPES, normalise
-from ssl_jax.builders import checks
 from ssl_jax.data.batches import batch_indices
 from ssl_jax.data.sources import load_dataset
 from ssl_jax.dynamics import theory
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.experiments import linear_network
-from ssl_jax.experiments.harness.cell_files import seeds_of
-from ssl_jax.experiments.harness.run_cells import Cell, compute
+from ssl_jax.experiments.harness import linear_network
+from ssl_jax.experiments.harness.cells import Cell, in_turn, seeds_of
+from ssl_jax.experiments.harness.experiment import Experiment
 from ssl_jax.intervals import rounded
 from ssl_jax.linalg import matmul
 from ssl_jax.losses import OBJECTIVES, unit
 from ssl_jax.models import MLPHead, Network, make_encoder, make_network
 from ssl_jax.predictors import Predictor, make_predictor
-from ssl_jax.reports.experiments import phase_diagram as reports
-from ssl_jax.runtime.terminal import say
 from ssl_jax.train.pretrain import example_keys, make_pretrain_step
 from ssl_jax.train.state import PretrainState, init_key, init_state
 from ssl_jax.types import Config
-from ssl_jax.workdir import result_json
-from ssl_jax.workdir.directory import check_workdir, write_json
 
 ALIVE = 0.01  # of an even share, from which on a mode counts as living
 TARGETS = {"none": False, "average": True}
 TOGETHER = 50  # steps in one call
 
 RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**31),
-    "seeds": (1, 1000),
     "cells": (2, 1000),
     "learning_rate": (1e-12, 1e6),
     "dim": (2, 1000),
@@ -66,34 +59,29 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def phase_diagram(config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
-    """Computes what the work directory does not hold yet, then reports and draws."""
-    check(config)
-    out = check_workdir(directory, config.to_dict())
-    predicted = predict_twin(config)  # asks for diffrax before any work
-    parts = build_digits(config)
-    plan = {f"twin-{target}": twin_cell(config, averaged) for target, averaged in TARGETS.items()}
+class Parts(NamedTuple):
+    """What the cells share."""
+
+    predicted: dict[str, np.ndarray]  # target -> (S, A, E, D) whether each mode of the twin lives
+    digits: "Digits"
+
+
+def prepare(config: Config) -> Parts:
+    return Parts(predict_twin(config), build_digits(config))  # the first asks for diffrax before any work
+
+
+def plan(config: Config, parts: Parts) -> dict[str, Cell]:
+    cells = {f"twin-{target}": twin_cell(config, averaged) for target, averaged in TARGETS.items()}
     for loss in config.digits.losses:
-        plan |= {f"{loss}-{target}": digits_cell(config, parts, loss, averaged) for target, averaged in TARGETS.items()}
-    result_json.open_on_one(directory, config.to_dict())
-    found = compute(out, plan, interrupted)
-    if len(found) < len(plan):
-        say(f"stopped after {len(found)} of {len(plan)} parts, saved; the same command goes on from here")
-        return
-    result = {"task": "experiment", "experiment": config.experiment, "dataset": "digits"}
-    result |= summarise(config, predicted, found) | {"config": result_json.fields(config.to_dict())}
-    result |= {"seconds": round(sum(float(cell["seconds"]) for cell in found.values()), 1)} | result_json.provenance()
-    write_json(out / "result.json", result)
-    text = reports.report(result)
-    (out / "table.md").write_text(text)
-    reports.draw(result, out / "figures")
-    say(text)
-    say(f"results in {out / 'result.json'}, figures in {out / 'figures'}")
+        cells |= {
+            f"{loss}-{target}": digits_cell(config, parts.digits, loss, averaged)
+            for target, averaged in TARGETS.items()
+        }
+    return cells
 
 
 def check(config: Config) -> None:
     """UserError for the first field that is outside the theory's domain, or otherwise impossible."""
-    checks.check_ranges(config, RANGES)
     for name in ("alpha_p", "eta_p"):
         ends = config[name]
         if not (len(ends) == 2 and 0 < ends[0] < ends[1] < np.inf):
@@ -368,15 +356,15 @@ def spectrum(matrices: np.ndarray) -> np.ndarray:
 # --- What was found -------------------------------------------------------------------------------------------------
 
 
-def summarise(config: Config, predicted: dict[str, np.ndarray], found: dict[str, dict]) -> dict[str, Any]:
+def summarise(config: Config, parts: Parts, found: dict[str, dict]) -> dict[str, Any]:
     """Shares of living modes over the grid, and in how many cells a measurement agrees with its prediction."""
     alpha_p, eta_p = axes_of(config)
-    result: dict[str, Any] = {"alpha_p": rounded(alpha_p), "eta_p": rounded(eta_p)}
+    result: dict[str, Any] = {"dataset": "digits", "alpha_p": rounded(alpha_p), "eta_p": rounded(eta_p)}
     result["steps"] = {network: steps_of(config, network) for network in ("twin", "digits")}
     for target, averaged in TARGETS.items():
         alive = found[f"twin-{target}"]["spectrum"] >= ALIVE * config.s
-        result[f"twin-{target}"] = compare(predicted[target], alive) | {
-            "modes_alike": rounded(np.mean(alive == predicted[target]))  # mode by mode: they stand in one order
+        result[f"twin-{target}"] = compare(parts.predicted[target], alive) | {
+            "modes_alike": rounded(np.mean(alive == parts.predicted[target]))  # mode by mode: they stand in one order
         }
         for loss in config.digits.losses:
             cell = found[f"{loss}-{target}"]
@@ -408,3 +396,6 @@ def effective_ranks(spectra: np.ndarray) -> np.ndarray:
     share = np.maximum(spectra, 1e-30)
     share = share / share.sum(-1, keepdims=True)
     return np.exp(-(share * np.log(share)).sum(-1))
+
+
+EXPERIMENT = Experiment([in_turn(plan)], summarise, prepare, check, RANGES)

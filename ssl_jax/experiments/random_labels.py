@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.data.splits import redraw
-from ssl_jax.experiments.harness.cell_files import seeds_of
-from ssl_jax.experiments.harness.run_cells import Cell, Experiment
-from ssl_jax.experiments.harness.small_networks import Setting, plain, steps_per_epoch, train_members
+from ssl_jax.experiments.harness.cells import Cell, in_turn, seeds_of
+from ssl_jax.experiments.harness.experiment import Experiment
+from ssl_jax.experiments.harness.stacked import Setting, plain, steps_per_epoch, train_table
 from ssl_jax.intervals import mean_and_interval, rounded
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import make_optimizer
@@ -48,7 +48,7 @@ def name_of(labels: str, augmented: bool) -> str:
 def _train(config, setting: Setting, advance):
     build = partial(make_optimizer, config.optimizer, config.learning_rate, decay="decoupled")
     knobs = {"weight_decay": [0.0, config.weight_decay]}
-    return train_members(setting, build, knobs, seeds_of(config), advance=advance)
+    return train_table(setting, build, knobs, seeds_of(config), advance=advance)
 
 
 def parameters(config, dataset) -> int:
@@ -80,4 +80,4 @@ def summarise(config, dataset, cells):
 
 
 RANGES = {"weight_decay": (1e-12, 1e6), "encoder.width": (0, 10**5), "encoder.depth": (0, 1000)}
-EXPERIMENT = Experiment(plan, summarise, RANGES)
+EXPERIMENT = Experiment([in_turn(plan)], summarise, ranges=RANGES)

@@ -1,7 +1,5 @@
 """The experiments by name, and the one that a configuration names."""
 
-from collections.abc import Callable
-from functools import partial
 
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments import (
@@ -18,23 +16,23 @@ from ssl_jax.experiments import (
     strong_penalty,
     zero_shot,
 )
-from ssl_jax.experiments.harness import run_cells
+from ssl_jax.experiments.harness.experiment import Experiment, run
 from ssl_jax.types import Config, Interrupted
 
-# config.experiment -> function(config, directory, interrupted)
-EXPERIMENTS: dict[str, Callable[[Config, str, Interrupted], None]] = {
-    "robustness": robustness.robustness,
-    "ablation": ablation.ablation,
-    "zero_shot": zero_shot.zero_shot,
-    "strong_penalty": strong_penalty.strong_penalty,
-    "model_scale": model_scale.model_scale,
-    "phase_diagram": phase_diagram.phase_diagram,
-    "signal": partial(run_cells.run, signal.EXPERIMENT),
-    "adam_l2": partial(run_cells.run, adam_l2.EXPERIMENT),
-    "optimizers": partial(run_cells.run, optimizers.EXPERIMENT),
-    "random_labels": partial(run_cells.run, random_labels.EXPERIMENT),
-    "snapshots": partial(run_cells.run, snapshots.EXPERIMENT),
-    "ridge": partial(run_cells.run, ridge.EXPERIMENT),
+# NAME is the same in configs/experiments/NAME.py, here, in reports/experiments/ and in results/experiments/NAME.json.
+EXPERIMENTS: dict[str, Experiment] = {
+    "ablation": ablation.EXPERIMENT,
+    "adam_l2": adam_l2.EXPERIMENT,
+    "model_scale": model_scale.EXPERIMENT,
+    "optimizers": optimizers.EXPERIMENT,
+    "phase_diagram": phase_diagram.EXPERIMENT,
+    "random_labels": random_labels.EXPERIMENT,
+    "ridge": ridge.EXPERIMENT,
+    "robustness": robustness.EXPERIMENT,
+    "signal": signal.EXPERIMENT,
+    "snapshots": snapshots.EXPERIMENT,
+    "strong_penalty": strong_penalty.EXPERIMENT,
+    "zero_shot": zero_shot.EXPERIMENT,
 }
 
 
@@ -42,4 +40,4 @@ def run_experiment(config: Config, directory: str, interrupted: Interrupted) -> 
     """The experiment that the configuration names."""
     if config.experiment not in EXPERIMENTS:
         raise UserError(f"experiment: got {config.experiment!r}, {nearest(config.experiment, EXPERIMENTS)}")
-    EXPERIMENTS[config.experiment](config, directory, interrupted)
+    run(EXPERIMENTS[config.experiment], config, directory, interrupted)

@@ -12,7 +12,8 @@ import numpy as np
 
 from ssl_jax.data.dataset import Split
 from ssl_jax.errors import UserError
-from ssl_jax.experiments.harness.run_cells import Cell, Experiment
+from ssl_jax.experiments.harness.cells import Cell, in_turn
+from ssl_jax.experiments.harness.experiment import Experiment
 from ssl_jax.intervals import rounded
 from ssl_jax.probes import newton
 from ssl_jax.probes.linear import PENALTIES, Spectrum, leave_one_out_error, ridge_kernel, ridge_spectrum, standardise
@@ -156,4 +157,4 @@ def summarise(config, dataset, cells):
     return singles | {"step": cell["step"].tolist(), "runs": runs, "eigenvalues": rounded(cell["eigenvalues"], 4)}
 
 
-EXPERIMENT = Experiment(plan, summarise, {"steps": (2, 10**7)})
+EXPERIMENT = Experiment([in_turn(plan)], summarise, ranges={"steps": (2, 10**7)})

@@ -4,27 +4,21 @@ WD: ordinary decoupled decay; RWD: after the update, in real time; PWD: before t
 strongly in deeper layers. All seeds of a setting, and all arms, share initialisation, data order and augmentation.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
-from ssl_jax.experiments.harness.cell_files import seeds_of
-from ssl_jax.experiments.harness.decay_grid import Run, arm, build_program, finish, numbers, prepare, train_runs
-from ssl_jax.experiments.harness.member_programs import Member
+from ssl_jax.experiments.harness.cells import seeds_of
+from ssl_jax.experiments.harness.decay_grid import (
+    Laboratory,
+    Run,
+    Stage,
+    arm,
+    build_program,
+    decay_experiment,
+    numbers,
+)
+from ssl_jax.experiments.harness.dispatched import Member
 from ssl_jax.intervals import mean_and_interval, paired, rounded
 from ssl_jax.types import Config
-
-Interrupted = Callable[[], bool]
-
-
-def robustness(config: Config, directory: str, interrupted: Interrupted) -> None:
-    """Learning rate x decay, WD against LPWD, with the opposing penalties of WD in every cell."""
-    lab = prepare(config, directory, lambda config: grid_runs(config).values())
-    runs = grid_runs(config)
-    found = train_runs(lab, runs.values(), interrupted, title="learning rate x weight decay")
-    if found is not None:
-        _, layers = build_program(lab, runs["WD", 0, 0, 0].kind)
-        finish(lab, found, grid_result(config, {key: found[run] for key, run in runs.items()}) | {"layers": layers})
 
 
 def grid_axes(config: Config) -> tuple[list[float], list[float]]:
@@ -89,3 +83,12 @@ def grid_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) -> di
 def best_of(values: np.ndarray, by: list) -> np.ndarray:
     """(S,) of values (R, D, S) in the cell where `by` (R, D) is largest."""
     return values[np.unravel_index(np.argmax(np.array(by, float)), values.shape[:2])]
+
+
+def summarise(lab: Laboratory, found: dict[tuple, dict[str, np.ndarray]]) -> dict:
+    """Opposing penalties and accuracies of the grid, and the first module of each layer."""
+    _, layers = build_program(lab, grid_runs(lab.config)["WD", 0, 0, 0].kind)
+    return grid_result(lab.config, found) | {"layers": layers}
+
+
+EXPERIMENT = decay_experiment(Stage("learning rate x weight decay", grid_runs), summarise=summarise)

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.experiments.harness.cell_files import seeds_of
-from ssl_jax.experiments.harness.run_cells import Cell, Experiment
-from ssl_jax.experiments.harness.small_networks import Setting, plain, steps_per_epoch, train_members
+from ssl_jax.experiments.harness.cells import Cell, in_turn, seeds_of
+from ssl_jax.experiments.harness.experiment import Experiment
+from ssl_jax.experiments.harness.stacked import Setting, plain, steps_per_epoch, train_table
 from ssl_jax.intervals import mean_and_interval, rounded
 from ssl_jax.losses import cross_entropy
 from ssl_jax.models import make_classifier, make_encoder
@@ -76,7 +76,7 @@ def _train(config, setting: Setting, networks, depth: int, watched, advance):
 
     first = slice(0, config.watched_images)
     batch = setting.normalise(setting.train.image[first]), jnp.asarray(setting.train.label[first])
-    return train_members(
+    return train_table(
         setting,
         partial(make_optimizer, config.optimizer),
         {"learning_rate": [config.learning_rate] * len(networks)},
@@ -104,4 +104,4 @@ def summarise(config, dataset, cells):
     return {"epochs_watched": epochs_watched(config.epochs), "members": members}
 
 
-EXPERIMENT = Experiment(plan, summarise, {"width": (1, 10**5), "watched_images": (1, 10**6)})
+EXPERIMENT = Experiment([in_turn(plan)], summarise, ranges={"width": (1, 10**5), "watched_images": (1, 10**6)})

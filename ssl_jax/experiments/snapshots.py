@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from ssl_jax.errors import UserError
-from ssl_jax.experiments.harness.cell_files import seeds_of
-from ssl_jax.experiments.harness.run_cells import Cell, Experiment
-from ssl_jax.experiments.harness.small_networks import Setting, plain, steps_per_epoch, train_members
+from ssl_jax.experiments.harness.cells import Cell, in_turn, seeds_of
+from ssl_jax.experiments.harness.experiment import Experiment
+from ssl_jax.experiments.harness.stacked import Setting, plain, steps_per_epoch, train_table
 from ssl_jax.intervals import mean_and_interval, rounded
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import make_optimizer
@@ -50,7 +50,7 @@ def _train(config, setting: Setting, image, cycles: int, advance):
 
     ends = [length * (i + 1) for i in range(cycles)]
     options = {"watch": probabilities, "watched_after": ends, "advance": advance}
-    return train_members(setting, build, {"learning_rate": [config.learning_rate]}, seeds_of(config), **options)
+    return train_table(setting, build, {"learning_rate": [config.learning_rate]}, seeds_of(config), **options)
 
 
 def judge(probabilities: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
@@ -92,4 +92,4 @@ def summarise(config, dataset, cells):
 
 
 RANGES = {"cycles": (2, 1000), "width": (1, 10**5), "depth": (1, 1000), "weight_decay": (0, 1e6)}
-EXPERIMENT = Experiment(plan, summarise, RANGES)
+EXPERIMENT = Experiment([in_turn(plan)], summarise, ranges=RANGES)

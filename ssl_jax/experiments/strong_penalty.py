@@ -2,21 +2,11 @@
 
 import numpy as np
 
-from ssl_jax.experiments.harness.cell_files import seeds_of
-from ssl_jax.experiments.harness.decay_grid import Run, arm, arms_of, finish, numbers, prepare, train_runs
-from ssl_jax.experiments.harness.member_programs import Member
-from ssl_jax.experiments.robustness import Interrupted
+from ssl_jax.experiments.harness.cells import seeds_of
+from ssl_jax.experiments.harness.decay_grid import Run, Stage, arm, arms_of, decay_experiment, numbers
+from ssl_jax.experiments.harness.dispatched import Member
 from ssl_jax.intervals import mean_and_interval, paired
 from ssl_jax.types import Config
-
-
-def strong_penalty(config: Config, directory: str, interrupted: Interrupted) -> None:
-    """Loss and test accuracy over training where learning rate and decay are both large."""
-    lab = prepare(config, directory, lambda config: penalty_runs(config).values())
-    runs = penalty_runs(config)
-    found = train_runs(lab, runs.values(), interrupted, title="strong penalty")
-    if found is not None:
-        finish(lab, found, penalty_result(config, {key: found[run] for key, run in runs.items()}))
 
 
 def penalty_runs(config: Config) -> dict[tuple[str, str, int], Run]:
@@ -48,3 +38,9 @@ def penalty_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) ->
         for optimizer, rate in config.strong.rates.items()
     }
     return {"weight_decay": config.strong.weight_decay, "optimizers": optimizers}
+
+
+EXPERIMENT = decay_experiment(
+    Stage("strong penalty", penalty_runs),
+    summarise=lambda lab, found: penalty_result(lab.config, found),
+)

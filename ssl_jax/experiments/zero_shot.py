@@ -15,33 +15,23 @@ import jax
 import numpy as np
 
 from ssl_jax.errors import UserError
-from ssl_jax.experiments.harness.cell_files import seeds_of
+from ssl_jax.experiments.harness.cells import seeds_of
 from ssl_jax.experiments.harness.decay_grid import (
     Kind,
     Laboratory,
     Run,
+    Stage,
     arm,
     build_classifier,
-    finish,
+    decay_experiment,
     judged,
     numbers,
-    prepare,
-    train_runs,
 )
-from ssl_jax.experiments.harness.member_programs import Member, count, one_compiles
+from ssl_jax.experiments.harness.dispatched import Member, count, one_compiles
 from ssl_jax.intervals import mean_and_interval, rounded
 from ssl_jax.types import Config, Params
 
 OWN = "own statistics"  # of the batch at hand, in a network with BatchNorm
-
-
-def zero_shot(config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
-    """Trains each network without decay, then shrinks it in steps."""
-    lab = prepare(config, directory, lambda config: baseline_runs(config).values())
-    runs = baseline_runs(config)
-    found = train_runs(lab, runs.values(), interrupted, after=shrinking(lab), title="networks without decay")
-    if found is not None:
-        finish(lab, found, summarise(config, {key: found[run] for key, run in runs.items()}))
 
 
 def baseline_runs(config: Config) -> dict[tuple[str, int], Run]:
@@ -129,3 +119,9 @@ def last_within(accuracy: np.ndarray, s: list[int], share: float = 0.9) -> int:
     """The last s up to which the accuracy stays at or above `share` of what it was at s = 0."""
     below = np.flatnonzero(accuracy < share * accuracy[0])
     return s[below[0] - 1] if below.size else s[-1]
+
+
+EXPERIMENT = decay_experiment(
+    Stage("networks without decay", baseline_runs, after=shrinking),
+    summarise=lambda lab, found: summarise(lab.config, found),
+)

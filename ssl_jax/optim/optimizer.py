@@ -155,21 +155,6 @@ def make_optimizer(
     return Optimizer(init, pre, update, apart)
 
 
-def from_optax(transformation: optax.GradientTransformation) -> Optimizer:
-    """Return an Optax transformation as an `Optimizer`.
-
-    Its `pre` is the identity. Its `apart` counts all of the step as -eta U, with decay rates of 0.
-    """
-
-    def pre(params: Params, state: PyTree) -> Params:
-        return params
-
-    def apart(grads: Params, state: PyTree, params: Params) -> tuple[Params, PyTree]:
-        return transformation.update(grads, state, params)[0], jax.tree.map(lambda _: 0.0, params)
-
-    return Optimizer(transformation.init, pre, transformation.update, apart)
-
-
 def by_group(optimizers: dict[str, Optimizer], labels: Callable[[Params], PyTree]) -> Optimizer:
     """Return the optimizer that gives each parameter to the one that its label names.
 

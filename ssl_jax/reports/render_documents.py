@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.reports.dynamics import table
-from ssl_jax.reports.experiments import registry, robustness
+from ssl_jax.reports.experiments import registry
 from ssl_jax.reports.replication.results import gather
 from ssl_jax.reports.replication.tables import markdown
 
@@ -81,15 +81,9 @@ def _percent(spread: dict) -> str:
     return f"{100 * spread['mean']:.1f} ± {100 * spread['std']:.1f}"
 
 
-def report(result: dict) -> str:
-    """Return the tables and findings of an experiment, in Markdown."""
-    module = registry if result["experiment"] in registry.REPORTS else robustness
-    return module.report(result)
-
-
 RENDERERS = {
     "seeds": lambda name, root: seeds_table(read_results(name, root)),
-    "experiment": lambda name, root: report(read_json(root / "results" / "experiments" / f"{name}.json")),
+    "experiment": lambda name, root: registry.report(read_json(root / "results" / "experiments" / f"{name}.json")),
     "dynamics": lambda name, root: table.report(read_json(root / "results" / "dynamics" / f"{name}.json")["runs"]),
     "labels": lambda name, root: labels_table(read_json(root / "results" / f"{name}.json")),
     "replication": lambda name, root: markdown(gather([root / "results"]), name),
@@ -114,9 +108,7 @@ def main() -> None:
     for path in documents():
         path.write_text(render(path.read_text()))
     for path in sorted((ROOT / "results" / "experiments").glob("*.json")) if folder else []:
-        result = read_json(path)
-        module = registry if result["experiment"] in registry.REPORTS else robustness
-        module.draw(result, folder / path.stem)
+        registry.draw(read_json(path), folder / path.stem)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
-"""From a configuration to trained members of a grid, each kept in a file as soon as it is done.
+"""The experiments on weight decay: grids of runs, several of which are trained at once.
 
-A run is a kind (what is static: one compiled program) and a member of it (learning rate, decay, seed). The file of a
-run is cells/NAME.npz, written whole or not at all; a later start of the command reads what is there.
+A run is a kind (what is static: one compiled program) and a member of it (learning rate, decay, seed). Each has a
+cell of its own.
 """
 
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,25 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.views import make_normalise
-from ssl_jax.builders import checks
 from ssl_jax.builders.data import describe_dataset, read_dataset
 from ssl_jax.builders.supervised import build_augment, images_left
 from ssl_jax.data.batches import batch_indices, steps_per_epoch
 from ssl_jax.data.dataset import Description, Split
 from ssl_jax.data.splits import hold_out
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.experiments.harness.cell_files import read_cell, seeds_of, write_cell
-from ssl_jax.experiments.harness.member_programs import Member, Program, make_program, train_members, watch
+from ssl_jax.experiments.harness.cells import Job, Plan, Progress, seeds_of
+from ssl_jax.experiments.harness.dispatched import Member, Program, dispatched, make_program, stack, watch
+from ssl_jax.experiments.harness.experiment import Experiment
+from ssl_jax.experiments.harness.members import train_members
 from ssl_jax.losses import LOSSES
 from ssl_jax.models import Classifier, call_order, make_classifier, make_encoder
 from ssl_jax.optim import Optimizer, make_optimizer
 from ssl_jax.optim.decay import check_mask, layer_index
-from ssl_jax.reports.experiments import robustness as reports
-from ssl_jax.runtime.terminal import progress_bar, say
 from ssl_jax.train import parallel
 from ssl_jax.types import Config, Params, PyTree
-from ssl_jax.workdir import result_json
-from ssl_jax.workdir.directory import check_workdir, write_json
 
 JUDGED_TOGETHER = 500  # images
 TOGETHER = 32  # members at once where that is left to "auto", on anything but a CPU
@@ -95,7 +89,6 @@ class Laboratory(NamedTuple):
     """What all runs share: data on the device, in batches of one size where they are judged."""
 
     config: Config
-    out: Path
     num_classes: int
     image: jax.Array
     label: jax.Array
@@ -124,35 +117,62 @@ def numbers(field: str, values: Sequence[float], most: float = np.inf) -> list[f
     return [float(v) for v in values]
 
 
-# --- Before training ------------------------------------------------------------------------------------------------
+# --- The experiment ---------------------------------------------------------------------------------------------------
 
 
-def prepare(config: Config, directory: str, plan: Callable[[Config], Iterable[Run]]) -> Laboratory:
-    """Looks at every field, reads the data, and only then writes into the work directory.
+class Stage(NamedTuple):
+    """Runs that are trained before anything is concluded of them."""
 
-    plan(config) -> runs as this configuration will have them, of which every different kind and decay is looked at.
+    title: str
+    runs: Callable[..., Mapping[Any, Run]]  # (config, *found by the stages before it) -> {key: run}
+    keep: Callable[[Laboratory], tuple[int, ...]] = lambda lab: ()  # steps after which all parameters are kept
+    # lab -> after(program, kind, states) -> {name: (G, ...)}, more of a run at the end of its training
+    after: Callable[[Laboratory], Callable | None] = lambda lab: None
+
+
+def decay_experiment(*stages: Stage, summarise: Callable[..., dict[str, Any]]) -> Experiment:
+    """An experiment of such stages.
+
+    Args:
+        *stages: the first one's runs are all looked at before any data are read.
+        summarise: (lab, *found by each stage) -> what result.json holds of it.
     """
-    checks.check_ranges(config, RANGES)
-    for check in (together, workers):
-        check(config)
-    data, shapes = describe_dataset(config), {}
-    for run in {(r.kind, r.member.weight_decay): r for r in plan(config)}.values():
-        check_run(config, run, data, shapes)
-    steps = steps_per_epoch(images_left(config, data), config.batch_size)
-    size = config.data.test_size or data.test
-    if size > data.test:
-        raise UserError(f"data.test_size: got {size}, takes at most {data.test}, or 0 for all")
-    augment = build_augment(config, data)
-    check_workdir(directory, config.to_dict())
+
+    def check(config: Config) -> None:
+        for each in (together, workers):
+            each(config)
+        data, shapes = describe_dataset(config), {}
+        for run in {(r.kind, r.member.weight_decay): r for r in stages[0].runs(config).values()}.values():
+            check_run(config, run, data, shapes)
+        steps_per_epoch(images_left(config, data), config.batch_size)
+        if config.data.test_size > data.test:
+            raise UserError(f"data.test_size: got {config.data.test_size}, takes at most {data.test}, or 0 for all")
+        build_augment(config, data)
+
+    def counted(config: Config, lab: Laboratory, *found) -> dict[str, Any]:
+        runs = {run for i, stage in enumerate(stages) for run in stage.runs(config, *found[:i]).values()}
+        return summarise(lab, *found) | {"runs": len(runs), "steps": steps_of(lab)}
+
+    return Experiment(
+        stages=[partial(plan_runs, stage) for stage in stages],
+        summarise=counted,
+        prepare=laboratory,
+        check=check,
+        ranges=RANGES,
+    )
+
+
+def laboratory(config: Config) -> Laboratory:
+    """Reads the data."""
     dataset = read_dataset(config)
     train, validation = hold_out(dataset, config.data.validation_size)
     assert validation is not None
-    out = result_json.open_on_one(directory, config.to_dict())
-    (out / "cells").mkdir(exist_ok=True)
+    size = config.data.test_size or len(dataset.test.label)
+    steps = steps_per_epoch(len(train.label), config.batch_size)
+    augment = build_augment(config, dataset.description)
     test = Split(*(part[:size] for part in dataset.test))
     return Laboratory(
         config,
-        out,
         dataset.num_classes,
         jnp.asarray(train.image),
         jnp.asarray(train.label),
@@ -161,6 +181,11 @@ def prepare(config: Config, directory: str, plan: Callable[[Config], Iterable[Ru
         augment,
         make_normalise(config.augment.mean, config.augment.std),
     )
+
+
+def steps_of(lab: Laboratory) -> int:
+    """In a whole training."""
+    return lab.config.epochs * lab.steps_per_epoch
 
 
 def check_run(config: Config, run: Run, data: Description, shapes: dict) -> None:
@@ -178,7 +203,7 @@ def check_run(config: Config, run: Run, data: Description, shapes: dict) -> None
 
 
 def together(config: Config) -> int:
-    """Members in one call. One on a CPU, where vmapped convolutions are slow; see `member_programs`."""
+    """Members in one call. One on a CPU, where vmapped convolutions are slow; see `dispatched`."""
     auto = 1 if jax.default_backend() == "cpu" else TOGETHER
     return parallel.count_or_auto("together", config.together, auto)
 
@@ -303,41 +328,33 @@ def judged(score: Callable, batches: list) -> tuple[np.ndarray, np.ndarray]:
 # --- Training -------------------------------------------------------------------------------------------------------
 
 
-def train_runs(
-    lab: Laboratory,
-    runs: Iterable[Run],
-    interrupted: Callable[[], bool],
-    *,
-    keep: tuple[int, ...] = (),
-    after: Callable[[Program, Kind, PyTree], dict[str, np.ndarray]] | None = None,
-    title: str = "",
-) -> dict[Run, dict[str, np.ndarray]] | None:
-    """What was recorded of every run: `train_members`' arrays without their axis G, and "seconds". None: interrupted.
+def plan_runs(stage: Stage, config: Config, lab: Laboratory, *found) -> Plan:
+    """The cells of a stage: the arrays of a run are those of `train_chunk`."""
+    runs = stage.runs(config, *found)
+    # Of two runs that differ in `ahead` alone, and so share a cell, the one that records more is trained.
+    by_name = {run.name: run for run in sorted(runs.values(), key=lambda run: run.kind.ahead)}
+    size = together(config)
+    keep, after = stage.keep(lab), stage.after(lab)
 
-    after(program, kind, states) -> {name: (G, ...)}, more of it at the end of training.
-    """
-    runs = list(dict.fromkeys(runs))
-    paths = {run: lab.out / "cells" / f"{run.name}.npz" for run in runs}
-    found = {run: read_cell(path) for run, path in paths.items() if path.exists()}
-    missing = [run for run in runs if run not in found]
-    size = together(lab.config)
-    kinds = dict.fromkeys(run.kind for run in missing)
-    programs = {kind: build_program(lab, kind)[0] for kind in kinds}
-    chunks = [c for kind in kinds for c in cut([run for run in missing if run.kind == kind], size)]
-    steps = lab.config.epochs * lab.steps_per_epoch
-    say(f"{title}: {len(runs)} runs of {steps} steps, {len(found)} of them done before")
+    def make(program: Program, chunk: list[Run], progress: Progress) -> list[dict]:
+        def stop(steps: int) -> bool:
+            progress.advance(steps)
+            return progress.stopping()
 
-    def train(chunk: list[Run], stop: Callable[[int], bool]) -> None:
-        arrays = train_chunk(lab, programs[chunk[0].kind], chunk, size, stop, keep, after)
-        for run, own in zip(chunk, arrays, strict=False):  # no arrays where it was stopped
-            write_cell(paths[run], own)
-            found[run] = own
+        return train_chunk(lab, program, chunk, size, stop, keep, after)
 
-    in_parallel(train, chunks, workers(lab.config), len(runs) * steps, len(found) * steps, interrupted)
-    if len(found) < len(runs):
-        say(f"stopped after {len(found)} of {len(runs)} runs, saved; the same command goes on from here")
-        return None
-    return {run: found[run] for run in runs}
+    def jobs(missing: list[str]) -> list[Job]:
+        left = [by_name[name] for name in missing]
+        programs = {kind: build_program(lab, kind)[0] for kind in dict.fromkeys(run.kind for run in left)}
+        chunks = [chunk for kind in programs for chunk in cut([run for run in left if run.kind == kind], size)]
+        return [Job([run.name for run in chunk], partial(make, programs[chunk[0].kind], chunk)) for chunk in chunks]
+
+    def whole(name: str, arrays: dict[str, np.ndarray]) -> bool:
+        return not by_name[name].kind.ahead or "test_accuracy_ahead" in arrays  # one may be of the other run's
+
+    names = {key: run.name for key, run in runs.items()}
+    steps = dict.fromkeys(by_name, steps_of(lab))
+    return Plan(names, steps, jobs, workers(config), stage.title, "runs", whole)
 
 
 def cut(runs: list[Run], size: int) -> list[list[Run]]:
@@ -345,63 +362,26 @@ def cut(runs: list[Run], size: int) -> list[list[Run]]:
 
 
 def train_chunk(lab: Laboratory, program: Program, chunk: list[Run], size: int, stop, keep, after) -> list[dict]:
-    """The arrays of each run, [] where it was stopped. A short chunk is filled up, so that one program serves all."""
+    """The arrays of each run, and "seconds"; [] where it was stopped.
+
+    A short chunk is filled up to `size`, so that one program serves all. stop(steps) hears of steps, those of all
+    runs together; keep, after: as `Stage` has them of this lab.
+    """
     begun, kind, epochs = time.perf_counter(), chunk[0].kind, lab.config.epochs
     members = [run.member for run in chunk] + [chunk[-1].member] * (size - len(chunk))
-    examples = len(lab.label)
+    examples, columns = len(lab.label), stack(members)
     trained = train_members(
-        program,
-        members,
-        lab.image,
-        lab.label,
+        dispatched(program, members, lab.image, lab.label),
         lambda seed, step: batch_indices(seed, step, examples, lab.config.batch_size),
         epochs=epochs,
         steps_per_epoch=lab.steps_per_epoch,
-        judge=partial(judge, lab, program, kind),
-        stop=lambda _: stop(len(chunk)),
+        record=lambda states, epoch: judge(lab, program, kind, states, columns) if epoch else {},
+        stop=lambda steps: stop(steps * len(chunk)),
         keep=keep,
     )
     if trained is None:
         return []
-    states, _, recorded = trained
+    states, recorded = trained
     recorded |= after(program, kind, states) if after else {}
     seconds = np.array((time.perf_counter() - begun) / len(chunk))
     return [{name: value[i] for name, value in recorded.items()} | {"seconds": seconds} for i in range(len(chunk))]
-
-
-def in_parallel(work: Callable, items: list, threads: int, total: int, done: int, interrupted: Callable) -> None:
-    """work(item, stop) for every item, on so many threads, behind a progress bar; stop(steps) -> whether to end now."""
-    halt, lock = threading.Event(), threading.Lock()
-    with progress_bar(total, done) as bar, ThreadPoolExecutor(threads, thread_name_prefix="members") as pool:
-
-        def stop(steps: int) -> bool:
-            with lock:
-                bar.update(steps)
-            return halt.is_set() or interrupted()
-
-        futures = [
-            pool.submit(lambda item: None if halt.is_set() or interrupted() else work(item, stop), i) for i in items
-        ]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        finally:  # a mistake or Ctrl-C in one ends the others at their next step
-            halt.set()
-            pool.shutdown(cancel_futures=True)
-
-
-def finish(lab: Laboratory, found: dict[Run, dict], result: dict) -> None:
-    """result.json, table.md and figures; the table is printed."""
-    config = lab.config
-    seconds = sum(float(arrays["seconds"]) for arrays in found.values())
-    steps = lab.config.epochs * lab.steps_per_epoch
-    result = {"task": "experiment", "experiment": config.experiment, "dataset": config.data.name} | result
-    result |= {"runs": len(found), "steps": steps, "seconds": round(seconds, 1)}
-    write_json(
-        lab.out / "result.json", result | {"config": result_json.fields(config.to_dict())} | result_json.provenance()
-    )
-    text = reports.report(result)
-    (lab.out / "table.md").write_text(text)
-    reports.draw(result, lab.out / "figures")
-    say(text)
-    say(f"results in {lab.out / 'result.json'}, figures in {lab.out / 'figures'}")

@@ -1,25 +1,22 @@
 """Tables and figure of the experiment ablation."""
 
-from pathlib import Path
-
-from ssl_jax.reports import pyplot as plt
-from ssl_jax.reports.experiments.curves import markdown, percent, save
+from ssl_jax.reports.experiments.parts import numbers_table, panels, percent
 
 
-def report_ablation(r: dict) -> str:
+def report(r: dict) -> str:
     header = ["method", "learning rate", "decay", "d of a step", "last epoch", "best epoch by validation"]
     rows = [
         [name, f"{m['learning_rate']:g}", f"{m['weight_decay']:g}", f"{r['share'][name]:.3g}"]
-        + [percent(m[key]) for key in ("test", "best_validation_epoch", "mean_of_best_10_epochs")]
+        + [percent(m[key], digits=2) for key in ("test", "best_validation_epoch", "mean_of_best_10_epochs")]
         for name, m in r["methods"].items()
     ]
-    methods = markdown([*header, f"mean of the best 10 of {r['epochs']} test epochs"], rows)
+    methods = numbers_table([*header, f"mean of the best 10 of {r['epochs']} test epochs"], rows)
     terms = [
-        [gap if i == 0 else "", term, percent(value, signed=True)]
+        [gap if i == 0 else "", term, percent(value, signed=True, digits=2)]
         for gap, fields in r["gaps"].items()
         for i, (term, value) in enumerate(fields.items())
     ]
-    gaps = markdown(["gap", "of which", "points of test accuracy, last epoch"], terms)
+    gaps = numbers_table(["gap", "of which", "points of test accuracy, last epoch"], terms)
     steps = [f"after step {step}" for step in r["deviations"]["steps"]]
     exact = [
         [label, *("not finite" if x is None else f"{x:.1e}" for x in values)]
@@ -27,15 +24,15 @@ def report_ablation(r: dict) -> str:
         if label != "steps"
     ]
     note = "Distance of the trained weights, relative to their norm, the worst of the seeds\n\n"
-    return f"Test accuracy, %\n\n{methods}\n{gaps}\n{note}{markdown(['pair', *steps], exact)}"
+    return f"Test accuracy, %\n\n{methods}\n{gaps}\n{note}{numbers_table(['pair', *steps], exact)}"
 
 
-def draw_ablation(r: dict, folder: Path) -> None:
-    """gaps.png: what the gap between neighbouring methods is made of."""
-    gaps = {name: terms for name, terms in r["gaps"].items()}
-    figure, axis = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
+def draw(r: dict) -> dict:
+    """gaps: what the gap between neighbouring methods is made of."""
+    figure, axes = panels(1, 1, 7.2, 4.4)
+    axis = axes[0, 0]
     labels, places, place = [], [], 0.0
-    for gap, terms in gaps.items():
+    for gap, terms in r["gaps"].items():
         for term, value in terms.items():
             width = [[100 * (value["interval"] or 0)]] * 2
             colour = "black" if term == "whole" else "tab:blue" if "rounding" in term else "tab:orange"
@@ -48,4 +45,4 @@ def draw_ablation(r: dict, folder: Path) -> None:
     axis.set_yticks(places, labels, fontsize=8)
     axis.set_xlabel("points of test accuracy, 95% interval of paired differences")
     axis.grid(alpha=0.3, axis="x")
-    save(figure, folder / "gaps.png")
+    return {"gaps": figure}

@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 
-from ssl_jax.reports.experiments.parts import at, band, floats, panels, percent, table
+from ssl_jax.reports.experiments.parts import at, draw_percent, floats, panels, paragraphs, percent
+from ssl_jax.reports.markdown import table
 
 ENOUGH = 50  # weights in a bin of gradient scales
 
 
-def report_adam_l2(result: dict) -> tuple[list[str], str]:
+def report(result: dict) -> str:
     rows = []
     for name, v in result["variants"].items():
         low, high = ends(v)
@@ -23,7 +24,7 @@ def report_adam_l2(result: dict) -> tuple[list[str], str]:
         "The best λ is that of the held-out training images. Shrinkage: what the decay takes of a weight in one step, "
         f"in units of learning rate times λ (λ = {result['measured_decay']:g})."
     )
-    return [intro, table(head, rows)], found_adam_l2(result)
+    return paragraphs(intro, table(head, rows), found_adam_l2(result))
 
 
 def ends(variant: dict) -> tuple[int, int]:
@@ -69,7 +70,7 @@ def compared(l2: dict, decoupled: dict) -> str:
     )
 
 
-def draw_adam_l2(result: dict) -> dict:
+def draw(result: dict) -> dict:
     figure, axes = panels(1, 2, 5.0, 3.6)
     left, right = axes[0]
     decays = floats(result["weight_decays"])
@@ -79,7 +80,7 @@ def draw_adam_l2(result: dict) -> dict:
         y = np.where(floats(v["weights_in_bin"]) >= ENOUGH, floats(v["shrinkage"]), np.nan)
         # SGD's two lie on AdamW's: hollow marks of different sizes keep all three in sight.
         left.loglog(result["gradient_scale"], y, mark, ls="-", ms={"o": 9, "s": 6}.get(mark, 4), mfc="none", label=name)
-        band(right, x, v["test"], marker=mark, ms=4, label=name)
+        draw_percent(right, x, v["test"], marker=mark, ms=4, label=name)
     left.set(xlabel="root mean square of a weight's gradient", ylabel=r"shrinkage a step / ($\eta\lambda$)")
     left.set_title(f"what decay takes of a weight, λ = {result['measured_decay']:g}", fontsize=9)
     left.legend(fontsize=8)

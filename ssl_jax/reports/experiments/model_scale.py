@@ -1,35 +1,40 @@
 """Table and figure of the experiment model_scale."""
 
-from pathlib import Path
-
-from ssl_jax.reports.experiments.curves import Curve, draw_curves, markdown, numeric, percent
+from ssl_jax.reports.experiments.parts import Curve, curves, floats, numbers_table, percent
 
 
 def ahead(name: str, arm: dict) -> str:
-    return "" if name == "WD" else percent(arm["ahead_of_WD"], signed=True)
+    return "" if name == "WD" else percent(arm["ahead_of_WD"], signed=True, digits=2)
 
 
-def report_model_scale(r: dict) -> str:
+def report(r: dict) -> str:
     rows = [
-        [size, f"{fields['parameters']:,}", name, f"{arm['weight_decay']:g}", percent(arm["test"]), ahead(name, arm)]
+        [
+            size,
+            f"{fields['parameters']:,}",
+            name,
+            f"{arm['weight_decay']:g}",
+            percent(arm["test"], digits=2),
+            ahead(name, arm),
+        ]
         for size, fields in r["sizes"].items()
         for name, arm in fields["arms"].items()
     ]
     header = ["network", "parameters", "arm", "decay", "test accuracy, %", "ahead of WD"]
-    return f"Learning rate {r['learning_rate']:g}, last epoch\n\n{markdown(header, rows)}"
+    return f"Learning rate {r['learning_rate']:g}, last epoch\n\n{numbers_table(header, rows)}"
 
 
-def draw_model_scale(r: dict, folder: Path) -> None:
+def draw(r: dict) -> dict:
     sizes, names = list(r["sizes"].values()), list(next(iter(r["sizes"].values()))["arms"])
 
     def line(name: str, key: str) -> Curve:
         values = [size["arms"][name][key] for size in sizes]
         widths = [v["interval"] for v in values]
-        return numeric([v["mean"] for v in values]), None if None in widths else numeric(widths)
+        return floats([v["mean"] for v in values]), None if None in widths else floats(widths)
 
-    panels = {
+    shown = {
         "test accuracy": {name: line(name, "test") for name in names},
         "ahead of WD": {name: line(name, "ahead_of_WD") for name in names if name != "WD"},
     }
     x = [size["parameters"] for size in sizes]
-    draw_curves(folder / "model_scale.png", panels, "parameters", "model scale", x=x, log=True)
+    return {"model_scale": curves(shown, "parameters", "model scale", x=x, log=True)}

@@ -3,13 +3,14 @@
 import numpy as np
 
 from ssl_jax.reports import pyplot as plt
-from ssl_jax.reports.experiments.parts import at, panels, percent, table
+from ssl_jax.reports.experiments.parts import at, panels, paragraphs, percent
+from ssl_jax.reports.markdown import table
 
 SHOWN_RATES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the ADADELTA paper's table 1
 SHOWN_OPTIMIZERS = ("sgd", "momentum", "adagrad")
 
 
-def report_optimizers(result: dict) -> tuple[list[str], str]:
+def report(result: dict) -> str:
     rates, optimizers = result["rates"], result["optimizers"]
     config = result["config"]
     tables = [
@@ -35,7 +36,7 @@ def report_optimizers(result: dict) -> tuple[list[str], str]:
         "All of them, best first; the best rate is that of held-out training images (* at the edge of the range):",
         table(head, [sweep_row(name, row, len(rates)) for name, row in by_error(optimizers)]),
     ]
-    return tables, found_optimizers(result)
+    return paragraphs(*tables, found_optimizers(result))
 
 
 def by_error(optimizers: dict) -> list[tuple[str, dict]]:
@@ -75,7 +76,7 @@ def overlap(one: dict, other: dict) -> bool:
     return abs(a - b) <= (da or 0) + (db or 0)
 
 
-def draw_optimizers(result: dict) -> dict:
+def draw(result: dict) -> dict:
     ranked, rates = by_error(result["optimizers"]), result["rates"]
     errors = 100 * np.array([row["test"]["mean"] for _, row in ranked])
     figure, axes = panels(1, 1, 1.8 + 0.62 * len(rates), 1.2 + 0.3 * len(ranked))

@@ -1,51 +1,179 @@
-"""Parts of tables and figures, of which the reports on small networks are made."""
+"""What the experiments' reports are made of: numbers with their intervals, tables, curves and heat maps.
+
+A score is {"mean", "interval"} as `intervals.mean_and_interval` gives it: numbers or lists of them, fractions for
+accuracies, None for what was not finite; the interval is None of a single seed.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.markdown import NUMBER, table
+
+Curve = tuple[Any, Any]  # means (N,), half-widths (N,) or None
+
+# --- Numbers and tables ---------------------------------------------------------------------------------------------
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def paragraphs(*parts: str) -> str:
+    """Tables and sentences, an empty line between each two."""
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
-def percent(score: dict, i: int | None = None, digits: int = 1) -> str:
-    """Mean, in percent, with its interval; the i-th where `score` holds several."""
+def numbers_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table whose first column is text and whose others are numbers."""
+    return table(header, rows, rest=NUMBER)
+
+
+def percent(score: dict, i: int | None = None, digits: int = 1, signed: bool = False) -> str:
+    """ "61.2 ± 0.3": mean and interval in percent.
+
+    Args:
+        score: of one number, or of several.
+        i: which of several.
+        digits: behind the point.
+        signed: whether a positive mean has a plus.
+    """
     mean, interval = at(score, i)
-    spread = "" if interval is None else f" ± {100 * interval:.{digits}f}"
-    return f"{100 * mean:.{digits}f}{spread}"
+    if mean is None:
+        return "not finite"
+    text = f"{100 * mean:{'+' if signed else ''}.{digits}f}"
+    return text if interval is None else f"{text} ± {100 * interval:.{digits}f}"
 
 
-def at(score: dict, i: int | None = None) -> tuple[float, float | None]:
-    """(mean, interval)"""
+def at(score: dict, i: int | None = None) -> tuple[Any, Any]:
+    """(mean, interval) of a score, or of its i-th number."""
     mean, interval = score["mean"], score["interval"]
     return (mean, interval) if i is None else (mean[i], None if interval is None else interval[i])
 
 
-def band(axis, x, score: dict, factor: float = 100, **style):
-    """A line with its interval."""
-    mean = factor * np.array(score["mean"], float)
-    (line,) = axis.plot(x, mean, **style)
-    if score["interval"] is not None:
-        width = factor * np.array(score["interval"], float)
-        axis.fill_between(x, mean - width, mean + width, color=line.get_color(), alpha=0.15, lw=0)
-    return line
-
-
-def panels(rows: int, columns: int, width: float = 4.4, height: float = 3.4, **options):
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(width * columns, height * rows), layout="constrained", squeeze=False, **options
-    )
-    return figure, axes
-
-
-def floats(values) -> np.ndarray:
-    """Numbers, and NaN for what was not finite."""
+def floats(values: Any) -> np.ndarray:
+    """Nested lists as an array, with NaN where a number was not finite."""
     return np.array(values, float)
 
 
-def either(few: str, many: str, count: int) -> str:
-    return f"{count} {few if count == 1 else many}"
+def spread(count: int) -> list[int]:
+    """First, middle and last place."""
+    return sorted({0, count // 2, count - 1})
+
+
+# --- Figures --------------------------------------------------------------------------------------------------------
+
+
+def panels(rows: int, columns: int, width: float = 4.4, height: float = 3.4, **options):
+    """(figure, axes (rows, columns)); width and height in inches, of each panel."""
+    size = width * columns, height * rows
+    return plt.subplots(rows, columns, figsize=size, dpi=120, layout="constrained", squeeze=False, **options)
+
+
+def curve_of(score: dict) -> Curve:
+    return floats(score["mean"]), None if score["interval"] is None else floats(score["interval"])
+
+
+def draw_curve(axis, x, curve: Curve, alpha: float = 0.15, **style):
+    """A line with its band.
+
+    Args:
+        axis: to draw on.
+        x: (N,).
+        curve: what to draw.
+        alpha: how opaque the band is.
+        **style: of the line.
+    """
+    mean, width = curve
+    (line,) = axis.plot(x, mean, **style)
+    if width is not None:
+        axis.fill_between(x, mean - width, mean + width, color=line.get_color(), alpha=alpha, lw=0)
+    return line
+
+
+def draw_percent(axis, x, score: dict, **style):
+    """The curve of a score (N,), in percent, with its band."""
+    mean, width = curve_of(score)
+    return draw_curve(axis, x, (100 * mean, None if width is None else 100 * width), **style)
+
+
+def curves(
+    shown: dict[str, dict[str, Curve]],
+    xlabel: str,
+    title: str,
+    x: Sequence[float] | None = None,
+    log: bool = False,
+):
+    """A figure of panels with curves and their bands.
+
+    Args:
+        shown: panel -> {label: curve}.
+        xlabel: of every panel.
+        title: of the figure.
+        x: (N,); 1, 2, ... where it is not given.
+        log: whether x stands on a logarithmic scale.
+    """
+    figure, axes = panels(1, len(shown), 4.6)
+    for axis, (name, lines) in zip(axes[0], shown.items(), strict=True):
+        for label, curve in lines.items():
+            places = np.arange(1, len(curve[0]) + 1) if x is None else np.asarray(x)
+            draw_curve(axis, places, curve, 0.2, marker="o" if len(places) < 30 else None, ms=3, label=label)
+        axis.set(xlabel=xlabel, xscale="log" if log else "linear")
+        axis.set_title(name, fontsize=9)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def heat_maps(
+    shown: dict[str, np.ndarray],
+    rates: Sequence[float],
+    decays: Sequence[float],
+    title: str,
+    difference: dict[str, np.ndarray] | None = None,
+    form: str = ".1f",
+    shared: bool = True,
+):
+    """A figure of maps, every cell with its number, the largest circled.
+
+    Args:
+        shown: panel -> (R, D).
+        rates: R learning rates, the rows.
+        decays: D weight decays, the columns.
+        title: of the figure.
+        difference: panel -> (R, D), beside the others, on a scale around zero and without a circle.
+        form: of the numbers.
+        shared: whether one scale of colours serves all panels but `difference`.
+    """
+    everything = np.concatenate([values.ravel() for values in shown.values()])
+    maps = [(name, v, "viridis", limits(everything if shared else v), True) for name, v in shown.items()]
+    for name, values in (difference or {}).items():
+        width = max(np.abs(limits(values)))
+        maps.append((name, values, "RdBu", (-width, width), False))
+    figure, axes = panels(1, len(maps))
+    for axis, (name, values, colours, (low, high), circled) in zip(axes[0], maps, strict=True):
+        label_cells(axis, values, axis.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto"), form)
+        axis.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays], fontsize=7)
+        axis.set_yticks(range(len(rates)), [f"{rate:.3g}" for rate in rates], fontsize=7)
+        axis.set(xlabel="weight decay", ylabel="learning rate")
+        axis.set_title(name, fontsize=9)
+        if circled and np.isfinite(values).any():
+            i, j = np.unravel_index(np.nanargmax(values), values.shape)
+            axis.plot(j, i, "o", ms=22, mfc="none", mec="black")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def limits(values: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest number, apart from each other."""
+    known = values[np.isfinite(values)]
+    low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
+    return float(low), float(max(high, low + 1e-9))
+
+
+def label_cells(axis, values: np.ndarray, drawn, form: str) -> None:
+    """Each cell's number, in black or white, whichever is told from its colour."""
+    for (i, j), value in np.ndenumerate(values):
+        red, green, blue, _ = drawn.cmap(drawn.norm(value)) if np.isfinite(value) else (1, 1, 1, 1)
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+        text = format(value, form) if np.isfinite(value) else "NaN"
+        axis.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")

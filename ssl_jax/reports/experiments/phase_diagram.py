@@ -1,6 +1,4 @@
-"""Table and figures of the phase diagram, from its result.json alone."""
-
-from pathlib import Path
+"""Table and figures of the experiment phase_diagram."""
 
 import numpy as np
 
@@ -34,26 +32,23 @@ def report(result: dict) -> str:
     return table(head, lines)
 
 
-def draw(result: dict, folder: Path) -> None:
-    """phase_diagram.png: predicted, linear network, digits; control.png: digits against what their own start predicts,
+def draw(result: dict) -> dict:
+    """phase_diagram: predicted, linear network, digits; control: digits against what their own start predicts,
     under both losses where there are two.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     twin, *losses = measured(result)
     first = [("theory", twin, "predicted"), (named(twin), twin, "measured"), (named(losses[0]), losses[0], "measured")]
     own = [("theory, from the digits' start", losses[0], "predicted")]
     own += [(named(loss), loss, "measured") for loss in reversed(losses)]
-    for name, columns in (("phase_diagram", first), ("control", own)):
-        figure = panels(result, columns)
-        figure.savefig(folder / f"{name}.png", dpi=100)
-        plt.close(figure)
+    return {"phase_diagram": maps(result, first), "control": maps(result, own)}
 
 
-def panels(result: dict, columns: list[tuple[str, str, str]]):
+def maps(result: dict, columns: list[tuple[str, str, str]]):
     """A row for each kind of target; columns: (title, measurement, which side of it)."""
     eta_p, alpha_p = np.array(result["eta_p"]), np.array(result["alpha_p"])
     size = 2.75 * len(columns) + 0.75, 5.6
-    figure, axes = plt.subplots(2, len(columns), figsize=size, layout="constrained", sharex=True, sharey=True)
+    options = {"layout": "constrained", "sharex": True, "sharey": True, "dpi": 100}
+    figure, axes = plt.subplots(2, len(columns), figsize=size, **options)
     images = []
     for row, (target, name) in zip(axes, ROWS.items(), strict=True):
         for axis, (title, measurement, side) in zip(row, columns, strict=True):

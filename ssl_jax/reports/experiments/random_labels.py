@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from ssl_jax.reports.experiments.parts import floats, panels, percent, table
+from ssl_jax.reports.experiments.parts import floats, panels, paragraphs, percent
+from ssl_jax.reports.markdown import table
 
 
-def report_random_labels(result: dict) -> tuple[list[str], str]:
+def report(result: dict) -> str:
     def word(flag) -> str:
         return "yes" if flag else "no"
 
@@ -20,7 +21,7 @@ def report_random_labels(result: dict) -> tuple[list[str], str]:
         f"{result['dataset']}, {config['epochs']} epochs, {config['seeds']} seeds. Train accuracy is on the images "
         "without augmentation and the labels that were trained on."
     )
-    return [intro, table(head, rows)], found_random_labels(result)
+    return paragraphs(intro, table(head, rows), found_random_labels(result))
 
 
 def found_random_labels(result: dict) -> str:
@@ -42,7 +43,7 @@ def found_random_labels(result: dict) -> str:
     )
 
 
-def draw_random_labels(result: dict) -> dict:
+def draw(result: dict) -> dict:
     figure, axes = panels(1, 3, 4.0, 3.4)
     for axis, (name, title) in zip(
         axes[0],

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 
-from ssl_jax.reports.experiments.parts import floats, panels, table
+from ssl_jax.reports.experiments.parts import floats, panels, paragraphs
+from ssl_jax.reports.markdown import table
 
 
-def report_ridge(result: dict) -> tuple[list[str], str]:
+def report(result: dict) -> str:
     steps = result["step"][-1]
     rows = [["closed form", "", "", "0", f"{100 * result['closed_accuracy']:.1f}"]]
     error = result["newton_error"]
@@ -25,7 +26,7 @@ def report_ridge(result: dict) -> tuple[list[str], str]:
         f"Pixels of {result['dataset']}, standardised; λ = {result['l2']:.3g} by leave-one-out; L = {largest:.4g}, "
         f"condition number {largest / smallest:.3g}; gradient descent after {steps} steps."
     )
-    return [intro, table(head, rows)], found_ridge(result)
+    return paragraphs(intro, table(head, rows), found_ridge(result))
 
 
 def found_ridge(result: dict) -> str:
@@ -44,7 +45,7 @@ def found_ridge(result: dict) -> str:
     )
 
 
-def draw_ridge(result: dict) -> dict:
+def draw(result: dict) -> dict:
     figure, axes = panels(1, 2, 5.0, 3.6, width_ratios=(1.6, 1))
     left, right = axes[0]
     step = floats(result["step"])

@@ -5,13 +5,14 @@ import math
 import numpy as np
 
 from ssl_jax.reports import pyplot as plt
-from ssl_jax.reports.experiments.parts import floats, panels, table
+from ssl_jax.reports.experiments.parts import floats, panels, paragraphs
+from ssl_jax.reports.markdown import table
 
 TRAINED = 0.9  # training accuracy from which a network counts as trained
 SEEN = 1e-2  # gradient norm that counts as one that a layer can learn from
 
 
-def report_signal(result: dict) -> tuple[list[str], str]:
+def report(result: dict) -> str:
     members = result["members"]
     depths, activations, inits = (list(dict.fromkeys(m[k] for m in members)) for k in ("depth", "activation", "init"))
     cells = {(m["depth"], m["activation"], m["init"]): m for m in members}
@@ -29,7 +30,7 @@ def report_signal(result: dict) -> tuple[list[str], str]:
         f"bold where training accuracy reached {TRAINED:.0%}. In brackets, before training and as powers of ten: the "
         "smallest norm of any layer's gradient, and the first layer's over the last hidden one's."
     )
-    return [intro, *tables], found_signal(members)
+    return paragraphs(intro, *tables, found_signal(members))
 
 
 def ratio(member: dict) -> float:
@@ -70,7 +71,7 @@ def found_signal(members: list[dict]) -> str:
     return " ".join(sentences)
 
 
-def draw_signal(result: dict) -> dict:
+def draw(result: dict) -> dict:
     members = result["members"]
     depths, activations, inits = (list(dict.fromkeys(m[k] for m in members)) for k in ("depth", "activation", "init"))
     cells = {(m["depth"], m["activation"], m["init"]): m for m in members}

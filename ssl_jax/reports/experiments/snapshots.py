@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from ssl_jax.reports.experiments.parts import at, band, panels, percent, table
+from ssl_jax.reports.experiments.parts import at, draw_percent, panels, paragraphs, percent
+from ssl_jax.reports.markdown import table
 
 
-def report_snapshots(result: dict) -> tuple[list[str], str]:
+def report(result: dict) -> str:
     differences = {"snapshot ensemble": ""} | {k: percent(v, digits=2) for k, v in result["ensemble_minus"].items()}
     rows = [
         [name, percent(v["accuracy"], digits=2), f"{v['nll']['mean']:.3f}", differences[name]]
@@ -20,7 +21,7 @@ def report_snapshots(result: dict) -> tuple[list[str], str]:
         f"{config['cycles']} cycles in {config['epochs']} epochs on {result['dataset']}, {config['seeds']} seeds; "
         "differences are paired by seed, with 95 % intervals."
     )
-    return [intro, table(head, rows)], found_snapshots(result)
+    return paragraphs(intro, table(head, rows), found_snapshots(result))
 
 
 def found_snapshots(result: dict) -> str:
@@ -39,18 +40,20 @@ def found_snapshots(result: dict) -> str:
     )
 
 
-def draw_snapshots(result: dict) -> dict:
+def draw(result: dict) -> dict:
     figure, axes = panels(1, 2, 4.8, 3.5)
     left, right = axes[0]
     for name, label in (("plain", "plain run, one cosine"), ("cyclic", "warm restarts")):
         curve = result["curves"][name]
-        band(left, np.arange(1, len(curve["mean"]) + 1), curve, label=label, lw=1.2)
+        draw_percent(left, np.arange(1, len(curve["mean"]) + 1), curve, label=label, lw=1.2)
     left.set(xlabel="epoch", ylabel="test accuracy, %")
     mean = result["curves"]["plain"]["mean"]
     left.set_ylim(100 * np.quantile(mean, 0.05) - 2, 100 * max(mean) + 2)
     cycles = np.arange(1, len(result["members"]["accuracy"]["mean"]) + 1)
-    band(right, cycles, result["members"]["accuracy"], marker="o", ms=4, color="C1", label="snapshot of cycle m alone")
-    band(right, cycles, result["last_members"], marker="s", ms=4, color="C2", label="ensemble of the last m")
+    draw_percent(
+        right, cycles, result["members"]["accuracy"], marker="o", ms=4, color="C1", label="snapshot of cycle m alone"
+    )
+    draw_percent(right, cycles, result["last_members"], marker="s", ms=4, color="C2", label="ensemble of the last m")
     right.axhline(100 * result["kinds"]["plain run"]["accuracy"]["mean"], color="C0", lw=1.2, label="plain run")
     several = f"ensemble of {result['config']['seeds']} plain runs"
     right.axhline(100 * result["ensemble_of_seeds"]["accuracy"], color="black", lw=1, ls="--", label=several)

@@ -2,15 +2,15 @@
 
 `dynamics.theory` says what gradient descent in small steps does to it. Here the same step, optimizer, predictor and
 target average that train every other network take those steps: views are x_i = x̄ + n_i, the loss is the squared
-distance. `theory.mapping` makes a flow of the settings, whose names `train` shares; the error is of first order in the
-step.
+distance. `theory.mapping` makes a flow of the settings, whose names `make_twin` shares; the error is of first order in
+the step.
 
 Matrices act on column vectors as in the theory: W and the target's W_a (D, N), W_p (D, D). Everything is of one twin
 and may be traced, learning rates and decays too: `vmap` at the call site trains a whole phase diagram at once.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
@@ -24,17 +24,8 @@ from ssl_jax.optim import Optimizer, assign_groups, by_group, make_optimizer
 from ssl_jax.predictors import make_predictor
 from ssl_jax.train.pretrain import Step, make_pretrain_step
 from ssl_jax.train.state import PretrainState, init_state
-from ssl_jax.types import Params
 
 GROUPS = {"trunk": "(encoder|projector)/", "predictor": "predictor/"}
-
-
-class Matrices(NamedTuple):
-    """W (D, N), W_p (D, D), and W_a (D, N), which is W where no average is kept."""
-
-    w: jax.Array
-    w_p: jax.Array
-    w_a: jax.Array
 
 
 # --- Data -----------------------------------------------------------------------------------------------------------
@@ -54,17 +45,6 @@ def exact_moments(x: np.ndarray, x_prime: np.ndarray, seed: int = 0) -> np.ndarr
 def exact_views(keys: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The two views x̄ + n₁ and x̄ + n₂ of `exact_moments`, the same ones at every step: keys go unused."""
     return image[:, 0] + image[:, 1], image[:, 0] + image[:, 2]
-
-
-def sampled_views(x: np.ndarray, x_prime: np.ndarray) -> Callable:
-    """views(keys (B,), image) of Gaussian data, new at every step; of the images only the number counts."""
-    roots = jnp.asarray(_roots(x, x_prime), jnp.float32)
-
-    def views(keys, image):
-        normal = jax.vmap(lambda key: jax.random.normal(key, (3, len(x))))(keys)
-        return exact_views(keys, jnp.einsum("bkn,knm->bkm", normal, roots, precision="highest"))
-
-    return views
 
 
 def _roots(x: np.ndarray, x_prime: np.ndarray) -> np.ndarray:
@@ -141,40 +121,3 @@ def advance(state: PretrainState, step: Step, image: jax.Array, key: jax.Array, 
     """The state after so many more steps on the batch `image`, in one loop on the device."""
     batch = {"image": image, "position": jnp.arange(len(image), dtype=jnp.int32)}
     return jax.lax.scan(lambda state, _: (step(state, batch, key)[0], None), state, length=steps)[0]
-
-
-def train(
-    w: jax.Array, w_p: jax.Array, image: jax.Array, key: jax.Array, *, steps: int, every: int, **settings: Any
-) -> Matrices:
-    """W, W_p and W_a after 0, every, 2 every, ... steps, each with that as its first axis (steps / every + 1)."""
-    state, step = make_twin(w, w_p, **settings)
-
-    def stretch(state, _):
-        state = advance(state, step, image, key, every)
-        return state, matrices(state)
-
-    _, seen = jax.lax.scan(stretch, state, length=steps // every)
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), matrices(state), seen)
-
-
-# --- What is measured -----------------------------------------------------------------------------------------------
-
-
-def matrices(state: PretrainState) -> Matrices:
-    w = kernel(state.params)
-    w_p = state.params["predictor"]["linear"]["kernel"].T
-    return Matrices(w, w_p, kernel(state.target) if state.target else w)
-
-
-def kernel(params: Params) -> jax.Array:
-    """W (D, N)."""
-    return params["encoder"]["linear"]["kernel"].T
-
-
-def modes(found: Matrices, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(p, s, τ) (..., D) along the columns v of `basis` (D, D): v·W_p v, v·F v with F = W Wᵀ, and v·W_a Wᵀ v / s."""
-    w, w_p, w_a = (np.asarray(x, np.float64) for x in found)
-    turned = np.swapaxes(w, -1, -2)
-    p, s, cross = (np.einsum("ij,...ik,kj->...j", basis, m, basis) for m in (w_p, w @ turned, w_a @ turned))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return p, s, cross / s

@@ -1,4 +1,4 @@
-"""Whole trainings of small networks, all members of one shape in one compiled program.
+"""Whole trainings of small networks, all members of one shape in one compiled program, an epoch in one call of it.
 
 Members stand in a table: a row for each seed, a column for each setting of the knobs (learning rate, decay, ...) or of
 the initialisation. Members of one row share initialisation key, order of the data and augmentation.
@@ -16,6 +16,7 @@ from ssl_jax.augment.views import make_normalise
 from ssl_jax.data.batches import batch_indices
 from ssl_jax.data.dataset import Split
 from ssl_jax.errors import UserError
+from ssl_jax.experiments.harness.members import Members, train_members
 from ssl_jax.losses import LOSSES
 from ssl_jax.models import Classifier
 from ssl_jax.optim import Optimizer
@@ -54,7 +55,7 @@ def steps_per_epoch(setting: Setting) -> int:
     return size // setting.batch_size
 
 
-def train_members(
+def train_table(
     setting: Setting,
     build: Callable[..., Optimizer],
     knobs: dict[str, Any],
@@ -67,33 +68,63 @@ def train_members(
 ) -> dict[str, np.ndarray]:
     """Trains members (S seeds, R settings) to the end; what was seen of them, each array (S, R, epochs, ...).
 
-    build(**knobs) -> optimizer, with a scalar of each knob (R,), traced. start(key) -> (params, stats), both with the
-    leading axis R; None: the classifier's own, the same for all R. watch(state) -> {name: array} of one member, after
-    the epochs `watched_after` (None: all, and 0, before training). advance(steps) hears of progress.
-    Arrays: "loss", and "NAME_accuracy" for each NAME of `judged`.
+    Args:
+        setting: what they share.
+        build: (**knobs) -> optimizer, with a scalar of each knob, traced.
+        knobs: name -> (R,) numbers.
+        seeds: (S,).
+        start: (key) -> (params, stats), both with the leading axis R; None: the classifier's own, the same for all R.
+        watch: (state) -> {name: array} of one member.
+        watched_after: epochs after which it is asked; None: all, and 0, before training.
+        advance: hears of so many more finished steps.
+
+    Returns:
+        "loss", "NAME_accuracy" for each NAME of `setting.judged`, and what `watch` gave.
     """
-    steps, rates = steps_per_epoch(setting), {name: jnp.asarray(value, float) for name, value in knobs.items()}
-    keys, label = jax.vmap(jax.random.key)(jnp.asarray(seeds)), _by_seed(setting.train.label, len(seeds))
-    data = {"image": jnp.asarray(setting.train.image), "label": jnp.asarray(label)}
-    state = _fresh(setting, build, rates, keys, start)
-    program, judge = _training(setting, build), _judging(setting, len(seeds))
+    judge = _judging(setting, len(seeds))
     look = jax.jit(_over_members(watch)) if watch else None
-    seen: dict[str, list] = {}
-    _note(seen, look, state, 0, watched_after)
-    for epoch in range(1, setting.epochs + 1):
-        index = np.stack([_epoch_indices(seed, epoch - 1, setting, steps) for seed in seeds])
-        size, losses = (steps if setting.loops else 1), []
-        for first in range(0, steps, size):
-            state, loss = program(state, rates, keys, data, index[:, first : first + size])
-            losses.append(loss)
-        scores = {"loss": np.concatenate(losses, axis=-1).mean(-1)}
-        if setting.judged_after is None or epoch in setting.judged_after:
-            scores |= judge(state)
-        for name, value in scores.items():
-            seen.setdefault(name, []).append(value)
-        _note(seen, look, state, epoch, watched_after)
+
+    def record(states, epoch: int) -> dict[str, np.ndarray]:
+        judged = epoch > 0 and (setting.judged_after is None or epoch in setting.judged_after)
+        watched = look is not None and (watched_after is None or epoch in watched_after)
+        return (judge(states) if judged else {}) | (look(states) if look and watched else {})
+
+    def go_on(steps: int) -> bool:
         advance(steps)
-    return {name: np.stack(values, axis=2) for name, values in seen.items()}
+        return False
+
+    size = len(setting.train.image)
+    trained = train_members(
+        stacked(setting, build, knobs, seeds, start),
+        lambda seed, step: batch_indices(seed, step, size, setting.batch_size),
+        epochs=setting.epochs,
+        steps_per_epoch=steps_per_epoch(setting),
+        record=record,
+        stop=go_on,
+    )
+    assert trained is not None
+    return trained[1]
+
+
+def stacked(
+    setting: Setting,
+    build: Callable[..., Optimizer],
+    knobs: dict[str, Any],
+    seeds: Sequence[int],
+    start: Callable | None = None,
+) -> Members:
+    """Members (S, R), the arguments being those of `train_table`."""
+    rates = {name: jnp.asarray(value, float) for name, value in knobs.items()}
+    keys, label = jax.vmap(jax.random.key)(jnp.asarray(seeds)), _by_seed(setting.train.label, len(seeds))
+    data, program = {"image": jnp.asarray(setting.train.image), "label": jnp.asarray(label)}, _training(setting, build)
+    return Members(
+        seeds=list(seeds),
+        axes=2,
+        init=lambda: _fresh(setting, build, rates, keys, start),
+        call=lambda states, index: program(states, rates, keys, data, index),
+        mean=lambda losses: np.concatenate(losses, axis=-1).mean(-1),
+        steps_per_call=lambda epoch: epoch if setting.loops else 1,
+    )
 
 
 def _training(setting: Setting, build: Callable) -> Callable:
@@ -164,21 +195,9 @@ def _over_members(function: Callable) -> Callable:
     return jax.vmap(jax.vmap(function))
 
 
-def _note(seen: dict[str, list], look: Callable | None, state, epoch: int, wanted: Sequence[int] | None) -> None:
-    if look is not None and (wanted is None or epoch in wanted):
-        for name, value in look(state).items():
-            seen.setdefault(name, []).append(np.asarray(value))
-
-
 def _by_seed(label: np.ndarray, seeds: int) -> np.ndarray:
     """(N,) or (S, N) -> (S, N)."""
     return np.broadcast_to(label, (seeds, label.shape[-1]))
-
-
-def _epoch_indices(seed: int, epoch: int, setting: Setting, steps: int) -> np.ndarray:
-    """(steps, B) int32: the examples of an epoch, those that any other training with this seed takes."""
-    size, first = len(setting.train.image), epoch * steps
-    return np.stack([batch_indices(seed, first + i, size, setting.batch_size) for i in range(steps)])
 
 
 def plain(image_size: int, **fields: Any) -> tuple[Callable, Callable]:

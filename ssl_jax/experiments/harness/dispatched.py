@@ -1,4 +1,4 @@
-"""Many runs of one experiment: members that differ in learning rate, weight decay and seed share a compiled program.
+"""Networks of any size: members that differ in learning rate, weight decay and seed share a compiled program.
 
 What is static (network, optimizer, kind of decay, layer-wise rule) makes the program; the rest are its arguments, so
 that nothing is compiled twice, and `vmap` trains G members at once. On a CPU G = 1 is the fastest for convolutions:
@@ -9,7 +9,7 @@ only in rates share all three. Leading axes: G members, E epochs.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.dynamics.penalties import opposing_by_layer, opposing_penalty
+from ssl_jax.experiments.harness.members import Members
 from ssl_jax.models import Classifier
 from ssl_jax.optim import Optimizer
 from ssl_jax.train.state import init_key
@@ -145,58 +146,34 @@ def one_compiles(function: Callable) -> Callable:
     return call
 
 
-def train_members(
-    program: Program,
-    members: list[Member],
-    image: jax.Array,
-    label: jax.Array,
-    order: Callable[[int, int], np.ndarray],
-    *,
-    epochs: int,
-    steps_per_epoch: int,
-    judge: Callable[[PyTree, Member], dict[str, np.ndarray]],
-    stop: Callable[[int], bool],
-    keep: tuple[int, ...] = (),
-) -> tuple[PyTree, Member, dict[str, np.ndarray]] | None:
-    """(states, members as arrays, what was recorded), or None where `stop` came first.
+def dispatched(program: Program, members: Sequence[Member], image: jax.Array, label: jax.Array) -> Members:
+    """Members (G,), a step of which is one call of the program.
 
-    order(seed, step) -> (B,) indices into image (N, H, W, C) uint8 and label (N,); judge(states, members) -> {name:
-    (G,)}, after each epoch; stop(members), asked after each step. Recorded: "loss" (G, E), the mean over each epoch's
-    steps; what `judge` says (G, E); "opposing_ratio" and "opposing_fraction" (G, E, n + 1) of a watched optimizer;
-    "parameters" (G, K, P) float32 after the K steps in `keep`.
+    Args:
+        program: their program; a watched optimizer's sums are recorded as "opposing_ratio" and "opposing_fraction".
+        members: G of them.
+        image: (N, H, W, C) uint8, all training images.
+        label: (N,).
     """
-    together = Member(*(np.array(column, kind) for column, kind in zip(zip(*members, strict=True), KINDS, strict=True)))
-    states = program.init(together, image[:2])
-    rows, kept, before = [], [], sums_of(states)
-    for epoch in range(epochs):
-        losses = []
-        for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
-            index = np.stack([order(int(seed), step) for seed in together.seed])
-            states, loss = program.step(states, together, image, label, index)
-            losses.append(loss)
-            jax.block_until_ready(losses[-2:][0])  # one step ahead of the device, not an epoch
-            if step + 1 in keep:
-                kept.append(flat_parameters(states))
-            if stop(len(members)):
-                return None
-        sums = sums_of(states)
-        opposing = {f"opposing_{name}": (sums[name] - before[name]) / steps_per_epoch for name in sums}
-        rows.append({"loss": np.mean(losses, axis=0), **opposing, **judge(states, together)})
-        before = sums
-    recorded = {name: np.stack([row[name] for row in rows], axis=1) for name in rows[0]}
-    return states, together, recorded | ({"parameters": np.stack(kept, axis=1)} if keep else {})
+    columns = stack(members)
+    return Members(
+        seeds=[member.seed for member in members],
+        axes=1,
+        init=lambda: program.init(columns, image[:2]),
+        call=lambda states, index: program.step(states, columns, image, label, index[:, 0]),
+        mean=lambda losses: np.mean(losses, axis=0),
+        sums=opposing_sums,
+    )
 
 
-KINDS = (np.float32, np.float32, np.uint32)
+def stack(members: Sequence[Member]) -> Member:
+    """Members as arrays (G,)."""
+    columns = zip(zip(*members, strict=True), (np.float32, np.float32, np.uint32), strict=True)
+    return Member(*(np.array(column, kind) for column, kind in columns))
 
 
-def sums_of(states: PyTree) -> dict[str, np.ndarray]:
-    """{name: (G, n + 1)} of a watched optimizer, {} of another."""
-    watched = isinstance(states.opt_state, Watched)
-    return {name: np.asarray(x, np.float64) for name, x in states.opt_state.sums.items()} if watched else {}
-
-
-def flat_parameters(states: PyTree) -> np.ndarray:
-    """(G, P) float32: all parameters of each member in a row."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(states.params)]
-    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+def opposing_sums(states: PyTree) -> dict[str, np.ndarray]:
+    """{"opposing_NAME": (G, n + 1)} of a watched optimizer, {} of another."""
+    if not isinstance(states.opt_state, Watched):
+        return {}
+    return {f"opposing_{name}": np.asarray(x, np.float64) for name, x in states.opt_state.sums.items()}

@@ -1,0 +1,168 @@
+"""Cells: the finished parts of an experiment, each a file that is computed once and kept."""
+
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssl_jax.errors import UserError
+from ssl_jax.runtime.terminal import progress_bar, say
+from ssl_jax.types import Config
+
+Arrays = dict[str, np.ndarray]
+
+
+class Progress(NamedTuple):
+    """What a job tells of itself while it runs, and what it is told."""
+
+    advance: Callable[[int], object]  # hears of so many more finished steps
+    stopping: Callable[[], bool]  # whether to end now, unfinished
+
+
+class Job(NamedTuple):
+    """Work that fills one file or several."""
+
+    names: list[str]  # of the cells, in order
+    make: Callable[[Progress], list[Arrays]]  # the arrays of each; [] where it ended unfinished
+
+
+class Plan(NamedTuple):
+    """The cells of one stage of an experiment."""
+
+    names: Mapping[Any, str]  # key -> name of its cell, a file; keys may share one
+    steps: Mapping[str, int]  # name -> steps, for the progress bar
+    jobs: Callable[[list[str]], list[Job]]  # the cells that are missing -> what fills them
+    threads: int = 1  # jobs at once
+    title: str = ""  # printed beforehand
+    unit: str = "parts"  # what the cells are called
+    whole: Callable[[str, Arrays], bool] = lambda name, arrays: True  # whether a cell that lies there has all of it
+
+
+class Cell(NamedTuple):
+    """A cell that is computed by itself, and to its end once it has begun."""
+
+    steps: int
+    make: Callable[[Callable[[int], object]], Arrays]  # make(advance) -> arrays by name
+
+
+def in_turn(plan: Callable[..., dict[str, Cell]]) -> Callable[..., Plan]:
+    """The stage whose cells `plan` gives by name; one is computed after the other."""
+
+    def stage(*parts) -> Plan:
+        cells = plan(*parts)
+
+        def make(name: str, progress: Progress) -> list[Arrays]:
+            begun = time.perf_counter()
+            arrays = cells[name].make(progress.advance)
+            return [arrays | {"seconds": np.array(time.perf_counter() - begun)}]
+
+        def jobs(missing: list[str]) -> list[Job]:
+            return [Job([name], partial(make, name)) for name in missing]
+
+        return Plan({name: name for name in cells}, {name: cell.steps for name, cell in cells.items()}, jobs)
+
+    return stage
+
+
+def compute(out: Path, plan: Plan, interrupted: Callable[[], bool]) -> dict[Any, Arrays] | None:
+    """Computes the cells that the work directory does not hold yet.
+
+    Args:
+        out: the work directory; cells are kept in its folder `cells`, NAME.npz each.
+        plan: what to compute.
+        interrupted: whether to stop; asked before every job, and by jobs that can end unfinished.
+
+    Returns:
+        {key: arrays}, the same object for keys that share a cell, or None where it was interrupted.
+    """
+    (out / "cells").mkdir(exist_ok=True)
+    names = list(dict.fromkeys(plan.names.values()))
+    paths = {name: out / "cells" / f"{name}.npz" for name in names}
+    there = {name: read_cell(path) for name, path in paths.items() if path.exists()}
+    found = {name: arrays for name, arrays in there.items() if plan.whole(name, arrays)}
+    jobs = plan.jobs([name for name in names if name not in found])
+    if plan.title:
+        each = next(iter(plan.steps.values()), 0)
+        say(f"{plan.title}: {len(names)} {plan.unit} of {each} steps, {len(found)} of them done before")
+
+    def work(job: Job, progress: Progress) -> None:
+        for name, arrays in zip(job.names, job.make(progress), strict=False):  # no arrays where it was stopped
+            write_cell(paths[name], arrays)
+            found[name] = arrays
+
+    with progress_bar(sum(plan.steps[name] for name in names), sum(plan.steps[name] for name in found)) as bar:
+        run_jobs(work, jobs, plan.threads, bar.update, interrupted)
+    if len(found) < len(names):
+        say(f"stopped after {len(found)} of {len(names)} {plan.unit}, saved; the same command goes on from here")
+        return None
+    return {key: found[name] for key, name in plan.names.items()}
+
+
+def run_jobs(
+    work: Callable[[Job, Progress], None],
+    jobs: list[Job],
+    threads: int,
+    advance: Callable[[int], object],
+    interrupted: Callable[[], bool],
+) -> None:
+    """Runs every job, or those before an interruption.
+
+    Args:
+        work: what a job is given to, with its progress.
+        jobs: in the order in which they begin.
+        threads: jobs at once; a single one runs on the thread of the caller, where Ctrl-C ends it.
+        advance: hears of finished steps, from one thread at a time.
+        interrupted: whether to stop.
+    """
+    if threads == 1:
+        for job in jobs:
+            if interrupted():
+                return
+            work(job, Progress(advance, interrupted))
+        return
+    halt, lock = threading.Event(), threading.Lock()
+
+    def locked(steps: int) -> None:
+        with lock:
+            advance(steps)
+
+    def stopping() -> bool:
+        return halt.is_set() or interrupted()
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="members") as pool:
+        futures = [
+            pool.submit(lambda job: None if stopping() else work(job, Progress(locked, stopping)), j) for j in jobs
+        ]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        finally:  # a mistake or Ctrl-C in one ends the others at their next step
+            halt.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def read_cell(path: Path) -> Arrays:
+    """The arrays of a finished cell; UserError where the file is damaged."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it, and it is computed again") from error
+
+
+def write_cell(path: Path, arrays: Arrays) -> None:
+    """Written whole or not at all."""
+    scratch = path.with_name(f"{path.name}.tmp")
+    with scratch.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
+    scratch.replace(path)
+
+
+def seeds_of(config: Config) -> list[int]:
+    return list(range(config.seed, config.seed + config.seeds))

@@ -1,0 +1,87 @@
+"""An experiment, from its configuration to result.json, table.md and figures."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ssl_jax.builders import checks
+from ssl_jax.builders.data import read_dataset
+from ssl_jax.experiments.harness.cells import Arrays, Plan, compute
+from ssl_jax.reports.experiments import registry
+from ssl_jax.runtime.terminal import say
+from ssl_jax.types import Config
+from ssl_jax.workdir import result_json
+from ssl_jax.workdir.directory import check_workdir, write_json
+
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**31),
+    "seeds": (1, 1000),
+    "epochs": (1, 10**6),
+    "batch_size": (2, 10**6),
+    "learning_rate": (0, 1e6),
+    "data.train_size": (0, 10**9),
+    "data.image_size": (0, 1024),
+}
+
+
+class Experiment(NamedTuple):
+    """What an experiment is made of; `run` leads through it. Mistakes are told before anything is computed or written:
+    by `check`, `prepare` and the first of the stages.
+    """
+
+    # stage(config, parts, *found) -> Plan; found: what each stage before it computed, by the keys of its plan
+    stages: Sequence[Callable[..., Plan]]
+    # summarise(config, parts, *found) -> what result.json holds of it, which table and figures are drawn from
+    summarise: Callable[..., dict[str, Any]]
+    prepare: Callable[[Config], Any] = read_dataset  # config -> parts, which the stages share
+    check: Callable[[Config], object] = lambda config: None  # config -> UserError where a field is wrong
+    ranges: dict[str, tuple[float, float]] = {}  # smallest and largest value of fields that no other part checks
+
+
+def run(experiment: Experiment, config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
+    """Computes what the work directory does not hold yet, then reports and draws.
+
+    Args:
+        experiment: what to run.
+        config: its configuration.
+        directory: the work directory.
+        interrupted: whether to stop; the same call then goes on from the finished cells.
+    """
+    checks.check_ranges(config, RANGES | experiment.ranges)
+    experiment.check(config)
+    check_workdir(directory, config.to_dict())
+    parts = experiment.prepare(config)
+    plan = experiment.stages[0](config, parts)
+    out = result_json.open_on_one(directory, config.to_dict())
+    found: list[dict[Any, Arrays]] = []
+    while True:
+        arrays = compute(out, plan, interrupted)
+        if arrays is None:
+            return
+        found.append(arrays)
+        if len(found) == len(experiment.stages):
+            break
+        plan = experiment.stages[len(found)](config, parts, *found)
+    cells = {id(cell): cell for stage in found for cell in stage.values()}  # once each, whatever number of keys it has
+    seconds = sum(float(cell["seconds"]) for cell in cells.values())
+    finish(out, config, experiment.summarise(config, parts, *found), seconds)
+
+
+def finish(out: Path, config: Config, summary: dict[str, Any], seconds: float) -> None:
+    """Writes result.json, table.md and figures, and prints the table.
+
+    Args:
+        out: the work directory.
+        config: the experiment's configuration.
+        summary: what result.json holds beside what all results do.
+        seconds: that the cells took.
+    """
+    result = {"task": "experiment", "experiment": config.experiment}
+    result |= {"dataset": config.data.name} if "data" in config else {}
+    result |= summary | {"config": result_json.fields(config.to_dict()), "seconds": round(seconds, 1)}
+    write_json(out / "result.json", result | result_json.provenance())
+    text = registry.report(result)
+    (out / "table.md").write_text(text)
+    registry.draw(result, out / "figures")
+    say(text)
+    say(f"results in {out / 'result.json'}, figures in {out / 'figures'}")
