@@ -264,7 +264,7 @@ def test_table_stands_beside_the_replication(make):
     assert cells["eigenvalues of W_p > 4% of the largest"][1] == "–"
     assert "two-layer" not in text  # of linear predictors alone
     two_layers = read_run(make("byol", **{"predictor.kind": "mlp"}))
-    assert "* W_p of a two-layer predictor: product" in table.report({"byol": table.told(two_layers)})
+    assert "* W_p of a two-layer predictor: product" in table.report({"byol": table.run_record(two_layers)})
 
 
 def test_the_whole_command(make, tmp_path, capfd, monkeypatch):

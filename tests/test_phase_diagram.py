@@ -120,7 +120,8 @@ def test_a_loss_that_sees_no_scale_is_measured_without_one(loss, share):
     none = {f"twin-{target}": {"spectrum": np.ones((seeds, 2, 2, 3))} for target in experiment.TARGETS}
     measured = none | {f"{loss}-{target}": found for target in experiment.TARGETS}
     predicted = {target: np.ones((seeds, 2, 2, 3), bool) for target in experiment.TARGETS}
-    result = experiment.summarise(config, predicted, measured)
+    parts = experiment.Parts(predicted, None)  # what the digits are is not looked at here
+    result = experiment.summarise(config, parts, measured)
     np.testing.assert_allclose(result[f"{loss}-none"]["measured"], 2 / 3, atol=1e-4)
 
 

@@ -163,7 +163,7 @@ def normalise(image: jax.Array, mean: Sequence[float], std: Sequence[float]) -> 
     return (to_unit(image) - _channels_last(mean, image)) / _channels_last(std, image)
 
 
-def to_display(view: jax.Array | np.ndarray, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+def to_display(view: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """Invert `normalise` and clip to [0, 1].
 
     Args:

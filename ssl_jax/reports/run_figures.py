@@ -155,7 +155,7 @@ def principal(x: np.ndarray) -> np.ndarray:
 
 def draw_views(
     image: np.ndarray,
-    pairs: Sequence[np.ndarray | jax.Array],
+    pairs: Sequence[jax.Array],
     mean: Sequence[float],
     std: Sequence[float],
     path: Path,
