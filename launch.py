@@ -1,7 +1,8 @@
-"""The door: `python launch.py --config configs/NAME.py[:ARG] --workdir DIR [--config.section.field=VALUE ...]`.
+"""The door: `python launch.py --config configs/NAME.py[:ARG] --workdir DIR
+[--config.section.field=VALUE ...]`.
 
-The same command on the same work directory goes on where it stopped. A mistake of the user is one line that begins
-with "error:" and exit status 2; Ctrl-C ends in one line and status 130.
+The same command on the same work directory goes on where it stopped. A mistake of the user is one
+line that begins with "error:" and exit status 2; Ctrl-C ends in one line and status 130.
 """
 
 import inspect
@@ -20,8 +21,14 @@ from ml_collections import ConfigDict, config_flags
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.runtime.memory import use_huge_pages
 
-TRAINING = ("pretrain", "supervised", "probe", "sweep", "experiment")  # the tasks whose steps are worth a new start
-TAKES = {int: "a whole number", float: "a number", bool: "true or false", tuple: "numbers with commas between them"}
+# the tasks whose steps are worth a new start
+TRAINING = ("pretrain", "supervised", "probe", "sweep", "experiment")
+TAKES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "numbers with commas between them",
+}
 
 
 def main(argv: list[str], own_process: bool = False) -> int:
@@ -41,7 +48,10 @@ def main(argv: list[str], own_process: bool = False) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from what was last saved, if anything was", file=sys.stderr)
+        print(
+            "\ninterrupted: the same command goes on from what was last saved, if anything was",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
@@ -53,7 +63,9 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
     check_names(argv, config)
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "directory of this run", flag_values=values)
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for several processes", flag_values=values)
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, for several processes", flag_values=values
+    )
     flags.DEFINE_integer("processes", None, "how many processes take part", flag_values=values)
     flags.DEFINE_integer("process", None, "number of this process, from 0", flag_values=values)
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
@@ -61,11 +73,15 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         rest = values(argv)
     except flags.UnrecognizedFlagError as error:
         known = ("config", "workdir", "coordinator", "processes", "process")
-        raise UserError(f"--{error.flagname}: no such flag, {nearest(error.flagname, known)}") from error
+        raise UserError(
+            f"--{error.flagname}: no such flag, {nearest(error.flagname, known)}"
+        ) from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(explain(str(error), flat(config))) from error
     if len(rest) > 1:
-        raise UserError(f"{rest[1]}: not understood; fields are given as --config.section.field=VALUE")
+        raise UserError(
+            f"{rest[1]}: not understood; fields are given as --config.section.field=VALUE"
+        )
     if not values["workdir"].value:
         raise UserError("--workdir: missing, takes the directory of this run")
     return values
@@ -99,16 +115,25 @@ def read_config(value: str) -> ConfigDict:
         config = get_config(*[argument] * bool(colon))
     except UserError:
         raise
-    except Exception as error:  # a configuration is the user's own program: any mistake may be in it
-        raise UserError(f"--config: {name}, {where(error, name)}{type(error).__name__}: {error}") from error
+    # a configuration is the user's own program: any mistake may be in it
+    except Exception as error:
+        raise UserError(
+            f"--config: {name}, {where(error, name)}{type(error).__name__}: {error}"
+        ) from error
     if not isinstance(config, ConfigDict):
-        raise UserError(f"--config: get_config of {name} gave {type(config).__name__}, must return a ConfigDict")
+        raise UserError(
+            f"--config: get_config of {name} gave {type(config).__name__}, must return a ConfigDict"
+        )
     return config
 
 
 def where(error: Exception, name: str) -> str:
     """ "line 3: ", the line of the file `name` at which it went wrong; "" where it cannot be told."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == name
+    ]
     line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
     return f"line {line}: " if line else ""
 
@@ -119,9 +144,13 @@ def check_names(argv: list[str], config: ConfigDict) -> None:
     for name in (m[1] for word in argv if (m := re.match(r"--?(?:no)?config\.([^=]*)", word))):
         inner = [field for field in fields if field.startswith(f"{name}.")]
         if inner:
-            raise UserError(f"{name}: is a section, takes no value itself; its fields are {', '.join(inner)}")
+            raise UserError(
+                f"{name}: is a section, takes no value itself; its fields are {', '.join(inner)}"
+            )
         if name not in fields:
-            raise UserError(f"{name or '--config.'}: no such field, {nearest(name, fields, few=True)}")
+            raise UserError(
+                f"{name or '--config.'}: no such field, {nearest(name, fields, few=True)}"
+            )
 
 
 def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -129,7 +158,9 @@ def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     fields = {}
     for name, value in config.items():
         inner = isinstance(value, ConfigDict)
-        fields |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": config.get_type(name)}
+        fields |= (
+            flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": config.get_type(name)}
+        )
     return fields
 
 
@@ -145,7 +176,9 @@ def explain(message: str, fields: dict[str, type]) -> str:
 
 
 def run(values: flags.FlagValues) -> None:
-    """Joins the other processes, if any, and runs the task until it ends or SIGTERM asks it to save and stop."""
+    """Joins the other processes, if any, and runs the task until it ends or SIGTERM asks it to save
+    and stop.
+    """
     # Here, since they import jax, which takes seconds: mistakes in the flags are told before.
     from ssl_jax.runtime import compilation_cache
     from ssl_jax.tasks import registry
@@ -158,7 +191,9 @@ def run(values: flags.FlagValues) -> None:
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """`jax.distributed` by flags, or by the environment's SSL_JAX_COORDINATOR, SSL_JAX_PROCESSES, SSL_JAX_PROCESS."""
+    """`jax.distributed` by flags, or by the environment's SSL_JAX_COORDINATOR, SSL_JAX_PROCESSES,
+    SSL_JAX_PROCESS.
+    """
     coordinator = coordinator or os.environ.get("SSL_JAX_COORDINATOR")
     if coordinator is None:
         return
@@ -168,7 +203,9 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
         if numbers[i] is None and text.isdigit():
             numbers[i] = int(text)
     if None in numbers or not 0 <= numbers[1] < numbers[0]:
-        raise UserError(f"--processes, --process: got {numbers}, take how many there are and this one's number from 0")
+        raise UserError(
+            f"--processes, --process: got {numbers}, take how many there are and this one's number from 0"
+        )
     import jax
 
     jax.distributed.initialize(coordinator, num_processes=numbers[0], process_id=numbers[1])

@@ -1,12 +1,15 @@
 """Everything worth an accelerator's minutes, in parts that end by the clock and write as they go.
 
-    python benchmarks/accelerator.py [--minutes=9] [--parts=agree,step,...] [--data_dir=DIR] [--out=results/accelerator]
+    python benchmarks/accelerator.py [--minutes=9] [--parts=agree,step,...] [--data_dir=DIR]
+    [--out=results/accelerator]
 
-agree: the CPU's losses, and the same bits again (agree.py); step: BYOL, DirectPred, and around forward and backward;
-matrices: eigh and what could take its place; large: batch 1024; cells: published runs by their sweeps, with
-`--data_dir`; peer: PyTorch; calls: 1 and 50 steps a call. --archive=FILE.tgz packs results and runs after each job.
-Each job is a process with its own log. A job over its time is stopped, and the next one starts. --width=8 and --fields,
-words for the sweeps, make a rehearsal on a CPU.
+agree: the CPU's losses, and the same bits again (agree.py); step: BYOL, DirectPred, and around
+    forward and backward;
+matrices: eigh and what could take its place; large: batch 1024; cells: published runs by their
+sweeps, with `--data_dir`; peer: PyTorch; calls: 1 and 50 steps a call. --archive=FILE.tgz packs
+results and runs after each job. Each job is a process with its own log. A job over its time is
+stopped, and the next one starts. --width=8 and --fields, words for the sweeps, make a rehearsal on
+a CPU.
 """
 
 import json
@@ -51,7 +54,12 @@ class Job(NamedTuple):
 
 
 def main() -> None:
-    options = {"minutes": 9.0, "parts": "agree,step,matrices,large,cells,peer,calls", "data_dir": "", "archive": ""}
+    options = {
+        "minutes": 9.0,
+        "parts": "agree,step,matrices,large,cells,peer,calls",
+        "data_dir": "",
+        "archive": "",
+    }
     args = common.parse(__doc__, **options, width=64, cells="", fields="")
     out = args.out or common.ROOT / "results" / "accelerator"
     out.mkdir(parents=True, exist_ok=True)
@@ -70,21 +78,32 @@ def main() -> None:
         show(path)
 
 
-# --- What there is to do -----------------------------------------------------------------------------------------
+# --- What there is to do --------------------------------------------------------------------------
 
 
-def benchmark(name: str, out: Path, script: str, *words: str, seconds: float, environment: dict | None = None) -> Job:
+def benchmark(
+    name: str, out: Path, script: str, *words: str, seconds: float, environment: dict | None = None
+) -> Job:
     command = [f"benchmarks/{script}", *words, f"--out={out / name}.json"]
     return Job(name, command, seconds, environment or {})
 
 
 def agree(args, out: Path) -> list[list[Job]]:
-    """All at once first, for most of it is compiling; then again alone, from what was compiled, timed."""
+    """All at once first, for most of it is compiling; then again alone, from what was compiled,
+    timed.
+    """
 
     def job(name: str, method: str, precision: str, highest: int, environment: dict) -> Job:
-        words = [f"--method={method}", f"--precision={precision}", f"--highest={highest}", f"--width={args.width}"]
+        words = [
+            f"--method={method}",
+            f"--precision={precision}",
+            f"--highest={highest}",
+            f"--width={args.width}",
+        ]
         words.append(f"--against={out / 'cpu.json'}")
-        return benchmark(f"agree-{name}", out, "agree.py", *words, seconds=150, environment=environment)
+        return benchmark(
+            f"agree-{name}", out, "agree.py", *words, seconds=150, environment=environment
+        )
 
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     fixed = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()}
@@ -110,7 +129,12 @@ def large(args, out: Path) -> list[list[Job]]:
     words = ("--batch=1024", "--methods=byol", f"--width={args.width}")
     jobs = [benchmark("step-1024", out, "step.py", *words, seconds=120)]
     if args.data_dir:
-        config = ["launch.py", "--config=configs/cifar10.py", f"--workdir={RUNS / 'views'}", "--config.task=views"]
+        config = [
+            "launch.py",
+            "--config=configs/cifar10.py",
+            f"--workdir={RUNS / 'views'}",
+            "--config.task=views",
+        ]
         words = [*config, f"--config.data.data_dir={args.data_dir}"]
         jobs.append(Job("decode", words, 120, {"JAX_PLATFORMS": "cpu"}))
     return [jobs]
@@ -119,7 +143,8 @@ def large(args, out: Path) -> list[list[Job]]:
 def calls(args, out: Path) -> list[list[Job]]:
     words = ("--methods=byol", f"--width={args.width}")
     return [
-        [benchmark(f"step-calls-{n}", out, "step.py", *words, f"--steps_per_call={n}", seconds=100)] for n in (1, 50)
+        [benchmark(f"step-calls-{n}", out, "step.py", *words, f"--steps_per_call={n}", seconds=100)]
+        for n in (1, 50)
     ]
 
 
@@ -128,7 +153,9 @@ def peer(args, out: Path) -> list[list[Job]]:
 
 
 def cells(args, out: Path) -> list[list[Job]]:
-    """One process a cell: a sweep of that cell alone, which saves and stops when its minutes are over."""
+    """One process a cell: a sweep of that cell alone, which saves and stops when its minutes are
+    over.
+    """
     if not args.data_dir:
         sys.exit("error: --data_dir: missing, takes the directory of a prepared CIFAR-10")
     chosen = [cell for cell in CELLS if not args.cells or cell[1] in args.cells.split(",")]
@@ -145,7 +172,9 @@ def cell_job(args, table: str, cell: str) -> Job:
         "minutes": "MINUTES",
     }
     words = ["launch.py", f"--config=configs/sweeps/{table}.py", f"--workdir={RUNS / table}"]
-    words += [f"--config.{name}={value}" for name, value in fields.items()] + shlex.split(args.fields)
+    words += [f"--config.{name}={value}" for name, value in fields.items()] + shlex.split(
+        args.fields
+    )
     return Job(f"{table}-{cell}", words, 3600)
 
 
@@ -160,11 +189,13 @@ PARTS = {
 }
 
 
-# --- Doing it ----------------------------------------------------------------------------------------------------
+# --- Doing it -------------------------------------------------------------------------------------
 
 
 def run_together(jobs: list[Job], left: float) -> None:
-    """Starts the jobs at once and waits for all of them; says of each how it ended, and how long it took."""
+    """Starts the jobs at once and waits for all of them; says of each how it ended, and how long it
+    took.
+    """
     begin = time.monotonic()
     running = [(job, start(job, left)) for job in jobs]
     for job, process in running:
@@ -180,13 +211,21 @@ def run_together(jobs: list[Job], left: float) -> None:
         ended = "done" if process.returncode == 0 else f"ended with {process.returncode}"
         print(f"{job.name}: {ended} after {time.monotonic() - begin:.0f} s", flush=True)
         if process.returncode:
-            print("".join(log_of(job).read_text(errors="replace").splitlines(keepends=True)[-4:]), flush=True)
+            print(
+                "".join(log_of(job).read_text(errors="replace").splitlines(keepends=True)[-4:]),
+                flush=True,
+            )
 
 
 def start(job: Job, left: float) -> subprocess.Popen:
-    # A cell is told when to save and stop: half a minute before its time is over, or it would be killed unsaved.
+    # A cell is told when to save and stop: half a minute before its time is over, or it would be
+    # killed unsaved.
     words = [word.replace("MINUTES", f"{max(left - 30, 10) / 60:.3f}") for word in job.words]
-    environment = os.environ | {"PYTHONPATH": f"{common.ROOT}:{os.environ.get('PYTHONPATH', '')}"} | job.environment
+    environment = (
+        os.environ
+        | {"PYTHONPATH": f"{common.ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+        | job.environment
+    )
     with log_of(job).open("w") as log:
         return subprocess.Popen(
             [sys.executable, *words],
@@ -203,7 +242,9 @@ def log_of(job: Job) -> Path:
 
 
 def archive(path: Path, out: Path) -> None:
-    """Results, logs, metrics, dynamics and figures; no checkpoints and no features, which are large."""
+    """Results, logs, metrics, dynamics and figures; no checkpoints and no features, which are
+    large.
+    """
     scratch = path.with_suffix(".tmp")
     with tarfile.open(scratch, "w:gz") as tar:
         for folder in (common.ROOT / "results", RUNS):

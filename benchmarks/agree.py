@@ -1,11 +1,13 @@
 """Does an accelerator compute what the CPU computes, and the same bits when it is asked again?
 
-    JAX_PLATFORMS=cpu python benchmarks/agree.py --reference=FILE     # writes the losses to hold others against
-    python benchmarks/agree.py --against=FILE [--method=byol] [--precision=bfloat16] [--highest=1] [--out=FILE]
+    JAX_PLATFORMS=cpu python benchmarks/agree.py --reference=FILE     # writes the losses to hold
+    others against python benchmarks/agree.py --against=FILE [--method=byol] [--precision=bfloat16]
+    [--highest=1] [--out=FILE]
 
-Twenty steps of `configs/cifar10.py:METHOD` on 1280 fixed images of noise: losses against the CPU's float32, the state's
-bits after a second run in this process and after one that is resumed at step 10, and the time of a step. --highest=1
-multiplies float32 in full, where an accelerator's default shortens the mantissas. The reference takes two minutes.
+Twenty steps of `configs/cifar10.py:METHOD` on 1280 fixed images of noise: losses against the CPU's
+float32, the state's bits after a second run in this process and after one that is resumed at step
+10, and the time of a step. --highest=1 multiplies float32 in full, where an accelerator's default
+shortens the mantissas. The reference takes two minutes.
 """
 
 import hashlib
@@ -28,8 +30,9 @@ from ssl_jax.workdir.result_json import processor
 METHODS = ("byol", "directpred")
 IMAGES, STEPS, HALF = 1280, 20, 10
 TIMED = 100  # steps
-# Largest difference to the CPU's loss, a cosine summed over two directions, at the first step and over all. Rounding
-# of one step is that of the arithmetic: some 2^-24, 2^-11 and 2^-8 of values of about 1; training amplifies it.
+# Largest difference to the CPU's loss, a cosine summed over two directions, at the first step and
+# over all. Rounding of one step is that of the arithmetic: some 2^-24, 2^-11 and 2^-8 of values of
+# about 1; training amplifies it.
 TOLERANCE = {"highest": (1e-4, 2e-2), "float32": (5e-3, 5e-2), "bfloat16": (2e-2, 1e-1)}
 
 
@@ -43,7 +46,13 @@ class Trial(NamedTuple):
 
 def main() -> None:
     args = parse(
-        __doc__.splitlines()[0], reference="", against="", method="byol", precision="float32", highest=0, width=64
+        __doc__.splitlines()[0],
+        reference="",
+        against="",
+        method="byol",
+        precision="float32",
+        highest=0,
+        width=64,
     )
     if args.reference:
         write_reference(Path(args.reference), args.width)
@@ -56,7 +65,12 @@ def main() -> None:
     ready = time.perf_counter() - begin
     second, resumed = trial(run, fresh), trial(run, first.half, HALF)
     kind = "highest" if args.highest else args.precision
-    row = {"method": args.method, "precision": kind, "width": args.width, "seconds to 20 steps": ready}
+    row = {
+        "method": args.method,
+        "precision": kind,
+        "width": args.width,
+        "seconds to 20 steps": ready,
+    }
     row |= compare(first.losses, args.against, args.method, args.width, TOLERANCE[kind])
     row |= {
         "repeated": str(digest(first.state) == digest(second.state)),
@@ -68,13 +82,17 @@ def main() -> None:
 
 
 def program_of(method: str, precision: str, width: int) -> tuple[Any, Any, Any]:
-    """(configuration, run(state, first step, count) -> (state, losses), state at step 0 on the host)."""
+    """(configuration, run(state, first step, count) -> (state, losses), state at step 0 on the
+    host).
+    """
     config = read_config(f"cifar10.py:{method}")
     config.precision, config.encoder.width = precision, width
     devices, dataset = jax.local_devices()[:1], random_dataset(IMAGES, 32)
     feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, True)
     parts = pretraining.build(config, TOTAL_STEPS, feed.steps_per_epoch, parallel.axis(devices))
-    program = pretraining.compile_step(config, parts, feed.data, devices, jax.random.key(config.seed), dataset.side)
+    program = pretraining.compile_step(
+        config, parts, feed.data, devices, jax.random.key(config.seed), dataset.side
+    )
     size = parallel.steps_per_call("auto", devices)
 
     def run(state, first: int, count: int):
@@ -113,8 +131,12 @@ def digest(state: Any) -> str:
     return hashlib.blake2b(b"".join(leaf.tobytes() for leaf in leaves), digest_size=8).hexdigest()
 
 
-def compare(losses: list[float], against: str, method: str, width: int, tolerance: tuple[float, float]) -> dict:
-    """Differences to the CPU's losses, and whether they are within the tolerances; {} without a file of them."""
+def compare(
+    losses: list[float], against: str, method: str, width: int, tolerance: tuple[float, float]
+) -> dict:
+    """Differences to the CPU's losses, and whether they are within the tolerances; {} without a
+    file of them.
+    """
     if not against:
         return {}
     reference = json.loads(Path(against).read_text())

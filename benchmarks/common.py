@@ -1,4 +1,6 @@
-"""What the benchmarks share: arguments, alternating measurement, the machine's own rates, table and JSON."""
+"""What the benchmarks share: arguments, alternating measurement, the machine's own rates, table and
+JSON.
+"""
 
 import argparse
 import functools
@@ -29,13 +31,19 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "
 
 
 def parse(description: str, **choices: Any) -> argparse.Namespace:
-    """--quick, --out FILE, and one option for each of `choices` (name=default). Huge pages as launch.py asks for."""
+    """--quick, --out FILE, and one option for each of `choices` (name=default). Huge pages as
+    launch.py asks for.
+    """
     use_huge_pages()
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="small settings, under two minutes on two cores")
+    parser.add_argument(
+        "--quick", action="store_true", help="small settings, under two minutes on two cores"
+    )
     parser.add_argument("--out", type=Path, help="file for the results as JSON")
     for name, default in choices.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
+        parser.add_argument(
+            f"--{name}", type=type(default), default=default, help=f"default: {default}"
+        )
     args = parser.parse_args()
     if args.out and not args.out.parent.is_dir():
         parser.error(f"--out: no directory {args.out.parent}; make it first")
@@ -54,10 +62,14 @@ def wait(value: Any) -> Any:
     return jax.block_until_ready(value)
 
 
-def alternate(contenders: dict[str, Callable[[], Any]], repeats: int, warmup: int = 1) -> dict[str, dict]:
-    """Runs every contender in turn, `repeats` times round, so that what disturbs the machine disturbs them alike.
+def alternate(
+    contenders: dict[str, Callable[[], Any]], repeats: int, warmup: int = 1
+) -> dict[str, dict]:
+    """Runs every contender in turn, `repeats` times round, so that what disturbs the machine
+    disturbs them alike.
 
-    A contender returns when its work is done. {name: {"median_s", "min_s", "max_s", "seconds": [...]}}.
+    A contender returns when its work is done. {name: {"median_s", "min_s", "max_s", "seconds":
+    [...]}}.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(warmup + repeats):
@@ -103,9 +115,14 @@ def machine() -> dict[str, Any]:
 
 
 def matmul_rate(dtype: Any = jnp.float32, size: int = 0) -> float:
-    """Operations per second of a square matrix product through XLA: the ceiling that a step is held against."""
+    """Operations per second of a square matrix product through XLA: the ceiling that a step is held
+    against.
+    """
     size = size or (2048 if jax.default_backend() == "cpu" else 8192)
-    a, b = (jax.random.normal(jax.random.key(i), (size, size), jnp.float32).astype(dtype) for i in range(2))
+    a, b = (
+        jax.random.normal(jax.random.key(i), (size, size), jnp.float32).astype(dtype)
+        for i in range(2)
+    )
     product = jax.jit(jnp.matmul)
     times = alternate({"matmul": lambda: wait(product(a, b))}, repeats=10, warmup=2)["matmul"]
     return 2 * size**3 / times["median_s"]
@@ -125,13 +142,19 @@ def copy_rate(size: int = 0) -> float:
 
 
 def forward_flops(module: nn.Module, *inputs: Any, **options: Any) -> int:
-    """Multiplications and additions of one forward pass, from the shapes of kernels and outputs alone.
+    """Multiplications and additions of one forward pass, from the shapes of kernels and outputs
+    alone.
 
-    2 * (kernel entries) * (output positions) for every layer with a kernel; norms and activations count nothing.
+    2 * (kernel entries) * (output positions) for every layer with a kernel; norms and activations
+    count nothing.
     """
-    apply = functools.partial(module.init_with_output, capture_intermediates=True, mutable=True, **options)
+    apply = functools.partial(
+        module.init_with_output, capture_intermediates=True, mutable=True, **options
+    )
     _, variables = jax.eval_shape(lambda key: apply(key, *inputs), jax.random.key(0))
-    outputs = {_path(path): leaf for path, leaf in jax.tree.leaves_with_path(variables["intermediates"])}
+    outputs = {
+        _path(path): leaf for path, leaf in jax.tree.leaves_with_path(variables["intermediates"])
+    }
     total = 0
     for path, kernel in jax.tree.leaves_with_path(variables["params"]):
         *layer, name = _path(path)
@@ -142,7 +165,9 @@ def forward_flops(module: nn.Module, *inputs: Any, **options: Any) -> int:
 
 
 def finish(args: argparse.Namespace, name: str, rows: list[dict], **more: Any) -> None:
-    """Prints `rows`, and every list in `more`, as a table with the machine below; writes all of it to --out."""
+    """Prints `rows`, and every list in `more`, as a table with the machine below; writes all of it
+    to --out.
+    """
     result = {"benchmark": name, "quick": args.quick, "machine": machine(), "rows": rows, **more}
     for each in [rows, *(value for value in more.values() if isinstance(value, list))]:
         print(table(each), end="\n\n")
@@ -153,7 +178,9 @@ def finish(args: argparse.Namespace, name: str, rows: list[dict], **more: Any) -
 
 def table(rows: list[dict]) -> str:
     """A Markdown table of the scalar fields of `rows`."""
-    columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if _scalar(value)))
+    columns = list(
+        dict.fromkeys(key for row in rows for key, value in row.items() if _scalar(value))
+    )
     lines = [columns, ["---"] * len(columns)]
     lines += [[_text(row.get(column)) for column in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -24,7 +24,10 @@ def main() -> None:
     args = parse(__doc__.splitlines()[0], config="")
     config = changed(base_config(args), {"projector.out": 128})
     steps = 10 if jax.default_backend() == "cpu" else 100
-    contenders = {f"recorded {on}": compiled(changed(config, {"dynamics.every": on}), steps).run for on in (0, EVERY)}
+    contenders = {
+        f"recorded {on}": compiled(changed(config, {"dynamics.every": on}), steps).run
+        for on in (0, EVERY)
+    }
     contenders |= {"record": one_record(config)}
     times = alternate(contenders, repeats=7 if args.quick else 21)
     plain, tracked = (times[name]["median_s"] / steps for name in list(contenders)[:2])

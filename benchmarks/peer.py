@@ -1,8 +1,11 @@
-"""The same BYOL step in PyTorch, as its users run it with lightly, beside ours: `python benchmarks/peer.py [--quick]`.
+"""The same BYOL step in PyTorch, as its users run it with lightly, beside ours: `python
+benchmarks/peer.py [--quick]`.
 
-Same model, batch, loss, optimizer and number of steps, on one device, in turns. Each side prepares its input its own
-way: ours inside the compiled step, from images on the device; theirs with lightly's CIFAR transforms in a DataLoader
-on all cores. Before anything is timed, both must compute the same losses from the same weights and views.
+Same model, batch, loss, optimizer and number of steps, on one device, in turns. Each side prepares
+its input its own
+way: ours inside the compiled step, from images on the device; theirs with lightly's CIFAR
+transforms in a DataLoader on all cores. Before anything is timed, both must compute the same losses
+from the same weights and views.
 """
 
 import copy
@@ -16,7 +19,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room on the same GPU
+# PyTorch needs room on the same GPU
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import common
 import jax
@@ -31,7 +35,11 @@ try:
     from lightly.loss import NegativeCosineSimilarity
     from lightly.models.modules.heads import ProjectionHead
     from lightly.models.utils import deactivate_requires_grad, update_momentum
-    from lightly.transforms.byol_transform import BYOLTransform, BYOLView1Transform, BYOLView2Transform
+    from lightly.transforms.byol_transform import (
+        BYOLTransform,
+        BYOLView1Transform,
+        BYOLView2Transform,
+    )
     from PIL import Image
     from torch import nn
     from torch.utils.data import DataLoader, RandomSampler, default_collate
@@ -54,12 +62,22 @@ def main() -> None:
     widths = [args.width] if args.width else [16] if args.quick else [64] if gpu else [64, 16]
     configs = [make_config(width, gpu) for width in widths]
     checks = {setting(config): check(config) for config in configs}
-    refill, views = open_loader(random_dataset(IMAGES, SIDE).train.image, configs[0].batch_size, gpu)
+    refill, views = open_loader(
+        random_dataset(IMAGES, SIDE).train.image, configs[0].batch_size, gpu
+    )
     rows = [row for config in configs for row in measure(config, views, refill, gpu, args.quick)]
     ratio = {name: min(row["ratio"] for row in rows if row["setting"] == name) for name in checks}
-    more = {"peer": "lightly's BYOL in PyTorch", "torch_threads": torch.get_num_threads(), "check": checks}
+    more = {
+        "peer": "lightly's BYOL in PyTorch",
+        "torch_threads": torch.get_num_threads(),
+        "check": checks,
+    }
     common.finish(args, "peer", rows, ratio=ratio, **more)
-    print(", ".join(f"{name}: ratio {value:.3g} to their faster format" for name, value in ratio.items()))
+    print(
+        ", ".join(
+            f"{name}: ratio {value:.3g} to their faster format" for name, value in ratio.items()
+        )
+    )
 
 
 def make_config(width: int, gpu: bool) -> Any:
@@ -104,7 +122,7 @@ def images_range(times: dict, images: int) -> str:
     return f"{images / times['max_s']:.0f} to {images / times['min_s']:.0f}"
 
 
-# --- Ours -------------------------------------------------------------------------------------------------
+# --- Ours -----------------------------------------------------------------------------------------
 
 
 def fresh(config) -> tuple[pretraining.Parts, PretrainState]:
@@ -114,16 +132,25 @@ def fresh(config) -> tuple[pretraining.Parts, PretrainState]:
     return parts, jax.device_get(pretraining.fresh_state(config, init))
 
 
-# --- Theirs -----------------------------------------------------------------------------------------------
+# --- Theirs ---------------------------------------------------------------------------------------
 
 
 class Byol(nn.Module):
-    """BYOL out of torchvision's and lightly's parts, with the weights of `state`; forward(two views) is the loss."""
+    """BYOL out of torchvision's and lightly's parts, with the weights of `state`; forward(two
+    views) is the loss.
+    """
 
     def __init__(self, config, state: PretrainState):
         super().__init__()
-        features, projector, predictor = 8 * config.encoder.width, config.projector, config.predictor
-        encoder, projection = make_resnet18(config.encoder.width), make_head(features, projector.hidden, projector.out)
+        features, projector, predictor = (
+            8 * config.encoder.width,
+            config.projector,
+            config.predictor,
+        )
+        encoder, projection = (
+            make_resnet18(config.encoder.width),
+            make_head(features, projector.hidden, projector.out),
+        )
         self.trunk = nn.Sequential(OrderedDict(encoder=encoder, projector=projection))
         self.predictor = make_head(projector.out, predictor.hidden, projector.out)
         self.target = copy.deepcopy(self.trunk)
@@ -143,7 +170,9 @@ class Byol(nn.Module):
 
 def make_resnet18(width: int) -> nn.Module:
     """torchvision's ResNet-18 in any width, up to the pool, its stem swapped for CIFAR's."""
-    layers = OrderedDict(stem_conv=conv3x3(3, width), stem_norm=nn.BatchNorm2d(width), relu=nn.ReLU(inplace=True))
+    layers = OrderedDict(
+        stem_conv=conv3x3(3, width), stem_norm=nn.BatchNorm2d(width), relu=nn.ReLU(inplace=True)
+    )
     inputs = width
     for stage, block in itertools.product(range(4), range(2)):
         outputs, stride, shortcut = width * 2**stage, 2 if stage and not block else 1, None
@@ -155,9 +184,13 @@ def make_resnet18(width: int) -> nn.Module:
 
 
 def make_head(inputs: int, hidden: int, outputs: int) -> ProjectionHead:
-    """lightly's two-layer head, its norm without affine and its output without bias, as the replication has them."""
+    """lightly's two-layer head, its norm without affine and its output without bias, as the
+    replication has them.
+    """
     norm = nn.BatchNorm1d(hidden, affine=False)
-    return ProjectionHead([(inputs, hidden, norm, nn.ReLU(), True), (hidden, outputs, None, None, False)])
+    return ProjectionHead(
+        [(inputs, hidden, norm, nn.ReLU(), True), (hidden, outputs, None, None, False)]
+    )
 
 
 OUR_NAMES = {
@@ -182,7 +215,10 @@ def our_path(name: str) -> str:
 def copy_weights(module: nn.Module, params: Any) -> None:
     """Our parameters into `module`: every one of them, and nothing left as it was."""
     leaves = jax.tree.leaves_with_path(params)
-    ours = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+    ours = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in leaves
+    }
     for name, parameter in module.named_parameters():
         value = ours.pop(our_path(name))
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T  # HWIO to OIHW
@@ -221,7 +257,9 @@ def make_sgd(model: Byol, options) -> torch.optim.SGD:
 
 
 class Images(torch.utils.data.Dataset):
-    """Pillow images through lightly's CIFAR transforms: no blur, and no solarisation, which ours has not either."""
+    """Pillow images through lightly's CIFAR transforms: no blur, and no solarisation, which ours
+    has not either.
+    """
 
     def __init__(self, image: np.ndarray):
         self.image = image
@@ -245,16 +283,19 @@ def collate(made, samples: list):
 def open_loader(image: np.ndarray, batch_size: int, gpu: bool) -> tuple[Callable, Iterator]:
     """refill(n), and an endless iterator of batches from workers on all cores.
 
-    The workers run ahead. Were that free, a turn of the peer would begin with batches made before it, and end with
-    workers that disturb our turn. So each turn of n steps ends when n more batches are made.
+    The workers run ahead. Were that free, a turn of the peer would begin with batches made before
+    it, and end with workers that disturb our turn. So each turn of n steps ends when n more batches
+    are made.
     """
-    context = torch.multiprocessing.get_context("forkserver")  # a plain fork of a process with JAX's threads may hang
+    # a plain fork of a process with JAX's threads may hang
+    context = torch.multiprocessing.get_context("forkserver")
     made, workers = context.Semaphore(0), len(os.sched_getaffinity(0))
     images = Images(image)
     loader = DataLoader(
         images,
         batch_size,
-        sampler=RandomSampler(images, num_samples=2**40),  # one shuffle after the other, with no pause in between
+        # one shuffle after the other, with no pause in between
+        sampler=RandomSampler(images, num_samples=2**40),
         num_workers=workers,
         prefetch_factor=AHEAD,
         collate_fn=functools.partial(collate, made),
@@ -272,8 +313,12 @@ def open_loader(image: np.ndarray, batch_size: int, gpu: bool) -> tuple[Callable
     return refill, views
 
 
-def their_chunk(config, views: Iterator, refill: Callable, steps: int, name: str, gpu: bool) -> Callable:
-    """Runs `steps` steps of the peer with their input, in the memory format `name`, "FORMAT" or "FORMAT, compiled"."""
+def their_chunk(
+    config, views: Iterator, refill: Callable, steps: int, name: str, gpu: bool
+) -> Callable:
+    """Runs `steps` steps of the peer with their input, in the memory format `name`, "FORMAT" or
+    "FORMAT, compiled".
+    """
     layout, _, option = name.partition(", ")
     device, layout = ("cuda" if gpu else "cpu"), FORMATS[layout]
     model = Byol(config, fresh(config)[1]).to(device, memory_format=layout)
@@ -281,7 +326,9 @@ def their_chunk(config, views: Iterator, refill: Callable, steps: int, name: str
 
     def chunk():
         for _ in range(steps):
-            step(*(view.to(device, memory_format=layout, non_blocking=True) for view in next(views)))
+            step(
+                *(view.to(device, memory_format=layout, non_blocking=True) for view in next(views))
+            )
         refill(steps)
         if gpu:
             torch.cuda.synchronize()
@@ -289,11 +336,12 @@ def their_chunk(config, views: Iterator, refill: Callable, steps: int, name: str
     return chunk
 
 
-# --- The same work? ---------------------------------------------------------------------------------------
+# --- The same work? -------------------------------------------------------------------------------
 
 
 def check(config) -> dict[str, list[float]]:
-    """Losses of two steps on both sides, from the same weights and views; exits with status 1 where they differ.
+    """Losses of two steps on both sides, from the same weights and views; exits with status 1 where
+    they differ.
 
     In float32 and on the CPU whatever is measured: a GPU's rounding would hide a real difference.
     """
@@ -302,7 +350,10 @@ def check(config) -> dict[str, list[float]]:
     pair = np.random.default_rng(1).normal(size=(2, 16, SIDE, SIDE, 3)).astype(np.float32)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         parts, state = fresh(config)
-        losses = {"ours": our_losses(config, parts, state, pair), "peer": their_losses(config, state, pair)}
+        losses = {
+            "ours": our_losses(config, parts, state, pair),
+            "peer": their_losses(config, state, pair),
+        }
     require_same(setting(config), **losses)
     return losses
 
@@ -327,7 +378,9 @@ def require_same(name: str, ours: list[float], peer: list[float]) -> None:
     """Nothing is measured of two programs that do not compute the same."""
     for step, (mine, theirs, tolerance) in enumerate(zip(ours, peer, TOLERANCE, strict=True)):
         if not math.isclose(mine, theirs, rel_tol=0, abs_tol=tolerance):
-            sys.exit(f"error: {name}: loss after {step} steps: ours {mine:.6f}, peer {theirs:.6f}: not the same work")
+            sys.exit(
+                f"error: {name}: loss after {step} steps: ours {mine:.6f}, peer {theirs:.6f}: not the same work"
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""What the closed-form predictors cost: their matrix by its size, and their share of a whole training step.
+"""What the closed-form predictors cost: their matrix by its size, and their share of a whole
+training step.
 
-    python benchmarks/predictor.py [--quick] [--config NAME.py:METHOD] [--dims=128,512] [--steps=0] [--out FILE]
+    python benchmarks/predictor.py [--quick] [--config NAME.py:METHOD] [--dims=128,512] [--steps=0]
+    [--out FILE]
 
 --dims: sizes of the matrices; --steps=0: no whole steps.
 
-Target on a GPU: a DirectPred step with an eigendecomposition every time takes at most 15% longer than BYOL's.
+Target on a GPU: a DirectPred step with an eigendecomposition every time takes at most 15% longer
+than BYOL's.
 """
 
 import itertools
@@ -19,7 +22,13 @@ from ssl_jax.linalg import matmul, symmetric_eigh
 from ssl_jax.predictors.direct import direct_copy, direct_pred
 
 KINDS = [("mlp", 1), ("linear", 1), *itertools.product(("direct_pred", "direct_copy"), (1, 5, 10))]
-QUICK_KINDS = [("mlp", 1), ("linear", 1), ("direct_pred", 1), ("direct_pred", 10), ("direct_copy", 1)]
+QUICK_KINDS = [
+    ("mlp", 1),
+    ("linear", 1),
+    ("direct_pred", 1),
+    ("direct_pred", 10),
+    ("direct_copy", 1),
+]
 TARGET = 1.15  # DirectPred's step in BYOL's, on a GPU
 
 
@@ -32,14 +41,15 @@ def main() -> None:
     finish(args, "predictor", steps, matrices=matrices, target_ratio=TARGET)
 
 
-# --- The matrix alone ---------------------------------------------------------------------------------------
+# --- The matrix alone -----------------------------------------------------------------------------
 
 
 def newton_schulz(corr: jax.Array, iterations: int = 15) -> jax.Array:
-    """sqrt(F) by matrix products alone: Y -> Y T and Z -> T Z with T = (3 I - Z Y) / 2, from Y = F / |F|_F, Z = I.
+    """sqrt(F) by matrix products alone: Y -> Y T and Z -> T Z with T = (3 I - Z Y) / 2, from Y = F
+    / |F|_F, Z = I.
 
-    Y tends to the root and Z to its inverse (Higham 2008, "Functions of Matrices", eq. 6.35). An eigenvalue s of the
-    start needs some log(1 / s) / (2 log 1.5) iterations before it converges.
+    Y tends to the root and Z to its inverse (Higham 2008, "Functions of Matrices", eq. 6.35). An
+    eigenvalue s of the start needs some log(1 / s) / (2 log 1.5) iterations before it converges.
     """
     identity, norm = jnp.eye(len(corr), dtype=corr.dtype), jnp.linalg.norm(corr)
 
@@ -58,7 +68,9 @@ def root_by_eigh(corr: jax.Array) -> jax.Array:
 
 def jacobi(corr: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Eigenvalues and eigenvectors by Jacobi's rotations, on a GPU cuSOLVER's."""
-    return jax.lax.linalg.eigh(corr, symmetrize_input=False, implementation=jax.lax.linalg.EighImplementation.JACOBI)
+    return jax.lax.linalg.eigh(
+        corr, symmetrize_input=False, implementation=jax.lax.linalg.EighImplementation.JACOBI
+    )
 
 
 CLOSED_FORMS = {
@@ -70,28 +82,41 @@ CLOSED_FORMS = {
 
 
 def matrices_of(dim: int, repeats: int) -> list[dict]:
-    """A row for each closed form at this size; the error of the two ways to a square root against float64."""
+    """A row for each closed form at this size; the error of the two ways to a square root against
+    float64.
+    """
     corr = jnp.asarray(correlation(dim), jnp.float32)
-    calls = max(1, (512 // dim) ** 2)  # small ones many times over, to be more than the clock's grain
+    # small ones many times over, to be more than the clock's grain
+    calls = max(1, (512 // dim) ** 2)
 
     def repeated(function):
         function = jax.jit(function)
         return lambda: wait([function(corr) for _ in range(calls)])
 
-    forms = CLOSED_FORMS | ({} if jax.default_backend() == "cpu" else {"jacobi": jacobi})  # LAPACK has none for XLA
+    # LAPACK has none for XLA
+    forms = CLOSED_FORMS | ({} if jax.default_backend() == "cpu" else {"jacobi": jacobi})
     times = alternate({name: repeated(function) for name, function in forms.items()}, repeats)
-    errors = {"eigh": root_error(root_by_eigh, corr), "newton_schulz": root_error(newton_schulz, corr)}
+    errors = {
+        "eigh": root_error(root_by_eigh, corr),
+        "newton_schulz": root_error(newton_schulz, corr),
+    }
     base = times["direct_pred"]["median_s"]
     return [
         {"dim": dim, "what": name}
         | {f"{end}_ms": 1e3 * time[f"{end}_s"] / calls for end in ("median", "min", "max")}
-        | {"to_direct_pred": time["median_s"] / base, "root_error": errors.get(name), "calls": calls}
+        | {
+            "to_direct_pred": time["median_s"] / base,
+            "root_error": errors.get(name),
+            "calls": calls,
+        }
         for name, time in times.items()
     ]
 
 
 def correlation(dim: int, vectors: int = 256, power: float = 1.0) -> np.ndarray:
-    """F as one batch gives it: the mean of z z^T of unit vectors, coordinate j scaled by j^-power before."""
+    """F as one batch gives it: the mean of z z^T of unit vectors, coordinate j scaled by j^-power
+    before.
+    """
     rng = np.random.default_rng(dim)
     z = rng.normal(size=(vectors, dim)) * np.arange(1, dim + 1) ** -power
     z /= np.linalg.norm(z, axis=1, keepdims=True)
@@ -106,23 +131,30 @@ def root_error(root, corr: jax.Array) -> float:
     return float(np.linalg.norm(np.asarray(jax.jit(root)(corr)) - exact) / np.linalg.norm(exact))
 
 
-# --- The whole step -----------------------------------------------------------------------------------------
+# --- The whole step -------------------------------------------------------------------------------
 
 
 def steps_by_kind(args, repeats: int) -> list[dict]:
-    """A row for each predictor at D = 128: time of a training step, and its ratio to the first, BYOL's."""
+    """A row for each predictor at D = 128: time of a training step, and its ratio to the first,
+    BYOL's.
+    """
     config = changed(base_config(args), {"projector.out": 128})
     kinds = QUICK_KINDS if args.quick else KINDS
     count = 10 if jax.default_backend() == "cpu" else 100  # a multiple of every `every`
     trainings = {
-        f"{kind} {every}": compiled(changed(config, {"predictor.kind": kind, "predictor.every": every}), count)
+        f"{kind} {every}": compiled(
+            changed(config, {"predictor.kind": kind, "predictor.every": every}), count
+        )
         for kind, every in kinds
     }
     times = alternate({name: training.run for name, training in trainings.items()}, repeats)
     base = times["mlp 1"]["median_s"]
     return [
         {"kind": kind, "every": every, "encoder": config.encoder.name, "batch": config.batch_size}
-        | {f"{end}_ms": 1e3 * times[f"{kind} {every}"][f"{end}_s"] / count for end in ("median", "min", "max")}
+        | {
+            f"{end}_ms": 1e3 * times[f"{kind} {every}"][f"{end}_s"] / count
+            for end in ("median", "min", "max")
+        }
         | {"to_byol": times[f"{kind} {every}"]["median_s"] / base}
         for kind, every in kinds
     ]

@@ -1,10 +1,12 @@
-"""How fast frozen features are judged: the replication's linear probe, the original's, ridge regression, and kNN.
+"""How fast frozen features are judged: the replication's linear probe, the original's, ridge
+regression, and kNN.
 
     python benchmarks/probe.py [--quick] [--out FILE]
 
-CIFAR-10's numbers: 50 000 features of 512 to train on, 10 000 to test, 10 classes. The features are made up. Times
-are those of a caller with NumPy arrays: standardising, transfers to the device and the tests are in them, compiling
-is not. --quick takes fewer epochs and fewer queries of kNN, and extrapolates in a column that says so.
+CIFAR-10's numbers: 50 000 features of 512 to train on, 10 000 to test, 10 classes. The features are
+made up. Times are those of a caller with NumPy arrays: standardising, transfers to the device and
+the tests are in them, compiling is not. --quick takes fewer epochs and fewer queries of kNN, and
+extrapolates in a column that says so.
 """
 
 import functools
@@ -25,7 +27,9 @@ def main() -> None:
     queries = 1000 if args.quick else TEST
     probes = contenders(synthetic_features(), epochs, queries)
     times = alternate(probes, repeats=3 if args.quick else 5)
-    finish(args, "probe", [row(name, time, epochs.get(name), queries) for name, time in times.items()])
+    finish(
+        args, "probe", [row(name, time, epochs.get(name), queries) for name, time in times.items()]
+    )
 
 
 def contenders(data: tuple[np.ndarray, ...], epochs: dict[str, int], queries: int) -> dict:
@@ -33,14 +37,18 @@ def contenders(data: tuple[np.ndarray, ...], epochs: dict[str, int], queries: in
     judged = functools.partial(knn_accuracy, train_x, train_y, test_x[:queries], test_y[:queries])
     return {
         "seed": lambda: seed_probe(*data, num_classes=CLASSES, epochs=epochs["seed"], seed=0),
-        "original": lambda: original_probe(*data, num_classes=CLASSES, epochs=epochs["original"], seed=0),
+        "original": lambda: original_probe(
+            *data, num_classes=CLASSES, epochs=epochs["original"], seed=0
+        ),
         "ridge": lambda: ridge_probe(*data, num_classes=CLASSES),
         "knn": lambda: judged(num_classes=CLASSES),
     }
 
 
 def synthetic_features() -> tuple[np.ndarray, ...]:
-    """(train_x, train_y, test_x, test_y): a mean for each class and noise around it, cut at 0 as ReLU does."""
+    """(train_x, train_y, test_x, test_y): a mean for each class and noise around it, cut at 0 as
+    ReLU does.
+    """
     rng = np.random.default_rng(0)
     label = rng.integers(0, CLASSES, TRAIN + TEST, dtype=np.int32)
     means = rng.normal(size=(CLASSES, WIDTH)).astype(np.float32)
@@ -49,7 +57,9 @@ def synthetic_features() -> tuple[np.ndarray, ...]:
 
 
 def row(name: str, time: dict, epochs: int | None, queries: int) -> dict:
-    """The images are training images of every epoch, for ridge of one pass, and for kNN test images."""
+    """The images are training images of every epoch, for ridge of one pass, and for kNN test
+    images.
+    """
     seconds = time["median_s"]
     part = epochs / EPOCHS[name] if epochs else queries / TEST if name == "knn" else 1
     return {

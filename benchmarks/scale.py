@@ -1,10 +1,12 @@
-"""Images per second by steps per call, batch size, devices, and the number and size of the training images.
+"""Images per second by steps per call, batch size, devices, and the number and size of the training
+images.
 
     python benchmarks/scale.py [--quick] [--config NAME.py:METHOD] [--out FILE]
 
-Each table changes one thing, takes its contenders in alternation, and gives every row's ratio to its first row, which
-is the same training in all tables. Virtual CPU devices share one thread pool, so that more of them add no arithmetic;
-what they can show is the cost of pmap, of the shared statistics and of averaging the gradients.
+Each table changes one thing, takes its contenders in alternation, and gives every row's ratio to
+its first row, which is the same training in all tables. Virtual CPU devices share one thread pool,
+so that more of them add no arithmetic; what they can show is the cost of pmap, of the shared
+statistics and of averaging the gradients.
 """
 
 from typing import Any
@@ -17,7 +19,8 @@ from ssl_jax.train.parallel import pick_devices, steps_per_call
 
 CPU_DEVICES = 4
 
-# What to go through, beside the baseline. "images": how many a repeat takes, rounded up to whole calls.
+# What to go through, beside the baseline. "images": how many a repeat takes, rounded up to whole
+# calls.
 PLAN = {
     "repeats": 7,
     "images": 2560,
@@ -42,7 +45,8 @@ QUICK = {
 
 def main() -> None:
     args = parse(__doc__.splitlines()[0], config="")
-    jax.config.update("jax_num_cpu_devices", CPU_DEVICES)  # before JAX looks for devices; an accelerator ignores it
+    # before JAX looks for devices; an accelerator ignores it
+    jax.config.update("jax_num_cpu_devices", CPU_DEVICES)
     config, plan = base_config(args), QUICK if args.quick else PLAN
     base, rows = sized(config, plan, {}), []
     auto = steps_per_call(config.steps_per_call, pick_devices(1))
@@ -58,15 +62,21 @@ def main() -> None:
 
 
 def by_steps_per_call(config: Any, plan: dict) -> dict[str, Training]:
-    return {f"{count}": sized(config, plan, {"steps_per_call": f"{count}"}) for count in plan["calls"]}
+    return {
+        f"{count}": sized(config, plan, {"steps_per_call": f"{count}"}) for count in plan["calls"]
+    }
 
 
 def by_batch_size(config: Any, plan: dict) -> dict[str, Training]:
-    return {f"{size}": sized(config, plan, {"batch_size": size}, size=2048) for size in plan["batches"]}
+    return {
+        f"{size}": sized(config, plan, {"batch_size": size}, size=2048) for size in plan["batches"]
+    }
 
 
 def by_devices(config: Any, plan: dict) -> dict[str, Training]:
-    """The same batch shared by more devices, and as large a batch on each of them; and one device without pmap."""
+    """The same batch shared by more devices, and as large a batch on each of them; and one device
+    without pmap.
+    """
     batch, local = config.batch_size, jax.local_devices()
     table = {"1, plain jit": sized(config, plan, {"steps_per_call": "1"}, pmap=False)}
     if jax.default_backend() != "cpu":  # the baseline takes ten steps a call there, plain jit one
@@ -75,12 +85,17 @@ def by_devices(config: Any, plan: dict) -> dict[str, Training]:
         for total, words in ((batch, "the batch shared"), (batch * count, "a batch each")):
             for norm, sync in plan["norms"].items():
                 fields = {"batch_size": total, "sync_batch_norm": sync}
-                table[f"{count}, {words}, {norm} norm"] = sized(config, plan, fields, devices=local[:count])
+                table[f"{count}, {words}, {norm} norm"] = sized(
+                    config, plan, fields, devices=local[:count]
+                )
     return table
 
 
 def by_set_size(config: Any, plan: dict) -> dict[str, Training]:
-    return {f"{size}": sized(config, plan, {"data.resident": "yes"}, size=size) for size in plan["sizes"]}
+    return {
+        f"{size}": sized(config, plan, {"data.resident": "yes"}, size=size)
+        for size in plan["sizes"]
+    }
 
 
 def by_image_size(config: Any, plan: dict) -> dict[str, Training]:

@@ -22,7 +22,9 @@ TOTAL_STEPS = 100_000  # what the schedules are told; no benchmark gets there
 
 
 class Training(NamedTuple):
-    """`run()` takes `steps` steps, `images` images in all, and returns when the device is done with them."""
+    """`run()` takes `steps` steps, `images` images in all, and returns when the device is done with
+    them.
+    """
 
     run: Callable[[], None]
     steps: int
@@ -31,7 +33,9 @@ class Training(NamedTuple):
 
 
 def base_config(args: argparse.Namespace) -> Any:
-    """--config, or else ResNet-18 on an accelerator, and small convolutions on a CPU and with --quick."""
+    """--config, or else ResNet-18 on an accelerator, and small convolutions on a CPU and with
+    --quick.
+    """
     small = args.quick or jax.default_backend() == "cpu"
     config = read_config(args.config or ("cifar10_small.py:byol" if small else "cifar10.py:byol"))
     if args.quick and not args.config:
@@ -48,17 +52,29 @@ def changed(config: Any, fields: dict[str, Any]) -> Any:
 
 
 def compiled(
-    config: Any, steps: int, *, devices: list | None = None, size: int = 1000, side: int = 32, pmap: bool = True
+    config: Any,
+    steps: int,
+    *,
+    devices: list | None = None,
+    size: int = 1000,
+    side: int = 32,
+    pmap: bool = True,
 ) -> Training:
-    """`steps` steps of `config` on `devices` (default: the first), on `size` random images of `side` pixels.
+    """`steps` steps of `config` on `devices` (default: the first), on `size` random images of
+    `side` pixels.
 
-    `steps` is a multiple of config.steps_per_call. pmap=False: the same step under plain jit, on one device.
+    `steps` is a multiple of config.steps_per_call. pmap=False: the same step under plain jit, on
+    one device.
     """
     devices = devices or jax.local_devices()[:1]
     dataset, key = random_dataset(size, side), jax.random.key(config.seed)
-    feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, resident(config.data.resident))
+    feed = make_feed(
+        dataset.pretrain.image, config.batch_size, config.seed, resident(config.data.resident)
+    )
     parts = pretraining.build(config, TOTAL_STEPS, feed.steps_per_epoch, parallel.axis(devices))
-    program = (pretraining.compile_step if pmap else jitted)(config, parts, feed.data, devices, key, side)
+    program = (pretraining.compile_step if pmap else jitted)(
+        config, parts, feed.data, devices, key, side
+    )
     init = pretraining.make_init(parts, dataset.description)
     state = parallel.replicate(jax.device_get(pretraining.fresh_state(config, init)), devices)
     count = parallel.steps_per_call(config.steps_per_call, devices)

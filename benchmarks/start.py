@@ -1,10 +1,12 @@
-"""Seconds to a run's first finished step: at the first start, and at the second, with compiled programs on disk.
+"""Seconds to a run's first finished step: at the first start, and at the second, with compiled
+programs on disk.
 
     python benchmarks/start.py [--quick] [--data_dir=DIR] [--repeats=3] [--out=FILE]
 
-Every start is a process of its own that runs launch.py until one step is finished, timed from outside. A first start
-finds nothing compiled, neither programs nor convolutions (`models/cpu/native.py`), a second one what the first left.
-`--data_dir` holds CIFAR-10, for the larger setting.
+Every start is a process of its own that runs launch.py until one step is finished, timed from
+outside. A first start finds nothing compiled, neither programs nor convolutions
+(`models/cpu/native.py`), a second one what the first left. `--data_dir` holds CIFAR-10, for the
+larger setting.
 """
 
 import json
@@ -21,7 +23,8 @@ import common
 
 SETTINGS = {
     "quickstart": ["configs/quickstart.py"],
-    # A small batch: on a CPU a step of the full one takes longer to compute than all programs take to compile.
+    # A small batch: on a CPU a step of the full one takes longer to compute than all programs take
+    # to compile.
     "cifar10 byol, width 64, batch 16": [
         "configs/cifar10.py:byol",
         "--config.encoder.width=64",
@@ -60,7 +63,9 @@ def main() -> None:
     for name, words in SETTINGS.items():
         larger = name != "quickstart"
         if larger and (args.quick or not args.data_dir):
-            print(f"{name}: skipped, {'--quick' if args.quick else 'takes --data_dir=DIR with a prepared CIFAR-10'}")
+            print(
+                f"{name}: skipped, {'--quick' if args.quick else 'takes --data_dir=DIR with a prepared CIFAR-10'}"
+            )
             continue
         words = [*words, f"--config.data.data_dir={args.data_dir}"] if larger else words
         rows.append({"setting": name, **measure(words, 1 if args.quick else args.repeats)})
@@ -71,7 +76,8 @@ def measure(words: list[str], repeats: int) -> dict:
     """Medians of `repeats` first and second starts, in turn."""
     first, second = [], []
     with tempfile.TemporaryDirectory() as cache:
-        start(words, cache, JAX_ENABLE_COMPILATION_CACHE="0")  # decodes the data and warms the disk, for all
+        # decodes the data and warms the disk, for all
+        start(words, cache, JAX_ENABLE_COMPILATION_CACHE="0")
         for turn in range(repeats):
             common.say(f"{words[0]}: {turn + 1} of {repeats}")
             for folder in ("compiled", "native"):
@@ -87,14 +93,29 @@ def measure(words: list[str], repeats: int) -> dict:
 
 
 def start(words: list[str], cache: str, **environment: str) -> dict[str, float]:
-    """Seconds of `import ssl_jax.tasks.registry`, and from the start of the process to its first finished step."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
+    """Seconds of `import ssl_jax.tasks.registry`, and from the start of the process to its first
+    finished step.
+    """
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("JAX_COMPILATION_CACHE")
+    }
     clean |= {"SSL_JAX_CACHE": cache, "PYTHONPATH": str(common.ROOT)} | environment
     config, *fields = words
     with tempfile.TemporaryDirectory() as workdir:
-        command = [sys.executable, "-c", CHILD, f"--config={config}", f"--workdir={workdir}/run", *fields]
+        command = [
+            sys.executable,
+            "-c",
+            CHILD,
+            f"--config={config}",
+            f"--workdir={workdir}/run",
+            *fields,
+        ]
         begin = time.time()
-        done = subprocess.run(command, cwd=common.ROOT, env=clean, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=common.ROOT, env=clean, capture_output=True, text=True, check=False
+        )
     if done.returncode:
         sys.exit(f"{' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
     told = json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,11 +1,13 @@
 """One training step, BYOL and DirectPred, and where its time goes.
 
-python benchmarks/step.py [--quick] [--out FILE] [--batch N] [--width N] [--methods=byol] [--steps_per_call=N]
+python benchmarks/step.py [--quick] [--out FILE] [--batch N] [--width N] [--methods=byol]
+[--steps_per_call=N]
 
-ResNet-18 for 32x32 images; width 64 and batch 128 unless said otherwise, width 16 with --quick. In float32 on a CPU, in
-bfloat16 elsewhere. The whole step is timed as a run takes it, with its input; the parts around forward and backward
-are timed by themselves, as compiled programs of their own, and forward and backward are the rest. FLOPs are the
-model's, counted from its shapes: what a step has to compute by definition, however it is then computed.
+ResNet-18 for 32x32 images; width 64 and batch 128 unless said otherwise, width 16 with --quick. In
+float32 on a CPU, in bfloat16 elsewhere. The whole step is timed as a run takes it, with its input;
+the parts around forward and backward are timed by themselves, as compiled programs of their own,
+and forward and backward are the rest. FLOPs are the model's, counted from its shapes: what a step
+has to compute by definition, however it is then computed.
 """
 
 import functools
@@ -17,7 +19,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from common import alternate, copy_rate, finish, forward_flops, matmul_rate, parse, read_config, wait
+from common import (
+    alternate,
+    copy_rate,
+    finish,
+    forward_flops,
+    matmul_rate,
+    parse,
+    read_config,
+    wait,
+)
 from setup_step import TOTAL_STEPS, compiled, random_dataset
 
 from ssl_jax.augment.views import make_views
@@ -52,7 +63,12 @@ def main() -> None:
         config.batch_size = args.batch
         config.precision, config.steps_per_call = jnp.dtype(dtype).name, args.steps_per_call
         count = steps_per_call(args.steps_per_call, jax.local_devices()[:1])
-        setting = {"method": method, "width": config.encoder.width, "batch": args.batch, "steps a call": count}
+        setting = {
+            "method": method,
+            "width": config.encoder.width,
+            "batch": args.batch,
+            "steps a call": count,
+        }
         row, breakdown = measure(config, ceiling)
         rows.append(setting | row)
         parts += [{"method": method} | part for part in breakdown]
@@ -64,12 +80,20 @@ def measure(config: Any, ceiling: float) -> tuple[dict, list[dict]]:
     count = steps_per_call(config.steps_per_call, jax.local_devices()[:1])
     whole = compiled(config, count, size=SIZE, side=SIDE)
     contenders = {"whole": Part(whole.run, whole.steps)} | parts_around(config)
-    times = alternate({name: part.run for name, part in contenders.items()}, repeats=3 if count == 1 else 20)
+    times = alternate(
+        {name: part.run for name, part in contenders.items()}, repeats=3 if count == 1 else 20
+    )
     each = {name: times[name]["median_s"] / contenders[name].steps for name in contenders}
     step = each.pop("whole")
     around = sum(each.values())
-    each |= {"forward and backward: the rest": step - around, "all but forward and backward": around}
-    breakdown = [{"part": name, "ms": 1e3 * seconds, "share": seconds / step} for name, seconds in each.items()]
+    each |= {
+        "forward and backward: the rest": step - around,
+        "all but forward and backward": around,
+    }
+    breakdown = [
+        {"part": name, "ms": 1e3 * seconds, "share": seconds / step}
+        for name, seconds in each.items()
+    ]
     flops = step_flops(config)
     row = {
         "images_per_s": config.batch_size / step,
@@ -95,12 +119,16 @@ def parts_around(config: Any) -> dict[str, Part]:
     plan = feed.batches((first, 1) for first in itertools.count())
     gather = jax.jit(load)
     image = gather(resident, next_batch(plan))
-    keys = jax.jit(lambda: example_keys(jax.random.key(0), jnp.zeros((), int), jnp.arange(config.batch_size)))()
+    keys = jax.jit(
+        lambda: example_keys(jax.random.key(0), jnp.zeros((), int), jnp.arange(config.batch_size))
+    )()
     views = jax.jit(make_views(parts.recipe, SIDE))
     z1, z2 = jax.random.normal(jax.random.key(1), (2, config.batch_size, config.projector.out))
     correlate = jax.jit(functools.partial(correlate_and_update, parts))
     matrix = parts.predictor.matrix
-    signs = jax.jit(lambda state: collapse_signs(state.memory["correlation"], matrix(state.params["predictor"])))
+    signs = jax.jit(
+        lambda state: collapse_signs(state.memory["correlation"], matrix(state.params["predictor"]))
+    )
     return {
         "input": repeated(lambda: gather(resident, next_batch(plan))),
         "augmentation": repeated(lambda: views(keys, image)),
@@ -120,7 +148,9 @@ def repeated(work: Any, calls: int = 10, steps: int = 0) -> Part:
 
 
 def optimizer_part(parts: pretraining.Parts, state: Any) -> Part:
-    """Momentum, decay and the moving target, on gradients that stand still; buffers are given up as in a step."""
+    """Momentum, decay and the moving target, on gradients that stand still; buffers are given up as
+    in a step.
+    """
     gradients = jax.tree.map(lambda x: 1e-3 * x, state.params)
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -141,7 +171,9 @@ def optimizer_part(parts: pretraining.Parts, state: Any) -> Part:
 
 
 def correlate_and_update(parts: pretraining.Parts, state: Any, z1: jax.Array, z2: jax.Array):
-    return parts.predictor.update(state.params["predictor"], state.memory, second_moment(z1, z2), state.step)
+    return parts.predictor.update(
+        state.params["predictor"], state.memory, second_moment(z1, z2), state.step
+    )
 
 
 def next_batch(plan: Any) -> dict:
@@ -150,13 +182,19 @@ def next_batch(plan: Any) -> dict:
 
 
 def step_flops(config: Any) -> int:
-    """Per step: two views, each forward and backward (three times a forward) online and forward in the target."""
+    """Per step: two views, each forward and backward (three times a forward) online and forward in
+    the target.
+    """
     image = jnp.zeros((1, SIDE, SIDE, 3))
     encoder = make_encoder(config.encoder.name, width=config.encoder.width)
-    features = jax.eval_shape(lambda key: encoder.init_with_output(key, image, train=True)[0], jax.random.key(0))
+    features = jax.eval_shape(
+        lambda key: encoder.init_with_output(key, image, train=True)[0], jax.random.key(0)
+    )
     projector = MLPHead(config.projector.hidden, config.projector.out)
     z = jnp.zeros((1, config.projector.out))
-    trunk = forward_flops(encoder, image, train=True) + forward_flops(projector, jnp.zeros(features.shape), train=True)
+    trunk = forward_flops(encoder, image, train=True) + forward_flops(
+        projector, jnp.zeros(features.shape), train=True
+    )
     head = MLPHead(config.predictor.hidden, len(z[0]))
     linear = make_predictor(config.predictor.kind, len(z[0])).linear
     predictor = 2 * z.size**2 if linear else forward_flops(head, z, train=True)
@@ -168,7 +206,9 @@ def peak_memory() -> int:
     """Bytes: the device's own peak so far where it tells, else the largest this process has been."""
     stats = jax.local_devices()[0].memory_stats() or {}
     unit = 1 if sys.platform == "darwin" else 1024
-    return stats.get("peak_bytes_in_use") or unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (
+        stats.get("peak_bytes_in_use") or unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Every field and its default: BYOL as the replication ran it on CIFAR-10.
 
-Höppe et al. 2022 (ReScience C), section 4; where the text is silent, the published code of the replication or of
-the original decides (each case is in the comments).
+Höppe et al. 2022 (ReScience C), section 4; where the text is silent, the published code of the
+replication or of the original decides (each case is in the comments).
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +10,8 @@ from ml_collections.config_dict import placeholder
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.task = "pretrain"  # pretrain | probe | views (a picture grid of augmented views, nothing trained)
+    # pretrain | probe | views (a picture grid of augmented views, nothing trained)
+    config.task = "pretrain"
     config.method = "byol"  # a label for tables and headers; the fields below decide what happens
     config.seed = 0
     config.epochs = 100
@@ -19,8 +20,10 @@ def get_config() -> ConfigDict:
     config.precision = "float32"  # float32 | bfloat16 (forward and backward only)
     config.loss = "cosine"  # cosine | euclidean, as in the linear theory
     config.loss_scale = 1.0  # c in c * loss a direction: 1 replication, 2 original code
-    config.regularisers = ConfigDict()  # weights of what is added to the loss, before loss_scale; 0: nothing is
-    config.regularisers.variance = 0.0  # VICReg's hinge on the standard deviation of the projections
+    # weights of what is added to the loss, before loss_scale; 0: nothing is
+    config.regularisers = ConfigDict()
+    # VICReg's hinge on the standard deviation of the projections
+    config.regularisers.variance = 0.0
     config.devices = 0  # 0: all
     config.sync_batch_norm = True  # BatchNorm statistics over all devices, or each its own
     config.steps_per_call = "auto"  # steps in one compiled call: auto is 1 on the CPU, 10 elsewhere
@@ -39,7 +42,8 @@ def get_config() -> ConfigDict:
     config.data.resident = "auto"  # auto | yes | no: images on the device, or streamed to it
 
     config.views = ConfigDict()
-    config.views.recipe = "cifar"  # cifar | stl10 | digits; a field below, where given, overrides the recipe's
+    # cifar | stl10 | digits; a field below, where given, overrides the recipe's
+    config.views.recipe = "cifar"
     config.views.crop_scale = placeholder(tuple)  # smallest and largest share of the image's area
     config.views.crop_ratio = placeholder(tuple)  # smallest and largest width / height
     config.views.flip = placeholder(float)  # probability
@@ -57,8 +61,10 @@ def get_config() -> ConfigDict:
     config.encoder.name = "resnet18"
     config.encoder.width = 64
     config.encoder.stem = "cifar"  # cifar (3x3, stride 1) | imagenet (7x7, stride 2, max-pool)
-    config.encoder.norm = "auto"  # auto: the architecture's own | batch | layer | group | instance | none
-    config.encoder.activation = "auto"  # auto: the architecture's own | sigmoid | tanh | relu | leaky_relu | gelu
+    # auto: the architecture's own | batch | layer | group | instance | none
+    config.encoder.norm = "auto"
+    # auto: the architecture's own | sigmoid | tanh | relu | leaky_relu | gelu
+    config.encoder.activation = "auto"
     config.encoder.depth = 0  # layers, or blocks a stage; 0: the architecture's own
     config.encoder.residual = True  # False: a ResNet without its shortcuts
     config.encoder.standardise = False  # weight standardisation
@@ -73,9 +79,11 @@ def get_config() -> ConfigDict:
     config.predictor.kind = "mlp"  # mlp | linear | direct_pred | direct_copy
     config.predictor.hidden = 512  # mlp
     config.predictor.symmetric = False  # mlp, linear: projected to symmetric after each step
-    config.predictor.every = 1  # direct_*: set every so many steps, trained by the optimizer in between
+    # direct_*: set every so many steps, trained by the optimizer in between
+    config.predictor.every = 1
     config.predictor.eps = 0.1  # direct_*
-    config.predictor.eps_mode = "relative"  # direct_pred: relative (both codes) | literal (as printed)
+    # direct_pred: relative (both codes) | literal (as printed)
+    config.predictor.eps_mode = "relative"
     config.predictor.rho = 0.3  # how much of the old correlation is kept each step
 
     config.target = ConfigDict()
@@ -90,14 +98,17 @@ def get_config() -> ConfigDict:
     config.probe = ConfigDict()
     config.probe.protocol = "seed"  # seed | original | both
     config.probe.epochs = 0  # of the linear probe; 0: as the protocol has it (100, 50)
-    config.probe.seed = placeholder(int)  # of the probes' initialisation, shuffles and label draws; None: the run's
+    # of the probes' initialisation, shuffles and label draws; None: the run's
+    config.probe.seed = placeholder(int)
     config.probe.loss = "softmax"  # softmax | squared | hinge, of the replication's protocol
     config.probe.ridge = True
-    config.probe.newton_l2 = 0.0  # penalty of the logistic probe that Newton's method fits; 0: none is fitted
+    # penalty of the logistic probe that Newton's method fits; 0: none is fitted
+    config.probe.newton_l2 = 0.0
     config.probe.newton_steps = 8
     config.probe.knn_k = 200
     config.probe.knn_temperature = 0.1
-    config.probe.validation_size = 2000  # the last so many training images: kNN on them chooses the best checkpoint
+    # the last so many training images: kNN on them chooses the best checkpoint
+    config.probe.validation_size = 2000
     config.probe.random_init = True  # the same probes on the untrained encoder
     config.probe.few_labels = 0  # labels a class of the few-label probe; 0: none
     config.probe.few_label_draws = 20
@@ -107,18 +118,21 @@ def get_config() -> ConfigDict:
 def add_optimizer(config: ConfigDict) -> None:
     """`optimizer` and `schedule`, for every task that trains."""
     config.optimizer = ConfigDict()
-    # sgd | momentum | nesterov | adagrad | adadelta | rmsprop | adam | adamax | nadam | amsgrad | radam | adamw |
-    # lookahead | lion | lars | natural
+    # sgd | momentum | nesterov | adagrad | adadelta | rmsprop | adam | adamax | nadam | amsgrad |
+    # radam | adamw | lookahead | lion | lars | natural
     config.optimizer.name = "momentum"
     config.optimizer.learning_rate = 0.03
     config.optimizer.momentum = 0.9  # momentum, nesterov, lars, and Lookahead's inner one
     config.optimizer.weight_decay = 4e-4
-    # Where in the step the decay acts: coupled (L2) | decoupled (WD) | realtime (RWD) | pre (PWD) | auto (decoupled
-    # for adamw and lion, coupled for the others).
+    # Where in the step the decay acts: coupled (L2) | decoupled (WD) | realtime (RWD) | pre (PWD) |
+    # auto (decoupled for adamw and lion, coupled for the others).
     config.optimizer.decay = "coupled"
-    config.optimizer.decay_scale = "lr"  # lr: a step takes learning_rate * weight_decay of a weight | literal
-    config.optimizer.layerwise = ""  # "": all layers alike | i/n | mean (2i/(n+1)) | max (2(i-1)/(n-1))
-    # The replication decays kernels and BatchNorm's affine parameters, not the biases of linear layers.
+    # lr: a step takes learning_rate * weight_decay of a weight | literal
+    config.optimizer.decay_scale = "lr"
+    # "": all layers alike | i/n | mean (2i/(n+1)) | max (2(i-1)/(n-1))
+    config.optimizer.layerwise = ""
+    # The replication decays kernels and BatchNorm's affine parameters, not the biases of linear
+    # layers.
     config.optimizer.exclude = r"linear\d*/bias"
     config.optimizer.clip_value = 0.0  # largest entry of a gradient; 0: not clipped
     config.optimizer.clip_norm = 0.0  # largest norm of the whole gradient; 0: not clipped
@@ -130,14 +144,19 @@ def add_optimizer(config: ConfigDict) -> None:
     # constant | linear | step | cosine | polynomial | triangular | triangular2 | exp_range | sgdr
     config.schedule.name = "constant"
     config.schedule.warmup_epochs = 0
-    config.schedule.decay = "constant"  # the weight decay's own schedule, by the same names and fields
-    config.schedule.end = placeholder(float)  # of linear, cosine, polynomial, sgdr: last value, as a share of the peak
+    # the weight decay's own schedule, by the same names and fields
+    config.schedule.decay = "constant"
+    # of linear, cosine, polynomial, sgdr: last value, as a share of the peak
+    config.schedule.end = placeholder(float)
     config.schedule.power = placeholder(float)  # of polynomial
     config.schedule.factor = placeholder(float)  # of step: multiplies the rate ...
     config.schedule.every = placeholder(float)  # ... every so many epochs
-    config.schedule.cycle = placeholder(float)  # of the cyclical ones and sgdr: epochs of the first cycle
-    config.schedule.growth = placeholder(float)  # of sgdr: each cycle is so many times as long (T_mult)
-    config.schedule.low = placeholder(float)  # of the cyclical ones: lowest value, as a share of the peak
+    # of the cyclical ones and sgdr: epochs of the first cycle
+    config.schedule.cycle = placeholder(float)
+    # of sgdr: each cycle is so many times as long (T_mult)
+    config.schedule.growth = placeholder(float)
+    # of the cyclical ones: lowest value, as a share of the peak
+    config.schedule.low = placeholder(float)
     config.schedule.gamma = placeholder(float)  # of exp_range: factor a step
 
 

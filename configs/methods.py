@@ -47,8 +47,8 @@ DECAYS = {
 def apply_decay(config: ConfigDict, kind: str) -> ConfigDict:
     """`config` with this kind of decay in place of L2, at the strength that momentum gives L2.
 
-    Under heavy ball a constant pull of lambda theta moves a weight by eta lambda / (1 - mu) a step in the long run, so
-    the kinds that do not pass through the buffer get lambda / (1 - mu).
+    Under heavy ball a constant pull of lambda theta moves a weight by eta lambda / (1 - mu) a step
+    in the long run, so the kinds that do not pass through the buffer get lambda / (1 - mu).
     """
     if kind not in DECAYS:
         raise UserError(f"decay: got {kind!r}, {nearest(kind, DECAYS)}")

@@ -1,4 +1,5 @@
-"""Probes of a finished checkpoint: `--config.checkpoint=DIR`, the work directory of a pretraining run.
+"""Probes of a finished checkpoint: `--config.checkpoint=DIR`, the work directory of a pretraining
+run.
 
 Everything about the network and its data is read from that run; only the probes are chosen here.
 """

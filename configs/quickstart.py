@@ -1,7 +1,9 @@
-"""The main job in two minutes on two CPU cores, on data that needs no download: scikit-learn's 8x8 digits.
+"""The main job in two minutes on two CPU cores, on data that needs no download: scikit-learn's 8x8
+digits.
 
-Learning rate, target rate and smallest crop were chosen by the probe with 10 labels a class (mean of 20 draws) after
-100 epochs on the first 1 000 training images, tested on the other 297; the 500 test images took no part:
+Learning rate, target rate and smallest crop were chosen by the probe with 10 labels a class (mean
+of 20 draws) after 100 epochs on the first 1 000 training images, tested on the other 297; the 500
+test images took no part:
 
     rate 0.03, tau 0.99, crop 0.5   .925        raw pixels            .896
     rate 0.1,  tau 0.99, crop 0.5   .948 <-     untrained encoder     .879

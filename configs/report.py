@@ -11,5 +11,6 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.task = "report"
-    config.runs = "results"  # folders that hold SWEEP/SCALE/CELL/seed-N.json, with commas between them
+    # folders that hold SWEEP/SCALE/CELL/seed-N.json, with commas between them
+    config.runs = "results"
     return config

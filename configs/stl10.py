@@ -1,8 +1,9 @@
-"""STL-10, the original's main data set: `configs/stl10.py:METHOD`. 96x96, pretraining on train + unlabelled.
+"""STL-10, the original's main data set: `configs/stl10.py:METHOD`. 96x96, pretraining on train +
+unlabelled.
 
-Tian et al. 2021 (arXiv 2102.06810), Table 8, 100 epochs, mean of 5: DirectPred 77.86, every 5 steps 77.54, linear
-predictor 75.06. Their code: loss -2 cos, PyTorch initialisation, biases throughout, decay on every parameter.
-Not run here yet: 105 000 images of 96x96 need an accelerator.
+Tian et al. 2021 (arXiv 2102.06810), Table 8, 100 epochs, mean of 5: DirectPred 77.86, every 5 steps
+77.54, linear predictor 75.06. Their code: loss -2 cos, PyTorch initialisation, biases throughout,
+decay on every parameter. Not run here yet: 105 000 images of 96x96 need an accelerator.
 """
 
 from configs import defaults

@@ -1,12 +1,16 @@
-"""Supervised training: `configs/supervised.py:MODEL`, on CIFAR-10 as the layer-wise pre-weight-decay paper has it.
+"""Supervised training: `configs/supervised.py:MODEL`, on CIFAR-10 as the layer-wise
+pre-weight-decay paper has it.
 
-Its protocol (section 4): 32x32 images, mirrored with probability 1/2 and normalised by ImageNet's statistics, batches
-of 512, 100 epochs at a constant rate, Adam at 1e-4 with decay 1e-2; ConvNeXt and Swin start from ImageNet-21k weights
-there, which `weights` takes from a local file of timm. Not measured at this scale: it is for a GPU, and there
+Its protocol (section 4): 32x32 images, mirrored with probability 1/2 and normalised by ImageNet's
+statistics, batches of 512, 100 epochs at a constant rate, Adam at 1e-4 with decay 1e-2; ConvNeXt
+and Swin start from ImageNet-21k weights there, which `weights` takes from a local file of timm. Not
+measured at this scale: it is for a GPU, and there
 
-    python launch.py --config configs/supervised.py:convnext_tiny --workdir runs/convnext --config.precision=bfloat16
+    python launch.py --config configs/supervised.py:convnext_tiny --workdir runs/convnext
+    --config.precision=bfloat16
 
-The other numbers are this project's choice. 5 000 training images are held out to choose the best epoch by.
+The other numbers are this project's choice. 5 000 training images are held out to choose the best
+epoch by.
 """
 
 from ml_collections import ConfigDict
@@ -43,8 +47,10 @@ def get_config(model: str = "resnet18") -> ConfigDict:
     config.eval_every = 1  # epochs
     config.checkpoint_every = 5  # epochs; 0: only at the end
     config.loss = "softmax"  # softmax | squared | hinge
-    config.weights = ""  # file of timm's weights to start from (safetensors, or a state dict), "": none
-    config.snapshots = False  # of a cyclical schedule: an ensemble of the networks at the ends of its cycles
+    # file of timm's weights to start from (safetensors, or a state dict), "": none
+    config.weights = ""
+    # of a cyclical schedule: an ensemble of the networks at the ends of its cycles
+    config.snapshots = False
 
     config.data = ConfigDict()
     config.data.name = "cifar10"  # digits, or an image-classification set of TensorFlow Datasets
@@ -59,15 +65,19 @@ def get_config(model: str = "resnet18") -> ConfigDict:
 
     config.augment = ConfigDict()
     config.augment.flip = 0.5  # probability
-    config.augment.crop_padding = 0  # pixels around the image that a crop of its size may fall into; 0: no crop
-    config.augment.jitter = 0.0  # probability of brightness, contrast, saturation and hue, as in the views of CIFAR
+    # pixels around the image that a crop of its size may fall into; 0: no crop
+    config.augment.crop_padding = 0
+    # probability of brightness, contrast, saturation and hue, as in the views of CIFAR
+    config.augment.jitter = 0.0
     config.augment.cutout = 0  # side of the square in pixels; 0: none
-    config.augment.noise = 0.0  # standard deviation of Gaussian noise, in units of the normalised image
+    # standard deviation of Gaussian noise, in units of the normalised image
+    config.augment.noise = 0.0
     config.augment.mixup = 0.0  # alpha of its Beta distribution; 0: none
     config.augment.cutmix = 0.0  # alpha of its Beta distribution; 0: none
     config.augment.augmix = False
     config.augment.augmix_severity = 3
-    config.augment.consistency = 12.0  # weight of AugMix's Jensen-Shannon divergence; 0: one version alone
+    # weight of AugMix's Jensen-Shannon divergence; 0: one version alone
+    config.augment.consistency = 12.0
     config.augment.mean = (0.485, 0.456, 0.406)
     config.augment.std = (0.229, 0.224, 0.225)
 
@@ -81,7 +91,8 @@ def get_config(model: str = "resnet18") -> ConfigDict:
     config.optimizer.decay = "decoupled"
     config.optimizer.exclude = ""
 
-    config.plateau = ConfigDict()  # reduces the learning rate where the validation accuracy stands still
+    # reduces the learning rate where the validation accuracy stands still
+    config.plateau = ConfigDict()
     config.plateau.patience = 0  # evaluations without progress; 0: never
     config.plateau.factor = 0.1
     config.plateau.threshold = 1e-4  # what counts as progress
@@ -98,7 +109,8 @@ ENCODER = {
     "depth": 0,  # layers, or blocks a stage; 0: the architecture's own
     "stem": "cifar",  # resnet: cifar (3x3, stride 1) | imagenet (7x7, stride 2, max-pool)
     "norm": "auto",  # auto: the architecture's own | batch | layer | group | instance | none
-    "activation": "auto",  # auto: the architecture's own | sigmoid | tanh | relu | leaky_relu | gelu
+    # auto: the architecture's own | sigmoid | tanh | relu | leaky_relu | gelu
+    "activation": "auto",
     "residual": True,  # False: a ResNet without its shortcuts
     "standardise": False,  # weight standardisation
     "dropout": 0.0,  # of an MLP's hidden layers

@@ -10,7 +10,9 @@ from pathlib import Path
 from sphinx.ext import napoleon
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))  # the notebooks and the API are of this copy, wherever another one is installed
+sys.path.insert(
+    0, str(ROOT)
+)  # the notebooks and the API are of this copy, wherever another one is installed
 
 project = "ssl_jax"
 copyright = "the ssl_jax authors, Apache-2.0"
@@ -26,7 +28,9 @@ nb_execution_raise_on_error = True
 nb_merge_streams = True
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # docstrings give shapes and types; types of other projects could not be linked offline
+autodoc_typehints = (
+    "none"  # docstrings give shapes and types; types of other projects could not be linked offline
+)
 autodoc_default_options = {"members": True}
 nitpick_ignore_regex = [("py:.*", r"(jax|numpy|flax|optax)\..*")]  # other projects' names
 
@@ -43,10 +47,20 @@ def write_api(app) -> None:
     for path in sorted((ROOT / "ssl_jax").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         if parts[1] not in SKIPPED and path.name != "__init__.py":
-            folders.setdefault(parts[1] if len(parts) > 2 else "ssl_jax", []).append(".".join(parts))
+            folders.setdefault(parts[1] if len(parts) > 2 else "ssl_jax", []).append(
+                ".".join(parts)
+            )
     for folder, modules in folders.items():
         package = "ssl_jax" if folder == "ssl_jax" else f"ssl_jax.{folder}"
-        lines = [f"# `{package}`", "", "```{eval-rst}", f".. automodule:: {package}", "   :no-members:", "```", ""]
+        lines = [
+            f"# `{package}`",
+            "",
+            "```{eval-rst}",
+            f".. automodule:: {package}",
+            "   :no-members:",
+            "```",
+            "",
+        ]
         for module in modules:
             lines += [f"## `{module}`", "", "```{eval-rst}", f".. automodule:: {module}", "```", ""]
         write_if_new(out / f"{folder}.md", "\n".join(lines))
@@ -97,14 +111,19 @@ def as_text(app, what, name, obj, options, lines: list[str]) -> None:
     # Napoleon would read the first line of a property as "type: what it is".
     sections = what not in ("attribute", "data", "property")
     lines[:] = (
-        str(napoleon.GoogleDocstring(out, SECTIONS, app, what, name, obj, options)).splitlines() if sections else out
+        str(napoleon.GoogleDocstring(out, SECTIONS, app, what, name, obj, options)).splitlines()
+        if sections
+        else out
     )
 
 
 def escaped(line: str) -> str:
     """`x` becomes ``x``; what reStructuredText would take for marks outside of it stands as it is."""
     parts = re.split(r"(`[^`]+`)", line.replace("``", "`"))
-    texts = [f"``{part[1:-1]}``" if i % 2 else re.sub(r"([*|\\_`])", r"\\\1", part) for i, part in enumerate(parts)]
+    texts = [
+        f"``{part[1:-1]}``" if i % 2 else re.sub(r"([*|\\_`])", r"\\\1", part)
+        for i, part in enumerate(parts)
+    ]
     # Code that touches a letter or a sign would not be seen as code.
     joined = ""
     for i, text in enumerate(texts):

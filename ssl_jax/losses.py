@@ -1,8 +1,8 @@
 """Losses between what a network says and what it should say.
 
-Of two views: `OBJECTIVES`, by name, and `REGULARISERS`, which are added to any of them. Of an image and its class:
-`LOSSES`, by name. There `logits` (..., K) are the scores of K classes and `target` (..., K) is their distribution,
-one-hot or mixed; the loss (...) is one number an example.
+Of two views: `OBJECTIVES`, by name, and `REGULARISERS`, which are added to any of them. Of an image
+and its class: `LOSSES`, by name. There `logits` (..., K) are the scores of K classes and `target`
+(..., K) is their distribution, one-hot or mixed; the loss (...) is one number an example.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,8 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 def negative_cosine(p: jax.Array, z: jax.Array) -> jax.Array:
-    """-<p, z> / (||p|| ||z||), the loss of one direction; p, z (B, D) -> (B,). No gradient flows into z.
+    """-<p, z> / (||p|| ||z||), the loss of one direction; p, z (B, D) -> (B,). No gradient flows
+    into z.
 
     Höppe et al. 2022 (ReScience C), eq. 1. The loss of a pair is the sum of its two directions.
     """
@@ -32,7 +33,8 @@ def negative_cosine(p: jax.Array, z: jax.Array) -> jax.Array:
 
 
 def half_squared(p: jax.Array, z: jax.Array) -> jax.Array:
-    """||p - z||^2 / 2, the loss of one direction in the linear theory; p, z (B, D) -> (B,). No gradient flows into z.
+    """||p - z||^2 / 2, the loss of one direction in the linear theory; p, z (B, D) -> (B,). No
+    gradient flows into z.
 
     Tian et al. 2021 (arXiv 2102.06810), eq. 1.
     """
@@ -40,7 +42,7 @@ def half_squared(p: jax.Array, z: jax.Array) -> jax.Array:
     return squared(p, jax.lax.stop_gradient(z))
 
 
-# --- Of two views -------------------------------------------------------------------------------------------------
+# --- Of two views ---------------------------------------------------------------------------------
 
 Pair = tuple[jax.Array, jax.Array]  # one array (B, D) of each view
 Terms = dict[str, jax.Array]
@@ -49,23 +51,27 @@ Terms = dict[str, jax.Array]
 class Objective(NamedTuple):
     """What a pretraining step minimises: objective(p, z, t, memory, mean) -> (loss, terms).
 
-    On several devices each has its own part of the batch. The step takes the mean of the devices' losses and of their
-    gradients; an objective that needs a number of the whole batch takes it by `mean`.
+    On several devices each has its own part of the batch. The step takes the mean of the devices'
+    losses and of their gradients; an objective that needs a number of the whole batch takes it by
+    `mean`.
 
     Args:
         p: the predictions (B, D) of both views.
         z: what the predictor was given, the online network's projections (B, D) of both views.
         t: the target network's projections (B, D) of both views, constants to the gradient.
-        memory: the predictor's; "correlation" (D, D) is the running average F of the batches before this one.
+        memory: the predictor's; "correlation" (D, D) is the running average F of the batches before
+            this one.
         mean: the mean of a tree of arrays over all devices, which may be differentiated.
 
     Returns:
         loss: (), to be made small.
-        terms: scalars by name, the parts that the loss is made of; where there are several, they are recorded.
+        terms: scalars by name, the parts that the loss is made of; where there are several, they
+            are recorded.
     """
 
     loss: Callable[[Pair, Pair, Pair, Mapping[str, jax.Array], Callable], tuple[jax.Array, Terms]]
-    sees_scale: bool  # whether the loss changes where all p, or all z and t, are multiplied by a number
+    # whether the loss changes where all p, or all z and t, are multiplied by a number
+    sees_scale: bool
 
     def __call__(
         self, p: Pair, z: Pair, t: Pair, memory: Mapping[str, jax.Array], mean: Callable
@@ -74,8 +80,8 @@ class Objective(NamedTuple):
 
 
 def both_directions(distance: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable:
-    """The loss of an objective that predicts each view's target from the other view: the mean over the batch of
-    distance(p_1, t_2) + distance(p_2, t_1), where distance(p, t) of (B, D) is (B,).
+    """The loss of an objective that predicts each view's target from the other view: the mean over
+    the batch of distance(p_1, t_2) + distance(p_2, t_1), where distance(p, t) of (B, D) is (B,).
     """
 
     def loss(p, z, t, memory, mean):
@@ -101,10 +107,12 @@ def variance_hinge(
     gamma: float = 1.0,
     eps: float = 1e-4,
 ) -> jax.Array:
-    """mean_d max(0, gamma - sqrt(Var(z_d) + eps)), summed over both views: it keeps every dimension of z spread out.
+    """mean_d max(0, gamma - sqrt(Var(z_d) + eps)), summed over both views: it keeps every dimension
+    of z spread out.
 
-    Bardes et al. 2022 (VICReg, arXiv 2105.04906), eq. 1 and 2. The variance is of the whole batch over all devices,
-    divided by its size N; the authors' code divides by N - 1, which is 0.4 % of the deviation at N = 128.
+    Bardes et al. 2022 (VICReg, arXiv 2105.04906), eq. 1 and 2. The variance is of the whole batch
+    over all devices, divided by its size N; the authors' code divides by N - 1, which is 0.4 % of
+    the deviation at N = 128.
 
     Args:
         p, t, memory: as `Objective` has them, not looked at.
@@ -125,13 +133,14 @@ def variance_hinge(
     return of_one_view(z[0]) + of_one_view(z[1])
 
 
-# regulariser(p, z, t, memory, mean) -> (); its weight is the field of `config.regularisers` of the same name.
+# regulariser(p, z, t, memory, mean) -> (); its weight is the field of `config.regularisers` of the
+# same name.
 REGULARISERS: dict[str, Callable[..., jax.Array]] = {"variance": variance_hinge}
 
 
 def regularised(objective: Callable, weights: Mapping[str, float]) -> Callable:
-    """The objective plus weight * regulariser for each of `REGULARISERS` whose weight is not 0, each a term of its own;
-    where all are 0 the objective itself.
+    """The objective plus weight * regulariser for each of `REGULARISERS` whose weight is not 0,
+    each a term of its own; where all are 0 the objective itself.
     """
     chosen = {name: weight for name, weight in weights.items() if weight}
     if not chosen:
@@ -145,7 +154,7 @@ def regularised(objective: Callable, weights: Mapping[str, float]) -> Callable:
     return loss
 
 
-# --- Of an image and its class ------------------------------------------------------------------------------------
+# --- Of an image and its class --------------------------------------------------------------------
 
 
 def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
@@ -155,7 +164,8 @@ def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def squared(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """||s - t||^2 / 2, summed over the classes; its gradient is s - t, the like of the cross-entropy's.
+    """||s - t||^2 / 2, summed over the classes; its gradient is s - t, the like of the
+    cross-entropy's.
 
     Over a linear layer its minimum is least squares, with weight decay ridge regression.
     """
@@ -166,8 +176,9 @@ def squared(logits: jax.Array, target: jax.Array) -> jax.Array:
 def hinge(logits: jax.Array, target: jax.Array) -> jax.Array:
     """sum_k t_k max(0, 1 + max_{j != k} s_j - s_k): the true class should win by a margin of 1.
 
-    For one-hot targets that is the loss of Crammer & Singer 2001 (JMLR 2, eq. 3), which looks at the best rival
-    alone, as the decision does; for mixed targets its mean over the classes, as cross-entropy is.
+    For one-hot targets that is the loss of Crammer & Singer 2001 (JMLR 2, eq. 3), which looks at
+    the best rival alone, as the decision does; for mixed targets its mean over the classes, as
+    cross-entropy is.
     """
     chex.assert_equal_shape([logits, target])
     best, second = jnp.split(jax.lax.top_k(logits, 2)[0], 2, axis=-1)
@@ -179,10 +190,12 @@ LOSSES = {"softmax": cross_entropy, "squared": squared, "hinge": hinge}
 
 
 def jensen_shannon(logits: Sequence[jax.Array]) -> jax.Array:
-    """sum_i KL(p_i || m) / n with p_i = softmax(logits_i) and their mean m, in nats: between 0 and log n.
+    """sum_i KL(p_i || m) / n with p_i = softmax(logits_i) and their mean m, in nats: between 0 and
+    log n.
 
-    The consistency of an image and its augmented versions, n arrays (..., K) -> (...). AugMix adds it 12 times to the
-    cross-entropy of the clean image (Hendrycks et al. 2020, arXiv 1912.02781, eq. 3 and 4). All n are differentiated.
+    The consistency of an image and its augmented versions, n arrays (..., K) -> (...). AugMix adds
+    it 12 times to the cross-entropy of the clean image (Hendrycks et al. 2020, arXiv 1912.02781,
+    eq. 3 and 4). All n are differentiated.
     """
     chex.assert_equal_shape(logits)
     log_p = jax.nn.log_softmax(jnp.stack(logits))

@@ -1,4 +1,6 @@
-"""The command line, run for real on the smallest of runs: four steps an epoch, a checkpoint after each epoch."""
+"""The command line, run for real on the smallest of runs: four steps an epoch, a checkpoint after
+each epoch.
+"""
 
 import os
 import subprocess
@@ -36,11 +38,22 @@ TINY = [
 
 def start_command(workdir: Path, *words: str) -> subprocess.Popen:
     """`python launch.py` on the digits, both streams in one pipe."""
-    command = [sys.executable, "launch.py", "--config=configs/quickstart.py", f"--workdir={workdir}", *words]
+    command = [
+        sys.executable,
+        "launch.py",
+        "--config=configs/quickstart.py",
+        f"--workdir={workdir}",
+        *words,
+    ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     environment.pop("XLA_FLAGS", None)
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 

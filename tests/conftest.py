@@ -1,4 +1,6 @@
-"""Four CPU devices, and JAX at its strictest: silent broadcasting, reused keys and new warnings are errors."""
+"""Four CPU devices, and JAX at its strictest: silent broadcasting, reused keys and new warnings are
+errors.
+"""
 
 import os
 import signal
@@ -13,7 +15,8 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-# The tests compile far longer than they compute: LLVM's optimisations cost more here than they save.
+# The tests compile far longer than they compute: LLVM's optimisations cost more here than they
+# save.
 jax.config.update("jax_disable_most_optimizations", True)
 
 

@@ -1,9 +1,12 @@
-"""The floors of `ssl_jax/`, and their picture: `python tests/floors.py` draws docs/figures/floors.svg anew."""
+"""The floors of `ssl_jax/`, and their picture: `python tests/floors.py` draws
+docs/figures/floors.svg anew.
+"""
 
 from html import escape
 from pathlib import Path
 
-# Folders and loose files of ssl_jax/, from the ground up. Those of one floor do not import each other.
+# Folders and loose files of ssl_jax/, from the ground up. Those of one floor do not import each
+# other.
 FLOORS = (
     ("ssl_jax", "errors", "types"),
     ("intervals", "linalg", "losses", "runtime"),
@@ -17,14 +20,20 @@ FLOORS = (
     ("launch",),  # the door: nothing imports it
 )
 # What must never be, whatever becomes of the floors. Tasks are for the door alone.
-FORBIDDEN = {"reports": {"train", "builders", "tasks"}, "train": {"probes"}, "predictors": {"train"}}
+FORBIDDEN = {
+    "reports": {"train", "builders", "tasks"},
+    "train": {"probes"},
+    "predictors": {"train"},
+}
 
 PICTURE = Path(__file__).parent.parent / "docs" / "figures" / "floors.svg"
 WIDTH, HEIGHT, GAP = 104, 30, 10  # of a box, and between boxes, in pixels
 
 
 def draw() -> str:
-    """The picture as SVG: a row of boxes for each floor, the door on top, and the way that imports go beside them."""
+    """The picture as SVG: a row of boxes for each floor, the door on top, and the way that imports
+    go beside them.
+    """
     wide = max(map(len, FLOORS)) * (WIDTH + GAP) + 110
     tall = len(FLOORS) * (HEIGHT + GAP) + GAP
     lines = [

@@ -1,7 +1,8 @@
-"""The optimizers and decays once more, in NumPy and float64, one parameter at a time, straight from the papers.
+"""The optimizers and decays once more, in NumPy and float64, one parameter at a time, straight from
+the papers.
 
-`direction(name, **options)` gives step(g, theta, eta) -> eta U with a memory of its own; `train` puts decay on it.
-Nothing here knows Optax or JAX.
+`direction(name, **options)` gives step(g, theta, eta) -> eta U with a memory of its own; `train`
+puts decay on it. Nothing here knows Optax or JAX.
 """
 
 import numpy as np
@@ -204,9 +205,10 @@ DIRECTIONS = {
 
 
 def train(step, theta, gradient, rates, lambdas, kind, literal=False, factor=1.0):
-    """theta after 0, 1, 2, ... steps, stacked. gradient(theta, t); rates and lambdas: one number a step; factor:
-    what the layer multiplies lambda by. The update equations of Loshchilov & Hutter (WD) and of the paper on
-    pre-weight decay (equations 1 and 7, algorithm 2), with d = eta lambda, or d = lambda literally.
+    """theta after 0, 1, 2, ... steps, stacked. gradient(theta, t); rates and lambdas: one number a
+    step; factor: what the layer multiplies lambda by. The update equations of Loshchilov & Hutter
+    (WD) and of the paper on pre-weight decay (equations 1 and 7, algorithm 2), with d = eta lambda,
+    or d = lambda literally.
     """
     path = [theta := np.float64(theta)]
     for t, (eta, strength) in enumerate(zip(rates, lambdas, strict=True)):

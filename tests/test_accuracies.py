@@ -1,4 +1,6 @@
-"""All accuracies of an encoder against scikit-learn and NumPy in float64, on sets that would show a leak."""
+"""All accuracies of an encoder against scikit-learn and NumPy in float64, on sets that would show a
+leak.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -54,30 +56,40 @@ def linear_encode(params, stats, image):
 def linear_variables(features=6):
     rng = np.random.default_rng(4)
     size = int(np.prod(SHAPE))
-    return rng.normal(size=(size, features)).astype(np.float32), rng.uniform(size=size).astype(np.float32)
+    return rng.normal(size=(size, features)).astype(np.float32), rng.uniform(size=size).astype(
+        np.float32
+    )
 
 
 def linear_features(image) -> np.ndarray:
     params, stats = linear_variables()
-    return (image.reshape(len(image), -1) / 255.0 - stats.astype(np.float64)) @ params.astype(np.float64)
+    return (image.reshape(len(image), -1) / 255.0 - stats.astype(np.float64)) @ params.astype(
+        np.float64
+    )
 
 
 def scikit_knn(bank_x, bank_y, query_x, query_y, k, temperature) -> float:
     """Cosine neighbours, weighted by exp(similarity / temperature)."""
-    model = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / temperature))
+    model = KNeighborsClassifier(
+        k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / temperature)
+    )
     return model.fit(bank_x, bank_y).score(query_x, query_y)
 
 
-# --- validate: which checkpoint is the best ----------------------------------------------------------------------
+# --- validate: which checkpoint is the best -------------------------------------------------------
 
 
-@pytest.mark.parametrize("size, k, temperature", [(200, 20, 0.1), (200, 5, 0.1), (200, 20, 2.0), (650, 20, 0.1)])
+@pytest.mark.parametrize(
+    "size, k, temperature", [(200, 20, 0.1), (200, 5, 0.1), (200, 20, 2.0), (650, 20, 0.1)]
+)
 def test_validate_is_scikit_learns_on_the_last_training_images(size, k, temperature):
     train = made_images().train
     x, y = linear_features(train.image), train.label
     expected = scikit_knn(x[:-size], y[:-size], x[-size:], y[-size:], k, temperature)
     # The test images are absent: whoever looks at them fails.
-    found = validate(linear_encode, *linear_variables(), as_dataset(train, None), size, k, temperature)
+    found = validate(
+        linear_encode, *linear_variables(), as_dataset(train, None), size, k, temperature
+    )
     assert found == pytest.approx(expected, abs=1e-12)
     leaky = scikit_knn(x, y, x[-size:], y[-size:], k, temperature)
     first = scikit_knn(x[size:], y[size:], x[:size], y[:size], k, temperature)
@@ -85,7 +97,9 @@ def test_validate_is_scikit_learns_on_the_last_training_images(size, k, temperat
 
 
 def couples(count=40):
-    """Images of which the i-th and the i-th of the second half are near neighbours, and of different classes."""
+    """Images of which the i-th and the i-th of the second half are near neighbours, and of
+    different classes.
+    """
     rng = np.random.default_rng(5)
     first = rng.integers(20, 230, (count, *SHAPE))
     second = first + rng.integers(-2, 3, first.shape)
@@ -95,7 +109,9 @@ def couples(count=40):
 
 
 def test_no_query_of_validate_is_in_the_bank():
-    """The nearest neighbour of every query is of another class, but for the query itself: a leak would give 1."""
+    """The nearest neighbour of every query is of another class, but for the query itself: a leak
+    would give 1.
+    """
     train = couples()
     x = train.image.reshape(80, -1).astype(np.float64)
     assert scikit_knn(x, train.label, x[40:], train.label[40:], 1, 0.1) == 1.0
@@ -112,12 +128,14 @@ def test_no_query_of_validate_is_in_the_bank():
 
 def test_validate_refuses_more_neighbours_than_are_left_in_the_bank():
     dataset = as_dataset(made_images(train=50).train, None)
-    with pytest.raises(UserError, match="k of the nearest neighbours: got 31, takes 1 to the 30 train features"):
+    with pytest.raises(
+        UserError, match="k of the nearest neighbours: got 31, takes 1 to the 30 train features"
+    ):
         validate(linear_encode, *linear_variables(), dataset, 20, 31, 0.1)
     assert 0 <= validate(linear_encode, *linear_variables(), dataset, 20, 30, 0.1) <= 1
 
 
-# --- The network in evaluation mode, and its statistics -----------------------------------------------------------
+# --- The network in evaluation mode, and its statistics -------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +148,9 @@ def variables(network):
     """Weights and statistics, all random."""
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((2, *SHAPE)))
     rng = np.random.default_rng(6)
-    params, stats = jax.tree.map(lambda x: rng.uniform(0.2, 1, x.shape) * rng.choice([-1, 1], x.shape), shapes)
+    params, stats = jax.tree.map(
+        lambda x: rng.uniform(0.2, 1, x.shape) * rng.choice([-1, 1], x.shape), shapes
+    )
     return as_float32(params), as_float32(jax.tree.map(np.abs, stats))
 
 
@@ -151,7 +171,9 @@ def numpy_norm(x, mean, var, scale=1.0, bias=0.0):
 
 
 def numpy_statistics(params, stats, image, size: int, batches: int):
-    """Running mean and biased variance of both BatchNorms: each batch replaces a tenth of what was there."""
+    """Running mean and biased variance of both BatchNorms: each batch replaces a tenth of what was
+    there.
+    """
     params, stats = as_float64((params, stats))
     encoder, projector = params["encoder"], params["projector"]
     running = {
@@ -172,7 +194,10 @@ def numpy_statistics(params, stats, image, size: int, batches: int):
 
 
 def check_statistics(found, expected):
-    for name, place in (("encoder", found["encoder"]["norm"]["batch"]), ("projector", found["projector"]["norm"])):
+    for name, place in (
+        ("encoder", found["encoder"]["norm"]["batch"]),
+        ("projector", found["projector"]["norm"]),
+    ):
         for moment in ("mean", "var"):
             np.testing.assert_allclose(place[moment], expected[name][moment], rtol=2e-4, atol=2e-5)
 
@@ -182,7 +207,9 @@ SIZES = [(300, 50, 128, 2), (300, 1, 128, 1), (128, 50, 128, 1), (50, 50, 50, 1)
 
 
 @pytest.mark.parametrize("count, limit, size, batches", SIZES)
-def test_calibrate_measures_the_statistics_of_numpy(network, variables, count, limit, size, batches):
+def test_calibrate_measures_the_statistics_of_numpy(
+    network, variables, count, limit, size, batches
+):
     params, stats = variables
     image = made_images(train=count).train.image
     found = calibrate(network, params, stats, make_normalise(MEAN, STD), image, limit)
@@ -202,7 +229,9 @@ def numpy_features(variables, image) -> np.ndarray:
     """Evaluation mode: the running statistics normalise, not those of the batch."""
     params, stats = as_float64(variables)
     norm, running = params["encoder"]["norm"]["batch"], stats["encoder"]["norm"]["batch"]
-    return np.maximum(numpy_norm(normalised(image) @ params["encoder"]["linear"]["kernel"], **running, **norm), 0)
+    return np.maximum(
+        numpy_norm(normalised(image) @ params["encoder"]["linear"]["kernel"], **running, **norm), 0
+    )
 
 
 def test_features_of_both_splits_are_those_of_numpy(network, variables):
@@ -220,7 +249,9 @@ def test_features_are_kept_until_the_fingerprint_changes(tmp_path):
     dataset, path = made_images(train=20, test=10), tmp_path / "features.npz"
     params, stats = linear_variables()
     first = take_features(linear_encode, params, stats, dataset, path, {"step": 1})
-    np.testing.assert_allclose(first["test_x"], linear_features(dataset.test.image), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        first["test_x"], linear_features(dataset.test.image), rtol=1e-4, atol=1e-4
+    )
     again = take_features(linear_encode, 2 * params, stats, dataset, path, {"step": 1})
     np.testing.assert_array_equal(again["train_x"], first["train_x"])
     other = take_features(linear_encode, 2 * params, stats, dataset, path, {"step": 2})
@@ -231,12 +262,14 @@ def test_raw_pixels_are_the_images_in_0_to_1():
     dataset = made_images(train=20, test=10)
     found = raw_pixels(dataset)
     for name, split in (("train", dataset.train), ("test", dataset.test)):
-        np.testing.assert_allclose(found[f"{name}_x"], split.image.reshape(-1, 48) / 255.0, rtol=1e-6)
+        np.testing.assert_allclose(
+            found[f"{name}_x"], split.image.reshape(-1, 48) / 255.0, rtol=1e-6
+        )
         np.testing.assert_array_equal(found[f"{name}_y"], split.label)
         assert found[f"{name}_x"].dtype == np.float32
 
 
-# --- probe_accuracies: every accuracy -----------------------------------------------------------------------------
+# --- probe_accuracies: every accuracy -------------------------------------------------------------
 
 
 def made_features(train=400, test=300, size=6, noise=1.2, seed=7) -> dict[str, np.ndarray]:
@@ -276,7 +309,12 @@ def scaled(features):
     """The data, standardised by the train set in float64."""
     train_x, train_y, test_x, test_y = as_data(features)
     scaler = StandardScaler().fit(train_x.astype(np.float64))
-    return scaler.transform(train_x.astype(np.float64)), train_y, scaler.transform(test_x.astype(np.float64)), test_y
+    return (
+        scaler.transform(train_x.astype(np.float64)),
+        train_y,
+        scaler.transform(test_x.astype(np.float64)),
+        test_y,
+    )
 
 
 def test_only_what_is_asked_for_is_judged():
@@ -285,7 +323,11 @@ def test_only_what_is_asked_for_is_judged():
     assert set(accuracies_of(ridge=True)) == always | {"ridge_accuracy"}
     assert set(accuracies_of(newton_l2=0.1)) == always | {"newton_accuracy"}
     original = {"original_last_accuracy", "original_best_test_epoch_accuracy"}
-    assert set(accuracies_of(protocol="original")) == set(accuracies_of(protocol="both")) == always | original
+    assert (
+        set(accuracies_of(protocol="original"))
+        == set(accuracies_of(protocol="both"))
+        == always | original
+    )
 
 
 @pytest.mark.parametrize("k, temperature", [(20, 0.1), (3, 0.1), (150, 0.1), (150, 5.0)])
@@ -303,7 +345,9 @@ def test_ridge_accuracy_is_scikit_learns():
         train_x, train_y, test_x, test_y = scaled(features)
         model = RidgeCV(alphas=60 * np.array(PENALTIES)).fit(train_x, np.eye(CLASSES)[train_y])
         expected = np.mean(model.predict(test_x).argmax(axis=1) == test_y)
-        assert accuracies_of(features, ridge=True)["ridge_accuracy"] == pytest.approx(expected, abs=1e-12)
+        assert accuracies_of(features, ridge=True)["ridge_accuracy"] == pytest.approx(
+            expected, abs=1e-12
+        )
         assert 0.3 < expected < 0.95
 
 
@@ -318,15 +362,20 @@ def test_newton_accuracy_is_scikit_learns(l2):
 
 def test_one_newton_step_is_another_accuracy_than_twelve():
     features = made_features(train=60)
-    one, many = (accuracies_of(features, newton_l2=1e-3, newton_steps=n)["newton_accuracy"] for n in (1, 12))
+    one, many = (
+        accuracies_of(features, newton_l2=1e-3, newton_steps=n)["newton_accuracy"] for n in (1, 12)
+    )
     assert one != many
 
 
 @pytest.mark.parametrize(
-    "loss, model", [("softmax", LogisticRegression(C=1e6, max_iter=10_000)), ("squared", LinearRegression())]
+    "loss, model",
+    [("softmax", LogisticRegression(C=1e6, max_iter=10_000)), ("squared", LinearRegression())],
 )
 def test_linear_accuracy_comes_near_the_optimum_of_its_loss(loss, model):
-    """Of the classes that scikit-learn's optimum names, in a set where an untrained layer is at chance."""
+    """Of the classes that scikit-learn's optimum names, in a set where an untrained layer is at
+    chance.
+    """
     features = made_features(train=2000, test=1000)
     train_x, train_y, test_x, test_y = as_data(features)
     target = train_y if loss == "softmax" else np.eye(CLASSES)[train_y]
@@ -362,7 +411,11 @@ def test_linear_accuracies_are_those_of_their_protocols():
         == seeded.last_accuracy
     )
     once = seed_probe(*as_data(features), num_classes=CLASSES, epochs=1, seed=5)
-    assert accuracies_of(features, epochs=1, seed=5)["linear_accuracy"] == once.last_accuracy != seeded.last_accuracy
+    assert (
+        accuracies_of(features, epochs=1, seed=5)["linear_accuracy"]
+        == once.last_accuracy
+        != seeded.last_accuracy
+    )
     alone = accuracies_of(features, protocol="original", epochs=3, seed=5)
     assert alone["linear_accuracy"] == alone["original_last_accuracy"] == original.last_accuracy
 
@@ -372,7 +425,10 @@ def test_the_last_epoch_counts_and_not_the_best():
     features = made_features(noise=50.0)
     original = original_probe(*as_data(features), num_classes=CLASSES, epochs=20, seed=1)
     seeded = seed_probe(*as_data(features), num_classes=CLASSES, epochs=20, seed=1)
-    assert original.best_accuracy > original.last_accuracy and seeded.best_accuracy > seeded.last_accuracy
+    assert (
+        original.best_accuracy > original.last_accuracy
+        and seeded.best_accuracy > seeded.last_accuracy
+    )
     found = accuracies_of(features, protocol="both", epochs=20, seed=1)
     assert found["linear_accuracy"] == seeded.last_accuracy
     assert found["original_last_accuracy"] == original.last_accuracy
@@ -385,23 +441,30 @@ def test_no_epochs_given_are_those_of_the_protocol():
         features = made_features(train=count, noise=3.0)
         settings = {"num_classes": CLASSES, "seed": 0, "batch_size": min(128, count)}
         found = accuracies_of(features, protocol="both", epochs=0)
-        assert found["linear_accuracy"] == seed_probe(*as_data(features), epochs=100, **settings).last_accuracy
         assert (
-            found["original_last_accuracy"] == original_probe(*as_data(features), epochs=50, **settings).last_accuracy
+            found["linear_accuracy"]
+            == seed_probe(*as_data(features), epochs=100, **settings).last_accuracy
+        )
+        assert (
+            found["original_last_accuracy"]
+            == original_probe(*as_data(features), epochs=50, **settings).last_accuracy
         )
 
 
 def test_every_accuracy_is_that_of_the_test_set():
-    """Classes that are told apart without an error, under their own labels and under labels that are all wrong."""
+    """Classes that are told apart without an error, under their own labels and under labels that
+    are all wrong.
+    """
     features = made_features(train=200, test=100, noise=0.01)
     wrong = features | {"test_y": ((features["test_y"] + 1) % CLASSES).astype(np.int32)}
     for given, expected in ((features, 1.0), (wrong, 0.0)):
         found = accuracies_of(given, protocol="both", epochs=600, ridge=True, newton_l2=1e-3)
-        del found["original_best_test_epoch_accuracy"]  # of an epoch before anything was learned, where it is best
+        # of an epoch before anything was learned, where it is best
+        del found["original_best_test_epoch_accuracy"]
         assert set(found.values()) == {expected}, found
 
 
-# --- few_labels ----------------------------------------------------------------------------------------------------
+# --- few_labels -----------------------------------------------------------------------------------
 
 
 def scikit_few(features, per_class, draws, seed) -> np.ndarray:
@@ -416,14 +479,20 @@ def scikit_few(features, per_class, draws, seed) -> np.ndarray:
 
 
 def test_few_labels_is_scikit_learns_on_the_same_draws():
-    contenders = {"one": made_features(seed=1), "other": made_features(seed=2, size=3), "again": made_features(seed=1)}
+    contenders = {
+        "one": made_features(seed=1),
+        "other": made_features(seed=2, size=3),
+        "again": made_features(seed=1),
+    }
     found = few_labels(contenders, CLASSES, 5, 6, 11)
     assert set(found) == {"labels_per_class", "draws", *contenders}
     assert (found["labels_per_class"], found["draws"]) == (5, 6)
     for name, features in contenders.items():
         expected = scikit_few(features, 5, 6, 11)
         assert found[name]["mean"] == pytest.approx(expected.mean(), abs=1e-3)
-        assert found[name]["std"] == pytest.approx(np.sqrt(np.sum((expected - expected.mean()) ** 2) / 5), abs=1e-3)
+        assert found[name]["std"] == pytest.approx(
+            np.sqrt(np.sum((expected - expected.mean()) ** 2) / 5), abs=1e-3
+        )
     assert found["one"] == found["again"] != found["other"]
     assert found["one"] != few_labels(contenders, CLASSES, 5, 6, 12)["one"]
 
@@ -431,7 +500,10 @@ def test_few_labels_is_scikit_learns_on_the_same_draws():
 def test_few_labels_of_one_draw_have_no_deviation():
     features = made_features()
     found = few_labels({"one": features}, CLASSES, 5, 1, 11)["one"]
-    assert found["mean"] == pytest.approx(scikit_few(features, 5, 1, 11)[0], abs=1e-3) and found["std"] is None
+    assert (
+        found["mean"] == pytest.approx(scikit_few(features, 5, 1, 11)[0], abs=1e-3)
+        and found["std"] is None
+    )
     first, second = scikit_few(features, 5, 2, 11)
     of_two = few_labels({"one": features}, CLASSES, 5, 2, 11)["one"]["std"]
     assert of_two == pytest.approx(abs(first - second) / np.sqrt(2), abs=1e-3)

@@ -23,7 +23,9 @@ def test_is_the_formula_in_float64(compile):
     s, v = s[::-1], v[:, ::-1]
     moved = np.float64(w) @ v
     np.testing.assert_allclose(got["corr_eigenvalues"], s, rtol=1e-4)
-    np.testing.assert_allclose(got["alignment"], (v * moved).sum(0) / np.linalg.norm(moved, axis=0), atol=1e-4)
+    np.testing.assert_allclose(
+        got["alignment"], (v * moved).sum(0) / np.linalg.norm(moved, axis=0), atol=1e-4
+    )
     real = np.sort(np.linalg.eigvals(np.float64(w)).real)[::-1]
     np.testing.assert_allclose(got["predictor_eigenvalues"], real, atol=1e-4)
     np.testing.assert_allclose(got["asymmetry"], np.abs(w - w.T).sum() / np.abs(w).sum(), rtol=1e-5)
@@ -56,7 +58,10 @@ def test_a_quarter_turn_and_the_zero_matrix_have_no_alignment():
     np.testing.assert_allclose(got["predictor_eigenvalues"], 0, atol=1e-6)
     assert got["asymmetry"] == pytest.approx(2)
     nothing = eigenspace_alignment(np.eye(2, dtype=np.float32), np.zeros((2, 2), np.float32))
-    assert all(np.isfinite(value).all() for value in nothing.values()) and not nothing["alignment"].any()
+    assert (
+        all(np.isfinite(value).all() for value in nothing.values())
+        and not nothing["alignment"].any()
+    )
 
 
 def test_many_at_once():
@@ -73,4 +78,6 @@ def test_a_matrix_that_is_not_finite_has_no_eigenvalues():
     w = np.array(w)
     w[0, 0] = np.nan
     got = jax.jit(eigenspace_alignment)(corr, w)
-    assert np.isnan(got["predictor_eigenvalues"]).all() and np.isfinite(got["corr_eigenvalues"]).all()
+    assert (
+        np.isnan(got["predictor_eigenvalues"]).all() and np.isfinite(got["corr_eigenvalues"]).all()
+    )

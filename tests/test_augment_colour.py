@@ -1,4 +1,6 @@
-"""Colour against Pillow, colorsys and NumPy in float64; the random jitter against its distributions."""
+"""Colour against Pillow, colorsys and NumPy in float64; the random jitter against its
+distributions.
+"""
 
 import colorsys
 import itertools
@@ -52,13 +54,17 @@ def hue_by_colorsys(image, delta):
 @pytest.mark.parametrize("name", ENHANCE)
 def test_blends_are_numpys(name, factor):
     image = picture()
-    np.testing.assert_allclose(blend(name, image, factor), blend_in_numpy(name, image, factor), atol=1e-6)
+    np.testing.assert_allclose(
+        blend(name, image, factor), blend_in_numpy(name, image, factor), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.3, 1.0, 1.7])
 @pytest.mark.parametrize("name", ENHANCE)
 def test_blends_are_pillows_up_to_its_rounding(name, factor):
-    """Pillow truncates the blend (one step), and rounds grey and the mean of grey (half a step each)."""
+    """Pillow truncates the blend (one step), and rounds grey and the mean of grey (half a step
+    each).
+    """
     image = (255 * picture()).astype(np.uint8)
     expected = np.asarray(ENHANCE[name](Image.fromarray(image)).enhance(factor)) / 255
     got = blend(name, image / np.float32(255), factor)
@@ -75,7 +81,9 @@ def test_grayscale_is_pillows_up_to_its_rounding():
 @pytest.mark.parametrize("delta", [-0.5, -0.1, 0.0, 0.07, 0.5])
 def test_hue_is_that_of_colorsys(delta):
     image = picture()
-    np.testing.assert_allclose(colour.adjust_hue(image, delta), hue_by_colorsys(image, delta), atol=2e-6)
+    np.testing.assert_allclose(
+        colour.adjust_hue(image, delta), hue_by_colorsys(image, delta), atol=2e-6
+    )
 
 
 def test_one_channel_is_its_own_grey():
@@ -89,7 +97,8 @@ AMOUNT = {"brightness": 1.3, "contrast": 0.5, "saturation": 1.6, "hue": 0.09}
 
 
 @pytest.mark.parametrize(
-    "names", [colour.OPERATIONS, colour.BLENDS, ("brightness", "contrast"), ("saturation", "hue"), ("hue",)]
+    "names",
+    [colour.OPERATIONS, colour.BLENDS, ("brightness", "contrast"), ("saturation", "hue"), ("hue",)],
 )
 def test_jitter_is_the_operations_one_after_the_other(names):
     """Every order, all in one compiled `vmap`; the amounts are large enough to tell orders apart."""
@@ -100,7 +109,9 @@ def test_jitter_is_the_operations_one_after_the_other(names):
     for order, got in zip(orders, jittered, strict=True):
         expected = image
         for name in order:
-            apply = hue_by_colorsys if name == "hue" else lambda x, a, n=name: blend_in_numpy(n, x, a)
+            apply = (
+                hue_by_colorsys if name == "hue" else lambda x, a, n=name: blend_in_numpy(n, x, a)
+            )
             expected = apply(expected, AMOUNT[name])
         np.testing.assert_allclose(got, expected, atol=5e-6, err_msg=str(order))
 
@@ -113,20 +124,26 @@ def record_jitter(monkeypatch, count, **strength):
 
     monkeypatch.setattr(colour, "colour_jitter", recorder)
     image = jnp.zeros((2, len(strength)))
-    jitter = jax.vmap(lambda key: colour.random_colour_jitter(key, image, probability=1.0, **strength))
+    jitter = jax.vmap(
+        lambda key: colour.random_colour_jitter(key, image, probability=1.0, **strength)
+    )
     drawn = np.asarray(jax.jit(jitter)(jax.random.split(jax.random.key(0), count)), np.float64)
     return drawn[:, 0], drawn[:, 1]
 
 
 def test_jitter_runs_in_every_order_alike(monkeypatch):
-    turns, _ = record_jitter(monkeypatch, 4800, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    turns, _ = record_jitter(
+        monkeypatch, 4800, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1
+    )
     _, counts = np.unique(np.argsort(turns, axis=1), axis=0, return_counts=True)
     assert len(counts) == 24
     assert stats.chisquare(counts).pvalue > 0.01
 
 
 def test_jitter_draws_uniform_and_independent_amounts(monkeypatch):
-    _, amounts = record_jitter(monkeypatch, 4000, brightness=0.4, contrast=0.8, saturation=1.5, hue=0.1)
+    _, amounts = record_jitter(
+        monkeypatch, 4000, brightness=0.4, contrast=0.8, saturation=1.5, hue=0.1
+    )
     spans = [(0.6, 1.4), (0.2, 1.8), (0.0, 2.5), (-0.1, 0.1)]  # max(0, 1 - x) .. 1 + x; -h .. h
     for amount, (low, high) in zip(amounts.T, spans, strict=True):
         assert stats.kstest(amount, stats.uniform(low, high - low).cdf).pvalue > 0.01
@@ -151,9 +168,15 @@ def test_random_operations_act_with_their_probability(operation):
 
 def test_an_operation_of_strength_zero_is_not_traced():
     def primitives(**strength):
-        jitter = jax.make_jaxpr(lambda key, image: colour.random_colour_jitter(key, image, **strength))
+        jitter = jax.make_jaxpr(
+            lambda key, image: colour.random_colour_jitter(key, image, **strength)
+        )
         return str(jitter(jax.random.key(0), picture()))
 
     assert "random_bits" not in primitives()
-    assert "floor" in primitives(hue=0.1) and "floor" not in primitives(brightness=0.4, saturation=0.4)
-    assert "reduce_sum" in primitives(contrast=0.4) and "reduce_sum" not in primitives(brightness=0.4, hue=0.1)
+    assert "floor" in primitives(hue=0.1) and "floor" not in primitives(
+        brightness=0.4, saturation=0.4
+    )
+    assert "reduce_sum" in primitives(contrast=0.4) and "reduce_sum" not in primitives(
+        brightness=0.4, hue=0.1
+    )

@@ -38,7 +38,9 @@ def pillow_crop_then_resize(channel, box, size):
 def test_resized_crop_is_pillows_in_float(shape, box, size):
     """Pillow's mode F does not round, so the two agree to float32."""
     image = picture(shape)
-    expected = np.stack([pillow_crop_then_resize(image[..., c], box, size) for c in range(3)], axis=-1)
+    expected = np.stack(
+        [pillow_crop_then_resize(image[..., c], box, size) for c in range(3)], axis=-1
+    )
     np.testing.assert_allclose(resized_crop(image, *box, size=size), expected, atol=3e-6)
 
 
@@ -100,14 +102,18 @@ def test_random_box_is_distributed_as_torchvisions(shape, scale):
 
 @pytest.mark.parametrize(
     "shape, ratio, expected",
-    [  # no box of the whole area fits: the largest central one of an allowed ratio, by torchvision's rule
+    # no box of the whole area fits: the largest central one of an allowed ratio, by torchvision's
+    # rule
+    [
         ((8, 64), (3 / 4, 4 / 3), (0, 26, 8, 11)),  # round(8 * 4 / 3) = 11; (64 - 11) // 2 = 26
         ((64, 8), (3 / 4, 4 / 3), (26, 0, 11, 8)),  # round(8 / (3 / 4)) = 11
         ((32, 32), (0.5, 0.6), (0, 6, 32, 19)),  # round(32 * 0.6) = 19
     ],
 )
 def test_random_box_falls_back_on_the_centre(shape, ratio, expected):
-    box = jax.jit(lambda key: geometry.random_box(key, *shape, (1.0, 1.0), ratio))(jax.random.key(0))
+    box = jax.jit(lambda key: geometry.random_box(key, *shape, (1.0, 1.0), ratio))(
+        jax.random.key(0)
+    )
     assert tuple(map(int, box)) == expected
 
 
@@ -125,7 +131,9 @@ def test_random_flip_mirrors_with_its_probability(probability):
     is_mirror = (np.asarray(flipped) == image[:, ::-1]).all(axis=(1, 2, 3))
     is_same = (np.asarray(flipped) == image).all(axis=(1, 2, 3))
     assert (is_mirror ^ is_same).all()
-    assert abs(is_mirror.mean() - probability) <= 4 * math.sqrt(probability * (1 - probability) / count)
+    assert abs(is_mirror.mean() - probability) <= 4 * math.sqrt(
+        probability * (1 - probability) / count
+    )
 
 
 @pytest.mark.parametrize("shape", [(12, 17), (5, 5)])
@@ -143,7 +151,9 @@ def test_random_gaussian_blur_draws_its_strength_and_its_probability():
     """A blurred point gives away its sigma: the neighbour is exp(-1 / (2 sigma^2)) of the centre."""
     point = jnp.zeros((9, 9, 1)).at[4, 4].set(1.0)
     keys = jax.random.split(jax.random.key(3), 2000)
-    blur = jax.jit(jax.vmap(lambda key: geometry.random_gaussian_blur(key, point, 9, (0.2, 2.0), 0.7)))
+    blur = jax.jit(
+        jax.vmap(lambda key: geometry.random_gaussian_blur(key, point, 9, (0.2, 2.0), 0.7))
+    )
     images = np.asarray(blur(keys), np.float64)
     centre, neighbour = images[:, 4, 4, 0], images[:, 4, 5, 0]
     blurred = neighbour > 0

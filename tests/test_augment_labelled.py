@@ -1,4 +1,6 @@
-"""The augmentation of supervised training: what is off does nothing, what is on does what its parts do."""
+"""The augmentation of supervised training: what is off does nothing, what is on does what its parts
+do.
+"""
 
 import re
 
@@ -14,7 +16,8 @@ from ssl_jax.errors import UserError
 
 SIDE, CLASSES = 8, 5
 STATISTICS = dict(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
-ALONE = dict(flip=0.5, crop_padding=2, jitter=0.8, cutout=3, noise=0.1)  # what an example goes through by itself
+# what an example goes through by itself
+ALONE = dict(flip=0.5, crop_padding=2, jitter=0.8, cutout=3, noise=0.1)
 
 
 def batch(count=6, channels=3):
@@ -51,7 +54,9 @@ def test_all_off_is_the_normalisation_alone():
     assert not re.search(r"threefry|while|shift|concatenate", program)
 
 
-@pytest.mark.parametrize("channels, rest", [(1, {"jitter": 0.8}), (3, {**ALONE, "mixup": 0.2, "cutmix": 1.0})])
+@pytest.mark.parametrize(
+    "channels, rest", [(1, {"jitter": 0.8}), (3, {**ALONE, "mixup": 0.2, "cutmix": 1.0})]
+)
 def test_all_on_gives_three_finite_images_and_a_distribution(channels, rest):
     images, target = run(channels, augmix=True, **rest)
     assert len(images) == 3
@@ -126,7 +131,9 @@ def test_mixup_mixes_with_the_mirror_in_the_batch():
     (found,), mixed = run(count=40, mixup=1.0)
     share = fit_share(np.asarray(mixed), target)
     assert 0 <= share.min() and share.max() <= 1 and len(np.unique(share)) == 40
-    np.testing.assert_allclose(mixed, share[:, None] * target + (1 - share[:, None]) * target[::-1], atol=1e-5)
+    np.testing.assert_allclose(
+        mixed, share[:, None] * target + (1 - share[:, None]) * target[::-1], atol=1e-5
+    )
     share, image = share[:, None, None, None], normalised(image)
     np.testing.assert_allclose(found, share * image + (1 - share) * image[::-1], atol=1e-4)
 
@@ -153,7 +160,9 @@ def test_the_images_of_an_example_share_crop_square_and_partner_but_not_the_nois
 
 def test_augmix_leaves_one_image_clean_and_comes_alone_without_consistency(monkeypatch):
     """Two independent draws of the strength that was asked for."""
-    monkeypatch.setattr(labelled, "random_augmix", lambda key, x, severity: x + severity * jax.random.uniform(key))
+    monkeypatch.setattr(
+        labelled, "random_augmix", lambda key, x, severity: x + severity * jax.random.uniform(key)
+    )
     image = normalised(batch()[0])
     (clean, *versions), _ = run(augmix=True, augmix_severity=10)
     np.testing.assert_allclose(clean, image, atol=1e-5)

@@ -1,4 +1,6 @@
-"""Cutout, mixup, CutMix and noise against the papers' formulas in NumPy, and the distributions of what they draw."""
+"""Cutout, mixup, CutMix and noise against the papers' formulas in NumPy, and the distributions of
+what they draw.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,9 @@ SHAPE = (8, 11, 2)
 def example(seed):
     """An image and its target."""
     rng = np.random.default_rng(seed)
-    return rng.uniform(0.1, 1, SHAPE).astype(np.float32), rng.dirichlet(np.ones(3)).astype(np.float32)
+    return rng.uniform(0.1, 1, SHAPE).astype(np.float32), rng.dirichlet(np.ones(3)).astype(
+        np.float32
+    )
 
 
 def keys(count, seed=0):
@@ -32,7 +36,9 @@ def box_by_slices(shape, row, column, height, width):
 BOXES = [(4, 5, 4, 6), (0, 0, 4, 4), (7, 10, 5, 3), (3, 2, 1, 1), (3, 2, 0, 4), (4, 5, 30, 30)]
 
 
-@pytest.mark.parametrize("row, column, size", [(4, 5, 4), (0, 0, 4), (7, 10, 5), (3, 3, 1), (3, 3, 40)])
+@pytest.mark.parametrize(
+    "row, column, size", [(4, 5, 4), (0, 0, 4), (7, 10, 5), (3, 3, 1), (3, 3, 40)]
+)
 def test_cutout_zeroes_the_square_clipped_at_the_borders(row, column, size):
     image, _ = example(0)
     expected = np.where(box_by_slices(SHAPE[:2], row, column, size, size)[..., None], 0, image)
@@ -56,10 +62,18 @@ def test_mixup_mixes_image_and_target_alike(share):
 @pytest.mark.parametrize("alpha", [0.2, 4.0])
 def test_mixups_share_is_beta(alpha):
     """Told from the target, as the image's is the same."""
-    one, other = (jnp.ones((1, 1, 1)), jnp.array([1.0, 0.0])), (jnp.zeros((1, 1, 1)), jnp.array([0.0, 1.0]))
-    image, target = jax.jit(jax.vmap(lambda key: mixing.random_mixup(key, one, other, alpha)))(keys(1000))
+    one, other = (
+        (jnp.ones((1, 1, 1)), jnp.array([1.0, 0.0])),
+        (jnp.zeros((1, 1, 1)), jnp.array([0.0, 1.0])),
+    )
+    image, target = jax.jit(jax.vmap(lambda key: mixing.random_mixup(key, one, other, alpha)))(
+        keys(1000)
+    )
     np.testing.assert_allclose(image[:, 0, 0, 0], target[:, 0], atol=1e-6)
-    assert stats.kstest(np.asarray(target[:, 0], np.float64), stats.beta(alpha, alpha).cdf).pvalue > 0.01
+    assert (
+        stats.kstest(np.asarray(target[:, 0], np.float64), stats.beta(alpha, alpha).cdf).pvalue
+        > 0.01
+    )
 
 
 @pytest.mark.parametrize("box", BOXES)
@@ -74,10 +88,17 @@ def test_cutmix_pastes_the_box_and_mixes_targets_by_the_pasted_area(box):
 
 
 def test_random_cutmix_pastes_what_the_authors_draw():
-    """Row and column of the box's corner and its area, against their `rand_bbox` simulated in NumPy."""
+    """Row and column of the box's corner and its area, against their `rand_bbox` simulated in
+    NumPy.
+    """
     side, count, alpha = 16, 3000, 1.0
-    one, other = (jnp.zeros((side, side, 1)), jnp.array([1.0, 0.0])), (jnp.ones((side, side, 1)), jnp.array([0.0, 1.0]))
-    image, target = jax.jit(jax.vmap(lambda key: mixing.random_cutmix(key, one, other, alpha)))(keys(count))
+    one, other = (
+        (jnp.zeros((side, side, 1)), jnp.array([1.0, 0.0])),
+        (jnp.ones((side, side, 1)), jnp.array([0.0, 1.0])),
+    )
+    image, target = jax.jit(jax.vmap(lambda key: mixing.random_cutmix(key, one, other, alpha)))(
+        keys(count)
+    )
     pasted = np.asarray(image)[..., 0]
     np.testing.assert_allclose(target[:, 1], pasted.mean(axis=(1, 2)), atol=1e-6)
     rng = np.random.default_rng(1)

@@ -7,7 +7,9 @@ import pytest
 from ssl_jax.augment import colour, geometry, views
 from ssl_jax.errors import UserError
 
-NOTHING = dict(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, jitter=0.0, gray=0.0, blur=0.0)
+NOTHING = dict(
+    crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, jitter=0.0, gray=0.0, blur=0.0
+)
 
 
 def pictures(batch=6, size=12, channels=3):
@@ -53,7 +55,9 @@ def test_digits_of_one_channel_have_views():
     for view in jax.jit(views.make_views(recipe, 8))(keys, image):
         assert view.shape == image.shape
         picture = views.to_display(view, recipe.mean, recipe.std)
-        np.testing.assert_allclose(views.normalise(picture, recipe.mean, recipe.std), view, atol=1e-5)
+        np.testing.assert_allclose(
+            views.normalise(picture, recipe.mean, recipe.std), view, atol=1e-5
+        )
 
 
 def test_a_recipe_of_nothing_only_normalises(monkeypatch):
@@ -63,17 +67,23 @@ def test_a_recipe_of_nothing_only_normalises(monkeypatch):
     for name in ("random_colour_jitter", "random_grayscale"):
         monkeypatch.delattr(colour, name)
     image, recipe = pictures(), views.make_recipe("cifar", **NOTHING)
-    expected = (image / 255 - np.array([0.4914, 0.4822, 0.4465])) / np.array([0.2023, 0.1994, 0.2010])
+    expected = (image / 255 - np.array([0.4914, 0.4822, 0.4465])) / np.array(
+        [0.2023, 0.1994, 0.2010]
+    )
     for view in jax.jit(views.make_views(recipe, 12))(example_keys(), image):
         np.testing.assert_allclose(view, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("mean, std", [((0.3,), (0.5,)), ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), ((0.0,), (1.0,))])
+@pytest.mark.parametrize(
+    "mean, std", [((0.3,), (0.5,)), ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), ((0.0,), (1.0,))]
+)
 def test_normalise_and_back(mean, std):
     image = pictures()
     normalised = views.make_normalise(mean, std)(image)
     assert normalised.dtype == np.float32
-    np.testing.assert_allclose(normalised, (image / 255 - np.array(mean)) / np.array(std), atol=1e-5)
+    np.testing.assert_allclose(
+        normalised, (image / 255 - np.array(mean)) / np.array(std), atol=1e-5
+    )
     np.testing.assert_allclose(views.to_display(normalised, mean, std), image / 255, atol=1e-6)
     np.testing.assert_allclose(views.normalise(image[0], mean, std), normalised[0], atol=1e-6)
 
@@ -126,7 +136,9 @@ def test_a_blur_wider_than_the_image_is_refused():
 @pytest.mark.parametrize("field", ["saturation", "hue", "gray"])
 def test_colours_of_one_channel_are_refused(field):
     make = views.make_views(views.make_recipe("digits", **{field: 0.1}), 12)
-    with pytest.raises(UserError, match=rf"views\.{field}: got 0\.1, takes 0 for images of 1 channel"):
+    with pytest.raises(
+        UserError, match=rf"views\.{field}: got 0\.1, takes 0 for images of 1 channel"
+    ):
         make(example_keys(), pictures(channels=1))
 
 

@@ -21,11 +21,21 @@ def draw(shape, dtype=jnp.float32):
     """x with another mean and spread in each channel, and weights for a sum of the outputs."""
     rng = np.random.default_rng(0)
     channels = np.arange(1, shape[-1] + 1)
-    return (jnp.asarray(a, dtype) for a in (3 * channels + channels * rng.normal(size=shape), rng.normal(size=shape)))
+    return (
+        jnp.asarray(a, dtype)
+        for a in (3 * channels + channels * rng.normal(size=shape), rng.normal(size=shape))
+    )
 
 
 def flax_norm(axis_name=None, affine=True, dtype=jnp.float32):
-    return nn.BatchNorm(momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, dtype=dtype, axis_name=axis_name)
+    return nn.BatchNorm(
+        momentum=0.9,
+        epsilon=1e-5,
+        use_scale=affine,
+        use_bias=affine,
+        dtype=dtype,
+        axis_name=axis_name,
+    )
 
 
 def started(module, x):
@@ -33,7 +43,9 @@ def started(module, x):
     variables = module.init(jax.random.key(0), x, use_running_average=False)
     leaves, treedef = jax.tree.flatten(variables)
     rng = np.random.default_rng(1)
-    return jax.tree.unflatten(treedef, [np.float32(rng.uniform(0.5, 2, size=v.shape)) for v in leaves])
+    return jax.tree.unflatten(
+        treedef, [np.float32(rng.uniform(0.5, 2, size=v.shape)) for v in leaves]
+    )
 
 
 def outcome(module, variables, x, weights):
@@ -57,7 +69,10 @@ def test_flax_computes_the_same(shape, affine):
     got = outcome(BatchNorm(affine=affine), variables, x, weights)
     expected = outcome(flax_norm(affine=affine), variables, x, weights)
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
-    frozen = [m(affine=affine).apply(variables, x, use_running_average=True) for m in (BatchNorm, flax_norm)]
+    frozen = [
+        m(affine=affine).apply(variables, x, use_running_average=True)
+        for m in (BatchNorm, flax_norm)
+    ]
     chex.assert_trees_all_close(*frozen, rtol=1e-6, atol=1e-6)
 
 
@@ -67,7 +82,10 @@ def test_by_definition(shape):
     x, weights = draw(shape)
     scale, bias = np.linspace(0.5, 2, shape[-1]), np.linspace(-1, 1, shape[-1])
     (y, mean, var), pull = jax.vjp(
-        lambda *args: batch_norm(*args, 1e-5, None, jnp.float32), x, jnp.float32(scale), jnp.float32(bias)
+        lambda *args: batch_norm(*args, 1e-5, None, jnp.float32),
+        x,
+        jnp.float32(scale),
+        jnp.float32(bias),
     )
     dx, dscale, dbias = pull((weights, jnp.zeros_like(mean), jnp.zeros_like(var)))
     rows, g = (np.float64(a).reshape(-1, shape[-1]) for a in (x, weights))
@@ -84,13 +102,17 @@ def test_by_definition(shape):
     )
     expected = (scale * h + bias, rows.mean(0), rows.var(0), by_x, (g * h).sum(0), g.sum(0))
     for got, value in zip((y, mean, var, dx, dscale, dbias), expected, strict=True):
-        chex.assert_trees_all_close(got.reshape(value.shape), np.float32(value), rtol=1e-4, atol=1e-4)
+        chex.assert_trees_all_close(
+            got.reshape(value.shape), np.float32(value), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_finite_differences():
     x, _ = draw((8, 3))
     norm = functools.partial(batch_norm, epsilon=1e-5, axis_name=None, dtype=jnp.float32)
-    check_grads(lambda *args: norm(*args)[0], (x, jnp.ones(3), jnp.zeros(3)), 1, modes=["rev"], rtol=2e-2)
+    check_grads(
+        lambda *args: norm(*args)[0], (x, jnp.ones(3), jnp.zeros(3)), 1, modes=["rev"], rtol=2e-2
+    )
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -101,7 +123,9 @@ def test_on_four_devices(synchronised, affine):
     x, weights = (a.reshape(4, 2, 4, 3, 5) for a in draw((8, 4, 3, 5)))
     variables = started(BatchNorm(affine=affine), x[0])
     got, expected = (
-        jax.pmap(functools.partial(outcome, norm(axis_name, affine)), AXIS, in_axes=(None, 0, 0))(variables, x, weights)
+        jax.pmap(functools.partial(outcome, norm(axis_name, affine)), AXIS, in_axes=(None, 0, 0))(
+            variables, x, weights
+        )
         for norm in (BatchNorm, flax_norm)
     )
     chex.assert_trees_all_close(got, expected, rtol=1e-3, atol=1e-4)
@@ -114,12 +138,16 @@ def test_bfloat16_is_rounded_at_the_ends_only():
     variables = started(BatchNorm(dtype=jnp.bfloat16), x)
     y, new, grads = outcome(BatchNorm(dtype=jnp.bfloat16), variables, x, weights)
     wide = outcome(BatchNorm(), variables, x.astype(jnp.float32), weights.astype(jnp.float32))
-    assert y.dtype == grads[1].dtype == jnp.bfloat16 and new["batch_stats"]["var"].dtype == jnp.float32
+    assert (
+        y.dtype == grads[1].dtype == jnp.bfloat16 and new["batch_stats"]["var"].dtype == jnp.float32
+    )
     chex.assert_trees_all_equal(y, wide[0].astype(jnp.bfloat16))
     chex.assert_trees_all_close(new, wide[1], rtol=1e-6)
     for got, expected in zip(*map(jax.tree.leaves, (grads, wide[2])), strict=True):
         scale = float(jnp.max(jnp.abs(expected)))
-        chex.assert_trees_all_close(got.astype(jnp.float32), expected.astype(jnp.float32), atol=0.03 * scale)
+        chex.assert_trees_all_close(
+            got.astype(jnp.float32), expected.astype(jnp.float32), atol=0.03 * scale
+        )
 
 
 def test_second_derivatives():
@@ -139,20 +167,25 @@ def test_second_derivatives():
 
 
 def test_a_variance_lost_to_rounding_is_a_constant():
-    """E x² - (E x)² has no bits left of a spread of 1e-3 around 1e4: then y is (x - mean) / sqrt(epsilon)."""
+    """E x² - (E x)² has no bits left of a spread of 1e-3 around 1e4: then y is (x - mean) /
+    sqrt(epsilon).
+    """
     x, g = draw((12, 1))
     (_, mean, var), pull = jax.vjp(
         lambda x: batch_norm(x, jnp.ones(1), jnp.zeros(1), 1e-5, None, x.dtype), 1e4 + 1e-3 * x
     )
     assert var[0] == 0
     dx = pull((g, jnp.zeros_like(mean), jnp.zeros_like(var)))[0]
-    chex.assert_trees_all_close(dx, (g - jnp.mean(g)) / np.float32(np.sqrt(1e-5)), rtol=1e-4, atol=1e-3)
+    chex.assert_trees_all_close(
+        dx, (g - jnp.mean(g)) / np.float32(np.sqrt(1e-5)), rtol=1e-4, atol=1e-3
+    )
 
 
 def kept(batch):
     """Bytes that one view's pass through ResNet-18 keeps for the gradient, by the shapes alone."""
     network = make_network(
-        make_encoder("resnet18", width=64, precision="bfloat16"), MLPHead(512, 128, dtype=jnp.bfloat16)
+        make_encoder("resnet18", width=64, precision="bfloat16"),
+        MLPHead(512, 128, dtype=jnp.bfloat16),
     )
     image = jax.ShapeDtypeStruct((batch, 32, 32, 3), jnp.float32)
     params, stats = jax.eval_shape(network.init, jax.random.key(0), image)
@@ -160,7 +193,10 @@ def kept(batch):
     def pullback(params, stats, image):
         return jax.vjp(lambda params: network.train(params, stats, image)[0], params)[1]
 
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(pullback, params, stats, image)))
+    return sum(
+        x.size * x.dtype.itemsize
+        for x in jax.tree.leaves(jax.eval_shape(pullback, params, stats, image))
+    )
 
 
 def test_what_a_large_batch_keeps():

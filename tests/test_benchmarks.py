@@ -1,4 +1,6 @@
-"""A benchmark that reaches into a run still finds what it takes the place of. (The peer has a file of its own.)"""
+"""A benchmark that reaches into a run still finds what it takes the place of. (The peer has a file
+of its own.)
+"""
 
 import json
 import subprocess

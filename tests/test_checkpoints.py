@@ -21,18 +21,26 @@ def make_state(seed=0, width=5):
     def layer(*shape):
         return {"kernel": jnp.float32(rng.normal(size=shape))}
 
-    params = {"encoder": {"conv": layer(3, width)}, "projector": layer(width, 2), "predictor": layer(2, 2)}
+    params = {
+        "encoder": {"conv": layer(3, width)},
+        "projector": layer(width, 2),
+        "predictor": layer(2, 2),
+    }
     momentum = (jax.tree.map(jnp.negative, params), {"count": jnp.int32(seed)})
     stats = {"encoder": {"mean": layer(width)}}
     memory = {"correlation": layer(2, 2)["kernel"]}
-    return PretrainState(jnp.int32(seed), params, stats, {"encoder": params["encoder"]}, momentum, memory)
+    return PretrainState(
+        jnp.int32(seed), params, stats, {"encoder": params["encoder"]}, momentum, memory
+    )
 
 
 def write(directory, scores):
     """A checkpoint for each (step, score or None)."""
     with checkpoints.open_manager(directory, BEST) as manager:
         for step, score in scores:
-            checkpoints.save(manager, make_state(step), step, {} if score is None else {BEST: score})
+            checkpoints.save(
+                manager, make_state(step), step, {} if score is None else {BEST: score}
+            )
 
 
 @pytest.fixture
@@ -99,7 +107,9 @@ def test_parts_alone(folder):
     like = make_state(0)
     wanted = {"params": {"encoder": like.params["encoder"]}, "stats": like.stats}
     got, whole = checkpoints.restore_parts(folder, 4, wanted), make_state(4)
-    chex.assert_trees_all_equal(got, {"params": {"encoder": whole.params["encoder"]}, "stats": whole.stats})
+    chex.assert_trees_all_equal(
+        got, {"params": {"encoder": whole.params["encoder"]}, "stats": whole.stats}
+    )
 
 
 def test_other_shapes_are_refused_by_name(folder):
@@ -113,7 +123,9 @@ def test_other_shapes_are_refused_by_name(folder):
 def test_other_parameters_are_refused_by_name(folder):
     """Orbax would hand the fresh ones back, as if they had been saved."""
     state = make_state(0)
-    other = state._replace(params=state.params | {"projector": {"weight": state.params["projector"]["kernel"]}})
+    other = state._replace(
+        params=state.params | {"projector": {"weight": state.params["projector"]["kernel"]}}
+    )
     with pytest.raises(UserError, match="/8: has no params/projector/weight"):
         restore(folder, other)
     with pytest.raises(UserError, match="/8: has no params/projector/weight"):
@@ -123,7 +135,8 @@ def test_other_parameters_are_refused_by_name(folder):
 @pytest.mark.parametrize("share", [0, 0.5, 0.9])
 def test_truncated_files_are_told_or_do_not_matter(folder, share, monkeypatch):
     """Every file in turn cut short: the state comes back right or not at all."""
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back what a failed read leaves changed
+    # put back what a failed read leaves changed
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     like, whole_state, refused = make_state(0)._asdict(), make_state(8)._asdict(), 0
     for path in sorted(p for p in (folder / "8").rglob("*") if p.is_file()):
         whole = path.read_bytes()
@@ -139,7 +152,10 @@ def test_truncated_files_are_told_or_do_not_matter(folder, share, monkeypatch):
 
 
 def test_without_a_checkpoint(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint found"), checkpoints.open_manager(tmp_path, BEST) as manager:
+    with (
+        pytest.raises(UserError, match="no checkpoint found"),
+        checkpoints.open_manager(tmp_path, BEST) as manager,
+    ):
         checkpoints.restore(manager, make_state())
     for directory in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match=f"^{directory}: no checkpoint found"):

@@ -1,4 +1,6 @@
-"""What is refused before any long work: the numbers, names and sizes of a configuration, each by its own line."""
+"""What is refused before any long work: the numbers, names and sizes of a configuration, each by
+its own line.
+"""
 
 import math
 import re
@@ -43,9 +45,10 @@ def line_of(check, *given) -> str:
     return line
 
 
-# --- Numbers ------------------------------------------------------------------------------------------------------
+# --- Numbers --------------------------------------------------------------------------------------
 
-# What each kind of number may be: (the next that it may not be, the least that it may) at either end.
+# What each kind of number may be: (the next that it may not be, the least that it may) at either
+# end.
 COUNT, NUMBER_FROM_0, WHOLE_FROM_0 = ((0, 1), None), ((-1e-9, 0.0), None), ((-1, 0), None)
 POSITIVE, SHARE = ((0.0, 1e-12), None), ((-1e-9, 0.0), (1 + 1e-9, 1.0))
 SEED = ((-1, 0), (2**32, 2**32 - 1))  # of jax.random.key and NumPy's default_rng, as both take it
@@ -117,7 +120,9 @@ def test_every_field_of_a_range_is_known_here(table):
     assert set(TABLES[table]) == set(KINDS[table])
 
 
-@pytest.mark.parametrize("table, field", [(table, field) for table in KINDS for field in KINDS[table]])
+@pytest.mark.parametrize(
+    "table, field", [(table, field) for table in KINDS for field in KINDS[table]]
+)
 def test_ends_of_a_range(table, field):
     (below, least), above = KINDS[table][field]
     refused, taken = [below, math.nan, math.inf, -math.inf], [least]
@@ -127,12 +132,16 @@ def test_ends_of_a_range(table, field):
         check_ranges(only(field, value), TABLES[table])
     for value in refused:
         line = line_of(check_ranges, only(field, value), TABLES[table])
-        assert re.fullmatch(rf"{re.escape(field)}: got {re.escape(str(value))}, takes a number (of|from) .*", line)
+        assert re.fullmatch(
+            rf"{re.escape(field)}: got {re.escape(str(value))}, takes a number (of|from) .*", line
+        )
 
 
 def test_the_words_of_a_range_name_its_ends():
     ranges = {"a.b": (1, math.inf), "c": (0, 1)}
-    assert line_of(check_ranges, only("a.b", 0), ranges) == "a.b: got 0, takes a number of at least 1"
+    assert (
+        line_of(check_ranges, only("a.b", 0), ranges) == "a.b: got 0, takes a number of at least 1"
+    )
     assert line_of(check_ranges, only("c", 2.5), ranges) == "c: got 2.5, takes a number from 0 to 1"
 
 
@@ -141,7 +150,7 @@ def test_fields_that_are_absent_or_unset_are_not_looked_at():
     check_ranges(ConfigDict({"optimizer": {"predictor": {"learning_rate": None}}}), RANGES)
 
 
-# --- Whole configurations -----------------------------------------------------------------------------------------
+# --- Whole configurations -------------------------------------------------------------------------
 
 CHECKS = {"pretraining": check_counts, "probe": check_probe, "supervised": check_supervised}
 CONFIG_OF = {"pretraining": "quickstart", "probe": "quickstart", "supervised": "supervised"}
@@ -159,20 +168,34 @@ REFUSED = {
         "probe.knn_k": (0, "probe.knn_k: got 0, takes a number of at least 1"),
     },
     "probe": {
-        "probe.protocol": ("sead", "probe.protocol: got 'sead', did you mean 'seed'? It takes: both, original, seed"),
-        "probe.loss": ("hing", "probe.loss: got 'hing', did you mean 'hinge'? It takes: hinge, softmax, squared"),
+        "probe.protocol": (
+            "sead",
+            "probe.protocol: got 'sead', did you mean 'seed'? It takes: both, original, seed",
+        ),
+        "probe.loss": (
+            "hing",
+            "probe.loss: got 'hing', did you mean 'hinge'? It takes: hinge, softmax, squared",
+        ),
         "probe.newton_l2": (-1.0, "probe.newton_l2: got -1.0, takes a number of at least 0"),
     },
     "supervised": {
         "batch_size": (1, "batch_size: got 1, takes a number of at least 2"),
         "data.random_labels": (2.0, "data.random_labels: got 2.0, takes a number from 0 to 1"),
-        "loss": ("softmx", "loss: got 'softmx', did you mean 'softmax'? It takes: hinge, softmax, squared"),
-        "weights": ("/no/file", "weights: got /no/file, which is no file; takes a file of timm's weights"),
+        "loss": (
+            "softmx",
+            "loss: got 'softmx', did you mean 'softmax'? It takes: hinge, softmax, squared",
+        ),
+        "weights": (
+            "/no/file",
+            "weights: got /no/file, which is no file; takes a file of timm's weights",
+        ),
     },
 }
 
 
-@pytest.mark.parametrize("name, field", [(name, field) for name in REFUSED for field in REFUSED[name]])
+@pytest.mark.parametrize(
+    "name, field", [(name, field) for name in REFUSED for field in REFUSED[name]]
+)
 def test_a_mistake_is_told_by_its_field(name, field):
     value, line = REFUSED[name][field]
     assert line_of(CHECKS[name], config_of(CONFIG_OF[name], **{field: value})) == line
@@ -206,17 +229,21 @@ def test_weights_are_a_file(tmp_path):
     path = tmp_path / "weights.safetensors"
     config = config_of("supervised", weights=str(path))
     assert f"got {path}, which is no file" in line_of(check_supervised, config)
-    assert "which is no file" in line_of(check_supervised, config_of("supervised", weights=str(tmp_path)))
+    assert "which is no file" in line_of(
+        check_supervised, config_of("supervised", weights=str(tmp_path))
+    )
     path.touch()
     check_supervised(config)
 
 
-# --- Against the data ---------------------------------------------------------------------------------------------
+# --- Against the data -----------------------------------------------------------------------------
 
 
 def made_dataset(count=40, side=8, channels=1, classes=3, rarest=4) -> Dataset:
     """Class 2 has `rarest` training images, the others share the rest."""
-    label = np.concatenate([np.full(rarest, 2), np.arange(count - rarest) % (classes - 1)]).astype(np.int32)
+    label = np.concatenate([np.full(rarest, 2), np.arange(count - rarest) % (classes - 1)]).astype(
+        np.int32
+    )
     split = Split(np.zeros((count, side, side, channels), np.uint8), label)
     return Dataset("made", split, split, split, classes, ("a", "b", "c"))
 
@@ -274,7 +301,12 @@ def test_views_that_fit_the_images_pass():
         ("digits", {"gray": 0.5}, {"channels": 1}, ["views.gray: got 0.5"]),
         ("cifar", {}, {"channels": 4}, ["views.saturation"]),
         ("digits", {"mean": (0.1, 0.2)}, {"channels": 1}, ["views.mean", "(0.1, 0.2)"]),
-        ("stl10", {}, {"side": 4, "channels": 3}, ["views.blur_kernel: got 9", "images of 4 pixels"]),
+        (
+            "stl10",
+            {},
+            {"side": 4, "channels": 3},
+            ["views.blur_kernel: got 9", "images of 4 pixels"],
+        ),
     ],
 )
 def test_views_that_do_not_fit_the_images_are_refused(recipe, fields, data, parts):

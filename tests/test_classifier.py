@@ -24,8 +24,12 @@ def test_logits_are_a_linear_layer_on_the_features():
     classifier, params, stats = make()
     assert set(params) == {"encoder", "head"} and set(stats) == {"encoder"}
     encoder = make_encoder("convnet_digits", width=4)
-    features = encoder.apply({"params": params["encoder"], "batch_stats": stats["encoder"]}, images(), False)
-    expected = np.float64(features) @ np.float64(params["head"]["kernel"]) + np.float64(params["head"]["bias"])
+    features = encoder.apply(
+        {"params": params["encoder"], "batch_stats": stats["encoder"]}, images(), False
+    )
+    expected = np.float64(features) @ np.float64(params["head"]["kernel"]) + np.float64(
+        params["head"]["bias"]
+    )
     logits = classifier.logits(params, stats, images())
     chex.assert_trees_all_close(logits, np.float32(expected), atol=1e-5)
     assert logits.dtype == jnp.float32
@@ -45,12 +49,15 @@ def test_training_normalises_by_the_batch_and_records_it():
 
 def test_dropout_follows_its_key_and_leaves_evaluation_alone():
     classifier, params, stats = make("mlp", dropout=0.5)
-    one, same, other = (classifier.train(params, stats, images(), jax.random.key(k))[0] for k in (1, 1, 2))
+    one, same, other = (
+        classifier.train(params, stats, images(), jax.random.key(k))[0] for k in (1, 1, 2)
+    )
     chex.assert_trees_all_equal(one, same)
     assert np.any(np.abs(one - other) > 1e-3)
     plain, _, _ = make("mlp")
     chex.assert_trees_all_equal(
-        classifier.logits(params, stats, images()), plain.train(params, stats, images(), jax.random.key(1))[0]
+        classifier.logits(params, stats, images()),
+        plain.train(params, stats, images(), jax.random.key(1))[0],
     )
 
 
@@ -66,7 +73,9 @@ def test_several_models_at_once(name):
 
     @jax.jit
     def gradient(params, stats):
-        return jax.grad(lambda p: jnp.sum(classifier.train(p, stats, images(), jax.random.key(1))[0] ** 2))(params)
+        return jax.grad(
+            lambda p: jnp.sum(classifier.train(p, stats, images(), jax.random.key(1))[0] ** 2)
+        )(params)
 
     together = jax.jit(jax.vmap(gradient))(params, stats)
     alone = [gradient(*one) for one in zip(*map(unstack, (params, stats)), strict=True)]

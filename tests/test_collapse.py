@@ -25,7 +25,9 @@ def test_spread_of_one_point_is_none():
 def test_spread_is_its_formula():
     z = 3 * np.random.default_rng(2).normal(size=(32, 12)) + 1
     unit = z / np.linalg.norm(z, axis=1, keepdims=True)
-    np.testing.assert_allclose(relative_spread(jnp.float32(z)), np.sqrt(12) * unit.std(axis=0).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        relative_spread(jnp.float32(z)), np.sqrt(12) * unit.std(axis=0).mean(), rtol=1e-5
+    )
 
 
 def test_signs_are_their_formulas():

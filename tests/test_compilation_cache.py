@@ -10,12 +10,18 @@ from commands import TINY, finish_command, last_parameters, start_command
 
 from ssl_jax.runtime.compilation_cache import delete_oldest, enable_compilation_cache
 
-FIELDS = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", "jax_persistent_cache_min_compile_time_secs")
+FIELDS = (
+    "jax_compilation_cache_dir",
+    "jax_enable_compilation_cache",
+    "jax_persistent_cache_min_compile_time_secs",
+)
 
 
 @pytest.fixture(autouse=True)
 def as_the_user_starts(tmp_path, monkeypatch):
-    """JAX's own defaults, and a cache directory for this test alone. Nothing may be compiled in between."""
+    """JAX's own defaults, and a cache directory for this test alone. Nothing may be compiled in
+    between.
+    """
     before = {name: getattr(jax.config, name) for name in FIELDS}
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
@@ -67,7 +73,9 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capfd):
     enable_compilation_cache()
     error = capfd.readouterr().err
     assert kept_in() is None
-    assert error.startswith(f"warning: {tmp_path}/cache/compiled: ") and error.count("\n") == 1, error
+    assert error.startswith(f"warning: {tmp_path}/cache/compiled: ") and error.count("\n") == 1, (
+        error
+    )
 
 
 def test_trim_keeps_the_newest(tmp_path):
@@ -88,7 +96,9 @@ def test_second_start_compiles_nothing_and_ends_in_the_same_bits(tmp_path, monke
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cache" / "compiled").iterdir()}
     assert len(kept) > 10
     finish_command(start_command(tmp_path / "second", *fields))
-    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cache" / "compiled").iterdir()} == kept
+    assert {
+        p.name: p.stat().st_mtime_ns for p in (tmp_path / "cache" / "compiled").iterdir()
+    } == kept
     first, second = last_parameters(tmp_path / "first"), last_parameters(tmp_path / "second")
     assert first.keys() == second.keys() and len(first) > 10
     for name, value in first.items():

@@ -1,6 +1,7 @@
 """The sentences that experiments conclude with: golden text of constructed results.
 
-Each experiment has a result of which its hypothesis holds, one of which it does not, and one that cannot tell.
+Each experiment has a result of which its hypothesis holds, one of which it does not, and one that
+cannot tell.
 """
 
 import numpy as np
@@ -9,7 +10,13 @@ from scipy import stats
 
 from ssl_jax.intervals import paired
 from ssl_jax.reports.experiments import phase_diagram, registry
-from ssl_jax.reports.experiments.adam_l2 import compared, ends, filled, found_adam_l2, without_gradient
+from ssl_jax.reports.experiments.adam_l2 import (
+    compared,
+    ends,
+    filled,
+    found_adam_l2,
+    without_gradient,
+)
 from ssl_jax.reports.experiments.optimizers import beside_best, by_error, found_optimizers, overlap
 from ssl_jax.reports.experiments.random_labels import found_random_labels
 from ssl_jax.reports.experiments.ridge import found_ridge
@@ -21,21 +28,33 @@ def score(mean, interval=None) -> dict:
     return {"mean": mean, "interval": interval}
 
 
-# --- signal: a gradient that every layer sees is what training needs -----------------------------------------------
+# --- signal: a gradient that every layer sees is what training needs ------------------------------
 
 
 def member(accuracy: float, *norms: float, depth=3) -> dict:
-    """Training accuracy, and the powers of ten of the gradients before training, first layer to head."""
-    return {"depth": depth, "train": score(accuracy), "log10_gradient": [list(norms), [0.0] * len(norms)]}
+    """Training accuracy, and the powers of ten of the gradients before training, first layer to
+    head.
+    """
+    return {
+        "depth": depth,
+        "train": score(accuracy),
+        "log10_gradient": [list(norms), [0.0] * len(norms)],
+    }
 
 
 SEEN = (-1.0, -0.5, -1.5, 0.0)  # at least 0.01 in every layer
-EVEN = (-4.0, -4.5, -3.5, 0.0)  # smaller, but the first layer's within a factor of 10 of the last hidden one's
+# smaller, but the first layer's within a factor of 10 of the last hidden one's
+EVEN = (-4.0, -4.5, -3.5, 0.0)
 FADED = (-6.0, -4.0, -2.0, 0.0)
 
 
 def test_signal_that_decides():
-    members = [member(1.0, *SEEN), member(0.95, *SEEN), member(0.1, *EVEN), member(0.1, *FADED, depth=10)]
+    members = [
+        member(1.0, *SEEN),
+        member(0.95, *SEEN),
+        member(0.1, *EVEN),
+        member(0.1, *FADED, depth=10),
+    ]
     assert found_signal(members) == (
         "Of 3 networks of 3 layers 2 trained. Of 1 networks of 10 layers 0 trained. With a gradient of at least 0.01 "
         "in every layer before training: 2 of 2. With a smaller one in some layer, but all alike within a factor of "
@@ -62,17 +81,29 @@ def test_signal_of_which_there_is_one_kind_only():
 def test_limits_of_what_is_trained_seen_and_alike():
     assert trained(member(0.9, *SEEN)) and not trained(member(0.899, *SEEN))
     assert seen(member(1.0, -1.9, -2.0, 0.0)) and not seen(member(1.0, -1.9, -2.001, 0.0))
-    assert level(member(1.0, -5.0, 0.0, -4.0, 9.0)) and not level(member(1.0, -5.01, 0.0, -4.0, 9.0))
-    assert level(member(1.0, -4.0, 0.0, -5.0, 9.0)) and not level(member(1.0, -4.0, 0.0, -5.01, 9.0))
-    # Before training: the first row. The last hidden layer is the last but one: behind it stands the head.
-    assert (ratio(member(1.0, -5.0, -1.0, -2.0, 0.0)), smallest(member(1.0, -1.0, -5.0, -2.0, 0.0))) == (-3.0, -5.0)
+    assert level(member(1.0, -5.0, 0.0, -4.0, 9.0)) and not level(
+        member(1.0, -5.01, 0.0, -4.0, 9.0)
+    )
+    assert level(member(1.0, -4.0, 0.0, -5.0, 9.0)) and not level(
+        member(1.0, -4.0, 0.0, -5.01, 9.0)
+    )
+    # Before training: the first row. The last hidden layer is the last but one: behind it stands
+    # the head.
+    assert (
+        ratio(member(1.0, -5.0, -1.0, -2.0, 0.0)),
+        smallest(member(1.0, -1.0, -5.0, -2.0, 0.0)),
+    ) == (-3.0, -5.0)
 
 
-# --- adam_l2: decay is not L2 under Adam ---------------------------------------------------------------------------
+# --- adam_l2: decay is not L2 under Adam ----------------------------------------------------------
 
 
 def variant(shrinkage, counts=(60, 60, 60), best=0.9, interval=0.01) -> dict:
-    return {"shrinkage": list(shrinkage), "weights_in_bin": list(counts), "test_at_best": score(best, interval)}
+    return {
+        "shrinkage": list(shrinkage),
+        "weights_in_bin": list(counts),
+        "test_at_best": score(best, interval),
+    }
 
 
 def adam_result(adam, others=(1.0, 1.0, 1.0), sgd=(0.0, 0.003), apart=(0.0, 0.9)) -> dict:
@@ -99,22 +130,30 @@ def test_adam_under_which_decay_is_not_l2():
 
 
 def test_adam_under_which_decay_is_l2_and_others_that_stray():
-    text = found_adam_l2(adam_result([1.0, 1.0, 1.0], others=(0.8, 1.0, 1.1), sgd=(0.0, 0.4), apart=(0.0, None)))
-    assert text.startswith("Under Adam with L2, weights with gradients of about 1e-06 shrink 1 times as fast as those ")
+    text = found_adam_l2(
+        adam_result([1.0, 1.0, 1.0], others=(0.8, 1.0, 1.1), sgd=(0.0, 0.4), apart=(0.0, None))
+    )
+    assert text.startswith(
+        "Under Adam with L2, weights with gradients of about 1e-06 shrink 1 times as fast as those "
+    )
     assert "to within 0.2 of it" in text
     assert "SGD's weights under the two kinds of decay differ by at most 0.4 of their norm" in text
     assert "Adam's by up to 0." in text  # of the λ of which a distance is known
 
 
 def test_adam_in_the_bins_that_have_enough_weights():
-    """A bin of 49 weights is passed over, one of 50 is not; between the ends such a bin counts as little."""
+    """A bin of 49 weights is passed over, one of 50 is not; between the ends such a bin counts as
+    little.
+    """
     result = adam_result([1.0, 8.0, 0.1])
     result["variants"]["Adam with L2"]["weights_in_bin"] = [49, 50, 50]
     result["variants"]["AdamW"] |= {"shrinkage": [9.0, 1.0, 1.02], "weights_in_bin": [49, 50, 50]}
     text = found_adam_l2(result)
     assert "of about 0.0001 shrink 80 times as fast as those with gradients of about 0.01." in text
     assert "to within 0.02 of it" in text
-    assert ends(variant([1, 2, 3], (49, 50, 49))) == (1, 1) and ends(variant([1, 2, 3], (50, 0, 50))) == (0, 2)
+    assert ends(variant([1, 2, 3], (49, 50, 49))) == (1, 1) and ends(
+        variant([1, 2, 3], (50, 0, 50))
+    ) == (0, 2)
     assert ends(variant([1, 2, 3], (3, 49, 4))) == (1, 1)  # none has enough: the fullest
     assert filled(variant([1, 2, 3], (50, 49, 60))) == [1, 3]
 
@@ -140,10 +179,15 @@ def test_accuracies_of_adam_and_adamw_stand_side_by_side():
 def test_weights_without_a_gradient():
     kinds = [(12.3456, 5, "12.3"), (12.3456, 0, ""), (None, 5, "")]
     for share, count, expected in kinds:
-        assert without_gradient({"shrinkage_without_gradient": share, "weights_without_gradient": count}) == expected
+        assert (
+            without_gradient(
+                {"shrinkage_without_gradient": share, "weights_without_gradient": count}
+            )
+            == expected
+        )
 
 
-# --- optimizers: which is the best, and whether that can be told --------------------------------------------------
+# --- optimizers: which is the best, and whether that can be told ----------------------------------
 
 
 def swept(best_rate: float, best: tuple, *errors: float) -> dict:
@@ -177,11 +221,14 @@ def test_optimizers_of_which_the_best_cannot_be_told():
     )
     text = found_optimizers(result)
     assert "adam has the least test error, 4.0 ± 1.0 %, and sgd the largest, 7.0 ± 3.0 %" in text
-    assert "of the others, 2 have intervals that overlap adam's" in text  # sgd by its own width, lion by adam's
+    # sgd by its own width, lion by adam's
+    assert "of the others, 2 have intervals that overlap adam's" in text
 
 
 def test_optimizers_of_one_seed_and_one_rate():
-    result = optimizers_result(sgd=swept(1.0, (0.07,), 0.07), adam=swept(1.0, (0.04,), 0.04)) | {"rates": [1.0]}
+    result = optimizers_result(sgd=swept(1.0, (0.07,), 0.07), adam=swept(1.0, (0.04,), 0.04)) | {
+        "rates": [1.0]
+    }
     assert found_optimizers(result) == (
         "Each at its own best rate, adam has the least test error, 4.0 %, and sgd the largest, 7.0 %; of the others, 0 "
         "have intervals that overlap adam's. One rate below their best, at it and one above, the optimizers' median "
@@ -190,12 +237,16 @@ def test_optimizers_of_one_seed_and_one_rate():
 
 
 def test_neighbours_of_the_best_rate_are_those_that_there_are():
-    result = optimizers_result(a=swept(0.01, (0.1,), 0.1, 0.2, 0.3), b=swept(1.0, (0.6,), 0.4, 0.5, 0.6))
+    result = optimizers_result(
+        a=swept(0.01, (0.1,), 0.1, 0.2, 0.3), b=swept(1.0, (0.6,), 0.4, 0.5, 0.6)
+    )
     assert [beside_best(result, by) for by in (-1, 0, 1)] == [0.5, np.median([0.1, 0.6]), 0.2]
     assert beside_best(result, 3) is None
 
 
-@pytest.mark.parametrize("apart, widths, expected", [(0.3, (0.1, 0.21), True), (0.3, (0.1, 0.19), False)])
+@pytest.mark.parametrize(
+    "apart, widths, expected", [(0.3, (0.1, 0.21), True), (0.3, (0.1, 0.19), False)]
+)
 def test_intervals_that_overlap(apart, widths, expected):
     one, other = score(0.5, widths[0]), score(0.5 + apart, widths[1])
     assert overlap(one, other) == overlap(other, one) == expected
@@ -203,15 +254,24 @@ def test_intervals_that_overlap(apart, widths, expected):
 
 
 def test_order_by_the_error_that_validation_chose():
-    rows = {"a": swept(1.0, (0.3,), 0.0), "b": swept(1.0, (0.1,), 0.9), "c": swept(1.0, (0.2,), 0.5)}
+    rows = {
+        "a": swept(1.0, (0.3,), 0.0),
+        "b": swept(1.0, (0.1,), 0.9),
+        "c": swept(1.0, (0.2,), 0.5),
+    }
     assert [name for name, _ in by_error(rows)] == ["b", "c", "a"]
 
 
-# --- random_labels: whether they can be learned by heart ----------------------------------------------------------
+# --- random_labels: whether they can be learned by heart ------------------------------------------
 
 
 def labelled(labels: str, augmented: bool, decay: float, train: float, test: float, curve) -> dict:
-    row = {"labels": labels, "augmented": augmented, "weight_decay": decay, "train_curve": list(curve)}
+    row = {
+        "labels": labels,
+        "augmented": augmented,
+        "weight_decay": decay,
+        "train_curve": list(curve),
+    }
     return row | {"train": score(train, 0.01), "test": score(test, 0.02)}
 
 
@@ -248,10 +308,13 @@ def test_random_labels_that_are_learned_by_heart():
 )
 def test_random_labels_that_are_not_learned_have_no_pace(curves):
     text = found_random_labels(random_result(**curves, learnt=0.4))
-    assert "a training accuracy of 40.0 ± 1.0 %, and on test images 10.5 ± 2.0 %," in text and "epochs" not in text
+    assert (
+        "a training accuracy of 40.0 ± 1.0 %, and on test images 10.5 ± 2.0 %," in text
+        and "epochs" not in text
+    )
 
 
-# --- snapshots: whether the ensemble is better ----------------------------------------------------------------------
+# --- snapshots: whether the ensemble is better ----------------------------------------------------
 
 
 def snapshots_result(last: tuple, plain: tuple) -> dict:
@@ -267,7 +330,8 @@ def snapshots_result(last: tuple, plain: tuple) -> dict:
 
 
 TAIL = (
-    " Two members name different classes for 1.8 % of the test images; the first one alone has 90.0 %, the last 94.0 %."
+    " Two members name different classes for 1.8 % of the test images; the first one alone has "
+    "90.0 %, the last 94.0 %."
 )
 
 
@@ -293,19 +357,31 @@ def test_snapshots_of_a_single_seed_have_no_interval():
     )
 
 
-# --- ridge: whether gradient descent goes as its eigenvalues say ---------------------------------------------------
+# --- ridge: whether gradient descent goes as its eigenvalues say ----------------------------------
 
 
 def descent(rate: float, factor: float, gap: float, accuracy=0.938) -> dict:
-    return {"rate_in_units_of_1_over_L": rate, "factor": factor, "gap": gap, "test_accuracy": accuracy}
+    return {
+        "rate_in_units_of_1_over_L": rate,
+        "factor": factor,
+        "gap": gap,
+        "test_accuracy": accuracy,
+    }
 
 
 def ridge_result(*runs: dict, newton=2.2e-10) -> dict:
-    return {"runs": list(runs), "closed_accuracy": 0.938, "newton_error": newton, "step": [0, 10, 3000]}
+    return {
+        "runs": list(runs),
+        "closed_accuracy": 0.938,
+        "newton_error": newton,
+        "step": [0, 10, 3000],
+    }
 
 
 def test_ridge_that_goes_as_predicted():
-    result = ridge_result(descent(1.0, 0.98, 1e-9), descent(1.962, 0.9624, 2e-6), descent(2.1, 1.1, 7.0))
+    result = ridge_result(
+        descent(1.0, 0.98, 1e-9), descent(1.962, 0.9624, 2e-6), descent(2.1, 1.1, 7.0)
+    )
     assert 0.9624**60 > 0.1 > 0.9624**61
     assert found_ridge(result) == (
         "The error follows the prediction from the eigenvalues to within 2e-06 of itself wherever it converges. At the "
@@ -328,7 +404,7 @@ def test_ridge_that_is_too_large_for_newton():
     assert "takes 4 steps in the end. After 3000 steps 1 of 1" in text and "Newton" not in text
 
 
-# --- robustness: whether layer-wise pre-weight-decay is ahead -----------------------------------------------------
+# --- robustness: whether layer-wise pre-weight-decay is ahead -------------------------------------
 
 
 def robustness_result(difference, over, best) -> dict:
@@ -377,12 +453,17 @@ def test_robustness(difference, over, best, words):
     assert text.endswith(f"\nLPWD - WD: {words} the best cells.\n")
 
 
-# --- phase_diagram: where networks live and die as predicted -------------------------------------------------------
+# --- phase_diagram: where networks live and die as predicted --------------------------------------
 
 
 def test_phase_diagram_of_which_theory_and_practice_agree_and_do_not():
     def part(predicted, measured, agreement, difference):
-        return {"predicted": predicted, "measured": measured, "agreement": agreement, "difference": difference}
+        return {
+            "predicted": predicted,
+            "measured": measured,
+            "agreement": agreement,
+            "difference": difference,
+        }
 
     result = {
         "config": {"digits": {"losses": ["euclidean"]}},
@@ -392,7 +473,12 @@ def test_phase_diagram_of_which_theory_and_practice_agree_and_do_not():
         "euclidean-average": part([[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]], 1.0, 0.0),
     }
     rows = [line.strip("| ").split(" | ") for line in phase_diagram.report(result).splitlines()]
-    assert rows[0][2:] == ["cells that agree", "mean difference of shares", "predicted alive", "measured alive"]
+    assert rows[0][2:] == [
+        "cells that agree",
+        "mean difference of shares",
+        "predicted alive",
+        "measured alive",
+    ]
     assert rows[2:] == [
         ["linear network", "none", "100%", "0.000", "38%", "38%"],
         ["linear network", "averaged", "0%", "1.000", "100%", "0%"],
@@ -401,14 +487,19 @@ def test_phase_diagram_of_which_theory_and_practice_agree_and_do_not():
     ]
 
 
-# --- What the intervals rest on --------------------------------------------------------------------------------------
+# --- What the intervals rest on -------------------------------------------------------------------
 
 
 def test_intervals_are_those_of_scipy():
-    """What "holds zero" rests on: Student's interval of paired differences excludes zero where the t test does."""
+    """What "holds zero" rests on: Student's interval of paired differences excludes zero where the
+    t test does.
+    """
     a, b = np.random.default_rng(1).normal(size=(2, 4))
     interval = stats.ttest_rel(a, b).confidence_interval(0.95)
-    expected = {"mean": (interval.low + interval.high) / 2, "interval": (interval.high - interval.low) / 2}
+    expected = {
+        "mean": (interval.low + interval.high) / 2,
+        "interval": (interval.high - interval.low) / 2,
+    }
     assert paired(a, b) == pytest.approx(expected)
     rng = np.random.default_rng(0)
     decided = []

@@ -1,4 +1,6 @@
-"""The configurations hold the published numbers, and every one of them describes a run that can be built."""
+"""The configurations hold the published numbers, and every one of them describes a run that can be
+built.
+"""
 
 import runpy
 from pathlib import Path
@@ -51,16 +53,40 @@ def test_numbers_of_the_replication():
     optimizer, target, predictor = config.optimizer, config.target, config.predictor
     assert (optimizer.name, optimizer.learning_rate, optimizer.momentum) == ("momentum", 0.03, 0.9)
     assert (optimizer.weight_decay, optimizer.decay) == (4e-4, "coupled")
-    assert (config.batch_size, config.epochs, config.loss_scale, config.init) == (128, 100, 1.0, "glorot")
+    assert (config.batch_size, config.epochs, config.loss_scale, config.init) == (
+        128,
+        100,
+        1.0,
+        "glorot",
+    )
     assert (target.tau, target.schedule, config.schedule.name) == (0.996, "constant", "constant")
-    assert (predictor.eps, predictor.rho, predictor.eps_mode, predictor.every) == (0.1, 0.3, "relative", 1)
-    assert (config.encoder.name, config.encoder.width, config.encoder.stem) == ("resnet18", 64, "cifar")
-    assert (config.projector.hidden, config.projector.out, config.projector.output_bias) == (512, 128, False)
-    assert (config.predictor.hidden, config.probe.protocol, config.data.train_size) == (512, "seed", 0)
+    assert (predictor.eps, predictor.rho, predictor.eps_mode, predictor.every) == (
+        0.1,
+        0.3,
+        "relative",
+        1,
+    )
+    assert (config.encoder.name, config.encoder.width, config.encoder.stem) == (
+        "resnet18",
+        64,
+        "cifar",
+    )
+    assert (config.projector.hidden, config.projector.out, config.projector.output_bias) == (
+        512,
+        128,
+        False,
+    )
+    assert (config.predictor.hidden, config.probe.protocol, config.data.train_size) == (
+        512,
+        "seed",
+        0,
+    )
 
 
 def test_numbers_of_the_original_code():
-    """Tian et al. 2021: -2 cos, PyTorch's initialisation, biases throughout, decay on every parameter."""
+    """Tian et al. 2021: -2 cos, PyTorch's initialisation, biases throughout, decay on every
+    parameter.
+    """
     config = stl10.get_config()
     assert (config.method, config.loss_scale, config.init, config.probe.protocol) == (
         "directpred",
@@ -116,7 +142,9 @@ def test_every_method_can_be_built_and_gives_each_parameter_one_rule(module, met
 def test_kinds_of_decay_have_the_strength_of_l2_under_momentum():
     config = cifar10_small.get_config("simsiam-lpwd")
     assert (config.method, config.target.tau, config.optimizer.decay) == ("simsiam-lpwd", 0, "pre")
-    assert config.optimizer.layerwise == "mean" and config.optimizer.weight_decay == pytest.approx(0.2)
+    assert config.optimizer.layerwise == "mean" and config.optimizer.weight_decay == pytest.approx(
+        0.2
+    )
     l2 = cifar10_small.get_config("simsiam").optimizer
     assert config.optimizer.weight_decay == pytest.approx(l2.weight_decay / (1 - l2.momentum))
     with pytest.raises(UserError, match="decay: got 'pdw', did you mean 'pwd'"):
@@ -129,12 +157,15 @@ def test_unknown_method_is_answered_with_the_nearest():
 
 
 def test_full_size_has_the_published_numbers_of_parameters():
-    """As the published codes count them: encoder 11 168 832; heads with and without their output biases."""
+    """As the published codes count them: encoder 11 168 832; heads with and without their output
+    biases.
+    """
     config = cifar10.get_config("byol")
     parts, state = shapes(config, 32)
     groups = sizes(config, parts, state.params)
     assert [size for size, _ in groups.values()] == [11_168_832, 328_192, 131_584]
-    # The replication leaves linear layers' biases undecayed, here 512 in each head, and decays BatchNorm's numbers.
+    # The replication leaves linear layers' biases undecayed, here 512 in each head, and decays
+    # BatchNorm's numbers.
     assert [size - decayed for size, decayed in groups.values()] == [0, 512, 512]
 
     config = stl10.get_config("byol")
@@ -144,16 +175,26 @@ def test_full_size_has_the_published_numbers_of_parameters():
     assert all(size == decayed for size, decayed in groups.values())
 
 
-@pytest.mark.parametrize("platform, precision", [("cuda", "bfloat16"), ("cuda", "float32"), ("tpu", "bfloat16")])
+@pytest.mark.parametrize(
+    "platform, precision", [("cuda", "bfloat16"), ("cuda", "float32"), ("tpu", "bfloat16")]
+)
 def test_full_scale_is_lowered_for_an_accelerator(platform, precision):
     """Here without one: the whole step, with nothing of the CPU's own in it."""
     config = cifar10.get_config("directpred")
     config.precision = precision
     parts, state = shapes(config, 32)
     step = pretraining.build_step(config, parts, make_views(parts.recipe, 32), None)
-    image, position = jax.ShapeDtypeStruct((128, 32, 32, 3), "uint8"), jax.ShapeDtypeStruct((128,), "int32")
+    image, position = (
+        jax.ShapeDtypeStruct((128, 32, 32, 3), "uint8"),
+        jax.ShapeDtypeStruct((128,), "int32"),
+    )
     batch = {"image": image, "position": position}
-    program = jax.jit(step).trace(state, batch, jax.random.key(0)).lower(lowering_platforms=(platform,)).as_text()
+    program = (
+        jax.jit(step)
+        .trace(state, batch, jax.random.key(0))
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+    )
     dtype = {"float32": "f32", "bfloat16": "bf16"}[precision]
     assert "ssl_jax_" not in program and program.count("stablehlo.convolution") > 20
     assert f"tensor<128x32x32x64x{dtype}>" in program

@@ -17,7 +17,9 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def sections() -> dict[str, str]:
     """Title and text of the worked examples."""
-    parts = re.split(r"^## (Add .*)\n", (ROOT / "docs" / "contributing.md").read_text(), flags=re.MULTILINE)
+    parts = re.split(
+        r"^## (Add .*)\n", (ROOT / "docs" / "contributing.md").read_text(), flags=re.MULTILINE
+    )
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
@@ -32,7 +34,9 @@ def copy_to(folder: Path) -> None:
 
 
 def add(code: str, folder: Path) -> None:
-    """Adds `code` to the end of the file that its first line names, which is made if it is not there."""
+    """Adds `code` to the end of the file that its first line names, which is made if it is not
+    there.
+    """
     first, _, rest = code.partition("\n")
     named = re.fullmatch(r"# ([\w/]+\.py)", first)
     assert named, f"the block does not begin with the name of its file: {first}"
@@ -55,7 +59,12 @@ def run(command: str, folder: Path) -> str:
     for name in ("XLA_FLAGS", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
         environment.pop(name, None)
     done = subprocess.run(
-        [sys.executable, *words[1:]], cwd=folder, env=environment, text=True, capture_output=True, timeout=600
+        [sys.executable, *words[1:]],
+        cwd=folder,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=600,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -12,7 +12,12 @@ from scipy.special import erf
 
 from ssl_jax.errors import UserError
 from ssl_jax.models import load_weights, make_classifier, make_encoder
-from ssl_jax.models.cpu.convolution import DENSE_PIXELS, LAYOUT, convolve_depthwise, convolve_patches
+from ssl_jax.models.cpu.convolution import (
+    DENSE_PIXELS,
+    LAYOUT,
+    convolve_depthwise,
+    convolve_patches,
+)
 
 
 def gelu(x):
@@ -40,13 +45,18 @@ def channelwise(x, file, name):
     """7x7 convolution of each channel, padded by 3."""
     padded = np.pad(x, ((0, 0), (0, 0), (3, 3), (3, 3)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (7, 7), (2, 3))
-    return np.einsum("bchwij,cij->bchw", windows, file[f"{name}.weight"][:, 0]) + file[f"{name}.bias"][:, None, None]
+    return (
+        np.einsum("bchwij,cij->bchw", windows, file[f"{name}.weight"][:, 0])
+        + file[f"{name}.bias"][:, None, None]
+    )
 
 
 def logits(image, file, depths):
     """What timm's ConvNeXt computes of (B, H, W, C), channels first inside."""
     file = {name: np.float64(a) for name, a in file.items()}
-    x = norm(patchwise(np.float64(image).transpose(0, 3, 1, 2), file, "stem.0"), file, "stem.1", 1e-6, 1)
+    x = norm(
+        patchwise(np.float64(image).transpose(0, 3, 1, 2), file, "stem.0"), file, "stem.1", 1e-6, 1
+    )
     for stage, depth in enumerate(depths):
         if stage:
             x = norm(x, file, f"stages.{stage}.downsample.0", 1e-6, 1)
@@ -84,10 +94,16 @@ def draw_file(depths, width, classes, seed=0):
         if name.endswith("gamma"):
             file[name] = rng.uniform(0.2, 1.0, shape)
         elif len(shape) == 1:
-            file |= {f"{name}.weight": rng.uniform(0.5, 1.5, shape), f"{name}.bias": rng.normal(size=shape)}
+            file |= {
+                f"{name}.weight": rng.uniform(0.5, 1.5, shape),
+                f"{name}.bias": rng.normal(size=shape),
+            }
         else:
             scale = 1 / np.sqrt(np.prod(shape[1:]))
-            file |= {f"{name}.weight": scale * rng.normal(size=shape), f"{name}.bias": rng.normal(size=shape[:1])}
+            file |= {
+                f"{name}.weight": scale * rng.normal(size=shape),
+                f"{name}.bias": rng.normal(size=shape[:1]),
+            }
     return {name: np.float32(a) for name, a in file.items()}
 
 
@@ -102,7 +118,9 @@ def test_logits_are_timms(tmp_path, side):
     file = draw_file((1, 1, 3, 1), 4, 5)
     save_file(file, tmp_path / "a.safetensors")
     classifier = make_classifier(make_encoder("convnext_tiny", width=4, depth=1), 5)
-    params, stats, _ = load_weights(tmp_path / "a.safetensors", *fresh(classifier, side), "convnext_tiny")
+    params, stats, _ = load_weights(
+        tmp_path / "a.safetensors", *fresh(classifier, side), "convnext_tiny"
+    )
     image = np.random.default_rng(1).normal(size=(3, side, side, 3))
     got = jax.jit(classifier.logits)(params, stats, jnp.float32(image))
     expected = logits(image, file, (1, 1, 3, 1))
@@ -110,13 +128,17 @@ def test_logits_are_timms(tmp_path, side):
     chex.assert_trees_all_close(got, np.float32(expected), atol=1e-4)
 
 
-# Parameters of timm's models without classifier: 28 589 128, 50 223 688 and 88 591 464 less 1000 classes.
+# Parameters of timm's models without classifier: 28 589 128, 50 223 688 and 88 591 464 less 1000
+# classes.
 @pytest.mark.parametrize(
-    "name, expected", [("tiny", 27_820_128), ("small", 49_454_688), ("base", 88_591_464 - 1_025_000)]
+    "name, expected",
+    [("tiny", 27_820_128), ("small", 49_454_688), ("base", 88_591_464 - 1_025_000)],
 )
 def test_parameter_counts(name, expected):
     encoder = make_encoder(f"convnext_{name}", width=0)
-    params = jax.eval_shape(lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False))["params"]
+    params = jax.eval_shape(
+        lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False)
+    )["params"]
     assert sum(p.size for p in jax.tree.leaves(params)) == expected
 
 
@@ -142,7 +164,9 @@ def draw(*shapes):
 def test_depthwise_value_and_gradients(height, width):
     x, kernel, gradient = draw((2, height, width, 4), (7, 7, 1, 4), (2, height, width, 4))
 
-    got = jax.jit(lambda *a: (depthwise(*a[:2]), *jax.vjp(depthwise, *a[:2])[1](a[2])))(x, kernel, gradient)
+    got = jax.jit(lambda *a: (depthwise(*a[:2]), *jax.vjp(depthwise, *a[:2])[1](a[2])))(
+        x, kernel, gradient
+    )
 
     def windows(a):
         return np.lib.stride_tricks.sliding_window_view(np.pad(np.float64(a), PAD), (7, 7), (1, 2))
@@ -175,18 +199,26 @@ def test_depthwise_form_is_chosen_as_meant():
 
     assert 8 * 8 <= DENSE_PIXELS < 16 * 16
     assert "stablehlo.convolution" not in lowered(8, "cpu")
-    for side, platform, dtype in [(16, "cpu", jnp.float32), (8, "cuda", jnp.float32), (8, "cpu", jnp.bfloat16)]:
+    for side, platform, dtype in [
+        (16, "cpu", jnp.float32),
+        (8, "cuda", jnp.float32),
+        (8, "cpu", jnp.bfloat16),
+    ]:
         text = lowered(side, platform, dtype)
         assert "stablehlo.convolution" in text and "dot_general" not in text
 
 
 @pytest.mark.parametrize("size, side", [(4, 8), (2, 5)])
 def test_patches_value_and_gradients(size, side):
-    x, kernel, gradient = draw((2, side, side, 3), (size, size, 3, 5), (2, side // size, side // size, 5))
+    x, kernel, gradient = draw(
+        (2, side, side, 3), (size, size, 3, 5), (2, side // size, side // size, 5)
+    )
     sizes = ((size, size), ((0, 0), (0, 0)))
 
     def both(convolution):
-        value, pull = jax.vjp(lambda x, k: convolution(x, k, *sizes, dimension_numbers=LAYOUT), x, kernel)
+        value, pull = jax.vjp(
+            lambda x, k: convolution(x, k, *sizes, dimension_numbers=LAYOUT), x, kernel
+        )
         return value, pull(gradient)
 
     chex.assert_trees_all_close(both(convolve_patches), both(lax.conv_general_dilated), atol=1e-4)

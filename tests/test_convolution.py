@@ -1,6 +1,8 @@
-"""The CPU's convolutions against NumPy in float64 and against XLA's own, and what other platforms compile.
+"""The CPU's convolutions against NumPy in float64 and against XLA's own, and what other platforms
+compile.
 
-Without a C++ compiler all of it runs on XLA's convolutions, but for the tests marked `native`, which are skipped.
+Without a C++ compiler all of it runs on XLA's convolutions, but for the tests marked `native`,
+which are skipped.
 """
 
 import functools
@@ -67,7 +69,9 @@ def patches(x, size, stride):
     """(B, h, w, C, size, size) in float64."""
     pad = size // 2
     padded = np.pad(np.float64(x), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    return np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))[:, ::stride, ::stride]
+    return np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))[
+        :, ::stride, ::stride
+    ]
 
 
 def by_definition(x, kernel, gradient, stride):
@@ -80,8 +84,12 @@ def by_definition(x, kernel, gradient, stride):
     spread = np.zeros((x.shape[0], x.shape[1] + 2 * pad, x.shape[2] + 2 * pad, x.shape[3]))
     for i in range(size):
         for j in range(size):
-            rows, columns = (slice(k, k + stride * side, stride) for k, side in ((i, height), (j, width)))
-            spread[:, rows, columns][:, :height, :width] += np.float64(gradient) @ np.float64(kernel[i, j]).T
+            rows, columns = (
+                slice(k, k + stride * side, stride) for k, side in ((i, height), (j, width))
+            )
+            spread[:, rows, columns][:, :height, :width] += (
+                np.float64(gradient) @ np.float64(kernel[i, j]).T
+            )
     return y, spread[:, pad : pad + x.shape[1], pad : pad + x.shape[2]], by_kernel
 
 
@@ -89,7 +97,9 @@ def by_definition(x, kernel, gradient, stride):
 def test_value_and_gradients_by_definition(shape):
     x, kernel, gradient = draw(shape)
     value, pull = jax.vjp(functools.partial(ours, stride=shape[-1]), x, kernel)
-    for got, expected in zip((value, *pull(gradient)), by_definition(x, kernel, gradient, shape[-1]), strict=True):
+    for got, expected in zip(
+        (value, *pull(gradient)), by_definition(x, kernel, gradient, shape[-1]), strict=True
+    ):
         chex.assert_shape(got, expected.shape)
         assert np.max(np.abs(got - expected)) < 3e-6 * np.max(np.abs(expected))
 
@@ -100,18 +110,28 @@ def test_value_and_gradients_of_xla(shape):
     pad = (shape[-2] // 2,) * 2
 
     def xla(x, kernel):
-        return lax.conv_general_dilated(x, kernel, (shape[-1],) * 2, (pad, pad), dimension_numbers=LAYOUT)
+        return lax.conv_general_dilated(
+            x, kernel, (shape[-1],) * 2, (pad, pad), dimension_numbers=LAYOUT
+        )
 
     theirs, their_pull = jax.vjp(xla, x, kernel)
     value, pull = jax.vjp(functools.partial(ours, stride=shape[-1]), x, kernel)
-    for got, expected in zip((value, *pull(gradient)), (theirs, *their_pull(gradient)), strict=True):
+    for got, expected in zip(
+        (value, *pull(gradient)), (theirs, *their_pull(gradient)), strict=True
+    ):
         chex.assert_trees_all_close(got, expected, atol=3e-6 * float(jnp.max(jnp.abs(expected))))
 
 
 @pytest.mark.parametrize("name", ["strided", "shortcut", "left to XLA"])
 def test_gradients_by_finite_differences(name):
     x, kernel, _ = draw(SHAPES[name])
-    check_grads(functools.partial(ours, stride=SHAPES[name][-1]), (x, kernel), order=1, modes=["rev"], rtol=1e-2)
+    check_grads(
+        functools.partial(ours, stride=SHAPES[name][-1]),
+        (x, kernel),
+        order=1,
+        modes=["rev"],
+        rtol=1e-2,
+    )
 
 
 @needs_native
@@ -122,7 +142,9 @@ def test_it_compiles_and_loads():
 @needs_native
 @pytest.mark.parametrize("name", SHAPES)
 def test_what_runs_natively(name):
-    """The value and the kernel's gradient where the outputs fill vectors, the input's where the inputs do."""
+    """The value and the kernel's gradient where the outputs fill vectors, the input's where the
+    inputs do.
+    """
     *_, inputs, outputs, _, _ = SHAPES[name]
     text = lowered("cpu", name)
     forward_and_kernel, by_input = (int(count % 16 == 0) for count in (outputs, inputs))
@@ -168,7 +190,9 @@ def test_processors_with_narrower_vectors(flags, tmp_path):
     """The definition holds whatever the vectors' width is, on a processor that has them all."""
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", __file__]
     environment = os.environ | {"SSL_JAX_CXXFLAGS": flags, "SSL_JAX_CACHE": str(tmp_path)}
-    run = subprocess.run([*command, "-k", "by_definition"], env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [*command, "-k", "by_definition"], env=environment, capture_output=True, text=True
+    )
     assert run.returncode == 0 and f"{len(SHAPES)} passed" in run.stdout, run.stdout
     assert len(list((tmp_path / "native").iterdir())) == 1
 
@@ -177,9 +201,15 @@ BROKEN = {
     "no compiler": ({"PATH": "", "CXX": ""}, "no C++ compiler found as c++ or g++ or clang++ ("),
     "not the compiler that is named": ({"CXX": "g+-"}, "no C++ compiler found as g+- ("),
     "a compiler that fails": ({"CXX": "false"}, "could not compile convolution.cc: ?"),
-    "flags that it does not know": ({"SSL_JAX_CXXFLAGS": "-march=abacus"}, "could not compile convolution.cc: "),
+    "flags that it does not know": (
+        {"SSL_JAX_CXXFLAGS": "-march=abacus"},
+        "could not compile convolution.cc: ",
+    ),
     "a mistake in the source": ({"SSL_JAX_CXXFLAGS": "-Dkernel_gradient=3"}, " error: "),
-    "a user without a home": ({"HOME": "~", "XDG_CACHE_HOME": "~nobody-knows"}, "Name a directory in SSL_JAX_CACHE"),
+    "a user without a home": (
+        {"HOME": "~", "XDG_CACHE_HOME": "~nobody-knows"},
+        "Name a directory in SSL_JAX_CACHE",
+    ),
     "a cache that cannot be written": ({"SSL_JAX_CACHE": __file__}, "Not a directory: "),
 }
 
@@ -204,7 +234,10 @@ def test_a_library_that_does_not_load_is_made_anew(tmp_path):
     (tmp_path / "broken").mkdir()
     broken = tmp_path / "broken" / whole.name
     broken.write_bytes(b"no library")
-    assert native.load_library(tmp_path / "broken").correlate and broken.stat().st_size == whole.stat().st_size
+    assert (
+        native.load_library(tmp_path / "broken").correlate
+        and broken.stat().st_size == whole.stat().st_size
+    )
 
 
 @pytest.mark.parametrize("name", ["winograd", "strided"])
@@ -236,7 +269,9 @@ def test_anything_else_is_left_to_xla(dtype, strides, padding, options):
     traced = jax.make_jaxpr(lambda x, k: convolve(x, k, strides, padding, **options))(x, kernel)
     assert [e.primitive.name for e in traced.eqns] == ["conv_general_dilated"]
     got = convolve(x, kernel, strides, padding, **options)
-    chex.assert_trees_all_equal(got, lax.conv_general_dilated(x, kernel, strides, padding, **options))
+    chex.assert_trees_all_equal(
+        got, lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    )
 
 
 def lowered(platform, name):
@@ -271,7 +306,9 @@ class Wide(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        for i, (features, size, stride) in enumerate([(64, 3, 1), (64, 3, 1), (16, 3, 2), (16, 1, 2)]):
+        for i, (features, size, stride) in enumerate(
+            [(64, 3, 1), (64, 3, 1), (16, 3, 2), (16, 1, 2)]
+        ):
             x = conv(features, size, stride, kernel_init=layers.he_fan_out, name=f"conv{i}")(x)
             x = nn.relu(Norm("batch", self.axis_name, name=f"norm{i}")(x, train))
         return jnp.mean(x, axis=(1, 2))
@@ -298,14 +335,19 @@ def one_rounding_apart(x, kernel, *args, **options):
 
 @pytest.mark.parametrize("steps", [1, 10])
 def test_training_is_the_same(monkeypatch, steps):
-    """As near to XLA's as XLA's is to itself when its outputs are rounded otherwise; BatchNorm amplifies that."""
+    """As near to XLA's as XLA's is to itself when its outputs are rounded otherwise; BatchNorm
+    amplifies that.
+    """
     expected, control, ours = (
         curve(monkeypatch, convolution, steps)
         for convolution in (lax.conv_general_dilated, one_rounding_apart, convolve)
     )
     for got, other, reference in zip(ours, control, expected, strict=True):
         apart, allowed = (
-            max(float(np.max(np.abs(a - b))) for a, b in zip(*map(jax.tree.leaves, (each, reference)), strict=True))
+            max(
+                float(np.max(np.abs(a - b)))
+                for a, b in zip(*map(jax.tree.leaves, (each, reference)), strict=True)
+            )
             for each in (got, other)
         )
         assert apart < 4 * allowed and (steps > 1 or allowed < 1e-5), (apart, allowed)

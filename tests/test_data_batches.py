@@ -10,7 +10,15 @@ import jax
 import numpy as np
 import pytest
 
-from ssl_jax.data.batches import DEFAULT_BUDGET, batch_indices, device_budget, epoch_order, load, make_feed, prefetch
+from ssl_jax.data.batches import (
+    DEFAULT_BUDGET,
+    batch_indices,
+    device_budget,
+    epoch_order,
+    load,
+    make_feed,
+    prefetch,
+)
 from ssl_jax.errors import UserError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (23, 4, 3, 2), np.uint8)
@@ -23,18 +31,24 @@ def test_an_epoch_takes_each_example_once_and_drops_the_last_partial_batch(size,
     for epoch in range(3):
         taken = [batch_indices(7, epoch * steps + i, size, batch_size) for i in range(steps)]
         chex.assert_shape(taken, (batch_size,))
-        np.testing.assert_array_equal(np.concatenate(taken), epoch_order(7, epoch, size)[: steps * batch_size])
+        np.testing.assert_array_equal(
+            np.concatenate(taken), epoch_order(7, epoch, size)[: steps * batch_size]
+        )
         np.testing.assert_array_equal(np.sort(epoch_order(7, epoch, size)), np.arange(size))
 
 
 def test_order_is_numpys_permutation_of_seed_and_epoch():
-    np.testing.assert_array_equal(epoch_order(3, 5, 100), np.random.default_rng([3, 5]).permutation(100))
+    np.testing.assert_array_equal(
+        epoch_order(3, 5, 100), np.random.default_rng([3, 5]).permutation(100)
+    )
     orders = {tuple(epoch_order(seed, epoch, 20)) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
 
 
 def test_the_shuffle_is_full():
-    """Position 0 takes each of 10 examples equally often: chi-squared with 9 degrees, 99.9 % below 27.9."""
+    """Position 0 takes each of 10 examples equally often: chi-squared with 9 degrees, 99.9 % below
+    27.9.
+    """
     first = np.bincount([epoch_order(0, epoch, 10)[0] for epoch in range(2000)], minlength=10)
     assert ((first - 200) ** 2 / 200).sum() < 27.9
 
@@ -50,7 +64,9 @@ def test_indices_depend_on_the_step_and_not_on_what_was_asked_before():
 def images(feed, plan, rows=slice(None)) -> list[np.ndarray]:
     """The images of every step, through `load` in a compiled function as a train step has it."""
     step = jax.jit(lambda data, request, i: load(data, jax.tree.map(lambda x: x[i], request)))
-    return [step(feed.data, r, i) for r in feed.batches(plan, rows) for i in range(len(r["position"]))]
+    return [
+        step(feed.data, r, i) for r in feed.batches(plan, rows) for i in range(len(r["position"]))
+    ]
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -76,7 +92,8 @@ def test_resident_and_streamed_feeds_have_the_contracted_fields():
 def test_how_steps_are_grouped_changes_nothing():
     feed = make_feed(IMAGE, 4, 1, resident=False)
     chex.assert_trees_all_equal(images(feed, PLAN), images(feed, [(n, 1) for n in range(7)]))
-    chex.assert_trees_all_equal(images(feed, PLAN)[3:], images(feed, [(3, 4)]))  # as after a restart
+    # as after a restart
+    chex.assert_trees_all_equal(images(feed, PLAN)[3:], images(feed, [(3, 4)]))
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -115,14 +132,20 @@ def test_device_budget_is_a_share_of_what_the_device_tells(monkeypatch):
         def __init__(self, stats):
             self.memory_stats = lambda: stats
 
-    for stats, budget in [({"bytes_limit": 800}, 200), (None, DEFAULT_BUDGET), ({}, DEFAULT_BUDGET)]:
+    for stats, budget in [
+        ({"bytes_limit": 800}, 200),
+        (None, DEFAULT_BUDGET),
+        ({}, DEFAULT_BUDGET),
+    ]:
         monkeypatch.setattr(jax, "local_devices", lambda stats=stats: [Device(stats)])
         assert device_budget() == budget
 
 
 @pytest.mark.parametrize("batch_size", [-1, 0, 24])
 def test_batch_size_out_of_range(batch_size):
-    with pytest.raises(UserError, match=f"batch_size: got {batch_size}, takes 1 to the 23 training images"):
+    with pytest.raises(
+        UserError, match=f"batch_size: got {batch_size}, takes 1 to the 23 training images"
+    ):
         make_feed(IMAGE, batch_size, 0)
 
 
@@ -135,7 +158,7 @@ def test_other_bad_values():
         make_feed(IMAGE[..., 0], 4, 0)
 
 
-# --- the thread -------------------------------------------------------------------------------------------
+# --- the thread -----------------------------------------------------------------------------------
 
 
 def prefetch_threads() -> list[threading.Thread]:

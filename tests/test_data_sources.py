@@ -1,4 +1,6 @@
-"""Sets as arrays: digits, TFDS sets (tiny ones, written here without TensorFlow), the cache, user errors."""
+"""Sets as arrays: digits, TFDS sets (tiny ones, written here without TensorFlow), the cache, user
+errors.
+"""
 
 import importlib.util
 import io
@@ -36,8 +38,12 @@ def random_images(count: int, shape=(5, 5, 3), seed=0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, *shape), np.uint8)
 
 
-def write_tfds(folder: Path, splits: dict, features: dict, name="tiny", file_format="array_record") -> Path:
-    """A prepared TFDS set: `splits` maps to lists of examples, dicts of bytes or int. Gives the data_dir."""
+def write_tfds(
+    folder: Path, splits: dict, features: dict, name="tiny", file_format="array_record"
+) -> Path:
+    """A prepared TFDS set: `splits` maps to lists of examples, dicts of bytes or int. Gives the
+    data_dir.
+    """
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
@@ -64,7 +70,12 @@ def write_tfds(folder: Path, splits: dict, features: dict, name="tiny", file_for
         "fileFormat": file_format,
         "moduleName": "tests.tiny",
         "splits": [
-            {"name": s, "shardLengths": [str(len(x))], "numBytes": "1", "filepathTemplate": template}
+            {
+                "name": s,
+                "shardLengths": [str(len(x))],
+                "numBytes": "1",
+                "filepathTemplate": template,
+            }
             for s, x in splits.items()
         ],
     }
@@ -97,10 +108,12 @@ def tiny(tmp_path) -> Path:
     ids = [b"train_%d" % i for i in order]
     train = labelled(IMAGES[order], LABELS[order], ids)
     test = labelled(IMAGES[:2], LABELS[:2], [b"test_0", b"test_1"])
-    return write_tfds(tmp_path / "data", {"train": train, "test": test}, usual_features(with_id=True))
+    return write_tfds(
+        tmp_path / "data", {"train": train, "test": test}, usual_features(with_id=True)
+    )
 
 
-# --- digits -----------------------------------------------------------------------------------------------
+# --- digits ---------------------------------------------------------------------------------------
 
 
 def test_digits_are_scikit_learns_split_once_and_evenly():
@@ -115,7 +128,8 @@ def test_digits_are_scikit_learns_split_once_and_evenly():
         return sorted((int(y), x.tobytes()) for x, y in zip(image, label, strict=True))
 
     stored = load_digits()
-    reference = np.floor(stored.images * 255 / 16 + 0.5)  # 16 x 255 / 16 is whole; halves come only from x = 8
+    # 16 x 255 / 16 is whole; halves come only from x = 8
+    reference = np.floor(stored.images * 255 / 16 + 0.5)
     reference[stored.images == 8] = 128  # round half to even, as 127.5 goes to 128
     both = (np.concatenate(pair) for pair in zip(digits.train, digits.test, strict=True))
     assert rows(*both) == rows(reference.astype(np.uint8)[..., None], stored.target)
@@ -141,7 +155,9 @@ def test_digits_are_resized_on_request():
     image = load_dataset("digits", image_size=16).train.image
     assert image.shape == (1297, 16, 16, 1)
     small = Image.fromarray(load_dataset("digits").train.image[0, ..., 0])
-    np.testing.assert_array_equal(image[0, ..., 0], np.asarray(small.resize((16, 16), Image.Resampling.BILINEAR)))
+    np.testing.assert_array_equal(
+        image[0, ..., 0], np.asarray(small.resize((16, 16), Image.Resampling.BILINEAR))
+    )
 
 
 def test_digits_do_not_import_tfds():
@@ -153,7 +169,7 @@ def test_digits_do_not_import_tfds():
     assert done.stdout.strip() == "[]"
 
 
-# --- TFDS -------------------------------------------------------------------------------------------------
+# --- TFDS -----------------------------------------------------------------------------------------
 
 
 def test_tfds_set_comes_in_the_order_of_its_ids(tiny):
@@ -169,7 +185,9 @@ def test_tfds_set_comes_in_the_order_of_its_ids(tiny):
 def test_order_is_as_stored_without_ids_and_validation_stands_in_for_test(tmp_path):
     images = random_images(3, (4, 6, 1))
     splits = {"train": labelled(images, [1, 0, 1]), "validation": labelled(images[:1], [1])}
-    data = load_dataset("tiny", str(write_tfds(tmp_path / "data", splits, usual_features((4, 6, 1)))))
+    data = load_dataset(
+        "tiny", str(write_tfds(tmp_path / "data", splits, usual_features((4, 6, 1))))
+    )
     np.testing.assert_array_equal(data.train.image, images)
     np.testing.assert_array_equal(data.train.label, [1, 0, 1])
     assert len(data.test.label) == 1
@@ -202,7 +220,8 @@ def test_images_of_many_sizes_need_a_size_and_get_cropped_to_it(tmp_path):
     np.testing.assert_array_equal(data.train.image, [wide[:, 2:10], tall[2:10]])
     half = Image.fromarray(wide).resize((6, 4), Image.Resampling.BILINEAR)
     got = load_dataset("tiny", folder, image_size=4).train.image[0]
-    assert np.abs(got.astype(int) - np.asarray(half)[:, 1:5]).max() <= 1  # Pillow's own rounding of a box
+    # Pillow's own rounding of a box
+    assert np.abs(got.astype(int) - np.asarray(half)[:, 1:5]).max() <= 1
 
 
 @pytest.mark.parametrize("size", [1, 4, 6])
@@ -220,12 +239,14 @@ def test_train_size_out_of_range(tiny, size):
         load_dataset("tiny", str(tiny), train_size=size)
 
 
-# --- descriptions -----------------------------------------------------------------------------------------
+# --- descriptions ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def described_first(monkeypatch):
-    """check(*args, **fields): `describe`, while no record can be decoded, says what `load_dataset` then holds."""
+    """check(*args, **fields): `describe`, while no record can be decoded, says what `load_dataset`
+    then holds.
+    """
 
     def check(*args, **fields) -> Description:
         with monkeypatch.context() as patch:
@@ -237,15 +258,24 @@ def described_first(monkeypatch):
         assert [about.train, about.test, about.pretrain] == sizes
         for split in (data.train, data.test, data.pretrain):
             assert split.image.shape[1:] == about.image and len(split.label) == len(split.image)
-        assert (about.side, about.channels) == (data.train.image.shape[1], data.train.image.shape[3])
-        assert (about.name, about.num_classes, about.label_names) == (data.name, data.num_classes, data.label_names)
+        assert (about.side, about.channels) == (
+            data.train.image.shape[1],
+            data.train.image.shape[3],
+        )
+        assert (about.name, about.num_classes, about.label_names) == (
+            data.name,
+            data.num_classes,
+            data.label_names,
+        )
         assert data.description == about
         return about
 
     return check
 
 
-@pytest.mark.parametrize("fields", [{}, {"image_size": 16}, {"train_size": 100}, {"train_size": 1, "image_size": 4}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"image_size": 16}, {"train_size": 100}, {"train_size": 1, "image_size": 4}]
+)
 def test_digits_are_described(described_first, fields):
     assert described_first("digits", **fields).num_classes == 10
 
@@ -262,7 +292,9 @@ def test_images_that_are_not_square_are_described(tmp_path, described_first):
     assert described_first("tiny", folder).image == (4, 6, 1)
 
 
-@pytest.mark.parametrize("train_size, sizes", [(None, (2, 6)), (1, (1, 1)), (2, (2, 2)), (4, (2, 4)), (6, (2, 6))])
+@pytest.mark.parametrize(
+    "train_size, sizes", [(None, (2, 6)), (1, (1, 1)), (2, (2, 2)), (4, (2, 4)), (6, (2, 6))]
+)
 def test_unlabelled_images_are_described(tmp_path, described_first, train_size, sizes):
     images = random_images(7, (96, 96, 3))
     splits = {
@@ -290,12 +322,22 @@ def test_a_description_refuses_what_reading_would(tmp_path, tiny):
     bare = {k: v for k, v in usual_features().items() if k != "label"}
     bare = str(write_tfds(tmp_path / "bare", {"train": good, "test": good}, bare))
     wrong = {
-        "data.data_dir: got .*none, which is not a directory": {"name": "tiny", "data_dir": str(tmp_path / "none")},
+        "data.data_dir: got .*none, which is not a directory": {
+            "name": "tiny",
+            "data_dir": str(tmp_path / "none"),
+        },
         "lacks cifar10": {"name": "cifar10", "data_dir": str(tiny)},
         "did you mean 'digits'": {"name": "didgits", "data_dir": str(tiny)},
         "data.image_size: got 0": {"name": "digits", "image_size": 0},
-        "data.train_size: got 1298, takes 1 to 1297 for digits": {"name": "digits", "train_size": 1298},
-        "data.train_size: got 7, takes 1 to 6 for tiny": {"name": "tiny", "data_dir": str(tiny), "train_size": 7},
+        "data.train_size: got 1298, takes 1 to 1297 for digits": {
+            "name": "digits",
+            "train_size": 1298,
+        },
+        "data.train_size: got 7, takes 1 to 6 for tiny": {
+            "name": "tiny",
+            "data_dir": str(tiny),
+            "train_size": 7,
+        },
         "data.train_size: got 0": {"name": "tiny", "data_dir": str(tiny), "train_size": 0},
         "has no validation split, only train": {"name": "tiny", "data_dir": lone},
         "no label feature": {"name": "tiny", "data_dir": bare},
@@ -309,8 +351,12 @@ def test_a_description_refuses_what_reading_would(tmp_path, tiny):
         assert refusals[0] == refusals[1]
 
 
-def test_a_set_is_prepared_for_its_description_only_where_its_sizes_are_not_known(tmp_path, monkeypatch):
-    """TFDS may know the sizes of a set that lies nowhere yet; then a mistake elsewhere is told before the download."""
+def test_a_set_is_prepared_for_its_description_only_where_its_sizes_are_not_known(
+    tmp_path, monkeypatch
+):
+    """TFDS may know the sizes of a set that lies nowhere yet; then a mistake elsewhere is told
+    before the download.
+    """
     import tensorflow_datasets as tfds
 
     class Prepared(Exception):
@@ -323,7 +369,9 @@ def test_a_set_is_prepared_for_its_description_only_where_its_sizes_are_not_know
         name = "tiny"
 
         def __init__(self, sizes):
-            splits = {name: type("Split", (), {"num_examples": count}) for name, count in sizes.items()}
+            splits = {
+                name: type("Split", (), {"num_examples": count}) for name, count in sizes.items()
+            }
             self.info = type("Info", (), {"features": usual_features(), "splits": splits})
 
         def is_prepared(self):
@@ -339,7 +387,7 @@ def test_a_set_is_prepared_for_its_description_only_where_its_sizes_are_not_know
         describe("tiny")
 
 
-# --- the cache --------------------------------------------------------------------------------------------
+# --- the cache ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -400,7 +448,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("suffix, damage", DAMAGE.values(), ids=DAMAGE)
-def test_damaged_cache_is_rebuilt_with_a_warning(tiny, tmp_path, capfd, no_decoding, suffix, damage):
+def test_damaged_cache_is_rebuilt_with_a_warning(
+    tiny, tmp_path, capfd, no_decoding, suffix, damage
+):
     load_dataset("tiny", str(tiny))
     capfd.readouterr()
     damage(cached_file(tmp_path, suffix))
@@ -466,14 +516,16 @@ def test_cache_falls_back_when_the_first_place_refuses(tmp_path):
     (tmp_path / "blocked").write_text("a file where a directory should be")
     roots = [tmp_path / "blocked", tmp_path / "open"]
     examples = list(zip(IMAGES, LABELS, strict=True))
-    image, label = cache.load_or_build(roots, "a/train", "tiny", IMAGES.shape, lambda: iter(examples))
+    image, label = cache.load_or_build(
+        roots, "a/train", "tiny", IMAGES.shape, lambda: iter(examples)
+    )
     np.testing.assert_array_equal(image, IMAGES)
     np.testing.assert_array_equal(label, LABELS)
     with pytest.raises(UserError, match="SSL_JAX_CACHE: got .*blocked"):
         cache.load_or_build(roots[:1], "a/train", "tiny", IMAGES.shape, lambda: iter(examples))
 
 
-# --- mistakes of the user ---------------------------------------------------------------------------------
+# --- mistakes of the user -------------------------------------------------------------------------
 
 
 def refused(*args, **kwargs) -> str:
@@ -521,7 +573,9 @@ except ValueError as error:
     print(error)
 """
     environment = os.environ | {"TFDS_DATA_DIR": str(tmp_path), "HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
     assert "pip install 'ssl-jax[prepare]'" in done.stdout and done.stdout.count("\n") == 1
     assert done.stderr == ""
 
@@ -534,11 +588,15 @@ def test_failed_download_is_one_line(monkeypatch):
             raise ConnectionError("no route to host\nand a long story")
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    with pytest.raises(UserError, match="cifar10 could not be .* ConnectionError: no route to host$"):
+    with pytest.raises(
+        UserError, match="cifar10 could not be .* ConnectionError: no route to host$"
+    ):
         prepared._prepare(Builder())
 
 
-@pytest.mark.parametrize("dropped, complaint", [("image", "no image feature"), ("label", "no label feature")])
+@pytest.mark.parametrize(
+    "dropped, complaint", [("image", "no image feature"), ("label", "no label feature")]
+)
 def test_missing_feature(tmp_path, dropped, complaint):
     examples = [{k: v for k, v in x.items() if k != dropped} for x in labelled(IMAGES, LABELS)]
     features = {k: v for k, v in usual_features().items() if k != dropped}
@@ -554,7 +612,10 @@ def test_missing_split_broken_images_and_labels_out_of_range(tmp_path):
             "train": labelled(random_images(1, (5, 7, 3)), [0]),
             "test": good,
         },
-        "split train cannot be read": {"train": [{"image": b"no picture", "label": 0}], "test": good},
+        "split train cannot be read": {
+            "train": [{"image": b"no picture", "label": 0}],
+            "test": good,
+        },
         "labels 0 to 2, takes 0 to 1": {"train": good, "test": labelled(IMAGES[:2], [0, 2])},
         "labels -1 to 0": {"train": good, "test": labelled(IMAGES[:2], [0, -1])},
     }
@@ -573,14 +634,19 @@ def test_image_size_below_one():
     assert "data.image_size: got 0" in refused("digits", image_size=0)
 
 
-# --- the real thing ---------------------------------------------------------------------------------------
+# --- the real thing -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "cifar10").is_dir(), reason="no CIFAR-10: set SSL_JAX_TFDS_DIR")
 def test_real_cifar10():
     data = load_dataset("cifar10", str(REAL))
-    assert data.train.image.shape == (50000, 32, 32, 3) and data.test.image.shape == (10000, 32, 32, 3)
+    assert data.train.image.shape == (50000, 32, 32, 3) and data.test.image.shape == (
+        10000,
+        32,
+        32,
+        3,
+    )
     np.testing.assert_array_equal(np.bincount(data.train.label), np.full(10, 5000))
     np.testing.assert_array_equal(np.bincount(data.test.label), np.full(10, 1000))
     assert data.description == describe("cifar10", str(REAL))

@@ -1,4 +1,6 @@
-"""The experiments on weight decay on a few digits: what they conclude, what they keep, and what they refuse."""
+"""The experiments on weight decay on a few digits: what they conclude, what they keep, and what
+they refuse.
+"""
 
 import json
 import runpy
@@ -66,7 +68,7 @@ def programs():
         yield known
 
 
-# --- Whole commands -------------------------------------------------------------------------------------------------
+# --- Whole commands -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +79,22 @@ def finished_grid(tmp_path_factory, programs):
 
 def test_grid_tells_all_cells(finished_grid):
     directory, result = finished_grid
-    assert result["experiment"] == "robustness" and result["runs"] == 16 and result["steps"] == STEPS
-    assert result["learning_rates"] == [0.1, 0.01] and result["layers"] == ["encoder/linear1", "head"]
+    assert (
+        result["experiment"] == "robustness" and result["runs"] == 16 and result["steps"] == STEPS
+    )
+    assert result["learning_rates"] == [0.1, 0.01] and result["layers"] == [
+        "encoder/linear1",
+        "head",
+    ]
     found = cells_in(directory)
     for name, arm in result["arms"].items():
         kind = {"WD": "decoupled", "LPWD": "pre-mean"}[name]
         cell = [found[f"adam-{kind}-rate0.1-decay0.5-seed{seed}.npz"] for seed in (0, 1)]
         expected = np.mean([c["test_accuracy"][-1] for c in cell])
         np.testing.assert_allclose(arm["test"]["mean"][0][0], expected, rtol=1e-4)
-        np.testing.assert_allclose(arm["loss_curves"][0][0], np.mean([c["loss"] for c in cell], 0), rtol=1e-4)
+        np.testing.assert_allclose(
+            arm["loss_curves"][0][0], np.mean([c["loss"] for c in cell], 0), rtol=1e-4
+        )
     assert np.shape(result["opposing"]["ratio"]) == (2, 2, 2, 3)
     assert {p.stem for p in (directory / "figures").iterdir()} == {
         *("robustness", "opposing", "opposing_grid", "opposing_layers", "strong_penalty")
@@ -95,7 +104,9 @@ def test_grid_tells_all_cells(finished_grid):
 
 def test_goes_on_where_it_was_interrupted(finished_grid, tmp_path, capsys):
     asked = []
-    assert run(tiny("robustness"), tmp_path, lambda: asked.append(1) or len(asked) > 5 * STEPS) is None
+    assert (
+        run(tiny("robustness"), tmp_path, lambda: asked.append(1) or len(asked) > 5 * STEPS) is None
+    )
     assert "the same command goes on from here" in capsys.readouterr().out
     before = set(cells_in(tmp_path))
     assert 0 < len(before) < 16
@@ -155,7 +166,11 @@ def test_the_terms_of_a_gap_add_up_to_it(finished_ablation):
 def test_settings_are_chosen_on_held_out_images(finished_ablation):
     _, result = finished_ablation
     for name, method in result["methods"].items():
-        tried = {(rate, decay): value for method, rate, decay, value in result["search"] if method == name}
+        tried = {
+            (rate, decay): value
+            for method, rate, decay, value in result["search"]
+            if method == name
+        }
         assert tried[method["learning_rate"], method["weight_decay"]] == max(tried.values())
 
 
@@ -181,7 +196,7 @@ def digits_test_labels(count):
     return load_dataset("digits").test.label[:count]
 
 
-# --- Parts ----------------------------------------------------------------------------------------------------------
+# --- Parts ----------------------------------------------------------------------------------------
 
 
 def test_shrinking_is_linear():
@@ -215,8 +230,14 @@ def test_penalty_and_scale_have_the_runs_that_they_name():
     config = tiny("model_scale")
     config.sizes, config.weight_decays = ("mlp-4-1", "mlp-8-2"), (0.1, 0.2)
     kinds = {run.kind.encoder for run in model_scale.choice_runs(config).values()}
-    assert kinds == {tuple(zip(("name", "width", "depth"), ("mlp", w, d), strict=True)) for w, d in ((4, 1), (8, 2))}
-    tried = {key: {"validation_accuracy": np.array([0.9, key[2]])} for key in model_scale.choice_runs(config)}
+    assert kinds == {
+        tuple(zip(("name", "width", "depth"), ("mlp", w, d), strict=True))
+        for w, d in ((4, 1), (8, 2))
+    }
+    tried = {
+        key: {"validation_accuracy": np.array([0.9, key[2]])}
+        for key in model_scale.choice_runs(config)
+    }
     assert set(model_scale.choose(config, tried).values()) == {0.2}
     assert set(decay_grid.fresh_seeds(config)).isdisjoint({config.seed})
 
@@ -225,21 +246,28 @@ def test_results_of_penalty_and_scale_are_tables_and_figures(tmp_path):
     rng = np.random.default_rng(0)
     config = tiny("strong_penalty")
     found = {
-        key: {"loss": rng.random(3), "test_accuracy": rng.random(3)} for key in strong_penalty.penalty_runs(config)
+        key: {"loss": rng.random(3), "test_accuracy": rng.random(3)}
+        for key in strong_penalty.penalty_runs(config)
     }
     found["adam", "WD", 0]["loss"][-1] = np.nan
     result = strong_penalty.penalty_result(config, found) | {"experiment": "strong_penalty"}
     difference = [
-        found["adam", "PWD", s]["test_accuracy"][-1] - found["adam", "WD", s]["test_accuracy"][-1] for s in (0, 1)
+        found["adam", "PWD", s]["test_accuracy"][-1] - found["adam", "WD", s]["test_accuracy"][-1]
+        for s in (0, 1)
     ]
-    assert result["optimizers"]["adam"]["arms"]["PWD"]["ahead_of_WD"]["mean"] == pytest.approx(np.mean(difference))
+    assert result["optimizers"]["adam"]["arms"]["PWD"]["ahead_of_WD"]["mean"] == pytest.approx(
+        np.mean(difference)
+    )
     result = json.loads(json.dumps(result))
     assert "| adam, 0.05 | WD | not finite |" in reports.report(result)
     reports.draw(result, tmp_path)
     config = tiny("model_scale")
     pairs = model_scale.size_kinds(config)
     found = {(*pair, s): {"test_accuracy": rng.random(3)} for pair in pairs for s in (0, 1)}
-    chosen, counts = dict.fromkeys(pairs, 0.5), {size: 10 ** (i + 3) for i, size in enumerate(config.sizes)}
+    chosen, counts = (
+        dict.fromkeys(pairs, 0.5),
+        {size: 10 ** (i + 3) for i, size in enumerate(config.sizes)},
+    )
     result = model_scale.scale_result(config, chosen, found, counts) | {"experiment": "model_scale"}
     assert "| convnet-16 | 10,000 | LPWD | 0.5 |" in reports.report(result)
     reports.draw(result, tmp_path)
@@ -250,7 +278,12 @@ def test_batches_are_filled_up_without_being_counted(monkeypatch):
     monkeypatch.setattr(decay_grid, "JUDGED_TOGETHER", 4)
     image, label = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), np.arange(6, dtype=np.int32)
     batches = decay_grid.in_batches(Split(image, label))
-    assert [len(label) for _, label in batches] == [4, 4] and batches[1][1].tolist() == [4, 5, -1, -1]
+    assert [len(label) for _, label in batches] == [4, 4] and batches[1][1].tolist() == [
+        4,
+        5,
+        -1,
+        -1,
+    ]
 
     def score(image, label):
         return {"right": np.array([np.sum(label >= 3)]), "loss": np.array([3.0])}
@@ -267,7 +300,13 @@ def test_a_run_gets_the_arrays_of_its_own_member(monkeypatch):
     monkeypatch.setattr(decay_grid, "train_members", stub)
     kind = decay_grid.Kind("adam", "pre")
     runs = [decay_grid.Run(kind, Member(rate, 0.1, 0)) for rate in (0.3, 0.1, 0.2)]
-    sizes = {"steps_per_epoch": 1, "image": np.zeros(4), "label": np.zeros(4), "judged": {}, "num_classes": 2}
+    sizes = {
+        "steps_per_epoch": 1,
+        "image": np.zeros(4),
+        "label": np.zeros(4),
+        "judged": {},
+        "num_classes": 2,
+    }
     lab = decay_grid.Laboratory(tiny("robustness"), augment=None, normalise=None, **sizes)
     for size in (3, 5):
         arrays = decay_grid.train_chunk(lab, None, runs, size, lambda n: False, (), None)
@@ -276,21 +315,36 @@ def test_a_run_gets_the_arrays_of_its_own_member(monkeypatch):
 
 @pytest.mark.parametrize("labels", [("ahead", "plain"), ("plain", "ahead")])
 def test_runs_that_share_a_cell_are_trained_once_with_all_that_is_recorded(labels, monkeypatch):
-    kinds = {"plain": decay_grid.Kind("adam", "pre"), "ahead": decay_grid.Kind("adam", "pre", ahead=True)}
+    kinds = {
+        "plain": decay_grid.Kind("adam", "pre"),
+        "ahead": decay_grid.Kind("adam", "pre", ahead=True),
+    }
     runs = {label: decay_grid.Run(kinds[label], Member(0.1, 0.5, 0)) for label in labels}
-    sizes = {"steps_per_epoch": 1, "image": np.zeros(4), "label": np.zeros(4), "judged": {}, "num_classes": 2}
+    sizes = {
+        "steps_per_epoch": 1,
+        "image": np.zeros(4),
+        "label": np.zeros(4),
+        "judged": {},
+        "num_classes": 2,
+    }
     config = tiny("ablation")
     lab = decay_grid.Laboratory(config, augment=None, normalise=None, **sizes)
     monkeypatch.setattr(decay_grid, "build_program", lambda lab, kind: (kind, []))
     trained = []
-    monkeypatch.setattr(decay_grid, "train_chunk", lambda lab, program, chunk, *rest: trained.append((program, *chunk)))
+    monkeypatch.setattr(
+        decay_grid,
+        "train_chunk",
+        lambda lab, program, chunk, *rest: trained.append((program, *chunk)),
+    )
     plan = decay_grid.plan_runs(decay_grid.Stage("", lambda config: runs), config, lab)
     assert plan.names["plain"] == plan.names["ahead"]
     for job in plan.jobs(list(dict.fromkeys(plan.names.values()))):
         job.make(None)
     assert trained == [(kinds["ahead"], runs["ahead"])]
     # A cell of the other run alone is no whole one.
-    assert not plan.whole(plan.names["ahead"], {}) and plan.whole(plan.names["ahead"], {"test_accuracy_ahead": 0})
+    assert not plan.whole(plan.names["ahead"], {}) and plan.whole(
+        plan.names["ahead"], {"test_accuracy_ahead": 0}
+    )
 
 
 def test_runs_have_files_of_their_own():
@@ -301,7 +355,7 @@ def test_runs_have_files_of_their_own():
     assert len({run.name for run in runs}) == len(runs)
 
 
-# --- Figures and numbers --------------------------------------------------------------------------------------------
+# --- Figures and numbers --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -324,7 +378,8 @@ def test_heat_maps_label_every_cell(figures):
     ]
     np.testing.assert_array_equal(panels[0].images[0].get_array().filled(np.nan), values)
     (circle,) = panels[0].lines
-    assert (circle.get_xdata()[0], circle.get_ydata()[0]) == (1, 1)  # the largest: last rate, last decay
+    # the largest: last rate, last decay
+    assert (circle.get_xdata()[0], circle.get_ydata()[0]) == (1, 1)
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["0.01", "0.001"]
     low, high = panels[1].images[0].get_clim()
     assert low == -high and high == pytest.approx(99.96 - 50)
@@ -339,9 +394,13 @@ def test_grid_figures_show_the_arrays(finished_grid, figures, tmp_path):
     lines = drawn["opposing.png"].axes[0].lines
     np.testing.assert_allclose(lines[0].get_ydata(), ratio[0, 0, :, -1])
     assert lines[0].get_label() == "rate 0.1, decay 0.5" and len(lines) == 4
-    np.testing.assert_allclose(drawn["opposing_layers.png"].axes[0].lines[1].get_ydata(), ratio[0, 0, :, 1])
+    np.testing.assert_allclose(
+        drawn["opposing_layers.png"].axes[0].lines[1].get_ydata(), ratio[0, 0, :, 1]
+    )
     a = ratio[..., -1].mean(axis=2)
-    np.testing.assert_allclose(drawn["opposing_grid.png"].axes[1].images[0].get_array(), 100 * a / (1 + a))
+    np.testing.assert_allclose(
+        drawn["opposing_grid.png"].axes[1].images[0].get_array(), 100 * a / (1 + a)
+    )
     maps = [axis.images[0].get_array() for axis in drawn["robustness.png"].axes]
     np.testing.assert_allclose(maps[1] - maps[0], maps[2], atol=0.01)
     (loss, _), lpwd = drawn["strong_penalty.png"].axes, result["arms"]["LPWD"]["loss_curves"]
@@ -359,7 +418,7 @@ def test_paired_differences_against_scipy():
     assert intervals.paired(a[:1], b[:1])["interval"] is None
 
 
-# --- Mistakes -------------------------------------------------------------------------------------------------------
+# --- Mistakes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -371,7 +430,12 @@ def test_paired_differences_against_scipy():
         ("robustness", "together", "0", "together: got '0'"),
         ("robustness", "layerwise", "i/m", "optimizer.layerwise: got 'i/m'"),
         ("robustness", "encoder.name", "convnett", "encoder.name: got 'convnett'"),
-        ("robustness", "encoder", {"name": "convnext_tiny", "norm": "auto"}, "data.image_size: got 8"),
+        (
+            "robustness",
+            "encoder",
+            {"name": "convnext_tiny", "norm": "auto"},
+            "data.image_size: got 8",
+        ),
         ("robustness", "optimizer.name", "adamm", "did you mean 'adam'"),
         ("robustness", "optimizer.exclude", "nothing", "optimizer.exclude: got 'nothing'"),
         ("robustness", "epochs", 0, "epochs: got 0"),
@@ -401,5 +465,6 @@ def test_a_literal_share_of_one_is_refused(tmp_path):
     config = tiny("robustness")
     config.optimizer.decay_scale = "literal"
     config.grid.weight_decays = (0.9, 0.1)
-    with pytest.raises(UserError, match="optimizer.layerwise"):  # 0.9 * 4 / 3 in the last of two layers
+    # 0.9 * 4 / 3 in the last of two layers
+    with pytest.raises(UserError, match="optimizer.layerwise"):
         run(config, tmp_path / "new")

@@ -1,4 +1,6 @@
-"""The doctor on histories whose state is known: made up, published, stored, and of small runs made to fail each way."""
+"""The doctor on histories whose state is known: made up, published, stored, and of small runs made
+to fail each way.
+"""
 
 import functools
 import json
@@ -30,13 +32,17 @@ from ssl_jax.train.state import init_state
 from ssl_jax.workdir.metrics_csv import COLUMNS, append_row, truncate_after
 
 ROOT = Path(__file__).parent.parent
-FACTS = Facts(64, 0.99, False, "mlp", 0.05, None, 0.02, None, 0.9, "coupled", "lr", 1.0, "cosine", 1000)
+FACTS = Facts(
+    64, 0.99, False, "mlp", 0.05, None, 0.02, None, 0.9, "coupled", "lr", 1.0, "cosine", 1000
+)
 BARE = FACTS._replace(tau=0.0)
 SYMMETRIC = BARE._replace(symmetric=True)
 
 
 def made_up(steps=1000, rows=40, noise=0.03, **columns):
-    """A history in which each column goes from its first to its last value geometrically, with some noise on it."""
+    """A history in which each column goes from its first to its last value geometrically, with some
+    noise on it.
+    """
     rng = np.random.default_rng(0)
     ends = {"loss": (-0.8, -1.6), "relative_spread": (0.8, 0.7), "effective_rank": (5, 4.5)}
     ends |= {"top_eigenvalue": (10, 0.2), "predictor_norm": (4, 2)} | columns
@@ -47,7 +53,7 @@ def made_up(steps=1000, rows=40, noise=0.03, **columns):
     return history | {"effective_rank": np.maximum(history["effective_rank"], 1)}
 
 
-# --- Its tools ----------------------------------------------------------------------------------------------
+# --- Its tools ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share, rest", [(0.9, 5), (0.5, 2), (0.2, 7), (0.6, 1)])
@@ -71,7 +77,9 @@ def test_spread_tells_the_mean_share_of_projections():
 def test_trend_is_kendalls():
     x = np.random.default_rng(0).normal(size=30) + np.linspace(0, 1, 30)
     n, tau = 30, kendalltau(np.arange(30), x).statistic
-    assert trend(x) == pytest.approx(tau * n * (n - 1) / 2 / np.sqrt(n * (n - 1) * (2 * n + 5) / 18))
+    assert trend(x) == pytest.approx(
+        tau * n * (n - 1) / 2 / np.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    )
     assert trend(-x) == -trend(x) and trend(x[:3]) == 0
 
 
@@ -84,16 +92,22 @@ def test_running_median_looks_back_only(length):
 
 def test_an_alarm_ends_later_than_it_began():
     x = np.array([2, 1.6, 1.4, 1.6, 1.4, 1.9, 1.6])
-    np.testing.assert_array_equal(latched(x < 1.5, x < 1.8), [False, False, True, True, True, False, False])
+    np.testing.assert_array_equal(
+        latched(x < 1.5, x < 1.8), [False, False, True, True, True, False, False]
+    )
 
 
-# --- Made-up histories --------------------------------------------------------------------------------------
+# --- Made-up histories ----------------------------------------------------------------------------
 
 
 def test_a_run_that_learns():
     found = diagnose(made_up(), FACTS)
     assert (found.state, found.since, found.advice, found.collapsed) == ("healthy", None, (), False)
-    assert found.rank == pytest.approx(4.5, rel=0.05) and found.dim == 64 and found.certainty.startswith("sure")
+    assert (
+        found.rank == pytest.approx(4.5, rel=0.05)
+        and found.dim == 64
+        and found.certainty.startswith("sure")
+    )
 
 
 ILL = {
@@ -107,7 +121,8 @@ ILL = {
 @pytest.mark.parametrize("state", ILL)
 def test_each_illness_is_told_and_dated(state):
     history = made_up(**ILL[state])
-    facts = BARE._replace(loss="euclidean") if state == "divergence" else BARE  # the cosine sees no size of weights
+    # the cosine sees no size of weights
+    facts = BARE._replace(loss="euclidean") if state == "divergence" else BARE
     found = diagnose(history, facts)
     assert found.state == state and found.collapsed == (state in COLLAPSED)
     assert 100 < found.since < 1000 and str(found.since) in found.words and "\n" not in found.words
@@ -121,7 +136,11 @@ def test_what_is_not_finite_is_a_divergence_from_that_row():
     for name in ("loss", "top_eigenvalue"):
         broken = history | {name: np.append(history[name][:-2], [np.nan, np.inf])}
         found = diagnose(broken, FACTS)
-        assert found.state == "divergence" and found.since == history["step"][-2] and "sure" in found.certainty
+        assert (
+            found.state == "divergence"
+            and found.since == history["step"][-2]
+            and "sure" in found.certainty
+        )
     first = {name: column[:1] * np.nan for name, column in history.items()}
     assert diagnose(first, FACTS)[:2] == ("divergence", None)
 
@@ -139,11 +158,17 @@ def test_too_early_to_tell():
 
 def test_a_run_on_its_way_up_is_no_alarm():
     """As the replication's begin: all mean, rank 1, which the mean's fading mends."""
-    rising = {"relative_spread": (0.05, 0.09), "effective_rank": (1.01, 1.3), "top_eigenvalue": (190, 57)}
+    rising = {
+        "relative_spread": (0.05, 0.09),
+        "effective_rank": (1.01, 1.3),
+        "top_eigenvalue": (190, 57),
+    }
     slow = FACTS._replace(weight_decay=4e-4, learning_rate=0.03, total_steps=39_000)
     found = diagnose(made_up(steps=3900, noise=0.003, **rising), slow)
     assert found.state == "too early" and "rising" in found.certainty
-    assert diagnose(made_up(steps=3900, noise=0.003, **rising), slow._replace(total_steps=3900)).collapsed
+    assert diagnose(
+        made_up(steps=3900, noise=0.003, **rising), slow._replace(total_steps=3900)
+    ).collapsed
     fading = rising | {"effective_rank": (1.1, 1.1), "relative_spread": (0.05, 0.05)}
     found = diagnose(made_up(steps=3900, noise=0.003, **fading), slow)
     assert found.state == "too early" and "fading" in found.certainty
@@ -162,19 +187,24 @@ def test_recorded_dynamics_are_heard():
     dynamics = {"step": np.array([0, 500, 1000]), "mean_share": np.array([np.nan, 0.5, 0.9])}
     assert diagnose(history, FACTS).state == "dimensional collapse"  # spread .7 and rank 2: a line
     beside = read_signs(history | {"dynamics": dynamics}, 64)
-    assert beside.mean[-1] > 0.85 and beside.content[-1] > LINE[1]  # 9/10 are mean: the rest is rich
+    # 9/10 are mean: the rest is rich
+    assert beside.mean[-1] > 0.85 and beside.content[-1] > LINE[1]
     dynamics["parameter_norm"] = np.array([[1, 1, 1], [2, 2, 2], [300, 1, 1]])
     found = diagnose(history | {"dynamics": dynamics}, FACTS)
     assert (found.state, found.since) == ("divergence", 1000)
     dynamics["predictor_eigenvalues"] = np.tile([1, 0.5, 0.01], (3, 1))
-    assert any("2 of 64 eigenvalues" in sign for sign in diagnose(history | {"dynamics": dynamics}, FACTS).signs)
+    assert any(
+        "2 of 64 eigenvalues" in sign
+        for sign in diagnose(history | {"dynamics": dynamics}, FACTS).signs
+    )
 
 
-# --- Published and stored runs ------------------------------------------------------------------------------
+# --- Published and stored runs --------------------------------------------------------------------
 
-# The replication's stored results (CIFAR-10, D = 128): largest eigenvalue of F after epochs 0, 10, 20, 50, 100, and the
-# effective rank after 100. Between the epochs, and of what was not stored, the tests make it up: rank from 1.05
-# (all of it mean) geometrically; spread from .3 to .7 or, in the collapse, standing still.
+# The replication's stored results (CIFAR-10, D = 128): largest eigenvalue of F after epochs 0, 10,
+# 20, 50, 100, and the effective rank after 100. Between the epochs, and of what was not stored, the
+# tests make it up: rank from 1.05 (all of it mean) geometrically; spread from .3 to .7 or, in the
+# collapse, standing still.
 PUBLISHED = {
     "byol": ((190.8, 57.0, 15.4, 2.76, 1.50), 22.6),
     "byol_sym": ((210, 16.3, 6.6, 1.80, 0.87), 41.7),
@@ -191,9 +221,13 @@ def test_the_replications_spectra(name):
     spread = (0.3, 0.7) if rank > 2 else (0.3, 0.3)
     history = made_up(rows=200, effective_rank=(1.05, rank), relative_spread=spread, noise=0.01)
     history |= {"step": (390 * epochs).round(), "top_eigenvalue": curve}
-    facts = FACTS._replace(dim=128, tau=0.0, weight_decay=4e-4, learning_rate=0.03, total_steps=39_000)
+    facts = FACTS._replace(
+        dim=128, tau=0.0, weight_decay=4e-4, learning_rate=0.03, total_steps=39_000
+    )
     states = [diagnose({k: v[:n] for k, v in history.items()}, facts).state for n in range(1, 201)]
-    assert states[0] == "too early" and states[-1] == ("healthy" if rank > 2 else "rank-one explosion")
+    assert states[0] == "too early" and states[-1] == (
+        "healthy" if rank > 2 else "rank-one explosion"
+    )
     if rank > 2:
         assert set(states) == {"too early", "healthy"}  # no false alarm on the way
 
@@ -205,23 +239,34 @@ MINI = [
 ]
 
 
-@pytest.mark.parametrize("paths", [MINI, list((ROOT / "results" / "decay_ssl").glob("*/seed-*.json"))])
+@pytest.mark.parametrize(
+    "paths", [MINI, list((ROOT / "results" / "decay_ssl").glob("*/seed-*.json"))]
+)
 def test_stored_runs_at_their_end(paths):
-    """Collapsed are those whose linear probe fell far below the untrained encoder's 37 %, and no other. Only without
-    any decay may projections lie on a line while the features before them learn: nothing takes away what is not used.
+    """Collapsed are those whose linear probe fell far below the untrained encoder's 37 %, and no
+    other. Only without any decay may projections lie on a line while the features before them
+    learn: nothing takes away what is not used.
     """
     assert paths
     for path in paths:
         run = json.loads(path.read_text())
         columns = {"loss": run["loss"], "relative_spread": run["relative_spread"]}
-        columns |= {"effective_rank": run["effective_rank"], "top_eigenvalue": run["correlation_eigenvalues"][0]}
+        columns |= {
+            "effective_rank": run["effective_rank"],
+            "top_eigenvalue": run["correlation_eigenvalues"][0],
+        }
         rows = {name: np.full(40, value) for name, value in columns.items()}
         rows["top_eigenvalue"][:5] = 15  # about where all of them begin
         dim = len(run["correlation_eigenvalues"])
-        found = diagnose(rows | {"step": np.linspace(20, run["steps"], 40)}, FACTS._replace(dim=dim))
+        found = diagnose(
+            rows | {"step": np.linspace(20, run["steps"], 40)}, FACTS._replace(dim=dim)
+        )
         undecayed = path.parent.name.endswith("_nowd")
-        assert not found.collapsed or run["linear_accuracy"] < 0.32 or (undecayed and found.rank < 2.5), path
-        by_itself = run.get("state", "healthy") != "healthy"  # by all its rows, of which only the last is stored
+        assert (
+            not found.collapsed or run["linear_accuracy"] < 0.32 or (undecayed and found.rank < 2.5)
+        ), path
+        # by all its rows, of which only the last is stored
+        by_itself = run.get("state", "healthy") != "healthy"
         assert found.collapsed or by_itself or run["linear_accuracy"] > 0.28, path
 
 
@@ -233,11 +278,13 @@ def test_what_was_measured_counts_as_far_as_it_reaches():
 
 
 def test_large_weights_are_no_divergence_under_the_cosine():
-    """As in table 3 without decay: the predictor runs to 80 times the identity, and the network learns."""
+    """As in table 3 without decay: the predictor runs to 80 times the identity, and the network
+    learns.
+    """
     assert diagnose(made_up(predictor_norm=(8, 640)), FACTS).state == "healthy"
 
 
-# --- Advice -------------------------------------------------------------------------------------------------
+# --- Advice ---------------------------------------------------------------------------------------
 
 
 def advice_of(facts, state="dimensional collapse"):
@@ -250,7 +297,9 @@ def number_after(text, words):
     return float(text.split(words)[1].split()[0].rstrip(":;,)"))
 
 
-@pytest.mark.parametrize("settings", [{}, {"decay": "decoupled"}, {"momentum": 0.0, "loss_scale": 2.0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"decay": "decoupled"}, {"momentum": 0.0, "loss_scale": 2.0}]
+)
 def test_decay_is_lowered_to_where_the_theory_has_something_to_learn(settings):
     strong = FACTS._replace(weight_decay=40.0, **settings)
     (line,) = [line for line in advice_of(strong) if "Lower optimizer.weight_decay" in line]
@@ -266,13 +315,17 @@ def test_decay_is_lowered_to_where_the_theory_has_something_to_learn(settings):
 
 
 def test_decay_on_the_predictor_alone_collapses_from_nowhere():
-    (line,) = [line for line in advice_of(SYMMETRIC) if line.startswith("Decay the predictor alone")]
+    (line,) = [
+        line for line in advice_of(SYMMETRIC) if line.startswith("Decay the predictor alone")
+    ]
     kept = number_after(line, "predictor.weight_decay=")
     flow, time = flow_of(SYMMETRIC._replace(weight_decay=0.0, predictor_weight_decay=kept))
     p, s = np.meshgrid(np.linspace(-2, 2, 9), np.geomspace(1e-6, 10, 9))
     numbers = {"alpha_p": flow.alpha_p, "eta_p": flow.eta_p}
     assert not theory.collapses(p=p, s=s, eta_s=0.0, **numbers).any()
-    assert number_after(line, "grow by up to ") == pytest.approx(theory.asymptotic_growth(**numbers) * time, rel=0.05)
+    assert number_after(line, "grow by up to ") == pytest.approx(
+        theory.asymptotic_growth(**numbers) * time, rel=0.05
+    )
 
 
 def test_a_quicker_predictor_widens_the_basin_by_what_is_said():
@@ -286,7 +339,9 @@ def test_a_quicker_predictor_widens_the_basin_by_what_is_said():
     ):
         flow = flow_of(facts)[0]
         points = theory.fixed_points(alpha_p=flow.alpha_p, eta_p=flow.eta_p, eta_s=flow.eta_s)
-        assert [point.s for point in points if point.name == "saddle"] == [pytest.approx(told, rel=0.05)]
+        assert [point.s for point in points if point.name == "saddle"] == [
+            pytest.approx(told, rel=0.05)
+        ]
     # The predictor's decay the other way: its saddle rises, and so it must not be advised.
     flow = flow_of(FACTS._replace(predictor_weight_decay=0.2))[0]
     assert theory.fixed_points(alpha_p=1.0, eta_p=flow.eta_p, eta_s=flow.eta_s)[1].s > 5 * now
@@ -298,32 +353,47 @@ def test_nothing_is_advised_that_is_so_already_or_has_no_say():
     text = " ".join(advice_of(SYMMETRIC))
     assert "target.tau from 0 to 0.99" in text and "predictor.symmetric from True to False" in text
     text = " ".join(advice_of(BARE._replace(kind="direct_pred", symmetric=True)))
-    assert "optimizer.predictor" not in text and "predictor.symmetric" not in text and "'linear'" in text
+    assert (
+        "optimizer.predictor" not in text
+        and "predictor.symmetric" not in text
+        and "'linear'" in text
+    )
     adam = SYMMETRIC._replace(optimizer="adam", weight_decay=90.0)
-    assert flow_of(adam) is None and decay_time(adam) == 0 and "eta_s" not in " ".join(advice_of(adam))
+    assert (
+        flow_of(adam) is None and decay_time(adam) == 0 and "eta_s" not in " ".join(advice_of(adam))
+    )
     still = FACTS._replace(optimizer="adam")
     assert advice_of(still) and advice_of(still, "healthy") == ()
 
 
 def test_divergence_lowers_the_rate():
-    assert "optimizer.learning_rate from 9 to 0.1" in advice_of(FACTS._replace(learning_rate=9.0), "divergence")[0]
+    assert (
+        "optimizer.learning_rate from 9 to 0.1"
+        in advice_of(FACTS._replace(learning_rate=9.0), "divergence")[0]
+    )
     both = advice_of(FACTS._replace(predictor_learning_rate=2.0), "divergence")
     assert "optimizer.predictor.learning_rate from 2 to" in both[1]
     euclidean = FACTS._replace(loss="euclidean", learning_rate=3.0)
     line = advice_of(euclidean, "divergence")[0]
     border, s, mu = number_after(line, "unstable above "), read_signs(made_up(), 64).start, 0.9
-    for rate, grows in ((0.98 * border, False), (1.02 * border, True)):  # heavy ball on a quadratic of curvature 2 s
+    # heavy ball on a quadratic of curvature 2 s
+    for rate, grows in ((0.98 * border, False), (1.02 * border, True)):
         w, before = 1.0, 1.0
         for _ in range(500):
             w, before = w - rate * 2 * s * w + mu * (w - before), w
         assert (abs(w) > 1) == grows
 
 
-# --- Small runs made to fail ----------------------------------------------------------------------------------
+# --- Small runs made to fail ----------------------------------------------------------------------
 
 DIM, BATCH, STEPS, EVERY = 8, 64, 400, 10
-# One coordinate of the images varies twice as much as the others: variances 4 and 1 in the views, but for their noise.
-IMAGES = np.random.default_rng(0).normal(size=(1000, 1, 8, 1)) * np.array([64] + [32] * 7)[None, None, :, None] + 127.5
+# One coordinate of the images varies twice as much as the others: variances 4 and 1 in the views,
+# but for their noise.
+IMAGES = (
+    np.random.default_rng(0).normal(size=(1000, 1, 8, 1))
+    * np.array([64] + [32] * 7)[None, None, :, None]
+    + 127.5
+)
 IMAGES = np.clip(IMAGES, 0, 255).astype(np.uint8)
 
 
@@ -341,14 +411,22 @@ class Same(nn.Module):
 
 @functools.cache
 def program(loss, kind, symmetric, noise):
-    """run(rate, decay, indices) -> history: the real step on a linear network, for the cosine with a real projector."""
+    """run(rate, decay, indices) -> history: the real step on a linear network, for the cosine with
+    a real projector.
+    """
     projector = MLPHead(16, DIM) if loss == "cosine" else Same()
     network = make_network(Linear(), projector)
-    predictor = make_predictor(kind, DIM, symmetric=symmetric, **({"hidden": 16} if kind == "mlp" else {}))
+    predictor = make_predictor(
+        kind, DIM, symmetric=symmetric, **({"hidden": 16} if kind == "mlp" else {})
+    )
 
     def views(keys, image):
         def one(key, image):
-            return (image[None] - 127.5) / 32 + 0.5 * (loss == "cosine") + noise * jax.random.normal(key, (2, 1, 8, 1))
+            return (
+                (image[None] - 127.5) / 32
+                + 0.5 * (loss == "cosine")
+                + noise * jax.random.normal(key, (2, 1, 8, 1))
+            )
 
         pairs = jax.vmap(one)(keys, image.astype(jnp.float32))
         return pairs[:, 0], pairs[:, 1]
@@ -357,7 +435,12 @@ def program(loss, kind, symmetric, noise):
     def run(rate, decay, indices):
         optimizer = make_optimizer("momentum", rate, momentum=0.9, weight_decay=decay)
         step = make_pretrain_step(
-            views=views, network=network, predictor=predictor, optimizer=optimizer, tau=None, objective=OBJECTIVES[loss]
+            views=views,
+            network=network,
+            predictor=predictor,
+            optimizer=optimizer,
+            tau=None,
+            objective=OBJECTIVES[loss],
         )
 
         def one(state, index):
@@ -366,10 +449,14 @@ def program(loss, kind, symmetric, noise):
 
         def row(state, indices):
             state, metrics = jax.lax.scan(one, state, indices)
-            signs = collapse_signs(state.memory["correlation"], predictor.matrix(state.params["predictor"]))
+            signs = collapse_signs(
+                state.memory["correlation"], predictor.matrix(state.params["predictor"])
+            )
             return state, jax.tree.map(jnp.mean, metrics) | signs | {"step": state.step}
 
-        state = init_state(jax.random.key(1), jnp.zeros((2, 1, 8, 1)), network, predictor, optimizer, False)
+        state = init_state(
+            jax.random.key(1), jnp.zeros((2, 1, 8, 1)), network, predictor, optimizer, False
+        )
         return jax.lax.scan(row, state, indices)[1]
 
     return run
@@ -379,7 +466,9 @@ def trained(rate, decay, loss="euclidean", kind="linear", symmetric=False, noise
     """(history, facts)"""
     indices = np.random.default_rng(0).integers(0, len(IMAGES), (STEPS // EVERY, EVERY, BATCH))
     history = program(loss, kind, symmetric, noise)(rate, decay, jnp.asarray(indices))
-    facts = Facts(DIM, 0.0, symmetric, kind, rate, None, decay, None, 0.9, "coupled", "lr", 1.0, loss, STEPS)
+    facts = Facts(
+        DIM, 0.0, symmetric, kind, rate, None, decay, None, 0.9, "coupled", "lr", 1.0, loss, STEPS
+    )
     return {name: np.asarray(column, np.float64) for name, column in history.items()}, facts
 
 
@@ -393,7 +482,9 @@ def trained(rate, decay, loss="euclidean", kind="linear", symmetric=False, noise
     ],
 )
 def test_a_linear_network_fails_as_the_theory_says(rate, decay, state):
-    """Of a direction with variance v the critical decay is v² / (4 (v + σ²)), here .98 and .23, and η_s = decay / 2."""
+    """Of a direction with variance v the critical decay is v² / (4 (v + σ²)), here .98 and .23, and
+    η_s = decay / 2.
+    """
     found = diagnose(*trained(rate, decay))
     assert found.state == state, found
     assert (found.rank < 1.5) == (state == "dimensional collapse") or state == "divergence"
@@ -407,7 +498,7 @@ def test_symmetric_simsiam_runs_away_in_one_direction():
     assert any("predictor.symmetric from True to False" in line for line in found.advice)
 
 
-# --- The task -------------------------------------------------------------------------------------------------
+# --- The task -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -417,7 +508,9 @@ def source(tmp_path):
 
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(cifar10_small.get_config("simsiam_sym").to_dict()))
+    (folder / "config.json").write_text(
+        json.dumps(cifar10_small.get_config("simsiam_sym").to_dict())
+    )
     write_rows(folder, made_up(**ILL["rank-one explosion"]))
     return folder
 
@@ -429,11 +522,15 @@ def write_rows(folder, history, steps=1000):
 
 
 def rows_of(history):
-    return [dict(zip(history, values, strict=True)) for values in zip(*history.values(), strict=True)]
+    return [
+        dict(zip(history, values, strict=True)) for values in zip(*history.values(), strict=True)
+    ]
 
 
 def call(run, out):
-    return launch.main(["launch.py", "--config=configs/doctor.py", f"--config.run={run}", f"--workdir={out}"])
+    return launch.main(
+        ["launch.py", "--config=configs/doctor.py", f"--config.run={run}", f"--workdir={out}"]
+    )
 
 
 def test_the_task_tells_and_draws(source, tmp_path, capsys, monkeypatch):
@@ -442,13 +539,20 @@ def test_the_task_tells_and_draws(source, tmp_path, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert "RANK-ONE EXPLOSION, since step" in text and "1. Average the target" in text
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert (result["task"], result["state"], result["steps"]) == ("doctor", "rank-one explosion", 1000)
+    assert (result["task"], result["state"], result["steps"]) == (
+        "doctor",
+        "rank-one explosion",
+        1000,
+    )
     assert result["collapsed"] and result["since"] > 0 and result["advice"] and result["dim"] == 64
     assert (tmp_path / "out" / "figures" / "doctor.png").stat().st_size > 20_000
     assert call(source, tmp_path / "out") == 0  # again, on the same directory
     rows = made_up(**ILL["rank-one explosion"])
     write_rows(source, rows | {"loss": np.append(rows["loss"][:-1], np.nan)})
-    assert call(source, tmp_path / "blank") == 0 and "DIVERGENCE, since step 1000" in capsys.readouterr().out
+    assert (
+        call(source, tmp_path / "blank") == 0
+        and "DIVERGENCE, since step 1000" in capsys.readouterr().out
+    )
 
 
 def spoil_header(folder):
@@ -473,14 +577,18 @@ def supervised(folder):
 
 SPOILT = {
     "config.json: not found": lambda folder: (folder / "config.json").unlink(),
-    "config.json: damaged": lambda folder: (folder / "config.json").write_text('{"task": "pretrain"}'),
+    "config.json: damaged": lambda folder: (folder / "config.json").write_text(
+        '{"task": "pretrain"}'
+    ),
     "cannot be read at 'cosin'": rename_loss,
     "holds a 'supervised' task, takes a pretraining run": supervised,
     "metrics.csv: not found": lambda folder: (folder / "metrics.csv").unlink(),
     "metrics.csv: no row yet": lambda folder: write_rows(folder, {"step": []}),
     "first line lacks effective_rank": spoil_header,
     "line 6 has another number of columns": spoil_line,
-    "steps do not ascend": lambda folder: spoil_line(folder, text="7" + "," * (len(COLUMNS) - 1) + "\n"),
+    "steps do not ascend": lambda folder: spoil_line(
+        folder, text="7" + "," * (len(COLUMNS) - 1) + "\n"
+    ),
     "metrics.csv: damaged (could not convert": lambda folder: spoil_line(folder, text="x,y,z\n"),
 }
 
@@ -499,13 +607,21 @@ def test_no_run(run, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert call(run, tmp_path / "out") == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: run: got ''" if not run else "error: nowhere/config.json: not found")
+    assert error.startswith(
+        "error: run: got ''" if not run else "error: nowhere/config.json: not found"
+    )
 
 
 def test_a_run_says_a_change_of_state_once():
     rows = rows_of(made_up(**ILL["rank-one explosion"]))
-    lines = [line for n in range(1, len(rows) + 1) if (line := history_module.state_change(rows[:n], BARE))]
-    assert len(lines) == 1 and "rank-one explosion since step" in lines[0] and "target.tau" in lines[0]
+    lines = [
+        line
+        for n in range(1, len(rows) + 1)
+        if (line := history_module.state_change(rows[:n], BARE))
+    ]
+    assert (
+        len(lines) == 1 and "rank-one explosion since step" in lines[0] and "target.tau" in lines[0]
+    )
     assert not any(history_module.state_change(rows_of(made_up())[:n], FACTS) for n in range(1, 41))
 
 
@@ -515,7 +631,11 @@ def test_facts_are_those_of_the_configuration():
     config = cifar10_small.get_config("directpred-pwd").to_dict()
     facts = facts_of(config, 936)
     assert facts.kind == "direct_pred" and not facts.learned and facts.decay == "pre"
-    assert facts.weight_decay == pytest.approx(0.2) and facts.tau == 0.99 and facts.predictor_learning_rate is None
+    assert (
+        facts.weight_decay == pytest.approx(0.2)
+        and facts.tau == 0.99
+        and facts.predictor_learning_rate is None
+    )
     config["optimizer"] |= {"name": "adamw", "decay": "auto"}
     assert facts_of(config, 936).decay == "decoupled"
     with pytest.raises(UserError, match="lacks effective_rank"):

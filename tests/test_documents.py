@@ -1,4 +1,6 @@
-"""README.md, the pages and the cards name no file, field or module that does not exist. Commands: test_launch.py."""
+"""README.md, the pages and the cards name no file, field or module that does not exist. Commands:
+test_launch.py.
+"""
 
 import importlib.util
 import json
@@ -15,15 +17,25 @@ from ssl_jax.workdir.directory import flatten
 
 PAGES = [
     path
-    for path in (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md"))
+    for path in (
+        ROOT / "README.md",
+        ROOT / "benchmarks" / "README.md",
+        *(ROOT / "docs").rglob("*.md"),
+    )
     if path.parent.name != "api"  # written when the site is built
 ]
 CARDS = sorted((ROOT / "configs").rglob("*.py"))
 # What a command makes, and what stands for a name.
-MADE = re.compile(r"^(runs|site|DIR|docs/api)\b|NAME|METHOD|MODEL|TABLE|SWEEP|SCALE|CELL|FOLDER|seed-N|[*…$<{]")
+MADE = re.compile(
+    r"^(runs|site|DIR|docs/api)\b|NAME|METHOD|MODEL|TABLE|SWEEP|SCALE|CELL|FOLDER|seed-N|[*…$<{]"
+)
 FOLDERS = ("ssl_jax", "configs", "tests", "docs", "benchmarks", "results", ".ci")
 # Paths that stand for modules of ssl_jax, as in "`train/pretrain`".
-INSIDE = tuple(path.name for path in (ROOT / "ssl_jax").iterdir() if path.is_dir() and path.name != "__pycache__")
+INSIDE = tuple(
+    path.name
+    for path in (ROOT / "ssl_jax").iterdir()
+    if path.is_dir() and path.name != "__pycache__"
+)
 
 
 def names(path: Path) -> str:
@@ -39,7 +51,8 @@ def every_field() -> set[str]:
 
 FIELDS = every_field()
 RESULT = json.loads((ROOT / "results" / "table1" / "mini" / "byol" / "seed-0.json").read_text())
-FIELDS |= set(flatten({"dynamics": RESULT["dynamics"]}))  # of result.json, whose section is called like a field's
+# of result.json, whose section is called like a field's
+FIELDS |= set(flatten({"dynamics": RESULT["dynamics"]}))
 SECTIONS = {field.rpartition(".")[0] for field in FIELDS if "." in field}
 
 
@@ -53,14 +66,22 @@ def quoted(text: str) -> list[str]:
 
 
 def missing_paths(text: str, folder: Path) -> list[str]:
-    """Paths in `text` (between backticks, in links, in commands) that do not exist; links are relative to `folder`."""
+    """Paths in `text` (between backticks, in links, in commands) that do not exist; links are
+    relative to `folder`.
+    """
     missing = []
-    made = re.findall(r"^# ([\w/]+\.py)$", text, re.MULTILINE)  # by a block of code that begins with its name
+    # by a block of code that begins with its name
+    made = re.findall(r"^# ([\w/]+\.py)$", text, re.MULTILINE)
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if not re.match(r"https?:", target) and not (folder / target).exists():
             missing.append(target)
     words = [word for phrase in quoted(text) for word in phrase.split()]
-    words += [word for line in text.splitlines() if re.match(r"(\.venv/bin/)?python ", line) for word in line.split()]
+    words += [
+        word
+        for line in text.splitlines()
+        if re.match(r"(\.venv/bin/)?python ", line)
+        for word in line.split()
+    ]
     for word in words:
         path = word.split("=")[-1].split(":")[0].rstrip(",.;")
         if "/" not in path or MADE.search(path) or path in made:
@@ -68,7 +89,9 @@ def missing_paths(text: str, folder: Path) -> list[str]:
         first = path.split("/")[0]
         if first in FOLDERS and not (ROOT / path).exists():
             missing.append(path)
-        elif first in INSIDE and not any((ROOT / "ssl_jax" / f"{path}{end}").exists() for end in ("", ".py")):
+        elif first in INSIDE and not any(
+            (ROOT / "ssl_jax" / f"{path}{end}").exists() for end in ("", ".py")
+        ):
             missing.append(path)
     return missing
 
@@ -79,11 +102,17 @@ def unknown_fields(text: str) -> list[str]:
     for phrase in quoted(text):
         # `section.field`, `field=value` of a section: only what begins like a section is one.
         match = re.fullmatch(r"([a-z_]+(?:\.[a-z_0-9]+)+)(?:=.*)?", phrase)
-        if match and match[1].split(".")[0] in SECTIONS and not re.search(r"\.(py|md|png|json|npz)$", match[1]):
+        if (
+            match
+            and match[1].split(".")[0] in SECTIONS
+            and not re.search(r"\.(py|md|png|json|npz)$", match[1])
+        ):
             named.append(match[1])
     placeholders = ("section.field", "FIELD")
     return [
-        field for field in named if field not in FIELDS | SECTIONS and field not in placeholders and field[0] != "."
+        field
+        for field in named
+        if field not in FIELDS | SECTIONS and field not in placeholders and field[0] != "."
     ]
 
 
@@ -102,19 +131,28 @@ def test_names_what_exists(path):
 
 
 def test_the_checks_can_fail():
-    assert missing_paths("see `ssl_jax/nothing.py`, [here](docs/none.md), `train/nothing`", ROOT) == [
+    assert missing_paths(
+        "see `ssl_jax/nothing.py`, [here](docs/none.md), `train/nothing`", ROOT
+    ) == [
         "docs/none.md",
         "ssl_jax/nothing.py",
         "train/nothing",
     ]
-    assert missing_paths("```bash\npython benchmarks/none.py --quick\n```", ROOT) == ["benchmarks/none.py"]
-    assert unknown_fields("`optimizer.decy=pre`, --config.data.dir=DIR") == ["data.dir", "optimizer.decy"]
+    assert missing_paths("```bash\npython benchmarks/none.py --quick\n```", ROOT) == [
+        "benchmarks/none.py"
+    ]
+    assert unknown_fields("`optimizer.decy=pre`, --config.data.dir=DIR") == [
+        "data.dir",
+        "optimizer.decy",
+    ]
     assert missing_modules("python -m ssl_jax.reports.none") == ["ssl_jax.reports.none"]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=names)
 def test_python_blocks_are_python(path):
-    for language, code in re.findall(r"^```(\S*)[^\n]*\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL):
+    for language, code in re.findall(
+        r"^```(\S*)[^\n]*\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL
+    ):
         if language in ("python", "{code-cell}"):
             cell = re.sub(r"^:tags:.*\n", "", code)
             compile(cell, names(path), "exec")

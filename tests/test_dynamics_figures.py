@@ -1,4 +1,6 @@
-"""Recorded runs drawn and counted, and the theory laid over them: held against runs that the theory itself made."""
+"""Recorded runs drawn and counted, and the theory laid over them: held against runs that the theory
+itself made.
+"""
 
 import json
 
@@ -22,7 +24,8 @@ from ssl_jax.workdir.dynamics_npz import NAME
 D, T = 6, 251
 TAU, SIGMA2, RATE = 0.8, 0.5, 0.05  # the made run's truth
 A = 1 + SIGMA2
-# Gradients of the sum over both directions: c = 2, so that the flow's decays are half of the configured ones.
+# Gradients of the sum over both directions: c = 2, so that the flow's decays are half of the
+# configured ones.
 DECAY_S, DECAY_P, ALPHA_P = 0.06, 0.08, 2.0
 FLOW = theory.Flow(ALPHA_P, DECAY_P / 2 * ALPHA_P, DECAY_S / 2, None)
 P0, S0 = np.array([0.4, 0.2, 0.3, 0.05, 0.02, -0.3]), np.array([0.4, 0.2, 0.05, 0.02, 2e-3, 0.01])
@@ -30,14 +33,17 @@ STEPS = 4000
 
 
 def euclidean_modes(times):
-    """p and the measured s = a * (eigenvalue of W Wᵀ), both (T, D), by the theory's own integration."""
+    """p and the measured s = a * (eigenvalue of W Wᵀ), both (T, D), by the theory's own
+    integration.
+    """
     curves = theory.simulate(p=P0, s=S0, tau=TAU, sigma2=SIGMA2, times=times, **FLOW._asdict())
     return curves.p.T, A * curves.s.T
 
 
 def cosine_modes(times, rho=0.9, k=1.3):
-    """p, s (T, D) and cosθ (T,) under the cosine loss: the gradient -(ẑ - cosθ û)/|u| of linear, isotropic maps, with
-    E z·f = rho E f·f in every mode, written out from the loss and not as `overlay` has it.
+    """p, s (T, D) and cosθ (T,) under the cosine loss: the gradient -(ẑ - cosθ û)/|u| of linear,
+    isotropic maps, with E z·f = rho E f·f in every mode, written out from the loss and not as
+    `overlay` has it.
     """
 
     def norms(p, s):
@@ -52,23 +58,37 @@ def cosine_modes(times, rho=0.9, k=1.3):
         return np.concatenate([ALPHA_P * s * pull - decayed[0], 2 * k * s * p * pull - decayed[1]])
 
     start = np.concatenate([np.abs(P0), S0])
-    found = solve_ivp(rates, (times[0], times[-1]), start, "LSODA", t_eval=times, rtol=1e-9, atol=1e-14)
+    found = solve_ivp(
+        rates, (times[0], times[-1]), start, "LSODA", t_eval=times, rtol=1e-9, atol=1e-14
+    )
     p, s = found.y.reshape(2, D, -1).transpose(0, 2, 1)
     return p, s, np.array([norms(*row)[2] for row in zip(p, s, strict=True)])
 
 
 @pytest.fixture
 def make(tmp_path):
-    """make(name, **changes) -> work directory of a finished run whose modes the theory made; before training and in its
-    first record nothing but W_p is known.
+    """make(name, **changes) -> work directory of a finished run whose modes the theory made; before
+    training and in its first record nothing but W_p is known.
     """
 
     def write(name, size=D, modes=euclidean_modes, without=(), **fields):
         config = defaults.get_config()
         config.update_from_flattened_dict(
-            {"method": name.split("/")[-1], "loss": "euclidean", "projector.out": D, "optimizer.name": "sgd"}
-            | {"optimizer.learning_rate": RATE, "optimizer.weight_decay": DECAY_S, "predictor.kind": "linear"}
-            | {"optimizer.predictor.learning_rate": ALPHA_P * RATE, "optimizer.predictor.weight_decay": DECAY_P}
+            {
+                "method": name.split("/")[-1],
+                "loss": "euclidean",
+                "projector.out": D,
+                "optimizer.name": "sgd",
+            }
+            | {
+                "optimizer.learning_rate": RATE,
+                "optimizer.weight_decay": DECAY_S,
+                "predictor.kind": "linear",
+            }
+            | {
+                "optimizer.predictor.learning_rate": ALPHA_P * RATE,
+                "optimizer.predictor.weight_decay": DECAY_P,
+            }
             | {"projector.out": size, "data.name": "digits", "target.tau": 0.0}
             | fields
         )
@@ -79,9 +99,18 @@ def make(tmp_path):
         p, s, *cosine = modes(step * 2 * config.optimizer.learning_rate)
         order = np.argsort(-s[-1])
         p, s = (np.tile(array[:, order], (1, -(-size // D)))[:, :size] for array in (p, s))
-        values = {"corr_eigenvalues": s, "mode_predictor": p, "alignment": np.where(p > 0, 0.99, -0.99)}
-        values |= {n: np.linspace(1, 2, T) for n in ("effective_rank", "relative_spread", "mean_share")}
-        values |= {n: np.linspace(1, 0, T) for n in ("commutator_relative", "online_target_cosine", "weight_cosine")}
+        values = {
+            "corr_eigenvalues": s,
+            "mode_predictor": p,
+            "alignment": np.where(p > 0, 0.99, -0.99),
+        }
+        values |= {
+            n: np.linspace(1, 2, T) for n in ("effective_rank", "relative_spread", "mean_share")
+        }
+        values |= {
+            n: np.linspace(1, 0, T)
+            for n in ("commutator_relative", "online_target_cosine", "weight_cosine")
+        }
         values |= {"loss": -2 * cosine[0] if cosine else np.ones(T)}
         for array in values.values():
             array[0] = np.nan
@@ -93,7 +122,8 @@ def make(tmp_path):
         metrics_csv.truncate_after(out / "metrics.csv", 0)
         for n in (0, STEPS):
             metrics_csv.append_row(
-                out / "metrics.csv", {"step": n, "epoch": n / 100, "learning_rate": config.optimizer.learning_rate}
+                out / "metrics.csv",
+                {"step": n, "epoch": n / 100, "learning_rate": config.optimizer.learning_rate},
             )
         return out
 
@@ -116,11 +146,13 @@ def ask(*paths):
     return config
 
 
-# --- The theory over a run ------------------------------------------------------------------------------------------
+# --- The theory over a run ------------------------------------------------------------------------
 
 
 def test_units_and_fates_of_a_run_that_the_theory_made(make):
-    """tau / a, the rate of growth and every mode's fate are found from what was measured and config.json alone."""
+    """tau / a, the rate of growth and every mode's fate are found from what was measured and
+    config.json alone.
+    """
     run = read_run(make("linear"))
     fit = words.fit_run(run, True)
     assert fit.reason is None and fit.units.start == 1
@@ -128,13 +160,17 @@ def test_units_and_fates_of_a_run_that_the_theory_made(make):
     assert fit.units.k == pytest.approx(A, rel=1e-2) and fit.units.fit > 0.999
     scale = A * (TAU / A) ** 2
     assert fit.units.s == pytest.approx(scale / ALPHA_P, rel=1e-2)
-    assert (fit.units.eta_p, fit.units.eta_s) == pytest.approx((FLOW.eta_p / scale, FLOW.eta_s / scale), rel=2e-2)
+    assert (fit.units.eta_p, fit.units.eta_s) == pytest.approx(
+        (FLOW.eta_p / scale, FLOW.eta_s / scale), rel=2e-2
+    )
     dies = theory.collapses(p=P0, s=S0, tau=TAU, sigma2=SIGMA2, **FLOW._asdict())
     assert 0 < dies.sum() < D
     lived = np.sort(~dies)[::-1]  # the run's modes are in the order of what became of them
     for fate in (fit.outcome.alive, fit.outcome.survives, fit.outcome.lived):
         np.testing.assert_array_equal(fate, lived)
-    assert fit.outcome.agreement() == dict.fromkeys(("aligned", "all", "aligned_for_ever", "all_for_ever"), 1.0)
+    assert fit.outcome.agreement() == dict.fromkeys(
+        ("aligned", "all", "aligned_for_ever", "all_for_ever"), 1.0
+    )
     learned = theory.fixed_points(tau=TAU, sigma2=SIGMA2, **FLOW._asdict())[-1]
     np.testing.assert_allclose(fit.outcome.measured[lived], learned.p * A / TAU, rtol=1e-3)
     np.testing.assert_allclose(fit.outcome.p[lived], learned.p * A / TAU, rtol=1e-2)
@@ -148,9 +184,11 @@ def test_a_run_that_the_cosine_made():
     assert units.k == pytest.approx(1.3, rel=1e-2) and units.fit > 0.999
     np.testing.assert_allclose(units.p, np.sum(s * p**2, axis=1) / np.sum(s * p, axis=1))
     found = theory_fit.forecast(times, p, s, np.ones_like(p), units, scale_free=True)
-    assert np.log(units.p[-1] / units.p[0]) / 60 < -FLOW.eta_p  # q falls by all of the decay and more, so that in its
+    # q falls by all of the decay and more, so that in its
+    assert np.log(units.p[-1] / units.p[0]) / 60 < -FLOW.eta_p
     assert units.eta_p == units.eta_s == 0  # units no decay is left
-    holes = np.where(np.arange(len(times)) % 100 == 50, np.nan, cosine)  # records without a loss are passed over
+    # records without a loss are passed over
+    holes = np.where(np.arange(len(times)) % 100 == 50, np.nan, cosine)
     again = theory_fit.calibrate(times, p, s, np.ones_like(p), FLOW, holes)
     assert again.k == pytest.approx(1.3, rel=1e-2)
     fates = theory_fit.forecast(times, p, s, np.ones_like(p), again, scale_free=True)
@@ -161,7 +199,9 @@ def test_a_run_that_the_cosine_made():
 
 
 def test_prediction_begins_once_modes_have_aligned():
-    alignment = np.array([[0.99] * 6, [0.0] * 6, [0.99] + [0.0] * 5, [0.99] * 3 + [0.9] * 3, [0.99] * 6])
+    alignment = np.array(
+        [[0.99] * 6, [0.0] * 6, [0.99] + [0.0] * 5, [0.99] * 3 + [0.9] * 3, [0.99] * 6]
+    )
     known = np.array([False, True, True, True, True])
     assert theory_fit.alignment_record(alignment, known) == 3
     with pytest.raises(theory_fit.UnfitError, match="at most 1 of 6 modes are aligned"):
@@ -171,7 +211,9 @@ def test_prediction_begins_once_modes_have_aligned():
 def test_time_of_the_flow_follows_the_learning_rate():
     """∫ rate d step, by the trapezoid rule: exact where the rate is linear."""
     step = np.array([0.0, 10, 40, 100])
-    np.testing.assert_allclose(theory_fit.flow_time(step, 1 - step / 100, 0.3), 0.3 * (step - step**2 / 200))
+    np.testing.assert_allclose(
+        theory_fit.flow_time(step, 1 - step / 100, 0.3), 0.3 * (step - step**2 / 200)
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,19 +243,27 @@ def test_overlay_draws_the_portrait_in_the_units_of_the_run(make, tmp_path, show
     left, right = plt.figure().subplots(1, 2)
     theory_fit_figure.trajectories(left, run, fit)
     lines = {line.get_label(): line for line in left.lines if not line.get_label().startswith("_")}
-    assert {"invariant parabola", "separatrix", "collapsed", "saddle", "learned", "end of the run"} <= set(lines)
+    assert {
+        "invariant parabola",
+        "separatrix",
+        "collapsed",
+        "saddle",
+        "learned",
+        "end of the run",
+    } <= set(lines)
     canonical = theory.fixed_points(alpha_p=1.0, eta_p=fit.units.eta_p, eta_s=fit.units.eta_s)
     assert lines["learned"].get_xdata() == pytest.approx(canonical[-1].p)
     drawn = [line for line in left.lines if len(line.get_xdata()) == T - 1]
     assert len(drawn) == D
     ends = sorted(line.get_xdata()[-1] for line in drawn)
-    np.testing.assert_allclose(ends[-1], canonical[-1].p, rtol=1e-2)  # the living modes end on the learned point
+    # the living modes end on the learned point
+    np.testing.assert_allclose(ends[-1], canonical[-1].p, rtol=1e-2)
     theory_fit_figure.outcomes(right, fit.outcome)
     labels = right.get_legend_handles_labels()[1]
     assert sum(int(label.rsplit(" ", 1)[1]) for label in labels) == D
 
 
-# --- Figures and table ----------------------------------------------------------------------------------------------
+# --- Figures and table ----------------------------------------------------------------------------
 
 
 def test_figures_hold_every_mode_of_every_run(make, tmp_path, shown):
@@ -232,7 +282,8 @@ def test_figures_hold_every_mode_of_every_run(make, tmp_path, shown):
     assert len(set(colours)) == D and colours[-1] == figures.ranks()(0.0)
     assert [len(axis.collections) for axis in three.axes[2:4]] == [1, 1]
     np.testing.assert_allclose(
-        np.ravel(three.axes[2].collections[0].get_array()), runs[0].arrays["alignment"][1:].T.ravel()
+        np.ravel(three.axes[2].collections[0].get_array()),
+        runs[0].arrays["alignment"][1:].T.ravel(),
     )
     for axis, name in zip(four.axes, ("asymmetry_l1", "asymmetry"), strict=True):
         assert [line.get_xdata()[0] for line in axis.lines[:2]] == [0, 0]  # from before training on
@@ -249,40 +300,68 @@ def test_features_are_counted_at_the_last_record(make):
     assert (found["large"], found["large_share"], found["top_predictor"]) == (4, 2, 2)
     assert found["asymmetry_l1"] == [1.3, 0.2] and found["asymmetry"] == [1.4, 0.1]
     assert found["top_eigenvalue_steps"] == [16, 400, 800, 2000, 4000]
-    np.testing.assert_allclose(found["top_eigenvalue"], run.arrays["corr_eigenvalues"][[1, 25, 50, 125, 250], 0])
+    np.testing.assert_allclose(
+        found["top_eigenvalue"], run.arrays["corr_eigenvalues"][[1, 25, 50, 125, 250], 0]
+    )
 
 
 def test_table_stands_beside_the_replication(make):
     runs = named([read_run(make("simsiam_sym")), read_run(make("mine"))])
     text = table.report({run.name: table.run_record(run) for run in runs})
-    header, _, scale, *rows = (line.strip("| ").split(" | ") for line in text.split("\n\n")[0].splitlines())
+    header, _, scale, *rows = (
+        line.strip("| ").split(" | ") for line in text.split("\n\n")[0].splitlines()
+    )
     assert [word for word in header if word] == ["simsiam_sym", "simsiam_sym, replication", "mine"]
-    assert "digits, 12800 images, 40 epochs" in scale[1] and "D = 128" in scale[2] and "D = 6" in scale[1]
+    assert (
+        "digits, 12800 images, 40 epochs" in scale[1]
+        and "D = 128" in scale[2]
+        and "D = 6" in scale[1]
+    )
     cells = {row[0]: row[1:] for row in rows}
     assert cells["effective rank of F at the end"] == ["2", "1.02", "2"]
-    assert cells["asymmetry of W_p, entrywise, before → end"] == ["1.3 → 0.2", "1.4 → 0", "1.3 → 0.2"]
+    assert cells["asymmetry of W_p, entrywise, before → end"] == [
+        "1.3 → 0.2",
+        "1.4 → 0",
+        "1.3 → 0.2",
+    ]
     assert cells["eigenvalues of W_p > 4% of the largest"][1] == "–"
     assert "two-layer" not in text  # of linear predictors alone
     two_layers = read_run(make("byol", **{"predictor.kind": "mlp"}))
-    assert "* W_p of a two-layer predictor: product" in table.report({"byol": table.run_record(two_layers)})
+    assert "* W_p of a two-layer predictor: product" in table.report(
+        {"byol": table.run_record(two_layers)}
+    )
 
 
 def test_the_whole_command(make, tmp_path, capfd, monkeypatch):
-    slow = {"optimizer.learning_rate": RATE / 10, "optimizer.predictor.learning_rate": ALPHA_P * RATE / 10}
-    one, two = make("linear"), make("deep/linear", modes=cosine_modes, loss="cosine", seed=1, **slow)
+    slow = {
+        "optimizer.learning_rate": RATE / 10,
+        "optimizer.predictor.learning_rate": ALPHA_P * RATE / 10,
+    }
+    one, two = (
+        make("linear"),
+        make("deep/linear", modes=cosine_modes, loss="cosine", seed=1, **slow),
+    )
     monkeypatch.setattr(launch, "run", lambda v: dynamics(v["config"].value, v["workdir"].value))
-    words_ = f"launch.py --config configs/dynamics.py --config.runs={one},{two} --workdir {tmp_path}/out"
+    words_ = (
+        f"launch.py --config configs/dynamics.py --config.runs={one},{two} --workdir {tmp_path}/out"
+    )
     assert launch.main(words_.split()) == 0
     names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     drawn = {"overlay-linear-seed-0.png", "overlay-linear-seed-1.png"}
     assert names == {"figure2.png", "figure3.png", "figure4.png", "signs.png"} | drawn
     result = json.loads((tmp_path / "out" / "result.json").read_text(), parse_constant=pytest.fail)
-    assert result["task"] == "dynamics" and list(result["runs"]) == ["linear, seed 0", "linear, seed 1"]
+    assert result["task"] == "dynamics" and list(result["runs"]) == [
+        "linear, seed 0",
+        "linear, seed 1",
+    ]
     told = result["runs"]["linear, seed 0"]
     assert told["dim"] == D and told["theory"]["agreement"]["all"] == 1 and told["damaged"] == []
     assert result["published"]["byol"]["aligned"] == 57
     text = (tmp_path / "out" / "overlay.md").read_text()
-    assert text.count("| survives | survives |") >= 3 and "The cosine loss does not see the scale" in text
+    assert (
+        text.count("| survives | survives |") >= 3
+        and "The cosine loss does not see the scale" in text
+    )
     assert (tmp_path / "out" / "table.md").read_text() in capfd.readouterr().out
 
 
@@ -295,7 +374,7 @@ def test_one_run_and_the_same_run_twice(make, tmp_path, monkeypatch):
     assert all(str(run.path) in run.name for run in named(twice))
 
 
-# --- What cannot be drawn -------------------------------------------------------------------------------------------
+# --- What cannot be drawn -------------------------------------------------------------------------
 
 
 def test_a_record_from_before_training_only(make, tmp_path, shown):
@@ -313,9 +392,15 @@ def test_a_record_from_before_training_only(make, tmp_path, shown):
 def test_what_is_damaged_is_said_and_the_rest_drawn(make, tmp_path):
     out = make("byol", without=("alignment", "epoch"))
     dynamics(ask(out), str(tmp_path / "out"))
-    assert "byol: damaged, left out: alignment, epoch" in (tmp_path / "out" / "table.md").read_text()
+    assert (
+        "byol: damaged, left out: alignment, epoch" in (tmp_path / "out" / "table.md").read_text()
+    )
     told = json.loads((tmp_path / "out" / "result.json").read_text())["runs"]["byol"]
-    assert told["damaged"] == ["alignment", "epoch"] and told["aligned"] is None and told["large"] is not None
+    assert (
+        told["damaged"] == ["alignment", "epoch"]
+        and told["aligned"] is None
+        and told["large"] is not None
+    )
     np.testing.assert_allclose(read_run(out).arrays["epoch"], read_run(out).arrays["step"] / 100)
 
 
@@ -359,14 +444,18 @@ def test_a_run_of_before_there_were_regularisers(make):
 
 @pytest.mark.parametrize("field, value", [("loss", "cosin"), ("predictor.kind", "mpl")])
 def test_a_run_of_what_this_program_does_not_know(make, field, value):
-    with pytest.raises(UserError, match=f"config.json: {field}: got '{value}', takes .*(cosine|direct_pred)"):
+    with pytest.raises(
+        UserError, match=f"config.json: {field}: got '{value}', takes .*(cosine|direct_pred)"
+    ):
         read_run(make("run", **{field: value}))
 
 
 def test_damaged_files_beside(make):
     lacking, garbled = make("lacking"), make("garbled")
     config = json.loads((lacking / "config.json").read_text())
-    (lacking / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in ("loss", "data")}))
+    (lacking / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if k not in ("loss", "data")})
+    )
     with pytest.raises(UserError, match="config.json: damaged, lacks loss, data"):
         read_run(lacking)
     (garbled / "metrics.csv").write_text("step,epoch,learning_rate\n1,0.1,many\n")

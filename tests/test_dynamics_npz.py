@@ -13,7 +13,12 @@ STEPS = (0, 10, 20, 25)
 def records():
     rng = np.random.default_rng(0)
     full = [
-        {"step": np.int64(n), "epoch": np.float32(n / 10), "alignment": rng.normal(size=5), "loss": rng.normal()}
+        {
+            "step": np.int64(n),
+            "epoch": np.float32(n / 10),
+            "alignment": rng.normal(size=5),
+            "loss": rng.normal(),
+        }
         for n in STEPS
     ]
     return [{name: full[0][name] for name in ("step", "epoch")}, *full[1:]]
@@ -28,7 +33,11 @@ def folder(tmp_path, records):
 def test_round_trip_with_nan_where_a_record_has_nothing(folder, records):
     found = read_dynamics(folder)
     assert found["step"].tolist() == list(STEPS) and found["step"].dtype == np.float64
-    assert found["alignment"].shape == (4, 5) and np.isnan(found["alignment"][0]).all() and np.isnan(found["loss"][0])
+    assert (
+        found["alignment"].shape == (4, 5)
+        and np.isnan(found["alignment"][0]).all()
+        and np.isnan(found["loss"][0])
+    )
     expected = np.float32([r["alignment"] for r in records[1:]])
     np.testing.assert_array_equal(found["alignment"][1:], expected)
     assert [p.name for p in folder.iterdir()] == [NAME]

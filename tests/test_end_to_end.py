@@ -1,4 +1,6 @@
-"""One small run through the door: pretrain, save, restore, probe, draw; then everything done to its directory."""
+"""One small run through the door: pretrain, save, restore, probe, draw; then everything done to its
+directory.
+"""
 
 import json
 import shutil
@@ -33,7 +35,14 @@ def command(config: str, workdir: Path, *fields: str) -> int:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         return launch.main(
-            ["launch.py", "--config", f"configs/{name}.py{colon}{argument}", "--workdir", str(workdir), *words]
+            [
+                "launch.py",
+                "--config",
+                f"configs/{name}.py{colon}{argument}",
+                "--workdir",
+                str(workdir),
+                *words,
+            ]
         )
     finally:
         signal.signal(signal.SIGTERM, handler)
@@ -98,7 +107,10 @@ def test_result_has_what_is_promised(finished):
     assert (result["task"], result["method"], result["dataset"]) == ("pretrain", "byol", "digits")
     assert (result["seed"], result["epochs"], result["steps"]) == (0, 2, 6)
     assert all(0 <= value <= 1 for name, value in result.items() if name.endswith("accuracy"))
-    assert all(0 <= result["few_label"][name]["mean"] <= 1 for name in ("pretrained", "random_init", "raw_pixels"))
+    assert all(
+        0 <= result["few_label"][name]["mean"] <= 1
+        for name in ("pretrained", "random_init", "raw_pixels")
+    )
     assert result["seconds"] > 0 and result["images_per_second"] > 0
     assert set(result["versions"]) >= {"jax", "flax", "optax"} and "cpu" in result["device"]
     assert len(result["correlation_eigenvalues"]) == 4 and result["verdict"]
@@ -125,7 +137,12 @@ def test_probe_of_the_checkpoint_agrees_with_the_end_of_pretraining(run, tmp_pat
     assert command("probe", tmp_path / "probe", f"checkpoint={run}", *PROBE) == 0
     ours, theirs = result_of(tmp_path / "probe"), result_of(run)
     assert set(PROMISED) <= set(ours) and (ours["task"], ours["steps"]) == ("probe", 6)
-    same = [name for name in theirs if name.endswith("accuracy")] + ["few_label", "seconds", "method", "epochs"]
+    same = [name for name in theirs if name.endswith("accuracy")] + [
+        "few_label",
+        "seconds",
+        "method",
+        "epochs",
+    ]
     assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
     (mine,), (kept,) = ((d / "features").glob("step-6*") for d in (tmp_path / "probe", run))
     with np.load(mine) as mine, np.load(kept) as kept:
@@ -164,7 +181,9 @@ def test_a_run_of_before_a_field_came_goes_on_and_is_probed(run, tmp_path, no_tr
 
 def test_other_probes_of_a_finished_run(run, no_training):
     assert command("quickstart", run, *TINY, "probe.random_init=false", "probe.ridge=false") == 0
-    assert "ridge_accuracy" not in result_of(run) and "random_init_knn_accuracy" not in result_of(run)
+    assert "ridge_accuracy" not in result_of(run) and "random_init_knn_accuracy" not in result_of(
+        run
+    )
 
 
 def test_views_writes_its_picture_alone(run, tmp_path):
@@ -172,19 +191,25 @@ def test_views_writes_its_picture_alone(run, tmp_path):
     files = {str(p.relative_to(tmp_path / "views")) for p in contents(tmp_path / "views")}
     assert files == {"config.json", "figures/views.png"}
     # What training saw at its first step, as the run itself drew it.
-    assert (tmp_path / "views/figures/views.png").read_bytes() == (run / "figures/views.png").read_bytes()
+    assert (tmp_path / "views/figures/views.png").read_bytes() == (
+        run / "figures/views.png"
+    ).read_bytes()
 
 
 # Refusals: one line, status 2, and not a byte of what is there changes.
 
 
-def check_refused(capfd, run: Path, parts: list[str], config: str, workdir: Path, *fields: str) -> None:
+def check_refused(
+    capfd, run: Path, parts: list[str], config: str, workdir: Path, *fields: str
+) -> None:
     before = contents(run)
     capfd.readouterr()
     assert command(config, workdir, *fields) == 2
     error = capfd.readouterr().err
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "Traceback" not in error and all(part in lines[0] for part in parts), error
+    assert (
+        len(lines) == 1 and "Traceback" not in error and all(part in lines[0] for part in parts)
+    ), error
     assert contents(run) == before
 
 
@@ -220,7 +245,11 @@ def test_truncated_checkpoint(run, tmp_path, capfd):
 
 
 def test_damaged_config_json(run, tmp_path, capfd):
-    for text, part in (("{", "damaged"), ('{"task": "pretrain"}', "damaged"), ('{"task": "views"}', "'views'")):
+    for text, part in (
+        ("{", "damaged"),
+        ('{"task": "pretrain"}', "damaged"),
+        ('{"task": "views"}', "'views'"),
+    ):
         (run / "config.json").write_text(text)
         check_refused(capfd, run, [part], "probe", tmp_path / "probe", f"checkpoint={run}", *PROBE)
     (run / "config.json").write_text("{")

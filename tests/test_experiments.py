@@ -1,4 +1,6 @@
-"""An experiment's name is the same wherever it stands: configuration, experiment, report and stored result."""
+"""An experiment's name is the same wherever it stands: configuration, experiment, report and stored
+result.
+"""
 
 import importlib
 import json
@@ -22,7 +24,9 @@ PLACES = {
 
 
 def names_in(place: str) -> set[str]:
-    return {path.stem for path in (ROOT / place).iterdir() if path.suffix in (".py", ".json")} - PLACES[place]
+    return {
+        path.stem for path in (ROOT / place).iterdir() if path.suffix in (".py", ".json")
+    } - PLACES[place]
 
 
 @pytest.mark.parametrize("place", PLACES)

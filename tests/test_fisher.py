@@ -8,17 +8,23 @@ import pytest
 from ssl_jax.optim.fisher import FisherState, scale_by_fisher, solve_block
 
 BLOCK = 6
-# Below the block's size, as large, one larger; a square, whose diagonal has the array's own shape; a scalar.
+# Below the block's size, as large, one larger; a square, whose diagonal has the array's own shape;
+# a scalar.
 SHAPES = {"below": (2, 2), "equal": (6,), "above": (7,), "square": (3, 3), "scalar": ()}
 
 
 def gradients(steps: int, seed=0) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(seed)
-    return [{name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()} for _ in range(steps)]
+    return [
+        {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+        for _ in range(steps)
+    ]
 
 
 def numpy_natural(gradients, rho: float, damping: float) -> list[np.ndarray]:
-    """(F + damping I)^-1 g of one array, after each of its gradients: F the weighted mean of all so far."""
+    """(F + damping I)^-1 g of one array, after each of its gradients: F the weighted mean of all so
+    far.
+    """
     steps, seen = [], [g.astype(np.float64).ravel() for g in gradients]
     for t, g in enumerate(seen):
         weight = rho ** np.arange(t, -1, -1.0)
@@ -62,7 +68,9 @@ def test_what_is_kept_is_a_block_or_a_diagonal():
 
 @pytest.mark.parametrize("rho", [0.0, 0.95])
 def test_the_first_step_has_a_closed_form(rho):
-    """F = g g^T whatever rho, as its start at zero is corrected: g / (|g|^2 + damping), by Sherman and Morrison."""
+    """F = g g^T whatever rho, as its start at zero is corrected: g / (|g|^2 + damping), by Sherman
+    and Morrison.
+    """
     (g,) = gradients(1, seed=3)
     natural = scale_by_fisher(rho, 0.1, BLOCK)
     step, _ = natural.update(g, natural.init(g))
@@ -85,7 +93,9 @@ def test_a_rotation_of_the_parameters_rotates_the_steps():
             step, state = natural.update(g, state)
         return np.asarray(step)
 
-    np.testing.assert_allclose(last_step(6, seen @ rotation), last_step(6, seen) @ rotation, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        last_step(6, seen @ rotation), last_step(6, seen) @ rotation, rtol=1e-3, atol=1e-4
+    )
     assert np.abs(last_step(5, seen @ rotation) - last_step(5, seen) @ rotation).max() > 0.01
 
 
@@ -108,12 +118,16 @@ def test_solve_block_is_numpys(shape):
     factor, g = rng.normal(size=(size, size)), rng.normal(size=shape).astype(np.float32)
     fisher = (factor @ factor.T).astype(np.float32)
     found = solve_block(jnp.asarray(fisher), jnp.asarray(g), 0.5)
-    expected = np.linalg.solve(fisher.astype(np.float64) + 0.5 * np.eye(size), g.astype(np.float64).ravel())
+    expected = np.linalg.solve(
+        fisher.astype(np.float64) + 0.5 * np.eye(size), g.astype(np.float64).ravel()
+    )
     assert found.shape == shape
     np.testing.assert_allclose(found, expected.reshape(shape), rtol=1e-4, atol=1e-6)
 
 
 def test_solve_block_takes_a_singular_matrix_and_refuses_one_of_another_size():
-    np.testing.assert_allclose(solve_block(jnp.zeros((3, 3)), jnp.arange(3.0), 0.25), [0, 4, 8], rtol=1e-6)
+    np.testing.assert_allclose(
+        solve_block(jnp.zeros((3, 3)), jnp.arange(3.0), 0.25), [0, 4, 8], rtol=1e-6
+    )
     with pytest.raises(AssertionError, match="3"):
         solve_block(jnp.zeros((3, 3)), jnp.zeros(4), 0.1)

@@ -1,4 +1,6 @@
-"""A module imports only from floors below its own and from its own folder; some arrows are forbidden by name."""
+"""A module imports only from floors below its own and from its own folder; some arrows are
+forbidden by name.
+"""
 
 import ast
 import re
@@ -63,7 +65,9 @@ def test_imports_point_down(module):
     assert violations(module, FILES[module].read_text()) == []
 
 
-@pytest.mark.parametrize("module", [module for module, path in FILES.items() if path.name == "__init__.py"])
+@pytest.mark.parametrize(
+    "module", [module for module, path in FILES.items() if path.name == "__init__.py"]
+)
 def test_packages_hand_names_on_and_define_nothing(module):
     for node in ast.parse(FILES[module].read_text()).body:
         text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -71,21 +75,31 @@ def test_packages_hand_names_on_and_define_nothing(module):
         assert text or names or isinstance(node, ast.ImportFrom), f"{module}, line {node.lineno}"
 
 
-# --- The configuration stops at builders --------------------------------------------------------------------------
+# --- The configuration stops at builders ----------------------------------------------------------
 
-BELOW = [module for module in FILES if folder(module) != "configs" and floor(folder(module)) < floor("builders")]
+BELOW = [
+    module
+    for module in FILES
+    if folder(module) != "configs" and floor(folder(module)) < floor("builders")
+]
 
 
 def configurations(text: str) -> list[str]:
-    """Where a file takes a configuration: by its type, or as a parameter of that name which is no plain dict."""
+    """Where a file takes a configuration: by its type, or as a parameter of that name which is no
+    plain dict.
+    """
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-            found += [name for name in names if name == "Config" or name.split(".")[0] == "ml_collections"]
+            found += [
+                name for name in names if name == "Config" or name.split(".")[0] == "ml_collections"
+            ]
         elif isinstance(node, ast.arg):
             told = ast.unparse(node.annotation) if node.annotation else "nothing"
-            if re.search(r"\bConfig(Dict)?\b", told) or (node.arg == "config" and not told.startswith("dict")):
+            if re.search(r"\bConfig(Dict)?\b", told) or (
+                node.arg == "config" and not told.startswith("dict")
+            ):
                 found.append(f"{node.arg}: {told}, line {node.lineno}")
     return found
 
@@ -95,7 +109,9 @@ def test_below_builders_nothing_takes_a_configuration(module):
     assert configurations(FILES[module].read_text()) == []
 
 
-@pytest.mark.parametrize("folder", "data train probes predictors optim models dynamics workdir diagnosis".split())
+@pytest.mark.parametrize(
+    "folder", "data train probes predictors optim models dynamics workdir diagnosis".split()
+)
 def test_these_stand_below_builders(folder):
     assert any(module.startswith(f"ssl_jax.{folder}.") for module in BELOW)
 
@@ -119,14 +135,20 @@ def test_a_configuration_is_found(text):
     assert configurations("def f(config: dict, name: str, seed=0): ...") == []
 
 
-# --- The rule of floors itself ------------------------------------------------------------------------------------
+# --- The rule of floors itself --------------------------------------------------------------------
 
 WRONG = {
     "reports to train": ("ssl_jax.reports.doctor", "from ssl_jax.train import loop"),
-    "reports to builders": ("ssl_jax.reports.doctor", "from ssl_jax.builders.checks import check_views"),
+    "reports to builders": (
+        "ssl_jax.reports.doctor",
+        "from ssl_jax.builders.checks import check_views",
+    ),
     "reports to tasks": ("ssl_jax.reports.doctor", "import ssl_jax.tasks.doctor"),
     "train to probes": ("ssl_jax.train.loop", "from ssl_jax.probes.knn import knn_accuracy"),
-    "predictors to train": ("ssl_jax.predictors.learned", "from ssl_jax.train.state import init_state"),
+    "predictors to train": (
+        "ssl_jax.predictors.learned",
+        "from ssl_jax.train.state import init_state",
+    ),
     "experiments to tasks": ("ssl_jax.experiments.registry", "from ssl_jax.tasks import pretrain"),
     "configurations to tasks": ("configs.probe", "from ssl_jax.tasks.probe import probe"),
     "up": ("ssl_jax.optim.decay", "from ssl_jax.predictors import make_predictor"),
@@ -151,4 +173,6 @@ def test_the_picture_shows_these_floors():
 def test_the_page_says_what_every_folder_is_for():
     page = (ROOT / "docs" / "architecture.md").read_text()
     described = re.findall(r"^\| `([\w/]+)` \|", page, re.MULTILINE)
-    assert sorted(name.strip("/") for name in described) == sorted(name for names in FLOORS for name in names)
+    assert sorted(name.strip("/") for name in described) == sorted(
+        name for names in FLOORS for name in names
+    )

@@ -85,7 +85,9 @@ def test_flags_go_before_the_environment(joined, environment):
 def test_numbers_that_are_not_there_or_do_not_fit_are_refused(joined, processes, process, told):
     with pytest.raises(UserError) as refused:
         join_processes("host:1234", processes, process)
-    expected = f"--processes, --process: got {told}, take how many there are and this one's number from 0"
+    expected = (
+        f"--processes, --process: got {told}, take how many there are and this one's number from 0"
+    )
     assert str(refused.value) == expected and joined == []
 
 
@@ -103,7 +105,9 @@ def test_two_processes_meet():
         free.bind(("localhost", 0))
         place = f"localhost:{free.getsockname()[1]}"
     program = "import jax, launch; launch.join_processes({}); print(jax.process_index(), jax.process_count())"
-    plain = {name: value for name, value in os.environ.items() if name not in NAMES} | {"JAX_PLATFORMS": "cpu"}
+    plain = {name: value for name, value in os.environ.items() if name not in NAMES} | {
+        "JAX_PLATFORMS": "cpu"
+    }
     told = plain | dict(zip(NAMES, (place, "2", "1"), strict=True))
     given = [(f"{place!r}, 2, 0", plain), ("None, None, None", told)]
     started = [

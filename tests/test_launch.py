@@ -1,4 +1,6 @@
-"""A user's mistake is one `error:` line that names what was wrong, status 2, and nothing is left or changed on disk."""
+"""A user's mistake is one `error:` line that names what was wrong, status 2, and nothing is left or
+changed on disk.
+"""
 
 import os
 import re
@@ -23,7 +25,9 @@ QUICK = "--config configs/quickstart.py"
 
 @pytest.fixture(autouse=True)
 def at_home(monkeypatch):
-    """Commands are given from the repository's root; `launch.run` sets a handler that must not outlive the test."""
+    """Commands are given from the repository's root; `launch.run` sets a handler that must not
+    outlive the test.
+    """
     monkeypatch.chdir(ROOT)
     handler = signal.getsignal(signal.SIGTERM)
     yield
@@ -35,7 +39,9 @@ def refusal(words: str, capfd) -> str:
     status = launch.main(["launch.py", *shlex.split(words)])
     error = capfd.readouterr().err
     assert status == 2, error
-    assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error, error
+    assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error, (
+        error
+    )
     return error
 
 
@@ -48,9 +54,20 @@ def no_run(monkeypatch):
 
 
 WORDS = {
-    "--config configs/quickstrt.py --workdir W": ["configs/quickstrt.py", "did you mean 'configs/quickstart.py'"],
-    "--config=configs/quickstrt.py --workdir W": ["configs/quickstrt.py", "did you mean 'configs/quickstart.py'"],
-    "--config configs/cifar10.py:byoll --workdir W": ["method", "'byoll'", "did you mean 'byol'", "simsiam_sym"],
+    "--config configs/quickstrt.py --workdir W": [
+        "configs/quickstrt.py",
+        "did you mean 'configs/quickstart.py'",
+    ],
+    "--config=configs/quickstrt.py --workdir W": [
+        "configs/quickstrt.py",
+        "did you mean 'configs/quickstart.py'",
+    ],
+    "--config configs/cifar10.py:byoll --workdir W": [
+        "method",
+        "'byoll'",
+        "did you mean 'byol'",
+        "simsiam_sym",
+    ],
     "--config configs/cifar10.py: --workdir W": ["method", "''", "directcopy"],
     "--config configs/stl10.py:directpredd --workdir W": ["did you mean 'directpred'"],
     f"{QUICK}:byol --workdir W": ["configs/quickstart.py", "no argument", "'byol'"],
@@ -65,7 +82,9 @@ WORDS = {
     f"{QUICK} --wordir W": ["--wordir", "did you mean 'workdir'"],
     f"{QUICK} --workdir W epochs=3": ["epochs=3", "--config.section.field=VALUE"],
     f"{QUICK} --workdir W --processes=two": ["--processes", "'two'", "a whole number"],
-    f"{QUICK} --workdir W --config.optimizer.learning_rat=1": ["did you mean 'optimizer.learning_rate'"],
+    f"{QUICK} --workdir W --config.optimizer.learning_rat=1": [
+        "did you mean 'optimizer.learning_rate'"
+    ],
     f"{QUICK} --workdir W --noconfig.sync_batchnorm": ["did you mean 'sync_batch_norm'"],
     f"{QUICK} --config.batch_sise=8 --workdir W": ["did you mean 'batch_size'"],
     f"{QUICK} --workdir W --config.encoder=3": ["encoder", "section", "encoder.width"],
@@ -74,8 +93,16 @@ WORDS = {
     f"{QUICK} --workdir W --config.batch_size": ["batch_size", "no value"],
     f"{QUICK} --workdir W --config.target.tau=high": ["target.tau", "'high'", "a number"],
     f"{QUICK} --workdir W --config.views.flip=often": ["views.flip", "'often'", "a number"],
-    f"{QUICK} --workdir W --config.sync_batch_norm=perhaps": ["sync_batch_norm", "'perhaps'", "true or false"],
-    f"{QUICK} --workdir W --config.views.crop_scale=0.2,,1": ["views.crop_scale", "'0.2,,1'", "numbers"],
+    f"{QUICK} --workdir W --config.sync_batch_norm=perhaps": [
+        "sync_batch_norm",
+        "'perhaps'",
+        "true or false",
+    ],
+    f"{QUICK} --workdir W --config.views.crop_scale=0.2,,1": [
+        "views.crop_scale",
+        "'0.2,,1'",
+        "numbers",
+    ],
 }
 
 
@@ -87,16 +114,22 @@ def test_mistake_in_the_words(words, no_run, capfd):
 
 @pytest.mark.parametrize("text", ["0.2,1.0", "(0.2,1.0)", "[0.2, 1.0]", "0.2, 1"])
 def test_tuples_as_people_write_them(text):
-    values = launch.parse_flags(["launch.py", *QUICK.split(), "--workdir", "W", f"--config.views.crop_scale={text}"])
+    values = launch.parse_flags(
+        ["launch.py", *QUICK.split(), "--workdir", "W", f"--config.views.crop_scale={text}"]
+    )
     assert values["config"].value.views.crop_scale == (0.2, 1.0)
 
 
 def test_fields_may_stand_anywhere_and_be_given_with_a_space():
-    words = (
-        "--config.epochs 3 --workdir W --config configs/cifar10.py:simsiam --config.seed=2 --noconfig.sync_batch_norm"
-    )
+    words = "--config.epochs 3 --workdir W --config configs/cifar10.py:simsiam --config.seed=2"
+    words += " --noconfig.sync_batch_norm"
     config = launch.parse_flags(["launch.py", *words.split()])["config"].value
-    assert (config.epochs, config.seed, config.sync_batch_norm, config.method) == (3, 2, False, "simsiam")
+    assert (config.epochs, config.seed, config.sync_batch_norm, config.method) == (
+        3,
+        2,
+        False,
+        "simsiam",
+    )
     assert config.target.tau == 0 and config.is_locked
 
 
@@ -210,8 +243,11 @@ VALUES = {
 @pytest.mark.parametrize("field", VALUES)
 def test_mistake_in_a_value(field, capfd, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "fresh_state", lambda *a: pytest.fail("went past the checks"))
-    if not field.startswith("probe.few_labels"):  # of a class: no metadata says how many images it has
-        monkeypatch.setattr(pretrain, "read_dataset", lambda *a: pytest.fail("read the data before all checks"))
+    # of a class: no metadata says how many images it has
+    if not field.startswith("probe.few_labels"):
+        monkeypatch.setattr(
+            pretrain, "read_dataset", lambda *a: pytest.fail("read the data before all checks")
+        )
     line = refusal(f"{QUICK} --workdir {tmp_path}/new '--config.{field}'", capfd)
     assert all(part in line for part in VALUES[field]), line
     assert not list(tmp_path.iterdir()), "a refused start left something behind"
@@ -222,13 +258,23 @@ def test_a_warm_up_that_fits_is_not_refused(monkeypatch, tmp_path):
     stopped = RuntimeError("far enough")
     monkeypatch.setattr(pretraining, "fresh_state", lambda *a: (_ for _ in ()).throw(stopped))
     with pytest.raises(RuntimeError, match="far enough"):
-        launch.main(["launch.py", *QUICK.split(), "--workdir", f"{tmp_path}/new", "--config.schedule.warmup_epochs=40"])
+        launch.main(
+            [
+                "launch.py",
+                *QUICK.split(),
+                "--workdir",
+                f"{tmp_path}/new",
+                "--config.schedule.warmup_epochs=40",
+            ]
+        )
 
 
 def test_parts_are_built_once_with_the_numbers_of_the_run(monkeypatch, tmp_path):
     """1297 images in batches of 64 are 20 steps an epoch."""
     seen, build = [], pretraining.build
-    monkeypatch.setattr(pretraining, "build", lambda config, *a: seen.append(a) or build(config, *a))
+    monkeypatch.setattr(
+        pretraining, "build", lambda config, *a: seen.append(a) or build(config, *a)
+    )
     monkeypatch.setattr(pretraining, "fresh_state", lambda *a: 1 / 0)
     fields = ["--config.epochs=3", "--config.batch_size=64", "--config.devices=1"]
     with pytest.raises(ZeroDivisionError):
@@ -239,15 +285,27 @@ def test_parts_are_built_once_with_the_numbers_of_the_run(monkeypatch, tmp_path)
 def test_steps_per_call_as_typed(monkeypatch, tmp_path):
     """The field holds text, since it takes "auto" too; a number typed into it is a number."""
     seen = []
-    monkeypatch.setattr(parallel, "steps_per_call", lambda *a: seen.append(steps_per_call(*a)) or 1 / 0)
+    monkeypatch.setattr(
+        parallel, "steps_per_call", lambda *a: seen.append(steps_per_call(*a)) or 1 / 0
+    )
     for text in ("3", "auto"):
         with pytest.raises(ZeroDivisionError):
-            launch.main(["launch.py", *QUICK.split(), f"--workdir={tmp_path}/new", f"--config.steps_per_call={text}"])
+            launch.main(
+                [
+                    "launch.py",
+                    *QUICK.split(),
+                    f"--workdir={tmp_path}/new",
+                    f"--config.steps_per_call={text}",
+                ]
+            )
     assert seen == [3, 1]
 
 
 def test_data_directory_without_the_set(capfd, tmp_path):
-    line = refusal(f"--config configs/cifar10.py --workdir {tmp_path}/new --config.data.data_dir={tmp_path}", capfd)
+    line = refusal(
+        f"--config configs/cifar10.py --workdir {tmp_path}/new --config.data.data_dir={tmp_path}",
+        capfd,
+    )
     assert "data.data_dir" in line and str(tmp_path) in line and "cifar10" in line
     assert not list(tmp_path.iterdir())
 
@@ -284,7 +342,9 @@ def test_probe_without_a_checkpoint_to_judge(capfd, tmp_path):
 
 def start(*words: str) -> subprocess.Popen:
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "launch.py", *words], cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        [sys.executable, "launch.py", *words], cwd=ROOT, stdout=pipe, stderr=pipe, text=True
+    )
 
 
 def test_control_c_ends_in_one_line(tmp_path, heeds_control_c):
@@ -300,17 +360,22 @@ def test_control_c_ends_in_one_line(tmp_path, heeds_control_c):
 
 
 def test_a_refused_command_as_a_process(tmp_path):
-    process = start(*QUICK.split(), "--workdir", str(tmp_path / "new"), "--config.predictor.kind=mlpp")
+    process = start(
+        *QUICK.split(), "--workdir", str(tmp_path / "new"), "--config.predictor.kind=mlpp"
+    )
     out, error = process.communicate(timeout=120)
     assert (process.returncode, out) == (2, "")
     assert re.fullmatch(r"error: predictor\.kind: got 'mlpp', did you mean 'mlp'.*\n", error), error
     assert not list(tmp_path.iterdir())
 
 
-# Every command of the documentation: right as it stands, refused with any one of its words misspelt.
+# Every command of the documentation: right as it stands, refused with any one of its words
+# misspelt.
 
 
-@pytest.mark.parametrize("platform, chosen, anew", [("linux", None, 1), ("linux", "", 0), ("darwin", None, 0)])
+@pytest.mark.parametrize(
+    "platform, chosen, anew", [("linux", None, 1), ("linux", "", 0), ("darwin", None, 0)]
+)
 def test_memory_is_kept_unless_the_user_decides(platform, chosen, anew, monkeypatch):
     calls = []
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -355,7 +420,9 @@ COMMANDS = {
 
 @pytest.mark.parametrize("own_process", [True, False])
 @pytest.mark.parametrize("words", COMMANDS)
-def test_a_process_of_its_own_that_trains_starts_anew(words, own_process, begun_anew, monkeypatch, tmp_path):
+def test_a_process_of_its_own_that_trains_starts_anew(
+    words, own_process, begun_anew, monkeypatch, tmp_path
+):
     reached = []
     monkeypatch.setattr(launch, "run", lambda values: reached.append(values["config"].value.task))
     argv = ["launch.py", "--config", *words.split(), f"--workdir={tmp_path}/new"]
@@ -371,7 +438,12 @@ def test_training_tasks_are_tasks_and_the_others_are_known():
 
 
 def test_a_mistake_is_told_before_the_process_starts_anew(begun_anew, capfd):
-    assert launch.main(["launch.py", *QUICK.split(), "--workdir=W", "--config.epochz=1"], own_process=True) == 2
+    assert (
+        launch.main(
+            ["launch.py", *QUICK.split(), "--workdir=W", "--config.epochz=1"], own_process=True
+        )
+        == 2
+    )
     assert capfd.readouterr().err.startswith("error: ") and not begun_anew
 
 
@@ -397,7 +469,9 @@ GPU, TPU = {"/dev/nvidia[0-9]*": ["/dev/nvidia0"]}, {"/dev/accel*": ["/dev/accel
         ({"CUDA_VISIBLE_DEVICES": ""}, TPU, ["libtpu"], True),
     ],
 )
-def test_an_accelerator_is_expected_where_jax_would_find_one(environment, devices, packages, expected, monkeypatch):
+def test_an_accelerator_is_expected_where_jax_would_find_one(
+    environment, devices, packages, expected, monkeypatch
+):
     for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -410,8 +484,12 @@ def test_an_accelerator_is_expected_where_jax_would_find_one(environment, device
 def test_this_machine_is_told_as_jax_tells_it(monkeypatch):
     """Without imports of JAX, in a process of its own, beside JAX's own answer."""
     words = "import sys; from ssl_jax.runtime.memory import accelerator_expected as a; e = a(); "
-    words += "assert 'jax' not in sys.modules; import jax; print(e == (jax.default_backend() != 'cpu'))"
-    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True, cwd=ROOT)
+    words += (
+        "assert 'jax' not in sys.modules; import jax; print(e == (jax.default_backend() != 'cpu'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", words], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert done.stdout.strip() == "True"
 
 
@@ -419,13 +497,20 @@ def documented() -> list[str]:
     """What follows `launch.py` in README.md, in the pages and in the configurations' own words."""
     paths = (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").rglob("*.py"))
     texts = [path.read_text() for path in paths if path.parent.name != "api"]
-    found = {m[1].strip(' `"') for text in texts for m in re.finditer(r"launch\.py (--config [^\n#`|]*)", text)}
+    found = {
+        m[1].strip(' `"')
+        for text in texts
+        for m in re.finditer(r"launch\.py (--config [^\n#`|]*)", text)
+    }
     # In a loop of the shell one round stands for all.
     loops = {"$METHOD": "byol", "$KIND": "pwd", "$TABLE": "table1", "$SEED": "0"}
     for name, value in loops.items():
         found = {words.replace(name, value) for words in found}
     # A table's cells leave out what all of its commands have.
-    found |= {f"--config {cell} --workdir DIR" for cell in re.findall(r"\| `(configs/[^`|]*)` \|", texts[0])}
+    found |= {
+        f"--config {cell} --workdir DIR"
+        for cell in re.findall(r"\| `(configs/[^`|]*)` \|", texts[0])
+    }
     return sorted(words for words in found if not re.search(r"NAME|METHOD|TABLE|CONFIG|\[", words))
 
 
@@ -450,7 +535,9 @@ def misspelt(word: str) -> str:
 @pytest.mark.parametrize("words", documented())
 def test_documented_command_misspelt(words, no_run, capfd):
     right = shlex.split(words)
-    takes = [i for i, word in enumerate(right) if word.startswith("--") or right[i - 1] == "--config"]
+    takes = [
+        i for i, word in enumerate(right) if word.startswith("--") or right[i - 1] == "--config"
+    ]
     for i in takes:
         line = refusal(shlex.join([*right[:i], misspelt(right[i]), *right[i + 1 :]]), capfd)
         assert "did you mean" in line or right[i].startswith("--config"), line

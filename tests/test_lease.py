@@ -29,8 +29,9 @@ with lease.holding(path, beat=0.05) as check:
         except lease.LeaseLost as lost:
             sys.exit(str(lost))
 """
-# Every thread of every process wants every lease, until it was held TURNS times. Some holders let it go, some vanish as
-# another machine does, some as a process that ended does. `alone` finds out whether two ever hold it at once.
+# Every thread of every process wants every lease, until it was held TURNS times. Some holders let
+# it go, some vanish as another machine does, some as a process that ended does. `alone` finds out
+# whether two ever hold it at once.
 RACE = """
 import json, os, random, sys, threading, time
 from pathlib import Path
@@ -185,12 +186,16 @@ def test_sleeper_has_lost_when_it_wakes(other, tmp_path):
     other.send_signal(signal.SIGCONT)
     _, error = other.communicate(timeout=5)
     assert f"taken over by process {os.getpid()} on " in error and other.returncode == 1
-    assert (tmp_path / "2").read_text() != lease.FREE, "the sleeper freed what was no longer its own"
+    assert (tmp_path / "2").read_text() != lease.FREE, (
+        "the sleeper freed what was no longer its own"
+    )
 
 
 def test_holder_on_another_machine_is_judged_by_its_silence_alone(tmp_path):
     path = lease.claim(tmp_path)
-    path.write_text(json.dumps({"host": "far", "pid": 2**22 + 1, "machine": "far away", "birth": "1"}))
+    path.write_text(
+        json.dumps({"host": "far", "pid": 2**22 + 1, "machine": "far away", "birth": "1"})
+    )
     assert lease.claim(tmp_path) is None and lease.holder(tmp_path) == f"process {2**22 + 1} on far"
     os.utime(path, (time.time() - lease.STALE - 5,) * 2)
     assert lease.claim(tmp_path) == tmp_path / "2"

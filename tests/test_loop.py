@@ -15,14 +15,31 @@ def random_cadence(rng):
 
 
 class Recorder:
-    """Hooks that write down what they are called with; `stop_at`: the step at which a signal has arrived."""
+    """Hooks that write down what they are called with; `stop_at`: the step at which a signal has
+    arrived.
+    """
 
     def __init__(self, stop_at=None):
-        self.rows, self.saved, self.evaluated, self.reached, self.asked, self.tracked = [], [], [], 0, [], []
+        self.rows, self.saved, self.evaluated, self.reached, self.asked, self.tracked = (
+            [],
+            [],
+            [],
+            0,
+            [],
+            [],
+        )
         self.stop_at = stop_at
 
     def hooks(self):
-        return Hooks(self.signs, self.evaluate, self.rows.append, self.save, self.stop, self.progress, track=self.track)
+        return Hooks(
+            self.signs,
+            self.evaluate,
+            self.rows.append,
+            self.save,
+            self.stop,
+            self.progress,
+            track=self.track,
+        )
 
     def signs(self, state):
         return {"sign": state["step"]}
@@ -46,8 +63,12 @@ class Recorder:
     def progress(self, step, row):
         self.reached = step
 
-    def train(self, loss=float, start=0, cadence=CADENCE, size=1, seconds=0.0, grown=lambda step: 1.0):
-        """The loop from `start`, where step n has loss `loss(n)` and leaves the weight `grown(n)` behind."""
+    def train(
+        self, loss=float, start=0, cadence=CADENCE, size=1, seconds=0.0, grown=lambda step: 1.0
+    ):
+        """The loop from `start`, where step n has loss `loss(n)` and leaves the weight `grown(n)`
+        behind.
+        """
         self.start = start
 
         def run(state, batch):
@@ -73,7 +94,7 @@ class Recorder:
         )
 
 
-# --- When things happen -----------------------------------------------------------------------------------
+# --- When things happen ---------------------------------------------------------------------------
 
 
 def test_next_event_is_the_first_at_which_anything_is_due():
@@ -98,7 +119,9 @@ def test_plan_covers_every_step_with_two_sizes_and_crosses_no_event():
         cadence, size = random_cadence(rng), int(rng.integers(1, 12))
         first = int(rng.integers(0, cadence.total + 1))
         calls = list(plan_calls(first, cadence, size))
-        assert [n for start, count in calls for n in range(start, start + count)] == list(range(first, cadence.total))
+        assert [n for start, count in calls for n in range(start, start + count)] == list(
+            range(first, cadence.total)
+        )
         assert {count for _, count in calls} <= {1, size}
         assert all(start + count <= cadence.next_stop(start) for start, count in calls)
 
@@ -107,7 +130,7 @@ def test_plan_uses_long_calls_where_it_can():
     assert list(plan_calls(0, Cadence(12, 6, 12, 12), 3)) == [(0, 3), (3, 3), (6, 3), (9, 3)]
 
 
-# --- What happens -----------------------------------------------------------------------------------------
+# --- What happens ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -117,7 +140,8 @@ def test_a_run_without_trouble(size):
     assert step == state["step"] == seen.reached == 12
     assert [row["step"] for row in seen.rows] == [2, 4, 6, 8, 10, 12]
     assert seen.evaluated == [6, 12] and seen.saved == [4, 8, 12]
-    assert [row["loss"] for row in seen.rows] == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5]  # means of the two steps before
+    # means of the two steps before
+    assert [row["loss"] for row in seen.rows] == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5]
     assert [row["sign"] for row in seen.rows] == [row["step"] for row in seen.rows]
     assert [row.get("accuracy") for row in seen.rows] == [None, None, 0.06, None, None, 0.12]
 
@@ -153,13 +177,17 @@ def test_a_signal_saves_at_once_and_stops():
     assert seen.asked == [False, True, False, True, False]
     going_on = Recorder()
     going_on.train(start=5)
-    assert [row["step"] for row in going_on.rows] == [6, 8, 10, 12] and going_on.rows[0]["loss"] == 5.0
+    assert [row["step"] for row in going_on.rows] == [6, 8, 10, 12] and going_on.rows[0][
+        "loss"
+    ] == 5.0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_and_saves_nothing_more(bad):
     seen = Recorder()
-    with pytest.raises(UserError, match=rf"^loss: became {bad} at step 6; .*optimizer.learning_rate"):
+    with pytest.raises(
+        UserError, match=rf"^loss: became {bad} at step 6; .*optimizer.learning_rate"
+    ):
         seen.train(loss=lambda n: bad if n in (6, 7) else 0.0)
     assert seen.saved == [4] and [row["step"] for row in seen.rows] == [2, 4, 6, 8]
     assert seen.rows[-1].keys() == {"step", "loss"} and np.isnan(seen.rows[-1]["loss"])

@@ -1,4 +1,6 @@
-"""The losses against their formulas in float64, scikit-learn and SciPy, and where their gradients go."""
+"""The losses against their formulas in float64, scikit-learn and SciPy, and where their gradients
+go.
+"""
 
 import chex
 import jax
@@ -20,20 +22,31 @@ def pair(seed=0, shape=(6, 5)):
 def test_is_minus_the_cosine():
     p, z = pair()
     expected = -np.sum(p * z, axis=1) / np.linalg.norm(p, axis=1) / np.linalg.norm(z, axis=1)
-    chex.assert_trees_all_close(negative_cosine(jnp.float32(p), jnp.float32(z)), expected, atol=1e-6)
+    chex.assert_trees_all_close(
+        negative_cosine(jnp.float32(p), jnp.float32(z)), expected, atol=1e-6
+    )
 
 
 def test_same_direction_is_minus_one_and_scale_does_not_matter():
     p, _ = pair()
-    chex.assert_trees_all_close(negative_cosine(jnp.float32(p), jnp.float32(300 * p)), -np.ones(6), atol=1e-6)
+    chex.assert_trees_all_close(
+        negative_cosine(jnp.float32(p), jnp.float32(300 * p)), -np.ones(6), atol=1e-6
+    )
 
 
 def test_gradient_is_analytic_in_p_and_none_in_z():
     p, z = pair()
-    in_p, in_z = jax.grad(lambda p, z: negative_cosine(p, z).sum(), (0, 1))(jnp.float32(p), jnp.float32(z))
-    norm, zu = np.linalg.norm(p, axis=1, keepdims=True), z / np.linalg.norm(z, axis=1, keepdims=True)
+    in_p, in_z = jax.grad(lambda p, z: negative_cosine(p, z).sum(), (0, 1))(
+        jnp.float32(p), jnp.float32(z)
+    )
+    norm, zu = (
+        np.linalg.norm(p, axis=1, keepdims=True),
+        z / np.linalg.norm(z, axis=1, keepdims=True),
+    )
     pu = p / norm
-    chex.assert_trees_all_close(in_p, -(zu - pu * np.sum(pu * zu, axis=1, keepdims=True)) / norm, atol=1e-6)
+    chex.assert_trees_all_close(
+        in_p, -(zu - pu * np.sum(pu * zu, axis=1, keepdims=True)) / norm, atol=1e-6
+    )
     chex.assert_trees_all_equal(in_z, jnp.zeros_like(in_z))
 
 
@@ -49,7 +62,7 @@ def test_wrong_shapes_are_refused():
         negative_cosine(jnp.zeros((2, 3)), jnp.zeros((3, 3)))
 
 
-# --- Losses of an image and its class ---------------------------------------------------------------------------
+# --- Losses of an image and its class -------------------------------------------------------------
 
 CLASSES = 4
 
@@ -57,7 +70,10 @@ CLASSES = 4
 def scores_and_targets(kind, seed=1, count=7):
     """Scores, some of them tied at the top, and targets: float64."""
     rng = np.random.default_rng(seed)
-    scores, one_hot = 2 * rng.normal(size=(count, CLASSES)), np.eye(CLASSES)[rng.integers(0, CLASSES, count)]
+    scores, one_hot = (
+        2 * rng.normal(size=(count, CLASSES)),
+        np.eye(CLASSES)[rng.integers(0, CLASSES, count)],
+    )
     scores[0, :2] = 5.0
     return scores, one_hot if kind == "one-hot" else rng.dirichlet(np.ones(CLASSES), count)
 
@@ -85,17 +101,24 @@ def test_value_and_gradient_are_the_formulas(name, kind):
     assert LOSSES[name](jnp.float32(s), jnp.float32(t)).shape == ()
     steps = 1e-5 * np.eye(CLASSES)
     slope = [(REFERENCES[name](s + e, t) - REFERENCES[name](s - e, t)) / 2e-5 for e in steps]
-    chex.assert_trees_all_close(jax.grad(LOSSES[name])(jnp.float32(s), jnp.float32(t)), np.array(slope), atol=1e-5)
+    chex.assert_trees_all_close(
+        jax.grad(LOSSES[name])(jnp.float32(s), jnp.float32(t)), np.array(slope), atol=1e-5
+    )
 
 
 def test_mean_losses_of_one_hot_targets_are_scikit_learns():
     scores, target = scores_and_targets("one-hot", count=60)
     label = target.argmax(axis=1)
-    found = {name: float(loss(jnp.float32(scores), jnp.float32(target)).mean()) for name, loss in LOSSES.items()}
+    found = {
+        name: float(loss(jnp.float32(scores), jnp.float32(target)).mean())
+        for name, loss in LOSSES.items()
+    }
     softmax = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     assert found["softmax"] == pytest.approx(metrics.log_loss(label, softmax), rel=1e-5)
     assert found["hinge"] == pytest.approx(metrics.hinge_loss(label, scores), rel=1e-5)
-    assert found["squared"] == pytest.approx(CLASSES / 2 * metrics.mean_squared_error(target, scores), rel=1e-5)
+    assert found["squared"] == pytest.approx(
+        CLASSES / 2 * metrics.mean_squared_error(target, scores), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["softmax", "hinge"])
@@ -110,7 +133,9 @@ def test_a_mixed_target_has_the_mixed_loss(name):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_jensen_shannon_is_scipys(count):
-    """SciPy has it for two distributions (as a distance, its root) and the entropies for any number."""
+    """SciPy has it for two distributions (as a distance, its root) and the entropies for any
+    number.
+    """
     logits = 2 * np.random.default_rng(2).normal(size=(count, 5, CLASSES))
     p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     expected = stats.entropy(p.mean(axis=0), axis=-1) - stats.entropy(p, axis=-1).mean(axis=0)

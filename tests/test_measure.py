@@ -18,7 +18,10 @@ def rng():
 
 
 def tree(rng):
-    return {part: {"a": rng.normal(size=(3, n)), "b": rng.normal(size=n)} for n, part in enumerate(PARTS, 2)}
+    return {
+        part: {"a": rng.normal(size=(3, n)), "b": rng.normal(size=n)}
+        for n, part in enumerate(PARTS, 2)
+    }
 
 
 def flat(tree):
@@ -34,14 +37,25 @@ def test_of_a_step(rng):
     z, t = rng.normal(0.5, 1, size=(2, 2, 9, 4))
     corr = sum(v.T @ v for v in z) / 18
     found = measure_step(
-        single(grads), single(updates), tuple(single(z)), tuple(single(t)), jnp.float32(corr), lambda x: x
+        single(grads),
+        single(updates),
+        tuple(single(z)),
+        tuple(single(t)),
+        jnp.float32(corr),
+        lambda x: x,
     )
-    np.testing.assert_allclose(found["gradient_norm"], [np.linalg.norm(flat(grads[p])) for p in PARTS], rtol=1e-6)
-    np.testing.assert_allclose(found["update_norm"], [np.linalg.norm(flat(updates[p])) for p in PARTS], rtol=1e-6)
+    np.testing.assert_allclose(
+        found["gradient_norm"], [np.linalg.norm(flat(grads[p])) for p in PARTS], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        found["update_norm"], [np.linalg.norm(flat(updates[p])) for p in PARTS], rtol=1e-6
+    )
     rows, others = z.reshape(-1, 4), t.reshape(-1, 4)
     share = np.sum(rows.mean(0) ** 2) / np.mean(np.sum(rows**2, 1))
     np.testing.assert_allclose(found["mean_share"], share, rtol=1e-5)
-    cosine = np.sum(rows * others, 1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(others, axis=1)
+    cosine = (
+        np.sum(rows * others, 1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(others, axis=1)
+    )
     np.testing.assert_allclose(found["online_target_cosine"], cosine.mean(), rtol=1e-5)
 
 
@@ -56,9 +70,13 @@ def test_of_weights(rng):
     params, target = tree(rng), tree(rng)
     target.pop("predictor")
     found = measure_weights(single(params), single(target))
-    np.testing.assert_allclose(found["parameter_norm"], [np.linalg.norm(flat(params[p])) for p in PARTS], rtol=1e-6)
+    np.testing.assert_allclose(
+        found["parameter_norm"], [np.linalg.norm(flat(params[p])) for p in PARTS], rtol=1e-6
+    )
     a, b = flat({p: params[p] for p in target}), flat(target)
-    np.testing.assert_allclose(found["weight_cosine"], a @ b / np.linalg.norm(a) / np.linalg.norm(b), rtol=1e-5)
+    np.testing.assert_allclose(
+        found["weight_cosine"], a @ b / np.linalg.norm(a) / np.linalg.norm(b), rtol=1e-5
+    )
     assert np.isnan(measure_weights(single(params), {})["weight_cosine"])
 
 
@@ -72,11 +90,19 @@ def test_of_spectra(rng):
     np.testing.assert_allclose(found["commutator"], commutator, rtol=1e-5)
     relative = commutator / np.linalg.norm(corr) / np.linalg.norm(w)
     np.testing.assert_allclose(found["commutator_relative"], relative, rtol=1e-5)
-    np.testing.assert_allclose(found["asymmetry"], np.linalg.norm(w - w.T) / np.linalg.norm(w), rtol=1e-5)
-    np.testing.assert_allclose(found["asymmetry_l1"], np.abs(w - w.T).sum() / np.abs(w).sum(), rtol=1e-5)
+    np.testing.assert_allclose(
+        found["asymmetry"], np.linalg.norm(w - w.T) / np.linalg.norm(w), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        found["asymmetry_l1"], np.abs(w - w.T).sum() / np.abs(w).sum(), rtol=1e-5
+    )
     share = s / s.sum()
-    np.testing.assert_allclose(found["effective_rank"], np.exp(-np.sum(share * np.log(share))), rtol=1e-5)
-    together = measure_spectra(jnp.float32(corr), jnp.float32(v @ np.diag(rng.normal(size=5)) @ v.T))
+    np.testing.assert_allclose(
+        found["effective_rank"], np.exp(-np.sum(share * np.log(share))), rtol=1e-5
+    )
+    together = measure_spectra(
+        jnp.float32(corr), jnp.float32(v @ np.diag(rng.normal(size=5)) @ v.T)
+    )
     assert float(together["commutator_relative"]) < 1e-6
 
 
@@ -87,7 +113,9 @@ def test_tracking_leaves_the_step_as_it_is_and_measures_that_step():
     tracked, metrics = jax.jit(make_step(parts, tracked=True))(state, batch, key)
     chex.assert_trees_all_close(tracked, plain, rtol=1e-6, atol=1e-7)
     moved = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, tracked.params, state.params)
-    np.testing.assert_allclose(metrics["update_norm"], [np.linalg.norm(flat(moved[p])) for p in PARTS], rtol=1e-3)
+    np.testing.assert_allclose(
+        metrics["update_norm"], [np.linalg.norm(flat(moved[p])) for p in PARTS], rtol=1e-3
+    )
     cosine = online_target_cosine(parts, state, batch, key)
     np.testing.assert_allclose(metrics["online_target_cosine"], cosine, rtol=1e-4)
 
@@ -98,7 +126,9 @@ def online_target_cosine(parts, state, batch, key):
     trunk = {part: state.params[part] for part in state.target}
     cosines = []
     for view in views:
-        a, b = (np.float64(parts.network.train(p, state.stats, view)[0]) for p in (trunk, state.target))
+        a, b = (
+            np.float64(parts.network.train(p, state.stats, view)[0]) for p in (trunk, state.target)
+        )
         cosines.append(np.sum(a * b, 1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
     return np.mean(cosines)
 
@@ -107,7 +137,9 @@ def test_tracking_is_the_same_on_four_devices():
     key, batch = jax.random.key(7), make_batch()
     parts = make_parts(axis_name="batch")
     state = make_state(parts)
-    step = jax.pmap(make_step(parts, axis_name="batch", tracked=True), "batch", in_axes=(None, 0, None))
+    step = jax.pmap(
+        make_step(parts, axis_name="batch", tracked=True), "batch", in_axes=(None, 0, None)
+    )
     shares = jax.tree.map(lambda x: np.reshape(x, (4, 2, *x.shape[1:])), batch)
     _, apart = step(state, shares, key)
     alone = make_parts()
@@ -120,12 +152,18 @@ def test_the_euclidean_step_descends_the_theory_s_loss():
     """Loss of the formula in float64; no gradient flows through the target's side."""
     parts = make_parts(tau=None)
     state, batch, key = make_state(parts), make_batch(), jax.random.key(7)
-    _, metrics = jax.jit(make_step(parts, objective=OBJECTIVES["euclidean"], loss_scale=2.0))(state, batch, key)
+    _, metrics = jax.jit(make_step(parts, objective=OBJECTIVES["euclidean"], loss_scale=2.0))(
+        state, batch, key
+    )
     views = noisy_views(example_keys(key, state.step, batch["position"]), batch["image"])
     trunk = {part: state.params[part] for part in ("encoder", "projector")}
     z1, stats = parts.network.train(trunk, state.stats, views[0])
     z2, _ = parts.network.train(trunk, stats, views[1])
-    z1, z2, w = np.float64(z1), np.float64(z2), np.float64(state.params["predictor"]["linear"]["kernel"])
+    z1, z2, w = (
+        np.float64(z1),
+        np.float64(z2),
+        np.float64(state.params["predictor"]["linear"]["kernel"]),
+    )
     assert w.shape == (DIM, DIM)
     expected = 2 * np.mean(np.sum((z1 @ w - z2) ** 2, 1) / 2 + np.sum((z2 @ w - z1) ** 2, 1) / 2)
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
@@ -133,7 +171,9 @@ def test_the_euclidean_step_descends_the_theory_s_loss():
 
 def test_half_squared_stops_the_gradient_of_its_target(rng):
     p, z = jnp.float32(rng.normal(size=(2, 3, 4)))
-    np.testing.assert_allclose(half_squared(p, z), np.sum((np.float64(p) - np.float64(z)) ** 2, 1) / 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        half_squared(p, z), np.sum((np.float64(p) - np.float64(z)) ** 2, 1) / 2, rtol=1e-6
+    )
     to_p, to_z = jax.grad(lambda p, z: half_squared(p, z).sum(), argnums=(0, 1))(p, z)
     np.testing.assert_allclose(to_p, p - z, rtol=1e-6)
     assert not np.any(to_z)

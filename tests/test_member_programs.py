@@ -13,7 +13,15 @@ import pytest
 
 from ssl_jax.augment.labelled import make_augment
 from ssl_jax.augment.views import make_normalise
-from ssl_jax.experiments.harness.dispatched import Member, Watched, count, dispatched, make_program, stack, watch
+from ssl_jax.experiments.harness.dispatched import (
+    Member,
+    Watched,
+    count,
+    dispatched,
+    make_program,
+    stack,
+    watch,
+)
 from ssl_jax.experiments.harness.members import train_members
 from ssl_jax.losses import LOSSES
 from ssl_jax.models import make_classifier
@@ -40,7 +48,10 @@ class Flat(nn.Module):
 
 
 CLASSIFIER = make_classifier(Flat(), CLASSES)
-AUGMENT, NORMALISE = make_augment(image_size=SIDE, mean=(0.5,), std=(0.5,)), make_normalise((0.5,), (0.5,))
+AUGMENT, NORMALISE = (
+    make_augment(image_size=SIDE, mean=(0.5,), std=(0.5,)),
+    make_normalise((0.5,), (0.5,)),
+)
 
 
 def optimizer(rate, decay, kind="decoupled", layerwise=""):
@@ -49,14 +60,20 @@ def optimizer(rate, decay, kind="decoupled", layerwise=""):
 
 def order(seed, step):
     epoch, place = divmod(step, STEPS)
-    return np.random.default_rng([seed, epoch]).permutation(COUNT)[place * BATCH : (place + 1) * BATCH].astype(np.int32)
+    return (
+        np.random.default_rng([seed, epoch])
+        .permutation(COUNT)[place * BATCH : (place + 1) * BATCH]
+        .astype(np.int32)
+    )
 
 
 @functools.cache
 def program(kind="decoupled", layerwise="", watched=False):
     build = partial(optimizer, kind=kind, layerwise=layerwise)
     if watched:
-        params, _ = jax.eval_shape(CLASSIFIER.init, jax.random.key(0), jnp.zeros((2, SIDE, SIDE, 1)))
+        params, _ = jax.eval_shape(
+            CLASSIFIER.init, jax.random.key(0), jnp.zeros((2, SIDE, SIDE, 1))
+        )
         index = layer_index(params)
         build = lambda rate, decay: watch(optimizer(rate, decay, kind, layerwise), index)  # noqa: E731
     return make_program(
@@ -82,15 +99,26 @@ def train(made, members, stop=lambda members: False, **options):
 
 
 def alone(member, kind="decoupled", layerwise=""):
-    """The run of a member by the supervised step itself, with plain numbers: (state, losses of every step)."""
+    """The run of a member by the supervised step itself, with plain numbers: (state, losses of
+    every step).
+    """
     own = optimizer(member.learning_rate, member.weight_decay, kind, layerwise)
     key = init_key(jax.random.key(member.seed))
     state = init_supervised(key, jnp.zeros((2, SIDE, SIDE, 1)), CLASSIFIER, own)
-    parts = {"augment": AUGMENT, "classifier": CLASSIFIER, "optimizer": own, "loss": LOSSES["softmax"]}
+    parts = {
+        "augment": AUGMENT,
+        "classifier": CLASSIFIER,
+        "optimizer": own,
+        "loss": LOSSES["softmax"],
+    }
     step, losses = jax.jit(make_supervised_step(**parts, num_classes=CLASSES)), []
     for n in range(EPOCHS * STEPS):
         index = order(member.seed, n)
-        batch = {"image": IMAGE[index], "label": LABEL[index], "position": jnp.arange(BATCH, dtype=jnp.int32)}
+        batch = {
+            "image": IMAGE[index],
+            "label": LABEL[index],
+            "position": jnp.arange(BATCH, dtype=jnp.int32),
+        }
         state, metrics = step(state, batch, jax.random.key(member.seed))
         losses.append(float(metrics["loss"]))
     return state, np.array(losses)
@@ -108,12 +136,16 @@ def test_a_member_is_the_run_that_the_supervised_step_makes(kind, layerwise, i):
     state, losses = alone(MEMBERS[i], kind, layerwise)
     own = jax.tree.map(lambda x: x[i], (states.params, states.stats))
     chex.assert_trees_all_close(own, (state.params, state.stats), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(recorded["loss"][i], losses.reshape(EPOCHS, STEPS).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(
+        recorded["loss"][i], losses.reshape(EPOCHS, STEPS).mean(1), rtol=1e-5
+    )
 
 
 def test_a_member_is_the_same_alone_and_in_company():
     together, separate = trained()[0], [train(program(), [member])[0] for member in MEMBERS]
-    stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(states.params for states in separate))
+    stacked = jax.tree.map(
+        lambda *leaves: jnp.concatenate(leaves), *(states.params for states in separate)
+    )
     chex.assert_trees_all_close(together.params, stacked, rtol=1e-4, atol=1e-5)
 
 
@@ -128,10 +160,14 @@ def test_watching_changes_no_weight_and_sums_what_a_step_opposes():
     made = program(watched=True)
     watched, _, recorded = train(made, MEMBERS)
     chex.assert_trees_all_close(watched.params, trained()[0].params, rtol=1e-4, atol=1e-5)
-    assert recorded["opposing_ratio"].shape == (len(MEMBERS), EPOCHS, 4)  # three layers and the whole
+    # three layers and the whole
+    assert recorded["opposing_ratio"].shape == (len(MEMBERS), EPOCHS, 4)
     # One step by hand, in float64: theta, u = -eta U, d = eta lambda.
     theta, u, d = np.array([1.0, -2.0, 0.1, -0.05]), np.array([-0.1, 0.2, -0.4, 0.3]), 0.25
-    expected = np.abs(d * theta)[np.abs(theta + u - d * theta) > np.abs(theta + u)].sum() / np.abs(d * theta).sum()
+    expected = (
+        np.abs(d * theta)[np.abs(theta + u - d * theta) > np.abs(theta + u)].sum()
+        / np.abs(d * theta).sum()
+    )
     own = watch(make_optimizer("sgd", 1.0, weight_decay=d, decay="decoupled"), ({"w": 1}, 1))
     state = own.init({"w": jnp.array(theta)})
     for _ in range(2):
@@ -147,14 +183,18 @@ def test_pre_decay_is_taken_ahead():
     head = states.params["head"]["kernel"]  # layer 3 of 3, whose factor is 2 * 3 / (3 + 1)
     d = np.array([member.learning_rate * member.weight_decay * 1.5 for member in MEMBERS])
     ahead = program("pre", "mean").ahead(states, members)
-    np.testing.assert_allclose(ahead.params["head"]["kernel"], (1 - d)[:, None, None] * head, rtol=1e-6)
+    np.testing.assert_allclose(
+        ahead.params["head"]["kernel"], (1 - d)[:, None, None] * head, rtol=1e-6
+    )
     states, members, _ = trained()
     chex.assert_trees_all_equal(program().ahead(states, members).params, states.params)
 
 
 def test_parameters_are_kept_after_the_steps_asked_for():
     states, _, recorded = trained()
-    last = np.concatenate([np.reshape(x, (len(MEMBERS), -1)) for x in jax.tree.leaves(states.params)], axis=1)
+    last = np.concatenate(
+        [np.reshape(x, (len(MEMBERS), -1)) for x in jax.tree.leaves(states.params)], axis=1
+    )
     assert recorded["parameters"].shape == (len(MEMBERS), 2, last.shape[1])
     np.testing.assert_array_equal(recorded["parameters"][:, 1], last)
     assert np.abs(recorded["parameters"][:, 0] - last).max() > 0
@@ -162,7 +202,10 @@ def test_parameters_are_kept_after_the_steps_asked_for():
 
 def test_it_ends_where_it_is_asked_to():
     asked = []
-    assert train(program(), MEMBERS, stop=lambda members: asked.append(members) or len(asked) == 3) is None
+    assert (
+        train(program(), MEMBERS, stop=lambda members: asked.append(members) or len(asked) == 3)
+        is None
+    )
     assert asked == [3, 3, 3]
 
 

@@ -8,7 +8,13 @@ from ssl_jax.workdir.metrics_csv import COLUMNS, append_row, as_written, read_ro
 
 
 def row(step, **more):
-    return {"step": step, "loss": -1.25, "images_per_second": 1234567.0, "seconds": 0.5 * step, **more}
+    return {
+        "step": step,
+        "loss": -1.25,
+        "images_per_second": 1234567.0,
+        "seconds": 0.5 * step,
+        **more,
+    }
 
 
 @pytest.fixture
@@ -27,7 +33,12 @@ def test_round_trip(path):
     append_row(path, row(8, knn_validation=0.75, effective_rank=float("nan"), unknown=3.0))
     *_, last = read_rows(path)
     assert tuple(last) == COLUMNS
-    assert last["step"] == 8 and last["loss"] == -1.25 and last["knn_validation"] == 0.75 and last["seconds"] == 4.0
+    assert (
+        last["step"] == 8
+        and last["loss"] == -1.25
+        and last["knn_validation"] == 0.75
+        and last["seconds"] == 4.0
+    )
     assert math.isclose(last["images_per_second"], 1234567, rel_tol=1e-5)
     assert math.isnan(last["effective_rank"]) and math.isnan(last["epoch"])
     assert path.read_text().splitlines()[0] == ",".join(COLUMNS)
@@ -69,7 +80,9 @@ def test_a_header_cut_off(path):
 
 
 def test_terms_of_a_loss_have_columns_after_the_others(path):
-    """From the first row on that has them; rows before it stay blank there, and so do rows that lack them."""
+    """From the first row on that has them; rows before it stay blank there, and so do rows that
+    lack them.
+    """
     columns = (*COLUMNS, "loss_prediction", "loss_variance")
     append_row(path, row(8, loss_prediction=-1.5, loss_variance=0.25))
     append_row(path, row(10))

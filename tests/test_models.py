@@ -1,4 +1,6 @@
-"""Networks: parameter counts, padding, precision, normalisations, initialisations, and the order of their layers."""
+"""Networks: parameter counts, padding, precision, normalisations, initialisations, and the order of
+their layers.
+"""
 
 import math
 
@@ -10,8 +12,23 @@ import numpy as np
 import pytest
 
 from ssl_jax.errors import UserError
-from ssl_jax.models import ENCODERS, MLPHead, call_order, make_classifier, make_encoder, make_network
-from ssl_jax.models.layers import ACTIVATIONS, INITS, Norm, conv, conv_init, linear_init, standardised
+from ssl_jax.models import (
+    ENCODERS,
+    MLPHead,
+    call_order,
+    make_classifier,
+    make_encoder,
+    make_network,
+)
+from ssl_jax.models.layers import (
+    ACTIVATIONS,
+    INITS,
+    Norm,
+    conv,
+    conv_init,
+    linear_init,
+    standardised,
+)
 from ssl_jax.models.resnet import BasicBlock
 
 
@@ -27,7 +44,8 @@ def abstract_init(module, image):
     return jax.eval_shape(lambda key: module.init(key, image, train=True), jax.random.key(0))
 
 
-# torchvision's resnet34 and resnet50 without their last layer: 21 797 672 - 513 000 and 25 557 032 - 2 049 000.
+# torchvision's resnet34 and resnet50 without their last layer: 21 797 672 - 513 000 and 25 557 032
+# - 2 049 000.
 @pytest.mark.parametrize(
     "name, stem, expected",
     [
@@ -42,18 +60,24 @@ def test_encoder_parameter_counts(name, stem, expected):
     assert count(abstract_init(encoder, images())["params"]) == expected
 
 
-@pytest.mark.parametrize("output_bias, projector, predictor", [(True, 328_320, 131_712), (False, 328_192, 131_584)])
+@pytest.mark.parametrize(
+    "output_bias, projector, predictor", [(True, 328_320, 131_712), (False, 328_192, 131_584)]
+)
 def test_head_parameter_counts(output_bias, projector, predictor):
     head = MLPHead(512, 128, output_bias=output_bias)
     assert count(abstract_init(head, jnp.zeros((2, 512)))["params"]) == projector
     assert count(abstract_init(head, jnp.zeros((2, 128)))["params"]) == predictor
 
 
-@pytest.mark.parametrize("name, features", [("resnet18", 64), ("resnet34", 64), ("resnet50", 256), ("convnet", 32)])
+@pytest.mark.parametrize(
+    "name, features", [("resnet18", 64), ("resnet34", 64), ("resnet50", 256), ("convnet", 32)]
+)
 def test_features_have_their_width_and_type(name, features):
     encoder = make_encoder(name, width=8, precision="bfloat16")
     shapes = jax.eval_shape(
-        lambda key, x: encoder.init_with_output(key, x, train=False), jax.random.key(0), images(2, 32)
+        lambda key, x: encoder.init_with_output(key, x, train=False),
+        jax.random.key(0),
+        images(2, 32),
     )
     chex.assert_shape(shapes[0], (2, features))
     assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
@@ -77,7 +101,9 @@ def test_convolutions_pad_every_side(side, stride):
     x = images(2, side)
     variables = conv(5, 3, stride).init(jax.random.key(0), x)
     expected = by_hand(np.asarray(x), np.asarray(variables["params"]["kernel"]), stride)
-    chex.assert_trees_all_close(conv(5, 3, stride).apply(variables, x), np.float32(expected), atol=1e-5)
+    chex.assert_trees_all_close(
+        conv(5, 3, stride).apply(variables, x), np.float32(expected), atol=1e-5
+    )
 
 
 def test_batch_norm_has_pytorchs_constants():
@@ -89,9 +115,15 @@ def test_batch_norm_has_pytorchs_constants():
     got, new = head.apply(variables, x, train=True, mutable=["batch_stats"])
     h = np.float64(x) @ p["linear1"]["kernel"] + p["linear1"]["bias"]
     normed = (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-5)
-    chex.assert_trees_all_close(got, np.float32(np.maximum(normed, 0) @ p["linear2"]["kernel"]), atol=1e-4)
-    chex.assert_trees_all_close(new["batch_stats"]["norm"]["mean"], np.float32(0.1 * h.mean(0)), atol=1e-5)
-    chex.assert_trees_all_close(new["batch_stats"]["norm"]["var"], np.float32(0.9 + 0.1 * h.var(0)), atol=1e-4)
+    chex.assert_trees_all_close(
+        got, np.float32(np.maximum(normed, 0) @ p["linear2"]["kernel"]), atol=1e-4
+    )
+    chex.assert_trees_all_close(
+        new["batch_stats"]["norm"]["mean"], np.float32(0.1 * h.mean(0)), atol=1e-5
+    )
+    chex.assert_trees_all_close(
+        new["batch_stats"]["norm"]["var"], np.float32(0.9 + 0.1 * h.var(0)), atol=1e-4
+    )
 
 
 def test_two_views_are_normalised_each_by_itself_and_recorded_in_order():
@@ -102,7 +134,9 @@ def test_two_views_are_normalised_each_by_itself_and_recorded_in_order():
     z2, after2 = network.train(params, after1, view2)
     _, only2 = network.train(params, stats, view2)
     joint, _ = network.train(params, stats, jnp.concatenate([view1, view2]))
-    assert not np.allclose(joint[:4], z1, atol=1e-2), "statistics over both views would be another network"
+    assert not np.allclose(joint[:4], z1, atol=1e-2), (
+        "statistics over both views would be another network"
+    )
     chex.assert_trees_all_close(
         after2,
         jax.tree.map(lambda one, two, start: two + 0.9 * (one - start), after1, only2, stats),
@@ -121,10 +155,14 @@ def test_features_use_running_statistics_and_the_encoder_alone():
 
 
 def test_presets_have_their_variances():
-    """Glorot 2 / (in + out), He by fan-out 2 / (9 out), torch's linear 1 / (3 in); biases zero or U(±1/sqrt(in))."""
+    """Glorot 2 / (in + out), He by fan-out 2 / (9 out), torch's linear 1 / (3 in); biases zero or
+    U(±1/sqrt(in)).
+    """
 
     def kernels(preset):
-        network = make_network(make_encoder("resnet18", width=32, init=preset), MLPHead(512, 128, preset=preset))
+        network = make_network(
+            make_encoder("resnet18", width=32, init=preset), MLPHead(512, 128, preset=preset)
+        )
         params, _ = jax.jit(network.init)(jax.random.key(0), images(2))
         return params["encoder"]["stage3_block2"]["conv1"]["kernel"], params["projector"]["linear1"]
 
@@ -185,7 +223,9 @@ def test_initialisations_by_definition(shape):
     assert np.std(draw["he"]) == pytest.approx(math.sqrt(2 / 288), rel=0.03)
     columns = draw["orthogonal"].reshape(288, 64)
     chex.assert_trees_all_close(columns.T @ columns, np.eye(64, dtype=np.float32), atol=1e-5)
-    assert not any(np.any(linear_init(name, bias_fan_in=288)(jax.random.key(0), (64,))) for name in INITS[1:])
+    assert not any(
+        np.any(linear_init(name, bias_fan_in=288)(jax.random.key(0), (64,))) for name in INITS[1:]
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 4, 5), (7, 5)])
@@ -215,13 +255,17 @@ def test_a_plain_network_has_no_shortcuts():
         block = BasicBlock(3, 1, residual, encoder.style)
         params = block.init(jax.random.key(0), x, False)["params"]
         params["conv2"] = jax.tree.map(jnp.zeros_like, params["conv2"])
-        chex.assert_trees_all_close(block.apply({"params": params}, x, False), x if residual else 0 * x)
+        chex.assert_trees_all_close(
+            block.apply({"params": params}, x, False), x if residual else 0 * x
+        )
         names = str(jax.tree.structure(abstract_init(encoder, images(2))["params"]))
         assert ("shortcut" in names) == residual
 
 
 def test_more_layers_in_a_row():
-    shallow, deep = (abstract_init(make_encoder("convnet", width=4, depth=d), images())["params"] for d in (0, 6))
+    shallow, deep = (
+        abstract_init(make_encoder("convnet", width=4, depth=d), images())["params"] for d in (0, 6)
+    )
     assert deep.keys() - shallow.keys() == {"conv5", "conv6", "norm5", "norm6"}
     assert [deep[f"conv{i}"]["kernel"].shape[-1] for i in range(1, 7)] == [4, 8, 16, 16, 16, 16]
 
@@ -256,7 +300,9 @@ def weight_layers(order):
     return [path for path in order if "norm" not in path and "shortcut" not in path]
 
 
-@pytest.mark.parametrize("name, expected", [("resnet18", 18), ("resnet34", 34), ("resnet50", 50), ("mlp", 3)])
+@pytest.mark.parametrize(
+    "name, expected", [("resnet18", 18), ("resnet34", 34), ("resnet50", 50), ("mlp", 3)]
+)
 def test_layers_are_counted_as_in_the_name(name, expected):
     classifier = make_classifier(make_encoder(name, width=4), 10)
     layers = weight_layers(call_order(classifier.init, images(2)))
@@ -274,7 +320,9 @@ def test_call_order_is_that_of_the_forward_pass():
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_encoder_calls_all_that_it_owns_and_keeps_float32_outside(name):
     depth = 0 if "resnet" in name else 1 if "_" in name and name != "convnet_digits" else 4
-    classifier = make_classifier(make_encoder(name, width=32, depth=depth, precision="bfloat16"), 10)
+    classifier = make_classifier(
+        make_encoder(name, width=32, depth=depth, precision="bfloat16"), 10
+    )
     order = call_order(classifier.init, images(2))  # asserts it of all parameters
     assert order[0].startswith("encoder/") and order[-1] == "head"
     variables = jax.eval_shape(classifier.init, jax.random.key(0), images(2))
@@ -299,10 +347,22 @@ def test_every_encoder_calls_all_that_it_owns_and_keeps_float32_outside(name):
         ({"name": "mlp", "dropout": 1.0}, r"encoder.dropout: got 1.0, takes a number in \[0, 1\)"),
         ({"name": "mlp", "residual": False}, "encoder.residual: got False, mlp takes True"),
         ({"name": "convnet", "depth": 3}, "encoder.depth: got 3, takes 0 or at least 4"),
-        ({"name": "convnet", "stem": "imagenet"}, "encoder.stem: got 'imagenet', convnet takes cifar"),
-        ({"name": "convnext_tiny", "norm": "batch"}, "encoder.norm: got 'batch', convnext_tiny takes auto"),
-        ({"name": "swin_tiny", "activation": "relu"}, "encoder.activation: got 'relu', swin_tiny takes auto"),
-        ({"name": "swin_tiny", "standardise": True}, "encoder.standardise: got True, swin_tiny takes False"),
+        (
+            {"name": "convnet", "stem": "imagenet"},
+            "encoder.stem: got 'imagenet', convnet takes cifar",
+        ),
+        (
+            {"name": "convnext_tiny", "norm": "batch"},
+            "encoder.norm: got 'batch', convnext_tiny takes auto",
+        ),
+        (
+            {"name": "swin_tiny", "activation": "relu"},
+            "encoder.activation: got 'relu', swin_tiny takes auto",
+        ),
+        (
+            {"name": "swin_tiny", "standardise": True},
+            "encoder.standardise: got True, swin_tiny takes False",
+        ),
         ({"name": "swin_tiny", "width": 40}, "encoder.width: got 40, takes a multiple of 32"),
     ],
 )

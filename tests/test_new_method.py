@@ -1,4 +1,6 @@
-"""A predictor, an objective and a method that are not in the program: the shared suites and a run take them by name."""
+"""A predictor, an objective and a method that are not in the program: the shared suites and a run
+take them by name.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +18,12 @@ from ssl_jax.predictors import Predictor, in_closed_form
 from ssl_jax.workdir import metrics_csv
 from ssl_jax.workdir.dynamics_npz import read_dynamics
 
-# --- What is added ------------------------------------------------------------------------------------------------
+# --- What is added --------------------------------------------------------------------------------
 
 
-def diagonal(dim: int, *, eps: float = 0.1, every: int = 1, init: str = "pytorch", rho: float = 0.3) -> Predictor:
+def diagonal(
+    dim: int, *, eps: float = 0.1, every: int = 1, init: str = "pytorch", rho: float = 0.3
+) -> Predictor:
     """DirectPred without its eigenvectors: p_j = sqrt(F_jj / max F_jj) + eps for coordinate j."""
 
     def write(corr):
@@ -39,7 +43,12 @@ def centred(p, z, t, memory, mean):
     return both_directions(negative_cosine)(less_its_mean(p), z, less_its_mean(t), memory, mean)
 
 
-METHOD = {"predictor.kind": "diagonal", "loss": "centred", "predictor.eps": 0.2, "regularisers.variance": 0.5}
+METHOD = {
+    "predictor.kind": "diagonal",
+    "loss": "centred",
+    "predictor.eps": 0.2,
+    "regularisers.variance": 0.5,
+}
 
 
 @pytest.fixture
@@ -50,7 +59,7 @@ def added(monkeypatch):
     monkeypatch.setitem(methods.METHODS, "new", METHOD)
 
 
-# --- The shared suites --------------------------------------------------------------------------------------------
+# --- The shared suites ----------------------------------------------------------------------------
 
 
 def test_predictor(added):
@@ -72,7 +81,7 @@ def test_step(added, tau):
     check_step(parts, jax.jit(make_step(parts, objective=losses.OBJECTIVES["centred"])))
 
 
-# --- The suites can fail ------------------------------------------------------------------------------------------
+# --- The suites can fail --------------------------------------------------------------------------
 
 
 def learned(dim, **options):
@@ -81,9 +90,13 @@ def learned(dim, **options):
 
 WRONG_PREDICTORS = {
     "closed_form is True": learned,
-    "closed_form is False": lambda dim, **options: diagonal(dim, **options)._replace(closed_form=False),
+    "closed_form is False": lambda dim, **options: diagonal(dim, **options)._replace(
+        closed_form=False
+    ),
     "linear is False": lambda dim, **options: diagonal(dim, **options)._replace(linear=False),
-    "linear is True": lambda dim, **options: diagonal(dim, **options)._replace(apply=lambda params, memory, z: z**2),
+    "linear is True": lambda dim, **options: diagonal(dim, **options)._replace(
+        apply=lambda params, memory, z: z**2
+    ),
 }
 
 
@@ -101,7 +114,9 @@ def of_one_device(p, z, t, memory, mean):
 WRONG_OBJECTIVES = {
     "sees_scale is True": Objective(centred, sees_scale=True),
     "Not equal": Objective(of_one_device, sees_scale=False),
-    "nothing to learn": Objective(lambda p, z, t, memory, mean: (jnp.sum(t[0]), {"t": jnp.sum(t[0])}), False),
+    "nothing to learn": Objective(
+        lambda p, z, t, memory, mean: (jnp.sum(t[0]), {"t": jnp.sum(t[0])}), False
+    ),
 }
 
 
@@ -118,7 +133,7 @@ def test_a_wrong_method_is_found(added, monkeypatch):
         check_method(cifar10_small.get_config("new"), "new")
 
 
-# --- From a configuration to a result -----------------------------------------------------------------------------
+# --- From a configuration to a result -------------------------------------------------------------
 
 
 def test_an_option_gets_its_field(added, monkeypatch):
@@ -166,7 +181,10 @@ def test_run(added, tmp_path, monkeypatch):
     later = metrics_csv.read_rows(run / "metrics.csv")
     assert [row["loss_variance"] for row in later[:4]] == [row["loss_variance"] for row in rows]
     assert later[-1]["step"] == 9 and np.isfinite(later[-1]["loss_variance"])
-    assert command("probe", tmp_path / "probe", f"checkpoint={run}", "probe.epochs=1", "probe.knn_k=5") == 0
+    assert (
+        command("probe", tmp_path / "probe", f"checkpoint={run}", "probe.epochs=1", "probe.knn_k=5")
+        == 0
+    )
     assert command("doctor", tmp_path / "doctor", f"run={run}") == 0
     assert command("dynamics", tmp_path / "dynamics", f"runs={run}") == 0
     assert "diagonal writes W_p down" in (tmp_path / "dynamics" / "overlay.md").read_text()

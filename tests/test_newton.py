@@ -18,12 +18,19 @@ def problem(train=200, test=100, features=6, noise=2.0, seed=0):
     centres, scale, sets = rng.normal(size=(CLASSES, features)), rng.uniform(0.5, 2, features), []
     for count in (train, test):
         label = rng.integers(0, CLASSES, count).astype(np.int32)
-        sets += [(scale * (centres[label] + noise * rng.normal(size=(count, features)))).astype(np.float32), label]
+        sets += [
+            (scale * (centres[label] + noise * rng.normal(size=(count, features)))).astype(
+                np.float32
+            ),
+            label,
+        ]
     return sets
 
 
 def as_problem(x, y, loss, l2=L2):
-    return newton.Problem(newton.with_ones(x.astype(np.float64)), np.eye(CLASSES)[y], l2, newton.SCORE_LOSSES[loss])
+    return newton.Problem(
+        newton.with_ones(x.astype(np.float64)), np.eye(CLASSES)[y], l2, newton.SCORE_LOSSES[loss]
+    )
 
 
 def some_weights(features=6, size=1.0):
@@ -38,7 +45,9 @@ def test_derivatives_are_those_of_central_differences(loss):
     for place in np.ndindex(*weights.shape):
         shift = np.zeros_like(weights)
         shift[place] = h
-        slope = (newton.objective(task, weights + shift) - newton.objective(task, weights - shift)) / (2 * h)
+        slope = (
+            newton.objective(task, weights + shift) - newton.objective(task, weights - shift)
+        ) / (2 * h)
         assert gradient[place] == pytest.approx(slope, abs=1e-7)
         above, below = (newton.derivatives(task, weights + sign * shift)[0] for sign in (1, -1))
         row = hessian[place[1], place[0]]  # (classes, features + 1)
@@ -52,9 +61,13 @@ def test_logistic_regression_is_scikit_learns(l2):
     task, weights = as_problem(x, y, "softmax", l2), np.zeros((7, CLASSES))
     for _ in range(8):
         weights = newton.newton_step(task, weights)
-    model = LogisticRegression(C=1 / (len(x) * l2), tol=1e-10, max_iter=10_000).fit(x.astype(np.float64), y)
+    model = LogisticRegression(C=1 / (len(x) * l2), tol=1e-10, max_iter=10_000).fit(
+        x.astype(np.float64), y
+    )
     np.testing.assert_allclose(weights[:-1], model.coef_.T, atol=1e-4)
-    np.testing.assert_allclose(weights[-1] - weights[-1].mean(), model.intercept_ - model.intercept_.mean(), atol=1e-4)
+    np.testing.assert_allclose(
+        weights[-1] - weights[-1].mean(), model.intercept_ - model.intercept_.mean(), atol=1e-4
+    )
     assert np.abs(newton.derivatives(task, weights)[0]).max() < 1e-9
 
 
@@ -63,7 +76,9 @@ def test_one_step_from_anywhere_lands_on_ridge_regressions_closed_form(size):
     """(X^T X + N l2 I) W = X^T (T - 1 b^T): scikit-learn's, with alpha = N l2."""
     x, y, _, _ = problem()
     weights = newton.newton_step(as_problem(x, y, "squared"), some_weights(size=size))
-    model = Ridge(alpha=len(x) * L2, solver="cholesky").fit(x.astype(np.float64), np.eye(CLASSES)[y])
+    model = Ridge(alpha=len(x) * L2, solver="cholesky").fit(
+        x.astype(np.float64), np.eye(CLASSES)[y]
+    )
     np.testing.assert_allclose(weights[:-1], model.coef_.T, atol=1e-7)
     np.testing.assert_allclose(weights[-1], model.intercept_, atol=1e-7)
 
@@ -73,7 +88,9 @@ def test_damping_lowers_the_objective_where_a_whole_step_would_raise_it():
     x, y, _, _ = problem()
     task, weights = as_problem(x, y, "softmax", 1e-6), some_weights(size=20.0)
     gradient, hessian = newton.derivatives(task, weights)
-    direction = np.linalg.solve(hessian.reshape(weights.size, -1) + 1e-9 * np.eye(weights.size), gradient.T.ravel())
+    direction = np.linalg.solve(
+        hessian.reshape(weights.size, -1) + 1e-9 * np.eye(weights.size), gradient.T.ravel()
+    )
     whole = weights - direction.reshape(weights.T.shape).T
     assert newton.objective(task, whole) > newton.objective(task, weights)
     values = [newton.objective(task, weights)]
@@ -91,7 +108,9 @@ def test_probe_reports_each_step_on_standardised_features():
     x, test_x = (scaler.transform(x.astype(np.float64)) for x in data[::2])
     model = LogisticRegression(C=1 / (len(x) * L2), tol=1e-10, max_iter=10_000).fit(x, data[1])
     assert found.last_accuracy == found.accuracy[-1] == model.score(test_x, data[3])
-    assert found.best_accuracy == max(found.accuracy) and len(found.accuracy) == len(found.loss) == 6
+    assert (
+        found.best_accuracy == max(found.accuracy) and len(found.accuracy) == len(found.loss) == 6
+    )
     assert found.loss[-1] == pytest.approx(log_loss(data[1], model.predict_proba(x)), abs=1e-8)
     ridge = newton.newton_probe(*data, num_classes=CLASSES, l2=L2, steps=2, loss="squared")
     assert ridge.loss[0] == pytest.approx(ridge.loss[1], abs=1e-10)
@@ -101,7 +120,9 @@ def test_constant_features_and_a_class_without_examples_are_no_trouble():
     x, y, test_x, test_y = problem()
     x[:, 2], test_x[:, 2] = 1.0, 1.0
     kept = y != 2
-    found = newton.newton_probe(x[kept], y[kept], test_x, test_y, num_classes=CLASSES, l2=L2, steps=8)
+    found = newton.newton_probe(
+        x[kept], y[kept], test_x, test_y, num_classes=CLASSES, l2=L2, steps=8
+    )
     assert np.isfinite(found.loss).all() and found.last_accuracy > 0.3
 
 

@@ -1,4 +1,6 @@
-"""Objectives of two views, and what is added to them, against NumPy in float64; the same on one device and on four."""
+"""Objectives of two views, and what is added to them, against NumPy in float64; the same on one
+device and on four.
+"""
 
 import math
 
@@ -7,7 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from suites import alone, batch_of_projections, check_devices, check_objective, check_objective_of_name
+from suites import (
+    alone,
+    batch_of_projections,
+    check_devices,
+    check_objective,
+    check_objective_of_name,
+)
 from test_checks import line_of
 from tiny import BATCH, make_batch, make_parts, make_state, make_step, noisy_views
 
@@ -54,7 +62,7 @@ def test_loss_is_the_mean_over_the_batch_of_both_directions(name):
     assert len(terms) == 1
 
 
-# --- The hinge on the variance ------------------------------------------------------------------------------------
+# --- The hinge on the variance --------------------------------------------------------------------
 
 
 def hinge64(z, gamma=1.0, eps=1e-4):
@@ -80,18 +88,23 @@ def hinge(z, **options):
 def spread_views(seed=2, count=40):
     """Deviations from far below 1 to above 1: some dimensions are past the hinge."""
     rng = np.random.default_rng(seed)
-    return tuple(jnp.float32(rng.normal(size=(count, 7)) * np.geomspace(0.05, 2, 7) + 4) for _ in range(2))
+    return tuple(
+        jnp.float32(rng.normal(size=(count, 7)) * np.geomspace(0.05, 2, 7) + 4) for _ in range(2)
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"gamma": 0.5}, {"gamma": 2.0, "eps": 0.1}])
 def test_variance_is_its_formula(options):
     z = spread_views()
-    np.testing.assert_allclose(hinge(z, **options), sum(hinge64(one, **options) for one in z), rtol=1e-5)
+    np.testing.assert_allclose(
+        hinge(z, **options), sum(hinge64(one, **options) for one in z), rtol=1e-5
+    )
 
 
 def test_variance_is_the_authors_but_for_the_estimator():
     z = spread_views()
-    shrunk = [np.float64(one) * np.sqrt((len(one) - 1) / len(one)) for one in z]  # (N - 1) / N of the variance
+    # (N - 1) / N of the variance
+    shrunk = [np.float64(one) * np.sqrt((len(one) - 1) / len(one)) for one in z]
     np.testing.assert_allclose(hinge(z), sum(map(hinge_of_the_authors, shrunk)), rtol=1e-5)
 
 
@@ -104,7 +117,9 @@ def test_gradient_of_the_variance_is_the_difference_quotient():
             moved = [np.float64(one) for one in z]
             moved[view][row, column] += change
             ends.append(sum(map(hinge64, moved)))
-        np.testing.assert_allclose(grad[view][row, column], (ends[0] - ends[1]) / 2e-5, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(
+            grad[view][row, column], (ends[0] - ends[1]) / 2e-5, rtol=1e-3, atol=1e-6
+        )
 
 
 def test_where_all_projections_are_one_the_gradient_is_finite():
@@ -123,15 +138,22 @@ def test_the_variance_is_of_the_whole_batch_on_four_devices():
     """Views whose devices' own variances are nearly 0: only between the devices do they differ."""
     rng = np.random.default_rng(0)
     far = np.repeat(rng.normal(size=(4, 1, 6)), 3, axis=1).reshape(12, 6)
-    pairs = tuple(tuple(jnp.float32(far + 0.01 * rng.normal(size=far.shape)) for _ in range(2)) for _ in range(3))
+    pairs = tuple(
+        tuple(jnp.float32(far + 0.01 * rng.normal(size=far.shape)) for _ in range(2))
+        for _ in range(3)
+    )
     objective = with_variance(weight=5.0)
-    value, grads = jax.value_and_grad(lambda p, z: objective(p, z, pairs[2], {}, alone)[0], (0, 1))(*pairs[:2])
+    value, grads = jax.value_and_grad(lambda p, z: objective(p, z, pairs[2], {}, alone)[0], (0, 1))(
+        *pairs[:2]
+    )
     check_devices(objective, pairs, {}, value, grads)
     with pytest.raises(AssertionError):  # of each device's own part, which is another number
-        check_devices(lambda p, z, t, memory, mean: objective(p, z, t, memory, alone), pairs, {}, value, grads)
+        check_devices(
+            lambda p, z, t, memory, mean: objective(p, z, t, memory, alone), pairs, {}, value, grads
+        )
 
 
-# --- In the step --------------------------------------------------------------------------------------------------
+# --- In the step ----------------------------------------------------------------------------------
 
 
 def test_no_weight_is_the_objective_itself():
@@ -165,12 +187,18 @@ def test_four_devices_take_the_step_of_one():
     one, metrics = jax.jit(make_step(alone, objective=with_variance(weight=5.0)))(state, batch, KEY)
     split = jax.tree.map(lambda x: x.reshape(4, BATCH // 4, *x.shape[1:]), batch)
     step = make_step(together, objective=with_variance(weight=5.0), axis_name=axis)
-    four, shared = jax.pmap(step, axis, in_axes=(None, 0, None), out_axes=None)(state, split, jax.random.key(5))
+    four, shared = jax.pmap(step, axis, in_axes=(None, 0, None), out_axes=None)(
+        state, split, jax.random.key(5)
+    )
     chex.assert_trees_all_close(one.params, four.params, atol=1e-5)
     for name in ("loss", "loss_prediction", "loss_variance"):
         np.testing.assert_allclose(metrics[name], shared[name], rtol=1e-5)
     without, _ = jax.jit(make_step(alone))(state, batch, KEY)
-    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), one.params["projector"], without.params["projector"])
+    moved = jax.tree.map(
+        lambda a, b: float(np.abs(a - b).max()),
+        one.params["projector"],
+        without.params["projector"],
+    )
     assert max(jax.tree.leaves(moved)) > 1e-3  # it matters
 
 
@@ -187,28 +215,46 @@ def test_an_objective_gets_what_the_docstring_says():
 
     new, metrics = jax.jit(make_step(parts, objective=objective))(state, batch, KEY)
     assert metrics["loss_p"] < 1e-5 and metrics["loss_t"] == 0 and metrics["loss_memory"] == 6
-    trunk = [{name: params[name] for name in ("encoder", "projector")} for params in (state.params, new.params)]
+    trunk = [
+        {name: params[name] for name in ("encoder", "projector")}
+        for params in (state.params, new.params)
+    ]
     chex.assert_trees_all_equal(*trunk)
 
 
-# --- By configuration ---------------------------------------------------------------------------------------------
+# --- By configuration -----------------------------------------------------------------------------
 
 
 def program_of(**fields):
     """The text of the step that a configuration builds, nothing computed."""
     config = defaults.get_config()
-    small = {"encoder.name": "convnet_digits", "encoder.width": 4, "projector.out": 6, "views.recipe": "digits"}
+    small = {
+        "encoder.name": "convnet_digits",
+        "encoder.width": 4,
+        "projector.out": 6,
+        "views.recipe": "digits",
+    }
     config.update_from_flattened_dict(small | fields)
     parts = pretraining.build(config, 100, 10, None)
     step = pretraining.build_step(config, parts, make_views(parts.recipe, 8), None)
     state = jax.eval_shape(lambda: pretraining_state(parts))
-    batch = {"image": jax.ShapeDtypeStruct((4, 8, 8, 1), "uint8"), "position": jax.ShapeDtypeStruct((4,), "int32")}
+    batch = {
+        "image": jax.ShapeDtypeStruct((4, 8, 8, 1), "uint8"),
+        "position": jax.ShapeDtypeStruct((4,), "int32"),
+    }
     out = jax.eval_shape(step, state, batch, KEY)[1]
     return str(jax.make_jaxpr(step)(state, batch, KEY)), set(out)
 
 
 def pretraining_state(parts):
-    return init_state(jax.random.key(0), jnp.zeros((2, 8, 8, 1)), parts.network, parts.predictor, parts.optimizer, True)
+    return init_state(
+        jax.random.key(0),
+        jnp.zeros((2, 8, 8, 1)),
+        parts.network,
+        parts.predictor,
+        parts.optimizer,
+        True,
+    )
 
 
 def test_the_field_adds_the_term_and_its_default_adds_nothing():
@@ -226,4 +272,7 @@ def test_every_regulariser_has_its_field():
 def test_a_weight_below_zero_is_refused():
     config = defaults.get_config()
     config.regularisers.variance = -1.0
-    assert line_of(checks.check_counts, config) == "regularisers.variance: got -1.0, takes a number of at least 0"
+    assert (
+        line_of(checks.check_counts, config)
+        == "regularisers.variance: got -1.0, takes a number of at least 0"
+    )

@@ -1,4 +1,6 @@
-"""What is known of the four kinds of weight decay beyond their one-step formulas: the identities between them."""
+"""What is known of the four kinds of weight decay beyond their one-step formulas: the identities
+between them.
+"""
 
 import doctest
 
@@ -13,17 +15,22 @@ from ssl_jax.models import call_order, make_classifier, make_encoder
 from ssl_jax.optim import by_group, decay, make_optimizer
 from ssl_jax.optim.decay import check_mask, decay_rates, layer_index, layer_rates
 
-ETA, H, D, CENTRE = 0.1, 0.7, 0.05, 2.0  # of the quadratic H/2 (x - CENTRE)² whose fixed points are known
+# of the quadratic H/2 (x - CENTRE)² whose fixed points are known
+ETA, H, D, CENTRE = 0.1, 0.7, 0.05, 2.0
 LAYERS = {"conv1": {"kernel": (2, 2), "bias": (2,)}, "conv2": {"kernel": (2, 2)}}
 
 
 def draw(seed):
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: rng.normal(size=s), LAYERS, is_leaf=lambda s: isinstance(s, tuple))
+    return jax.tree.map(
+        lambda s: rng.normal(size=s), LAYERS, is_leaf=lambda s: isinstance(s, tuple)
+    )
 
 
 def run(optimizer, start, steps, gradient=None):
-    """The parameters after each of the steps; gradient(params), by default of a noisy quadratic. In float64."""
+    """The parameters after each of the steps; gradient(params), by default of a noisy quadratic. In
+    float64.
+    """
     rng = np.random.default_rng(5)
     noise = jax.tree.map(lambda leaf: rng.normal(size=(steps, *np.shape(leaf))), start)
 
@@ -33,18 +40,24 @@ def run(optimizer, start, steps, gradient=None):
     def step(carry, noise):
         params, state = carry
         params = optimizer.pre(params, state)
-        updates, state = optimizer.update(gradient(params) if gradient else noisy(params, noise), state, params)
+        updates, state = optimizer.update(
+            gradient(params) if gradient else noisy(params, noise), state, params
+        )
         carry = optax.apply_updates(params, updates), state
         return carry, carry[0]
 
     with jax.enable_x64(True):
         start = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), start)
-        return jax.device_get(jax.jit(lambda: jax.lax.scan(step, (start, optimizer.init(start)), noise)[1])())
+        return jax.device_get(
+            jax.jit(lambda: jax.lax.scan(step, (start, optimizer.init(start)), noise)[1])()
+        )
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam", "lookahead"])
 def test_real_time_decay_is_pre_decay_seen_at_another_point_of_the_step(name):
-    """If RWD starts at D theta_0, then RWD_t = D PWD_t for all t: same gradients, same state of the optimizer."""
+    """If RWD starts at D theta_0, then RWD_t = D PWD_t for all t: same gradients, same state of the
+    optimizer.
+    """
     options = {"weight_decay": D, "decay_scale": "literal", "layerwise": "mean"}
     keep = jax.tree.map(lambda d: 1 - d, layer_rates(draw(0), D))
     pre = run(make_optimizer(name, ETA, decay="pre", **options), draw(0), 1000)
@@ -56,16 +69,24 @@ def test_real_time_decay_is_pre_decay_seen_at_another_point_of_the_step(name):
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
 def test_real_time_decay_is_ordinary_decay_with_a_smaller_rate_in_every_layer(name):
-    """RWD(eta) is WD((1 - d) eta), exactly, as long as the update is eta times what does not depend on eta."""
+    """RWD(eta) is WD((1 - d) eta), exactly, as long as the update is eta times what does not depend
+    on eta.
+    """
     options = {"weight_decay": D, "decay_scale": "literal"}
     real = make_optimizer(name, ETA, decay="realtime", layerwise="mean", **options)
     shares = {"conv1": 2 * D / 3, "conv2": 4 * D / 3}
     ordinary = {
-        layer: make_optimizer(name, (1 - d) * ETA, decay="decoupled", weight_decay=d, decay_scale="literal")
+        layer: make_optimizer(
+            name, (1 - d) * ETA, decay="decoupled", weight_decay=d, decay_scale="literal"
+        )
         for layer, d in shares.items()
     }
-    grouped = by_group(ordinary, lambda params: {layer: dict.fromkeys(params[layer], layer) for layer in params})
-    chex.assert_trees_all_close(run(real, draw(0), 50), run(grouped, draw(0), 50), rtol=1e-10, atol=1e-12)
+    grouped = by_group(
+        ordinary, lambda params: {layer: dict.fromkeys(params[layer], layer) for layer in params}
+    )
+    chex.assert_trees_all_close(
+        run(real, draw(0), 50), run(grouped, draw(0), 50), rtol=1e-10, atol=1e-12
+    )
 
 
 def test_fixed_points_of_a_quadratic():
@@ -75,17 +96,23 @@ def test_fixed_points_of_a_quadratic():
     def rest(kind):
         return make_optimizer("sgd", ETA, weight_decay=D, decay_scale="literal", decay=kind)
 
-    found = {kind: float(run(rest(kind), 0.3, 600, gradient)[-1]) for kind in ("decoupled", "realtime", "pre")}
+    found = {
+        kind: float(run(rest(kind), 0.3, 600, gradient)[-1])
+        for kind in ("decoupled", "realtime", "pre")
+    }
     real = (1 - D) * ETA * H * CENTRE / (D + (1 - D) * ETA * H)
     known = {"decoupled": ETA * H * CENTRE / (D + ETA * H), "realtime": real, "pre": real / (1 - D)}
     assert found == pytest.approx(known, rel=1e-12)
-    assert found == pytest.approx({"decoupled": 1.16667, "realtime": 1.14163, "pre": 1.20172}, abs=5e-6)
+    assert found == pytest.approx(
+        {"decoupled": 1.16667, "realtime": 1.14163, "pre": 1.20172}, abs=5e-6
+    )
 
 
 @pytest.mark.parametrize("name, same", [("sgd", True), ("momentum", False), ("adam", False)])
 def test_l2_is_weight_decay_for_plain_sgd_alone(name, same):
     coupled, decoupled = (
-        run(make_optimizer(name, ETA, weight_decay=0.5, decay=kind), draw(0), 20) for kind in ("coupled", "decoupled")
+        run(make_optimizer(name, ETA, weight_decay=0.5, decay=kind), draw(0), 20)
+        for kind in ("coupled", "decoupled")
     )
     gaps = jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), coupled, decoupled))
     assert max(gaps) < 1e-12 if same else min(gaps) > 1e-2
@@ -96,11 +123,14 @@ def test_layerwise_pre_decay_with_equal_rates_is_pre_decay():
     equal = jax.tree.map(lambda _: D, params)
     chex.assert_trees_all_equal(decay.pre_decay(params, equal), decay.pre_decay(params, D))
     one_layer = {"conv1": params["conv1"]}
-    layered, plain = (make_optimizer("adam", ETA, weight_decay=0.5, decay="pre", layerwise=r) for r in ("mean", ""))
+    layered, plain = (
+        make_optimizer("adam", ETA, weight_decay=0.5, decay="pre", layerwise=r)
+        for r in ("mean", "")
+    )
     chex.assert_trees_all_equal(run(layered, one_layer, 10), run(plain, one_layer, 10))
 
 
-# --- The transformations alone, in an Optax program --------------------------------------------------------------
+# --- The transformations alone, in an Optax program -----------------------------------------------
 
 
 @pytest.mark.parametrize("module", [decay])
@@ -120,13 +150,19 @@ def test_a_chain_of_optax_takes_them(kind, first, end):
     params, grads = jax.tree.map(jnp.float32, (draw(0), draw(1)))
     rates = layer_rates(params, D)
     chain = optax.chain(*[f(rates) for f in first], optax.adam(ETA), *[f(rates) for f in end])
-    ours = make_optimizer("adam", ETA, weight_decay=D, decay=kind, decay_scale="literal", layerwise="mean")
+    ours = make_optimizer(
+        "adam", ETA, weight_decay=D, decay=kind, decay_scale="literal", layerwise="mean"
+    )
     updates, _ = chain.update(grads, chain.init(params), params)
-    chex.assert_trees_all_close(updates, ours.update(grads, ours.init(params), params)[0], rtol=1e-6, atol=1e-8)
+    chex.assert_trees_all_close(
+        updates, ours.update(grads, ours.init(params), params)[0], rtol=1e-6, atol=1e-8
+    )
 
 
 def test_inject_hyperparams_schedules_them():
-    scheduled = optax.inject_hyperparams(decay.decoupled_decay)(rate=lambda count: 0.5 / (1 + count))
+    scheduled = optax.inject_hyperparams(decay.decoupled_decay)(
+        rate=lambda count: 0.5 / (1 + count)
+    )
     theta, state = jnp.float32(4.0), scheduled.init(jnp.float32(4.0))
     for expected in (2.0, 1.0):
         updates, state = scheduled.update(jnp.float32(0), state, theta)
@@ -138,25 +174,36 @@ def test_they_say_that_they_need_the_parameters():
         decay.decoupled_decay(D).update(1.0, optax.EmptyState())
 
 
-# --- Layers ------------------------------------------------------------------------------------------------------
+# --- Layers ---------------------------------------------------------------------------------------
 
 
 def tree(**modules):
     """Modules by name: k owns a kernel, b a bias, s a scale."""
-    arrays = {"k": ("kernel", np.ones((2, 2))), "b": ("bias", np.ones(2)), "s": ("scale", np.ones(2))}
+    arrays = {
+        "k": ("kernel", np.ones((2, 2))),
+        "b": ("bias", np.ones(2)),
+        "s": ("scale", np.ones(2)),
+    }
     return {name: dict(arrays[letter] for letter in letters) for name, letters in modules.items()}
 
 
 @pytest.mark.parametrize("n", [2, 3, 18])
 @pytest.mark.parametrize(
     "rule, mean, largest",
-    [("i/n", lambda n: (n + 1) / (2 * n), lambda n: 1), ("mean", lambda n: 1, lambda n: 2 * n / (n + 1))]
+    [
+        ("i/n", lambda n: (n + 1) / (2 * n), lambda n: 1),
+        ("mean", lambda n: 1, lambda n: 2 * n / (n + 1)),
+    ]
     + [("max", lambda n: 1, lambda n: 2)],
 )
 def test_means_and_largest_of_the_rules(n, rule, mean, largest):
-    rates = jax.tree.leaves(layer_rates(tree(**{f"conv{i}": "k" for i in range(1, n + 1)}), 0.3, rule))
+    rates = jax.tree.leaves(
+        layer_rates(tree(**{f"conv{i}": "k" for i in range(1, n + 1)}), 0.3, rule)
+    )
     assert len(rates) == n and all(isinstance(rate, float) for rate in rates)
-    assert np.mean(rates) == pytest.approx(0.3 * mean(n)) and max(rates) == pytest.approx(0.3 * largest(n))
+    assert np.mean(rates) == pytest.approx(0.3 * mean(n)) and max(rates) == pytest.approx(
+        0.3 * largest(n)
+    )
     assert (min(rates) == 0) == (rule == "max")
 
 
@@ -171,7 +218,16 @@ def test_an_unknown_rule_is_answered_with_those_there_are():
 
 
 def test_index_by_name():
-    params = tree(head="kb", norm2="s", conv10="k", conv2="k", stem_norm="s", shortcut_conv="k", norm1="sb", conv1="k")
+    params = tree(
+        head="kb",
+        norm2="s",
+        conv10="k",
+        conv2="k",
+        stem_norm="s",
+        shortcut_conv="k",
+        norm1="sb",
+        conv1="k",
+    )
     params |= tree(stem="k", shortcut_norm="s")
     index, n = layer_index(params)
     found = {module: set(leaves.values()) for module, leaves in index.items()}
@@ -182,16 +238,26 @@ def test_index_by_name():
 
 
 def test_index_of_encoder_projector_and_predictor_by_name():
-    params = {"predictor": tree(linear1="k"), "projector": tree(linear1="kb"), "encoder": tree(norm="s", conv1="k")}
+    params = {
+        "predictor": tree(linear1="k"),
+        "projector": tree(linear1="kb"),
+        "encoder": tree(norm="s", conv1="k"),
+    }
     index, n = layer_index(params)
     assert n == 3 and index["encoder"] == {"norm": {"scale": 1}, "conv1": {"kernel": 1}}
-    assert index["projector"]["linear1"] == {"kernel": 2, "bias": 2} and index["predictor"]["linear1"]["kernel"] == 3
+    assert (
+        index["projector"]["linear1"] == {"kernel": 2, "bias": 2}
+        and index["predictor"]["linear1"]["kernel"] == 3
+    )
 
 
 def test_index_of_other_trees():
     w, b = np.ones((2, 2)), np.ones(2)
     assert layer_index([(w, b), (w, b)]) == ([(1, 1), (2, 2)], 2)
-    assert layer_index({"layers": [w, w], "out": {"kernel": w}}) == ({"layers": [1, 2], "out": {"kernel": 3}}, 3)
+    assert layer_index({"layers": [w, w], "out": {"kernel": w}}) == (
+        {"layers": [1, 2], "out": {"kernel": 3}},
+        3,
+    )
     assert layer_index([w] * 12) == (list(range(1, 13)), 12)
     assert layer_index([b, b]) == ([1, 2], 2)
     assert layer_index(w) == (1, 1) and layer_index(b) == (1, 1)
@@ -201,10 +267,22 @@ def test_index_of_other_trees():
 
 
 def test_index_of_flat_keys_is_that_of_nested_ones():
-    nested = {"encoder": {"conv1": {"kernel": np.ones((2, 2))}, "conv2": {"kernel": np.ones((2, 2)), "bias": 1.0}}}
-    flat = {f"encoder/{m}/{leaf}": v for m, leaves in nested["encoder"].items() for leaf, v in leaves.items()}
+    nested = {
+        "encoder": {
+            "conv1": {"kernel": np.ones((2, 2))},
+            "conv2": {"kernel": np.ones((2, 2)), "bias": 1.0},
+        }
+    }
+    flat = {
+        f"encoder/{m}/{leaf}": v
+        for m, leaves in nested["encoder"].items()
+        for leaf, v in leaves.items()
+    }
     index, n = layer_index(nested)
-    assert layer_index(flat) == ({"encoder/conv1/kernel": 1, "encoder/conv2/kernel": 2, "encoder/conv2/bias": 2}, n)
+    assert layer_index(flat) == (
+        {"encoder/conv1/kernel": 1, "encoder/conv2/kernel": 2, "encoder/conv2/bias": 2},
+        n,
+    )
     assert index["encoder"]["conv2"] == {"kernel": 2, "bias": 2}
 
 
@@ -237,7 +315,9 @@ def test_an_order_decides_against_the_names():
     "name, n", [("resnet18", 18), ("convnext_tiny", 4 + 18 * 3 + 1), ("swin_tiny", 4 + 12 * 4 + 1)]
 )
 def test_layers_of_the_networks_whole_and_in_groups(name, n):
-    """Stem, blocks' convolutions or linear layers, downsampling and classifier; the same in a part as in the whole."""
+    """Stem, blocks' convolutions or linear layers, downsampling and classifier; the same in a part
+    as in the whole.
+    """
     classifier = make_classifier(make_encoder(name, width=32), 10, init="pytorch")
     image = jnp.zeros((2, 32, 32, 3))
     order = call_order(classifier.init, image)
@@ -248,11 +328,13 @@ def test_layers_of_the_networks_whole_and_in_groups(name, n):
         assert layer_index({group: params[group]}, order) == ({group: index[group]}, n)
     if name == "resnet18":
         block = index["encoder"]["stage2_block1"]
-        assert block["conv2"] == block["shortcut_conv"] == {"kernel": 7} and block["conv1"] == {"kernel": 6}
+        assert block["conv2"] == block["shortcut_conv"] == {"kernel": 7} and block["conv1"] == {
+            "kernel": 6
+        }
         assert layer_index(params) == (index, n)  # the names alone tell it
 
 
-# --- Masks -------------------------------------------------------------------------------------------------------
+# --- Masks ----------------------------------------------------------------------------------------
 
 
 def test_rates_under_a_mask():
@@ -269,11 +351,15 @@ def test_an_excluded_parameter_is_left_alone(kind):
     phi = optimizer.pre(params, state)
     after = optax.apply_updates(phi, optimizer.update(zero, state, phi)[0])
     chex.assert_trees_all_equal(after["conv1"]["bias"], jnp.asarray(params["conv1"]["bias"]))
-    chex.assert_trees_all_close(after["conv2"]["kernel"], jnp.float32(params["conv2"]["kernel"] / 2))
+    chex.assert_trees_all_close(
+        after["conv2"]["kernel"], jnp.float32(params["conv2"]["kernel"] / 2)
+    )
 
 
 def test_a_mask_that_matches_nothing_is_named():
     check_mask(tree(conv1="kb"), "bias$")
     check_mask(tree(conv1="kb"), "")
-    with pytest.raises(ValueError, match=r"optimizer.exclude: got 'conv2', .* none of the 2 .*conv1/bias"):
+    with pytest.raises(
+        ValueError, match=r"optimizer.exclude: got 'conv2', .* none of the 2 .*conv1/bias"
+    ):
         check_mask(tree(conv1="kb"), "conv2")

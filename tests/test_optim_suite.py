@@ -1,4 +1,6 @@
-"""One suite for every optimizer under every kind of decay: against NumPy, and what any optimizer must be able to do."""
+"""One suite for every optimizer under every kind of decay: against NumPy, and what any optimizer
+must be able to do.
+"""
 
 import itertools
 
@@ -22,8 +24,8 @@ SHAPES = {
 }
 LAYER = {"conv1": 1, "norm1": 1, "conv2": 2}
 EXCLUDE = "norm1/"
-# Options other than the defaults, where twenty steps would not show them: both branches of RAdam, of the Fisher
-# matrix (a block and a diagonal) and of Lookahead.
+# Options other than the defaults, where twenty steps would not show them: both branches of RAdam,
+# of the Fisher matrix (a block and a diagonal) and of Lookahead.
 OPTIONS = {
     "radam": {"b2": 0.9},
     "amsgrad": {"b2": 0.5},
@@ -34,13 +36,16 @@ OPTIONS = {
     "momentum": {"dampening": 0.3},
 }
 VARIANTS = list(itertools.product(DECAYS, ("", "mean"), ("lr", "literal")))
-# (learning rate, weight decay) of the members of a grid that trains together; the decay is a tenth of it as a share.
+# (learning rate, weight decay) of the members of a grid that trains together; the decay is a tenth
+# of it as a share.
 GRID = np.array([[0.1, 0.8], [0.03, 0.2]])
 
 
 def leaves_like(seed, dtype=np.float64):
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: rng.normal(size=s).astype(dtype), SHAPES, is_leaf=lambda s: isinstance(s, tuple))
+    return jax.tree.map(
+        lambda s: rng.normal(size=s).astype(dtype), SHAPES, is_leaf=lambda s: isinstance(s, tuple)
+    )
 
 
 START, CENTRE, CURVE = leaves_like(0), leaves_like(1), jax.tree.map(np.square, leaves_like(2))
@@ -56,7 +61,9 @@ def falling(peak, by):
 def one_step(optimizer, params, state, noise):
     """A noisy quadratic, h (theta - x) + noise: the gradient depends on where it is taken."""
     params = optimizer.pre(params, state)
-    grads = jax.tree.map(lambda p, x, h, n: (h * (p - x) + n).astype(p.dtype), params, CENTRE, CURVE, noise)
+    grads = jax.tree.map(
+        lambda p, x, h, n: (h * (p - x) + n).astype(p.dtype), params, CENTRE, CURVE, noise
+    )
     updates, state = optimizer.update(grads, state, params)
     return optax.apply_updates(params, updates), state
 
@@ -87,7 +94,10 @@ def build(name, kind, layerwise, scale, rate=0.1, strength=0.8, **options):
 
 def expected(name, kind, layerwise, scale, rate, strength, **options):
     """The same by the reference, parameter by parameter."""
-    rates, strengths = falling(rate, 0.04), falling(strength / 10 if scale == "literal" else strength, 0.02)
+    rates, strengths = (
+        falling(rate, 0.04),
+        falling(strength / 10 if scale == "literal" else strength, 0.02),
+    )
 
     def path(module, leaf):
         def gradient(theta, t):
@@ -104,30 +114,42 @@ def expected(name, kind, layerwise, scale, rate, strength, **options):
             0.0 if module == "norm1" else 2 * LAYER[module] / 3 if layerwise else 1.0,
         )
 
-    return {module: {leaf: path(module, leaf)[1:] for leaf in leaves} for module, leaves in SHAPES.items()}
+    return {
+        module: {leaf: path(module, leaf)[1:] for leaf in leaves}
+        for module, leaves in SHAPES.items()
+    }
 
 
 def compare(name, variants, **options):
     """One program for all variants and the whole grid: compiling is what takes the time."""
 
     def run(rate, strength):
-        return [trajectory(build(name, *variant, rate, strength, **options)) for variant in variants]
+        return [
+            trajectory(build(name, *variant, rate, strength, **options)) for variant in variants
+        ]
 
     with jax.enable_x64(True):
         found = jax.device_get(jax.jit(jax.vmap(run))(*GRID.T))
     for variant, paths in zip(variants, found, strict=True):
         for member, (rate, strength) in enumerate(GRID):
             right = expected(name, *variant, rate, strength, **options)
-            for (path, got), want in zip(jax.tree.leaves_with_path(paths), jax.tree.leaves(right), strict=True):
+            for (path, got), want in zip(
+                jax.tree.leaves_with_path(paths), jax.tree.leaves(right), strict=True
+            ):
                 assert got.dtype == np.float64
                 where = f"{variant} {jax.tree_util.keystr(path)}"
-                np.testing.assert_allclose(got[member, 0], want[0], rtol=1e-9, atol=1e-12, err_msg=f"step 1, {where}")
+                np.testing.assert_allclose(
+                    got[member, 0], want[0], rtol=1e-9, atol=1e-12, err_msg=f"step 1, {where}"
+                )
                 np.testing.assert_allclose(got[member], want, rtol=1e-8, atol=1e-10, err_msg=where)
 
 
 def diagonal(i):
     """Four of the sixteen variants, each kind of decay once, each layer rule and scale twice."""
-    return [(kind, ("", "mean")[(i + j) % 2], ("lr", "literal")[(i + j // 2) % 2]) for j, kind in enumerate(DECAYS)]
+    return [
+        (kind, ("", "mean")[(i + j) % 2], ("lr", "literal")[(i + j // 2) % 2])
+        for j, kind in enumerate(DECAYS)
+    ]
 
 
 @pytest.mark.parametrize("i, name", list(enumerate(DIRECTIONS)))
@@ -160,7 +182,9 @@ def test_vmap_over_plain_numbers_equals_a_loop(kind):
     """A grid is a vmap over a function that builds the optimizer inside, of traced scalars."""
 
     def run(rate, strength):
-        return trajectory(make_optimizer("momentum", rate, weight_decay=strength, decay=kind, layerwise="max"))
+        return trajectory(
+            make_optimizer("momentum", rate, weight_decay=strength, decay=kind, layerwise="max")
+        )
 
     with jax.enable_x64(True):
         together, alone = jax.jit(jax.vmap(run))(*GRID.T), jax.jit(run)
@@ -177,7 +201,9 @@ def test_types_and_shapes_stay(i, name, dtype):
     for variant in diagonal(i):
         optimizer = build(name, *variant)
         state = jax.eval_shape(optimizer.init, params)
-        chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(optimizer.pre, params, state), params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(
+            jax.eval_shape(optimizer.pre, params, state), params
+        )
         updates, after = jax.eval_shape(optimizer.update, params, state, params)
         chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
         chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
@@ -208,7 +234,9 @@ def test_every_state_survives_a_checkpoint(tmp_path):
     """As a run writes it: NumPy through Orbax, in the same tree, shapes and types."""
     rng = np.random.default_rng(0)
     shapes = {name: jax.eval_shape(build(name, *VARIANTS[0]).init, START) for name in DIRECTIONS}
-    states = jax.tree.map(lambda leaf: (100 * rng.normal(size=leaf.shape)).astype(leaf.dtype), shapes)
+    states = jax.tree.map(
+        lambda leaf: (100 * rng.normal(size=leaf.shape)).astype(leaf.dtype), shapes
+    )
     manager = checkpoints.open_manager(tmp_path, "accuracy")
     checkpoints.save(manager, states, 1, {"accuracy": 0.5})
     manager.wait_until_finished()

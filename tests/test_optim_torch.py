@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 THETA = np.random.default_rng(0).normal(size=(3, 4))
 GRADS = np.random.default_rng(1).normal(size=(20, 3, 4))
 RATES = 0.1 * (1 - 0.04 * np.arange(20))
-# name: (PyTorch's class, its arguments, our arguments, relative tolerance). RAdam: PyTorch adds eps to sqrt(v), we to
-# sqrt(v̂). NAdam: with an endless momentum decay its mu is constant, as ours; PyTorch keeps the product of all mu in
-# single precision.
+# name: (PyTorch's class, its arguments, our arguments, relative tolerance). RAdam: PyTorch adds eps
+# to sqrt(v), we to sqrt(v̂). NAdam: with an endless momentum decay its mu is constant, as ours;
+# PyTorch keeps the product of all mu in single precision.
 PAIRS = {
     "sgd": ("SGD", {}, {}, 1e-10),
     "momentum": ("SGD", {"momentum": 0.9}, {}, 1e-10),
@@ -33,7 +33,9 @@ PAIRS = {
 
 def theirs(name, options, weight_decay):
     parameter = torch.nn.Parameter(torch.tensor(THETA))
-    optimizer = getattr(torch.optim, name)([parameter], lr=0.1, weight_decay=weight_decay, foreach=False, **options)
+    optimizer = getattr(torch.optim, name)(
+        [parameter], lr=0.1, weight_decay=weight_decay, foreach=False, **options
+    )
     for rate, grad in zip(RATES, GRADS, strict=True):
         optimizer.param_groups[0]["lr"], parameter.grad = float(rate), torch.tensor(grad)
         optimizer.step()
@@ -52,7 +54,9 @@ def ours(name, options, weight_decay, decay="auto"):
             return (optax.apply_updates(theta, updates), state), None
 
         theta = jnp.asarray(THETA)
-        return np.asarray(jax.jit(lambda: jax.lax.scan(step, (theta, optimizer.init(theta)), GRADS)[0][0])())
+        return np.asarray(
+            jax.jit(lambda: jax.lax.scan(step, (theta, optimizer.init(theta)), GRADS)[0][0])()
+        )
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
@@ -60,12 +64,16 @@ def ours(name, options, weight_decay, decay="auto"):
 def test_twenty_steps_of_pytorch(name, weight_decay):
     theirs_name, their_options, our_options, tolerance = PAIRS[name]
     want = theirs(theirs_name, their_options, weight_decay)
-    np.testing.assert_allclose(ours(name, our_options, weight_decay), want, rtol=tolerance, atol=tolerance / 100)
+    np.testing.assert_allclose(
+        ours(name, our_options, weight_decay), want, rtol=tolerance, atol=tolerance / 100
+    )
 
 
 @pytest.mark.parametrize("name", ["NAdam", "RAdam"])
 def test_decoupled_decay_of_pytorch(name):
-    """PyTorch shrinks theta first and steps then, with the gradient of the unshrunk theta: the same sum."""
+    """PyTorch shrinks theta first and steps then, with the gradient of the unshrunk theta: the same
+    sum.
+    """
     options = {"betas": (0.9, 0.9)} | ({"momentum_decay": 1e9} if name == "NAdam" else {})
     want = theirs(name, options | {"decoupled_weight_decay": True}, 0.3)
     np.testing.assert_allclose(ours(name.lower(), {"b2": 0.9}, 0.3, "decoupled"), want, rtol=1e-5)

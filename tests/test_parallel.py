@@ -1,4 +1,6 @@
-"""Four devices compute what one computes; replicas are equal; two processes end where a single one ends."""
+"""Four devices compute what one computes; replicas are equal; two processes end where a single one
+ends.
+"""
 
 import functools
 import json
@@ -35,7 +37,9 @@ def stacked(batches):
 
 @functools.cache
 def program(devices, real=False):
-    """(parts, run) on so many devices. real: convolutions and random crops; else the quickest there is."""
+    """(parts, run) on so many devices. real: convolutions and random crops; else the quickest there
+    is.
+    """
     encoder = "convnet_digits" if real else "flat"
     used = jax.devices()[:devices]
     parts = make_parts("direct_pred", encoder=encoder, momentum=0.9, axis_name=parallel.axis(used))
@@ -58,29 +62,40 @@ def copy(state):
     return jax.tree.map(jnp.copy, state)
 
 
-# --- One program on many devices --------------------------------------------------------------------------
+# --- One program on many devices ------------------------------------------------------------------
 
 
 def test_four_devices_compute_what_one_computes():
-    """With augmentation and synchronised BatchNorm. Only the order of float32 sums differs, and three steps of
-    momentum at rate 0.1 let rounding of 1e-7 grow: parameters of size 1 agree to 1e-4, a lost or doubled gradient,
-    or statistics of one device alone, show from 1e-2 on.
+    """With augmentation and synchronised BatchNorm. Only the order of float32 sums differs, and
+    three steps of momentum at rate 0.1 let rounding of 1e-7 grow: parameters of size 1 agree to
+    1e-4, a lost or doubled gradient, or statistics of one device alone, show from 1e-2 on.
     """
     parts, one = program(1, real=True)
     state = make_state(parts)
-    ends = [train(run, copy(state), [[b] for b in BATCHES]) for run in (one, program(4, real=True)[1])]
+    ends = [
+        train(run, copy(state), [[b] for b in BATCHES]) for run in (one, program(4, real=True)[1])
+    ]
     (a, m), (b, n) = ends
     chex.assert_trees_all_close(a.params, b.params, atol=1e-4)
-    chex.assert_trees_all_close(a._replace(opt_state=0), b._replace(opt_state=0), atol=1e-4, rtol=1e-4)
+    chex.assert_trees_all_close(
+        a._replace(opt_state=0), b._replace(opt_state=0), atol=1e-4, rtol=1e-4
+    )
     np.testing.assert_allclose(m["loss"], n["loss"], atol=1e-5)
-    moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), state.params["encoder"], a.params["encoder"])
+    moved = jax.tree.map(
+        lambda x, y: float(np.abs(x - y).max()), state.params["encoder"], a.params["encoder"]
+    )
     assert min(jax.tree.leaves(moved)) > 1e-2
 
 
 def test_replicas_are_equal():
     """`out_axes=None` takes one replica on trust; here all four are looked at."""
     parts = make_parts("direct_pred", momentum=0.9, axis_name=parallel.AXIS)
-    step = jax.pmap(make_step(parts, axis_name=parallel.AXIS), parallel.AXIS, in_axes=(None, 0, None), out_axes=0)
+    step = jax.pmap(
+        make_step(parts, axis_name=parallel.AXIS),
+        parallel.AXIS,
+        in_axes=(None, 0, None),
+        out_axes=0,
+    )
     split = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), BATCHES[0])
     state, metrics = jax.device_get(step(make_state(parts), split, key()))
     for leaf in jax.tree.leaves((state, metrics)):
@@ -91,7 +106,9 @@ def test_replicas_are_equal():
 def test_several_steps_a_call_are_the_same_steps():
     parts, run = program(4)
     state = make_state(parts)
-    (a, m), (b, n) = (train(run, copy(state), calls) for calls in ([[b] for b in BATCHES], [BATCHES]))
+    (a, m), (b, n) = (
+        train(run, copy(state), calls) for calls in ([[b] for b in BATCHES], [BATCHES])
+    )
     assert m["loss"].shape == n["loss"].shape == (STEPS,)
     assert a.step == b.step == STEPS
     np.testing.assert_allclose(m["loss"], n["loss"], atol=1e-5)
@@ -107,12 +124,15 @@ def test_state_is_donated_and_comes_back_without_a_device_axis():
 
 
 def test_one_device_averages_with_nobody(monkeypatch):
-    assert parallel.axis(jax.devices()[:1]) is None and parallel.axis(jax.devices()[:2]) == parallel.AXIS
+    assert (
+        parallel.axis(jax.devices()[:1]) is None
+        and parallel.axis(jax.devices()[:2]) == parallel.AXIS
+    )
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert parallel.axis(jax.devices()[:1]) == parallel.AXIS
 
 
-# --- Counting devices, rows, steps ------------------------------------------------------------------------
+# --- Counting devices, rows, steps ----------------------------------------------------------------
 
 
 def test_pick_devices():
@@ -164,7 +184,7 @@ def test_any_process_alone_is_itself():
     assert parallel.any_process(True) and not parallel.any_process(False)
 
 
-# --- Two processes ----------------------------------------------------------------------------------------
+# --- Two processes --------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -178,10 +198,14 @@ def test_two_processes_end_where_one_ends(tmp_path, shared_cache):
     started.append(start_command(tmp_path / "one", *fields))
     first, second, _ = (finish_command(process) for process in started)
     assert "results in" in first and "results in" not in second and "loss" not in second
-    one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
+    one, two = (
+        json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")
+    )
     assert one["steps"] == two["steps"] == 4
     assert one["device"].startswith("1 x") and two["device"].startswith("2 x")
     # Sums of gradients and BatchNorm statistics in another order, over four steps.
-    chex.assert_trees_all_close(last_parameters(tmp_path / "one"), last_parameters(tmp_path / "two"), atol=1e-4)
+    chex.assert_trees_all_close(
+        last_parameters(tmp_path / "one"), last_parameters(tmp_path / "two"), atol=1e-4
+    )
     lines = (tmp_path / "two" / "metrics.csv").read_text().splitlines()
     assert len(lines) == len((tmp_path / "one" / "metrics.csv").read_text().splitlines())

@@ -17,7 +17,14 @@ from ssl_jax.experiments.registry import run_experiment
 from ssl_jax.reports.experiments import phase_diagram as reports
 
 CONFIG = Path(__file__).parent.parent / "configs" / "experiments" / "phase_diagram.py"
-TINY = {"cells": 2, "dim": 3, "twin.inputs": 5, "twin.time": 5.0, "digits.time": 0.3, "digits.width": 4}
+TINY = {
+    "cells": 2,
+    "dim": 3,
+    "twin.inputs": 5,
+    "twin.time": 5.0,
+    "digits.time": 0.3,
+    "digits.width": 4,
+}
 
 
 def tiny(**fields):
@@ -32,17 +39,32 @@ def finished(tmp_path_factory):
     directory, asked = tmp_path_factory.mktemp("phase"), iter([False, False, True])
     config = tiny(**{"digits.losses": ("cosine",)})
     run_experiment(config, str(directory), lambda: next(asked))
-    assert len(list((directory / "cells").iterdir())) == 2 and not (directory / "result.json").exists()
+    assert (
+        len(list((directory / "cells").iterdir())) == 2 and not (directory / "result.json").exists()
+    )
     run_experiment(config, str(directory), lambda: False)
     return directory, config
 
 
 def test_from_command_to_files(finished, monkeypatch):
     directory, config = finished
-    assert {p.name for p in directory.iterdir()} == {"config.json", "cells", "result.json", "table.md", "figures"}
-    assert {p.name for p in (directory / "figures").iterdir()} == {"phase_diagram.png", "control.png"}
+    assert {p.name for p in directory.iterdir()} == {
+        "config.json",
+        "cells",
+        "result.json",
+        "table.md",
+        "figures",
+    }
+    assert {p.name for p in (directory / "figures").iterdir()} == {
+        "phase_diagram.png",
+        "control.png",
+    }
     result = json.loads((directory / "result.json").read_text())
-    assert (result["task"], result["experiment"], result["dataset"]) == ("experiment", "phase_diagram", "digits")
+    assert (result["task"], result["experiment"], result["dataset"]) == (
+        "experiment",
+        "phase_diagram",
+        "digits",
+    )
     assert reports.report(result) == (directory / "table.md").read_text()
     for name in ("twin-none", "twin-average", "cosine-none", "cosine-average"):
         assert np.shape(result[name]["predicted"]) == np.shape(result[name]["measured"]) == (2, 2)
@@ -53,7 +75,9 @@ def test_from_command_to_files(finished, monkeypatch):
 
 
 def test_a_seed_decides_all(finished):
-    """The twins again, apart from the run: the same numbers, whatever the number of steps in a call."""
+    """The twins again, apart from the run: the same numbers, whatever the number of steps in a
+    call.
+    """
     directory, config = finished
     again = experiment.train_twins(config, True, lambda steps: None)["spectrum"]
     with np.load(directory / "cells" / "twin-average.npz") as cell:
@@ -68,7 +92,9 @@ def test_settings_are_those_of_the_flow_that_is_predicted(averaged):
         cell = {name: float(value[i]) for name, value in grid.settings.items()}
         flow, time = theory.mapping(**experiment.shared(config, averaged), **cell)
         expected = [grid.alpha_p[i], grid.eta_p[i], config.eta_s, time]
-        np.testing.assert_allclose([flow.alpha_p, flow.eta_p, flow.eta_s, config.learning_rate], expected, rtol=1e-6)
+        np.testing.assert_allclose(
+            [flow.alpha_p, flow.eta_p, flow.eta_s, config.learning_rate], expected, rtol=1e-6
+        )
         assert flow.beta == (pytest.approx(config.beta) if averaged else None)
     np.testing.assert_allclose(grid.alpha_p[[0, 1, 2]], [0.03, 0.03, 3.0])  # rows of one α_p
     np.testing.assert_allclose(grid.eta_p[[0, 1, 2]], [0.02, 0.5, 0.02])
@@ -78,21 +104,31 @@ def test_twins_live_and_die_as_predicted():
     """The corners of the default grid: every mode."""
     config = tiny(**{"twin.time": 150.0})
     predicted = experiment.predict_twin(config)["none"]
-    alive = experiment.train_twins(config, False, lambda steps: None)["spectrum"] >= experiment.ALIVE * config.s
+    alive = (
+        experiment.train_twins(config, False, lambda steps: None)["spectrum"]
+        >= experiment.ALIVE * config.s
+    )
     np.testing.assert_array_equal(alive, predicted)
     assert 0.2 < predicted.mean() < 0.8
 
 
 def test_digits_begin_where_they_should():
     config = tiny()
-    parts, rates = experiment.build_digits(config), {"learning_rate": 0.1, "predictor_learning_rate": 0.1}
+    parts, rates = (
+        experiment.build_digits(config),
+        {"learning_rate": 0.1, "predictor_learning_rate": 0.1},
+    )
 
     def begun(key):
-        state = experiment.begin_digits(parts, key, linear_network.two_rates(**rates), True, config.p, config.s)
+        state = experiment.begin_digits(
+            parts, key, linear_network.two_rates(**rates), True, config.p, config.s
+        )
         return state, experiment.signal(parts, state, key)
 
     state, seen = jax.jit(begun)(jax.random.key(3))
-    np.testing.assert_array_equal(state.params["predictor"]["linear"]["kernel"], jnp.float32(config.p) * np.eye(3))
+    np.testing.assert_array_equal(
+        state.params["predictor"]["linear"]["kernel"], jnp.float32(config.p) * np.eye(3)
+    )
     np.testing.assert_allclose(np.trace(seen["centred"]) / 3, config.s, rtol=1e-4)
     trunk = {name: state.params[name] for name in ("encoder", "projector")}
     jax.tree.map(np.testing.assert_array_equal, state.target, trunk)
@@ -100,7 +136,10 @@ def test_digits_begin_where_they_should():
 
 def test_what_views_share_is_the_covariance_of_their_means():
     rng = np.random.default_rng(0)
-    mean, noise = rng.normal(size=(4000, 3)) @ rng.normal(size=(3, 3)), rng.normal(size=(2, 4000, 3))
+    mean, noise = (
+        rng.normal(size=(4000, 3)) @ rng.normal(size=(3, 3)),
+        rng.normal(size=(2, 4000, 3)),
+    )
     found = experiment.between(*(jnp.asarray(mean + n + 5, jnp.float32) for n in noise))
     np.testing.assert_allclose(found, np.cov(mean.T), atol=0.15)
 
@@ -113,11 +152,16 @@ def test_a_loss_that_sees_no_scale_is_measured_without_one(loss, share):
     seeds, cells = 1, config.cells**2
     floor = experiment.ALIVE * {"unit": 1 / config.dim, "centred": config.s}[share]
     values = {"unit": [0.9, 1.1, 2.0], "centred": [0.8, 1.2, 3.0]}  # of the floor
-    seen = {name: np.tile(np.diag(floor * np.array(v)), (seeds, cells, 1, 1)) for name, v in values.items()}
+    seen = {
+        name: np.tile(np.diag(floor * np.array(v)), (seeds, cells, 1, 1))
+        for name, v in values.items()
+    }
     seen |= {name: np.ones((seeds, cells)) for name in ("square", "own")}
     found = experiment.digits_found(config, loss, seen, seen)
     np.testing.assert_allclose(found["spectrum"][0, 0, 0], floor * np.array(values[share]))
-    none = {f"twin-{target}": {"spectrum": np.ones((seeds, 2, 2, 3))} for target in experiment.TARGETS}
+    none = {
+        f"twin-{target}": {"spectrum": np.ones((seeds, 2, 2, 3))} for target in experiment.TARGETS
+    }
     measured = none | {f"{loss}-{target}": found for target in experiment.TARGETS}
     predicted = {target: np.ones((seeds, 2, 2, 3), bool) for target in experiment.TARGETS}
     parts = experiment.Parts(predicted, None)  # what the digits are is not looked at here
@@ -126,7 +170,8 @@ def test_a_loss_that_sees_no_scale_is_measured_without_one(loss, share):
 
 
 def test_agreement_counts_cells_on_the_same_side():
-    predicted = np.array([[[[1, 1], [0, 0]], [[1, 1], [1, 0]]]], bool)  # one seed, 2 x 2 cells, two modes
+    # one seed, 2 x 2 cells, two modes
+    predicted = np.array([[[[1, 1], [0, 0]], [[1, 1], [1, 0]]]], bool)
     measured = np.array([[[[1, 0], [0, 0]], [[0, 0], [1, 0]]]], bool)
     found = experiment.compare(predicted, measured)
     assert found["agreement"] == 0.75 and found["difference"] == 0.375

@@ -1,4 +1,6 @@
-"""Closed-form predictors against NumPy in float64 and by their invariances; the triple for every kind."""
+"""Closed-form predictors against NumPy in float64 and by their invariances; the triple for every
+kind.
+"""
 
 import functools
 
@@ -54,14 +56,18 @@ def test_literal_mode_is_relative_mode_with_eps_times_root_of_the_top():
     corr = correlation(3, scale=7.0)
     root = np.sqrt(np.linalg.eigvalsh(corr).max())
     literal = direct_pred(jnp.float32(corr), 0.1, "literal")
-    chex.assert_trees_all_close(literal, root * direct_pred(jnp.float32(corr), 0.1 * root), atol=1e-4)
+    chex.assert_trees_all_close(
+        literal, root * direct_pred(jnp.float32(corr), 0.1 * root), atol=1e-4
+    )
 
 
 def test_rank_deficient_and_zero_correlation_stay_finite():
     corr = correlation(4, rank=3)
     eigenvalues = np.linalg.eigvalsh(np.asarray(direct_pred(jnp.float32(corr), 0.1), np.float64))
     chex.assert_trees_all_close(eigenvalues[: DIM - 3], np.full(DIM - 3, 0.1), atol=2e-3)
-    chex.assert_trees_all_close(direct_pred(jnp.zeros((DIM, DIM)), 0.1), 0.1 * np.eye(DIM), atol=1e-6)
+    chex.assert_trees_all_close(
+        direct_pred(jnp.zeros((DIM, DIM)), 0.1), 0.1 * np.eye(DIM), atol=1e-6
+    )
     floored = np.linalg.eigvalsh(direct_pred(jnp.zeros((DIM, DIM)), 0.0))
     chex.assert_trees_all_close(floored, np.full(DIM, 1e-4, np.float32), rtol=1e-3)
 
@@ -70,7 +76,9 @@ def test_direct_copy_is_its_formula():
     corr = correlation(5)
     expected = corr / np.sqrt(np.sum(corr**2)) + 0.3 * np.eye(DIM)
     chex.assert_trees_all_close(direct_copy(jnp.float32(corr), 0.3), expected, atol=1e-6)
-    chex.assert_trees_all_close(direct_copy(jnp.zeros((DIM, DIM)), 0.3), 0.3 * np.eye(DIM), atol=1e-6)
+    chex.assert_trees_all_close(
+        direct_copy(jnp.zeros((DIM, DIM)), 0.3), 0.3 * np.eye(DIM), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,7 +105,9 @@ def test_hybrid_sets_only_where_step_divides(every):
         corr = jnp.float32(correlation(step))
         params, memory = update(marked, memory, corr, step)
         if step % every == 0:
-            chex.assert_trees_all_close(predictor.matrix(params), direct_pred(memory["correlation"], 0.1), atol=1e-5)
+            chex.assert_trees_all_close(
+                predictor.matrix(params), direct_pred(memory["correlation"], 0.1), atol=1e-5
+            )
         else:
             chex.assert_trees_all_equal(params, marked)
 
@@ -124,9 +134,12 @@ def test_symmetric_projections():
 
 def test_parameter_counts():
     def count(kind):
-        return sum(x.size for x in jax.tree.leaves(make_predictor(kind, 128).init(jax.random.key(0))[0]))
+        return sum(
+            x.size for x in jax.tree.leaves(make_predictor(kind, 128).init(jax.random.key(0))[0])
+        )
 
-    # 128 * 512 + 512 + 512 * 128, no output bias: the replication's two-layer predictor; and 128 * 128.
+    # 128 * 512 + 512 + 512 * 128, no output bias: the replication's two-layer predictor; and 128 *
+    # 128.
     assert (count("mlp"), count("linear"), count("direct_pred")) == (131_584, 16_384, 16_384)
 
 

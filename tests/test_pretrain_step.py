@@ -1,4 +1,6 @@
-"""The step against NumPy in float64, by its identities, and over all predictors with and without an average."""
+"""The step against NumPy in float64, by its identities, and over all predictors with and without an
+average.
+"""
 
 from functools import cache
 
@@ -52,7 +54,7 @@ def cosine(p, t):
     return -np.mean(np.sum(p * t, 1) / np.linalg.norm(p, axis=1) / np.linalg.norm(t, axis=1))
 
 
-# --- Loss and gradient ------------------------------------------------------------------------------------
+# --- Loss and gradient ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tau, loss_scale", [(None, 1.0), (0.9, 1.0), (0.9, 2.0)])
@@ -70,8 +72,12 @@ def test_loss_is_the_formula_in_float64(tau, loss_scale):
 def test_gradient_scales_with_the_loss():
     (parts, one), (_, two) = compiled(), compiled(loss_scale=2.0)
     state, batch = make_state(parts), make_batch()
-    change = [jax.tree.map(jnp.subtract, s(state, batch, KEY)[0].params, state.params) for s in (one, two)]
-    chex.assert_trees_all_close(change[1], jax.tree.map(lambda x: 2 * x, change[0]), rtol=1e-3, atol=1e-6)
+    change = [
+        jax.tree.map(jnp.subtract, s(state, batch, KEY)[0].params, state.params) for s in (one, two)
+    ]
+    chex.assert_trees_all_close(
+        change[1], jax.tree.map(lambda x: 2 * x, change[0]), rtol=1e-3, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("tau", [None, 0.9])
@@ -88,11 +94,15 @@ def test_no_gradient_flows_through_the_target(tau):
         p1, p2 = (z @ params["predictor"]["linear"]["kernel"] for z in (z1, z2))
 
         def similarity(p, t):
-            return jnp.mean(jnp.sum(p * t, 1) / jnp.linalg.norm(p, axis=1) / np.linalg.norm(t, axis=1))
+            return jnp.mean(
+                jnp.sum(p * t, 1) / jnp.linalg.norm(p, axis=1) / np.linalg.norm(t, axis=1)
+            )
 
         return -similarity(p1, t2) - similarity(p2, t1)
 
-    expected = jax.tree.map(lambda w, g: w - 0.1 * g, state.params, jax.jit(jax.grad(loss))(state.params))
+    expected = jax.tree.map(
+        lambda w, g: w - 0.1 * g, state.params, jax.jit(jax.grad(loss))(state.params)
+    )
     chex.assert_trees_all_close(step(state, batch, KEY)[0].params, expected, atol=1e-5)
 
 
@@ -101,7 +111,10 @@ def test_randomness_follows_the_place_in_the_batch():
     state, batch = make_state(parts), make_batch()
     order = np.random.default_rng(3).permutation(len(batch["position"]))
     shuffled = jax.tree.map(lambda x: x[order], batch)
-    losses = [step(state, b, KEY)[1]["loss"] for b in (batch, shuffled, {**shuffled, "position": batch["position"]})]
+    losses = [
+        step(state, b, KEY)[1]["loss"]
+        for b in (batch, shuffled, {**shuffled, "position": batch["position"]})
+    ]
     np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)  # sums in another order
     assert abs(losses[0] - losses[2]) > 1e-4
 
@@ -114,11 +127,13 @@ def test_randomness_differs_by_step_place_and_run():
     assert len(np.unique(drawn, axis=0)) == len(drawn)
 
 
-# --- Target -----------------------------------------------------------------------------------------------
+# --- Target ---------------------------------------------------------------------------------------
 
 
 def test_without_average_is_an_average_that_forgets_at_once():
-    """tau = 0 copies the online network into the target after every step: SimSiam's own step, by another way."""
+    """tau = 0 copies the online network into the target after every step: SimSiam's own step, by
+    another way.
+    """
     (parts, simsiam), (_, byol) = compiled(tau=None), compiled(tau=0.0)
     a = make_state(parts)
     b = a._replace(target={name: a.params[name] for name in ("encoder", "projector")})
@@ -135,7 +150,9 @@ def test_target_follows_the_new_online_weights():
     state = make_state(parts)
     new, _ = step(state, make_batch(), KEY)
     online = {name: new.params[name] for name in ("encoder", "projector")}
-    expected = jax.tree.map(lambda a, w: 0.9 * np.float64(a) + 0.1 * np.float64(w), state.target, online)
+    expected = jax.tree.map(
+        lambda a, w: 0.9 * np.float64(a) + 0.1 * np.float64(w), state.target, online
+    )
     chex.assert_trees_all_close(new.target, expected, atol=1e-6, rtol=1e-5)
 
 
@@ -166,7 +183,7 @@ def test_statistics_are_the_online_networks_view_one_then_two():
         chex.assert_trees_all_close(new.stats, back, atol=1e-6)
 
 
-# --- Predictor --------------------------------------------------------------------------------------------
+# --- Predictor ------------------------------------------------------------------------------------
 
 
 def second_moment64(z1, z2):
@@ -186,7 +203,9 @@ def test_closed_form_comes_after_the_optimizer_from_projections_before_it():
         state, _ = step(state, batch, KEY)
         chex.assert_trees_all_close(state.memory["correlation"], correlation, rtol=1e-4, atol=1e-5)
         expected = direct_pred(jnp.float32(correlation), 0.1)
-        chex.assert_trees_all_close(parts.predictor.matrix(state.params["predictor"]), expected, atol=1e-3)
+        chex.assert_trees_all_close(
+            parts.predictor.matrix(state.params["predictor"]), expected, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
@@ -237,4 +256,8 @@ def test_a_run_begins_with_a_copied_target():
     assert state.step == 0
     chex.assert_trees_all_equal(state.target, {name: state.params[name] for name in state.target})
     assert asymmetry(parts.predictor.matrix(state.params["predictor"])) > 0.5
-    assert parts.predictor.matrix(state.params["predictor"]).shape == state.memory["correlation"].shape == (DIM, DIM)
+    assert (
+        parts.predictor.matrix(state.params["predictor"]).shape
+        == state.memory["correlation"].shape
+        == (DIM, DIM)
+    )

@@ -47,7 +47,9 @@ LAYERS = [
 
 @pytest.mark.parametrize("layerwise, words", [("", "alike"), ("mean", "mean")])
 def test_print_layers(layerwise, words, capsys):
-    optimizer = ConfigDict({"name": "momentum", "decay": "realtime", "decay_scale": "lr", "layerwise": layerwise})
+    optimizer = ConfigDict(
+        {"name": "momentum", "decay": "realtime", "decay_scale": "lr", "layerwise": layerwise}
+    )
     print_layers(LAYERS, optimizer)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"momentum, realtime decay, scale lr, layers {words}"
@@ -58,9 +60,14 @@ def test_print_layers(layerwise, words, capsys):
         ["in", "all", "67,776", "67,264"],
     ]
     # Each number ends below the end of its heading.
-    ends = [said[1].index(word) + len(word) for word in ("parameters", "decayed", "factor", "weight decay", "rate")]
+    ends = [
+        said[1].index(word) + len(word)
+        for word in ("parameters", "decayed", "factor", "weight decay", "rate")
+    ]
     for line, numbers in ((said[2], LAYERS[0]), (said[3], LAYERS[1])):
-        assert all(line[end - 1] != " " and line[end : end + 1] in ("", " ") for end in ends), numbers
+        assert all(line[end - 1] != " " and line[end : end + 1] in ("", " ") for end in ends), (
+            numbers
+        )
     assert all(said[4][end - 1] != " " for end in ends[:2]) and len(said[4]) == ends[1]
 
 
@@ -96,4 +103,6 @@ def test_print_accuracies_of_a_single_draw_of_labels(capsys):
     """One draw has no deviation, and `few_labels` says so by None."""
     table = {"labels_per_class": 10, "draws": 1, "pretrained": {"mean": 0.93126, "std": None}}
     print_accuracies({"few_label": table})
-    assert capsys.readouterr().out.splitlines() == ["10 labels a class, pretrained   0.9313 over 1 draw"]
+    assert capsys.readouterr().out.splitlines() == [
+        "10 labels a class, pretrained   0.9313 over 1 draw"
+    ]

@@ -1,4 +1,6 @@
-"""All probes of a trained encoder, beside the untrained one and raw pixels: whose features they judge, with what."""
+"""All probes of a trained encoder, beside the untrained one and raw pixels: whose features they
+judge, with what.
+"""
 
 import runpy
 from pathlib import Path
@@ -17,13 +19,21 @@ from ssl_jax.probes.newton import newton_probe
 from ssl_jax.tasks.probe import fingerprint_of, judge_all
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-FIELDS = {"encoder.name": "mlp", "encoder.width": 12, "encoder.depth": 1, "encoder.norm": "batch", "seed": 3}
+FIELDS = {
+    "encoder.name": "mlp",
+    "encoder.width": 12,
+    "encoder.depth": 1,
+    "encoder.norm": "batch",
+    "seed": 3,
+}
 FIELDS |= {"projector.hidden": 8, "projector.out": 4, "predictor.hidden": 8}
 FIELDS |= {"probe.epochs": 2, "probe.few_labels": 3, "probe.few_label_draws": 4, "probe.knn_k": 7}
 
 
 def made_dataset() -> Dataset:
-    """300 training images, two batches of 128 and a rest, and 90 test images of four overlapping classes."""
+    """300 training images, two batches of 128 and a rest, and 90 test images of four overlapping
+    classes.
+    """
     rng = np.random.default_rng(3)
     centres = rng.uniform(60, 190, (4, 8, 8, 1))
 
@@ -48,7 +58,9 @@ class Judged:
         init = pretraining.make_init(parts, self.dataset.description)
         self.fresh = jax.device_get(pretraining.fresh_state(self.config, init))
         rng = np.random.default_rng(4)
-        params, stats = jax.tree.map(lambda x: x + rng.uniform(0.1, 0.5, x.shape).astype(x.dtype), self.fresh[1:3])
+        params, stats = jax.tree.map(
+            lambda x: x + rng.uniform(0.1, 0.5, x.shape).astype(x.dtype), self.fresh[1:3]
+        )
         self.trained = self.fresh._replace(step=np.int32(17), params=params, stats=stats)
         encode = make_encode(parts.network, make_normalise(self.recipe.mean, self.recipe.std))
         given = self.config, self.recipe, self.trained, self.fresh, self.dataset, encode, out
@@ -83,7 +95,9 @@ def as_data(features):
 def test_the_features_are_those_of_the_trained_encoder(judged):
     running = judged.trained.stats["encoder"]["norm1"]["batch"]
     for name, split in (("train", judged.dataset.train), ("test", judged.dataset.test)):
-        expected = judged.numpy_features(judged.trained.params, running["mean"], running["var"], split.image)
+        expected = judged.numpy_features(
+            judged.trained.params, running["mean"], running["var"], split.image
+        )
         np.testing.assert_allclose(judged.features[f"{name}_x"], expected, rtol=1e-3, atol=1e-3)
         np.testing.assert_array_equal(judged.features[f"{name}_y"], split.label)
     kept = judged.kept("step-17")
@@ -95,7 +109,9 @@ def test_the_untrained_encoder_has_measured_statistics(judged):
     """Two batches of 128, each of which replaces a tenth of (0, 1)."""
     mean, var = 0.0, 1.0
     for i in range(2):
-        x = judged.before_norm(judged.fresh.params, judged.dataset.train.image[i * 128 : (i + 1) * 128])
+        x = judged.before_norm(
+            judged.fresh.params, judged.dataset.train.image[i * 128 : (i + 1) * 128]
+        )
         mean, var = 0.9 * mean + 0.1 * x.mean(axis=0), 0.9 * var + 0.1 * x.var(axis=0)
     kept = judged.kept("random-init")
     for name, split in (("train", judged.dataset.train), ("test", judged.dataset.test)):
@@ -108,20 +124,35 @@ def test_every_accuracy_is_that_of_its_encoder(judged):
     settings = {"num_classes": 4, "epochs": 2, "seed": 3}
     for prefix, features in (("", judged.features), ("random_init_", judged.kept("random-init"))):
         data = as_data(features)
-        model = KNeighborsClassifier(7, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1))
-        knn = model.fit(data[0].astype(np.float64), data[1]).score(data[2].astype(np.float64), data[3])
+        model = KNeighborsClassifier(
+            7, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1)
+        )
+        knn = model.fit(data[0].astype(np.float64), data[1]).score(
+            data[2].astype(np.float64), data[3]
+        )
         assert judged.result[f"{prefix}knn_accuracy"] == pytest.approx(knn, abs=1e-12)
-        assert judged.result[f"{prefix}linear_accuracy"] == seed_probe(*data, **settings).last_accuracy
-        assert judged.result[f"{prefix}ridge_accuracy"] == ridge_probe(*data, num_classes=4).accuracy
+        assert (
+            judged.result[f"{prefix}linear_accuracy"] == seed_probe(*data, **settings).last_accuracy
+        )
+        assert (
+            judged.result[f"{prefix}ridge_accuracy"] == ridge_probe(*data, num_classes=4).accuracy
+        )
     assert judged.result["knn_accuracy"] != judged.result["random_init_knn_accuracy"]
     assert judged.result["probe_seconds"] > 0
 
 
 def test_few_labels_are_the_same_for_all_contenders(judged):
     train, test = judged.dataset.train, judged.dataset.test
-    flat = {"train_x": train.image.reshape(300, -1) / 255, "test_x": test.image.reshape(90, -1) / 255}
+    flat = {
+        "train_x": train.image.reshape(300, -1) / 255,
+        "test_x": test.image.reshape(90, -1) / 255,
+    }
     pixels = flat | {"train_y": train.label, "test_y": test.label}
-    contenders = {"pretrained": judged.features, "random_init": judged.kept("random-init"), "raw_pixels": pixels}
+    contenders = {
+        "pretrained": judged.features,
+        "random_init": judged.kept("random-init"),
+        "raw_pixels": pixels,
+    }
     table = judged.result["few_label"]
     assert set(table) == {"labels_per_class", "draws", *contenders}
     for name, features in contenders.items():
@@ -131,37 +162,66 @@ def test_few_labels_are_the_same_for_all_contenders(judged):
         assert table[name]["std"] == pytest.approx(accuracy.std(ddof=1), abs=1e-3)
 
 
-def test_the_probes_have_a_seed_of_their_own_and_nothing_more_than_is_asked_for(judged, tmp_path, monkeypatch):
+def test_the_probes_have_a_seed_of_their_own_and_nothing_more_than_is_asked_for(
+    judged, tmp_path, monkeypatch
+):
     monkeypatch.setattr(jax, "process_index", lambda *backend: 1)  # which writes nothing
-    fields = {"probe.seed": 5, "probe.random_init": False, "probe.few_labels": 0, "probe.ridge": False}
+    fields = {
+        "probe.seed": 5,
+        "probe.random_init": False,
+        "probe.few_labels": 0,
+        "probe.ridge": False,
+    }
     own = Judged(tmp_path, **fields)
     assert set(own.result) == {"linear_accuracy", "knn_accuracy", "probe_seconds"}
-    assert own.result["linear_accuracy"] == seed_probe(*as_data(own.features), num_classes=4, epochs=2, seed=5)[0]
+    assert (
+        own.result["linear_accuracy"]
+        == seed_probe(*as_data(own.features), num_classes=4, epochs=2, seed=5)[0]
+    )
     assert own.result["linear_accuracy"] != judged.result["linear_accuracy"]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_field_of_the_probes_arrives(tmp_path):
-    fields = {"probe.protocol": "both", "probe.newton_l2": 0.1, "probe.newton_steps": 2, "probe.loss": "squared"}
-    fields |= {"probe.random_init": False, "probe.knn_k": 60, "probe.knn_temperature": 0.001, "probe.epochs": 30}
+    fields = {
+        "probe.protocol": "both",
+        "probe.newton_l2": 0.1,
+        "probe.newton_steps": 2,
+        "probe.loss": "squared",
+    }
+    fields |= {
+        "probe.random_init": False,
+        "probe.knn_k": 60,
+        "probe.knn_temperature": 0.001,
+        "probe.epochs": 30,
+    }
     found = Judged(tmp_path, **fields)
     data = as_data(found.features)
     settings = {"num_classes": 4, "epochs": 30, "seed": 3}
-    squared, other = (seed_probe(*data, **settings, loss=loss).last_accuracy for loss in ("squared", "softmax"))
+    squared, other = (
+        seed_probe(*data, **settings, loss=loss).last_accuracy for loss in ("squared", "softmax")
+    )
     assert found.result["linear_accuracy"] == squared != other
     bank, query = (x.astype(np.float64) for x in data[::2])
     knn = {}
     for t in (0.1, 0.001):
-        model = KNeighborsClassifier(60, metric="cosine", algorithm="brute", weights=lambda d, t=t: np.exp(-d / t))
+        model = KNeighborsClassifier(
+            60, metric="cosine", algorithm="brute", weights=lambda d, t=t: np.exp(-d / t)
+        )
         knn[t] = model.fit(bank, data[1]).score(query, data[3])
-    assert found.result["knn_accuracy"] == pytest.approx(knn[0.001], abs=1e-12) and knn[0.001] != knn[0.1]
+    assert (
+        found.result["knn_accuracy"] == pytest.approx(knn[0.001], abs=1e-12)
+        and knn[0.001] != knn[0.1]
+    )
     newton = newton_probe(*data, num_classes=4, l2=0.1, steps=2).last_accuracy
     assert found.result["newton_accuracy"] == newton
     assert {"original_last_accuracy", "original_best_test_epoch_accuracy"} <= set(found.result)
 
 
 def test_features_of_other_weights_are_not_read_back(tmp_path):
-    """Of the same step in the same directory: whose they are decides, and nothing else is computed anew."""
+    """Of the same step in the same directory: whose they are decides, and nothing else is computed
+    anew.
+    """
     fields = {"probe.random_init": False, "probe.few_labels": 0}
     first, other = (Judged(tmp_path, **fields | {"seed": seed}) for seed in (3, 4))
     assert np.abs(first.features["test_x"] - other.features["test_x"]).max() > 0.1
@@ -173,9 +233,13 @@ def test_features_of_other_weights_are_not_read_back(tmp_path):
 
 def test_a_fingerprint_is_the_sum_of_all_absolute_weights():
     rng = np.random.default_rng(0)
-    tree = {"a": rng.normal(size=(30, 40)).astype(np.float32), "b": {"c": rng.normal(size=7).astype(np.float32)}}
+    tree = {
+        "a": rng.normal(size=(30, 40)).astype(np.float32),
+        "b": {"c": rng.normal(size=7).astype(np.float32)},
+    }
     expected = sum(np.abs(leaf.astype(np.float64)).sum() for leaf in (tree["a"], tree["b"]["c"]))
     assert fingerprint_of(tree) == pytest.approx(expected, rel=1e-14)
     before = fingerprint_of(tree)
-    tree["b"]["c"][3] = np.nextafter(tree["b"]["c"][3], np.float32(9))  # the least change that a weight can make
+    # the least change that a weight can make
+    tree["b"]["c"][3] = np.nextafter(tree["b"]["c"][3], np.float32(9))
     assert fingerprint_of(tree) != before

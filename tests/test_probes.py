@@ -39,7 +39,9 @@ def test_extract_compiles_one_program_for_all_batches_and_all_variables():
 
 
 def test_extract_takes_a_plain_function_and_returns_float32():
-    found = features.extract(lambda image: channel_means(jnp.float32(1), image).astype(jnp.bfloat16), images(3))
+    found = features.extract(
+        lambda image: channel_means(jnp.float32(1), image).astype(jnp.bfloat16), images(3)
+    )
     assert found.dtype == np.float32 and found.shape == (3, 3)
 
 
@@ -65,7 +67,9 @@ def test_cache_is_read_back_until_the_fingerprint_changes(tmp_path, capsys):
         found = features.cached_features(path, order, compute)
         np.testing.assert_equal(found, Counted()())
     assert compute.calls == 1
-    np.testing.assert_equal(features.cached_features(path, {"set": "a", "step": 2}, compute), Counted()())
+    np.testing.assert_equal(
+        features.cached_features(path, {"set": "a", "step": 2}, compute), Counted()()
+    )
     assert compute.calls == 2
     assert capsys.readouterr().err == ""
     assert [file.name for file in path.parent.iterdir()] == ["features.npz"]
@@ -114,9 +118,13 @@ def test_failed_write_leaves_the_old_cache_and_nothing_else(tmp_path, monkeypatc
 
 PROBES = {
     "seed": lambda *data: linear.seed_probe(*data, num_classes=2, epochs=1, batch_size=2, seed=0),
-    "original": lambda *data: linear.original_probe(*data, num_classes=2, epochs=1, batch_size=2, seed=0),
+    "original": lambda *data: linear.original_probe(
+        *data, num_classes=2, epochs=1, batch_size=2, seed=0
+    ),
     "ridge": lambda *data: linear.ridge_probe(*data, num_classes=2),
-    "few labels": lambda *data: linear.few_label_probe(*data, num_classes=2, labels_per_class=1, draws=1, seed=0),
+    "few labels": lambda *data: linear.few_label_probe(
+        *data, num_classes=2, labels_per_class=1, draws=1, seed=0
+    ),
     "nearest neighbours": lambda *data: knn.knn_accuracy(*data, num_classes=2, k=2),
 }
 
@@ -132,7 +140,9 @@ def small_problem() -> list[np.ndarray]:
 def test_every_probe_refuses_features_that_are_not_finite(probe, place, name):
     data = small_problem()
     data[place][5, 1], data[place][7] = np.inf, np.nan
-    with pytest.raises(UserError, match=f"{name} features: got 4 .* in 2 of 8 rows, .* row 5, column 1"):
+    with pytest.raises(
+        UserError, match=f"{name} features: got 4 .* in 2 of 8 rows, .* row 5, column 1"
+    ):
         probe(*data)
 
 
@@ -142,7 +152,9 @@ def test_every_probe_refuses_features_that_are_not_finite(probe, place, name):
 def test_every_probe_refuses_labels_outside_the_classes(probe, place, name, label):
     data = small_problem()
     data[place][[4, 6]] = label
-    with pytest.raises(UserError, match=f"{name} labels: got 2 .* first {label} at row 4; takes 0 to 1"):
+    with pytest.raises(
+        UserError, match=f"{name} labels: got 2 .* first {label} at row 4; takes 0 to 1"
+    ):
         probe(*data)
 
 

@@ -17,13 +17,19 @@ def problem(bank=400, queries=300, features=16, classes=5, noise=1.5):
     for count in (bank, queries):
         label = rng.integers(0, classes, count).astype(np.int32)
         length = rng.uniform(0.1, 10, (count, 1))
-        sets += [(length * (centres[label] + noise * rng.normal(size=(count, features)))).astype(np.float32)]
+        sets += [
+            (length * (centres[label] + noise * rng.normal(size=(count, features)))).astype(
+                np.float32
+            )
+        ]
         sets += [label]
     return sets
 
 
 def numpy_scores(bank_x, bank_y, query_x, classes, k, temperature):
-    bank, query = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (bank_x * 1.0, query_x * 1.0))
+    bank, query = (
+        x / np.linalg.norm(x, axis=1, keepdims=True) for x in (bank_x * 1.0, query_x * 1.0)
+    )
     similarity = query.astype(np.float64) @ bank.astype(np.float64).T
     scores = np.zeros((len(query), classes))
     for row, values in enumerate(similarity):
@@ -32,13 +38,17 @@ def numpy_scores(bank_x, bank_y, query_x, classes, k, temperature):
     return scores
 
 
-@pytest.mark.parametrize("k, temperature", [(1, 0.1), (20, 0.1), (200, 0.1), (400, 0.02), (50, 5.0)])
+@pytest.mark.parametrize(
+    "k, temperature", [(1, 0.1), (20, 0.1), (200, 0.1), (400, 0.02), (50, 5.0)]
+)
 def test_predictions_equal_numpy_in_float64(k, temperature):
     bank_x, bank_y, query_x, query_y = problem()
     scores = numpy_scores(bank_x, bank_y, query_x, 5, k, temperature)
     found = np.asarray(knn._predict(bank_x, bank_y, query_x, 5, k, temperature))
     np.testing.assert_array_equal(found, scores.argmax(axis=1))
-    accuracy = knn.knn_accuracy(bank_x, bank_y, query_x, query_y, num_classes=5, k=k, temperature=temperature)
+    accuracy = knn.knn_accuracy(
+        bank_x, bank_y, query_x, query_y, num_classes=5, k=k, temperature=temperature
+    )
     assert accuracy == np.mean(scores.argmax(axis=1) == query_y)
     assert 0.5 < accuracy < 1
 
@@ -47,9 +57,13 @@ def test_accuracy_equals_scikit_learn_and_weights_matter():
     bank_x, bank_y, query_x, query_y = problem()
     reference = {}
     for name, weights in {"vote": lambda d: np.exp((1 - d) / 0.1), "equal": "uniform"}.items():
-        model = KNeighborsClassifier(n_neighbors=200, metric="cosine", algorithm="brute", weights=weights)
+        model = KNeighborsClassifier(
+            n_neighbors=200, metric="cosine", algorithm="brute", weights=weights
+        )
         reference[name] = model.fit(bank_x, bank_y).score(query_x, query_y)
-    assert knn.knn_accuracy(bank_x, bank_y, query_x, query_y, num_classes=5) == pytest.approx(reference["vote"])
+    assert knn.knn_accuracy(bank_x, bank_y, query_x, query_y, num_classes=5) == pytest.approx(
+        reference["vote"]
+    )
     assert reference["vote"] != reference["equal"]
 
 
@@ -81,7 +95,9 @@ def test_random_labels_give_chance():
     assert abs(accuracy - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 1000)
 
 
-@pytest.mark.parametrize("change", [{"k": 401}, {"k": 0}, {"temperature": 0.0}, {"temperature": float("nan")}])
+@pytest.mark.parametrize(
+    "change", [{"k": 401}, {"k": 0}, {"temperature": 0.0}, {"temperature": float("nan")}]
+)
 def test_impossible_settings_are_refused(change):
     with pytest.raises(UserError, match=f"got {next(iter(change.values()))}, takes"):
         knn.knn_accuracy(*problem(), num_classes=5, **change)

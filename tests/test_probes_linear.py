@@ -17,7 +17,9 @@ CLASSES = 3
 
 
 def problem(train=300, test=200, features=8, noise=2.0, seed=0):
-    """Overlapping Gaussian classes, columns of unequal scale and mean: train_x, train_y, test_x, test_y."""
+    """Overlapping Gaussian classes, columns of unequal scale and mean: train_x, train_y, test_x,
+    test_y.
+    """
     rng = np.random.default_rng(seed)
     centres, scale, shift = rng.normal(size=(CLASSES, features)), rng.uniform(0.5, 2, features), 0.3
     sets = []
@@ -39,7 +41,9 @@ def softmax_loss(kernel, bias, x, y):
 
 
 def numpy_adam(start, batches, rate, epsilon, decay):
-    """Kingma and Ba's Adam, decay added to the gradient; rate(t) of t = 0, 1, ...; yields (weights, loss)."""
+    """Kingma and Ba's Adam, decay added to the gradient; rate(t) of t = 0, 1, ...; yields (weights,
+    loss).
+    """
     weights = [np.array(w, np.float64) for w in start]
     first, second = ([np.zeros_like(w) for w in weights] for _ in range(2))
     for t, (x, y) in enumerate(batches):
@@ -64,13 +68,17 @@ PROTOCOLS = {
 }
 
 
-@pytest.mark.parametrize("optimizer, rate, epsilon, decay", PROTOCOLS.values(), ids=PROTOCOLS.keys())
+@pytest.mark.parametrize(
+    "optimizer, rate, epsilon, decay", PROTOCOLS.values(), ids=PROTOCOLS.keys()
+)
 def test_update_equals_numpy_for_the_first_steps(optimizer, rate, epsilon, decay):
     x, y, _, _ = problem()
     now = linear.uniform_linear(jax.random.key(1), x.shape[1], CLASSES)
     memory, step = optimizer.init(now), jax.jit(linear.update, static_argnums=0)
     batches = [(x[i * 15 :][:15], y[i * 15 :][:15]) for i in range(STEPS)]
-    for (x, y), (expected, expected_loss) in zip(batches, numpy_adam(now, batches, rate, epsilon, decay), strict=True):
+    for (x, y), (expected, expected_loss) in zip(
+        batches, numpy_adam(now, batches, rate, epsilon, decay), strict=True
+    ):
         now, memory, loss = step(optimizer, now, memory, x, y, np.ones(len(y), bool))
         for found, wanted in zip(now, expected, strict=True):  # a thousandth of one step of Adam
             np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-3 * rate(0))
@@ -94,7 +102,15 @@ def test_seed_probe_equals_numpy_without_the_last_partial_batch():
     data = problem(train=100)
     found = linear.seed_probe(*data, num_classes=CLASSES, epochs=3, batch_size=30, seed=4)
     loss, accuracy = numpy_probe(
-        linear.glorot_linear, data, seed_rate(9), 1e-7, 0, epochs=3, batch_size=30, drop_last=True, seed=4
+        linear.glorot_linear,
+        data,
+        seed_rate(9),
+        1e-7,
+        0,
+        epochs=3,
+        batch_size=30,
+        drop_last=True,
+        seed=4,
     )
     np.testing.assert_allclose(found.loss, loss, rtol=1e-4)
     np.testing.assert_allclose(found.accuracy, accuracy, atol=1e-12)
@@ -127,14 +143,20 @@ def test_result_tells_the_last_epoch_from_the_best():
 
 def test_seed_schedule_at_its_ends_and_middle():
     """Adam's first step is the rate times the sign of the gradient, which shows the rate at t = 0."""
-    for total, t, expected in [(100, 0, 5e-2), (100, 100, 5e-4), (100, 50, 5e-4 + 4.95e-2 / 4), (7, 7, 5e-4)]:
+    for total, t, expected in [
+        (100, 0, 5e-2),
+        (100, 100, 5e-4),
+        (100, 50, 5e-4 + 4.95e-2 / 4),
+        (7, 7, 5e-4),
+    ]:
         assert seed_rate(total)(t) == pytest.approx(expected)
     gradient = {"w": np.array([3.0, -2.0], np.float32)}
     for total in (1, 100):
         optimizer = linear.seed_optimizer(total)
         change, state = optimizer.update(gradient, optimizer.init(gradient))
         np.testing.assert_allclose(change["w"], [-5e-2, 5e-2], rtol=1e-5)
-        for t in range(1, total + 1):  # a constant gradient keeps mean / sqrt(mean square) at its sign
+        # a constant gradient keeps mean / sqrt(mean square) at its sign
+        for t in range(1, total + 1):
             change, state = optimizer.update(gradient, state)
             assert -change["w"][0] == pytest.approx(seed_rate(total)(t), rel=1e-3)
 
@@ -142,7 +164,10 @@ def test_seed_schedule_at_its_ends_and_middle():
 @pytest.mark.parametrize("drop_last, steps", [(True, 3), (False, 4)])
 def test_each_epoch_is_a_new_full_shuffle(drop_last, steps):
     assert linear.epoch_steps(100, 1, 30, drop_last) == steps
-    first, second = (np.asarray(linear.epoch_order(key, 100, steps, 30)) for key in jax.random.split(jax.random.key(0)))
+    first, second = (
+        np.asarray(linear.epoch_order(key, 100, steps, 30))
+        for key in jax.random.split(jax.random.key(0))
+    )
     for order in (first, second):
         real = order[order >= 0]
         assert len(np.unique(real)) == len(real) == min(100, steps * 30)
@@ -174,7 +199,9 @@ def test_seed_probe_reaches_the_optimum_of_logistic_regression():
 @pytest.mark.parametrize("probe", [linear.seed_probe, linear.original_probe])
 def test_the_seed_decides_everything(probe):
     data = problem()
-    first, again, other = (probe(*data, num_classes=CLASSES, epochs=2, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (
+        probe(*data, num_classes=CLASSES, epochs=2, seed=seed) for seed in (1, 1, 2)
+    )
     assert first == again and first.loss != other.loss
 
 
@@ -193,7 +220,9 @@ def test_ridge_equals_scikit_learn(penalty, count):
     spectrum = linear.ridge_spectrum(scaled[0], one_hot)
     alpha = penalty * spectrum.eigenvalues.mean() * count
     model = Ridge(alpha=alpha).fit(scaled[0], one_hot)
-    np.testing.assert_allclose(linear.ridge_kernel(spectrum, penalty), model.coef_.T, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        linear.ridge_kernel(spectrum, penalty), model.coef_.T, rtol=1e-6, atol=1e-9
+    )
     found = linear.ridge_probe(x, y, test_x, test_y, num_classes=CLASSES, penalties=[penalty])
     assert found.penalty == penalty
     assert found.accuracy == np.mean(model.predict(scaled[1]).argmax(axis=1) == test_y)
@@ -206,16 +235,21 @@ def test_leave_one_out_error_equals_refitting(penalty):
     spectrum, errors = linear.ridge_spectrum(x, one_hot), []
     for i in range(len(x)):
         kept = np.arange(len(x)) != i
-        model = Ridge(alpha=penalty * spectrum.eigenvalues.mean() * len(x)).fit(x[kept], one_hot[kept])
+        model = Ridge(alpha=penalty * spectrum.eigenvalues.mean() * len(x)).fit(
+            x[kept], one_hot[kept]
+        )
         errors.append(np.sum((model.predict(x[i : i + 1])[0] - one_hot[i]) ** 2))
-    assert linear.leave_one_out_error(spectrum, one_hot, penalty) == pytest.approx(np.mean(errors), rel=1e-9)
+    assert linear.leave_one_out_error(spectrum, one_hot, penalty) == pytest.approx(
+        np.mean(errors), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("noise, count", [(2.0, 300), (6.0, 60), (20.0, 60)])
 def test_ridge_chooses_the_penalty_that_scikit_learn_chooses(noise, count):
     x, y, test_x, test_y = problem(train=count, noise=noise)
     found = linear.ridge_probe(x, y, test_x, test_y, num_classes=CLASSES)
-    scaled = StandardScaler().fit_transform(x.astype(np.float64))  # unit columns: the mean eigenvalue is 1
+    # unit columns: the mean eigenvalue is 1
+    scaled = StandardScaler().fit_transform(x.astype(np.float64))
     model = RidgeCV(alphas=np.array(linear.PENALTIES) * count).fit(scaled, np.eye(CLASSES)[y])
     assert found.penalty == pytest.approx(model.alpha_ / count)
 
@@ -233,16 +267,22 @@ def test_standardise_uses_the_train_set_alone_and_leaves_constant_columns_finite
     deviation = train.std(axis=0, dtype=np.float64)
     deviation[2] = 1
     np.testing.assert_allclose(found, (train - train.mean(axis=0)) / deviation, atol=1e-5)
-    np.testing.assert_allclose(other - found, np.broadcast_to(1 / deviation, other.shape), rtol=1e-4)
+    np.testing.assert_allclose(
+        other - found, np.broadcast_to(1 / deviation, other.shape), rtol=1e-4
+    )
 
 
 def test_few_label_draws_depend_on_seed_and_draw_but_never_on_features(monkeypatch):
     drawn, real = [], linear.draw_labelled
-    monkeypatch.setattr(linear, "draw_labelled", lambda *args: drawn.append(real(*args)) or drawn[-1])
+    monkeypatch.setattr(
+        linear, "draw_labelled", lambda *args: drawn.append(real(*args)) or drawn[-1]
+    )
     train_x, train_y, test_x, test_y = problem()
     settings = {"num_classes": CLASSES, "labels_per_class": 4, "draws": 3}
     for scale, seed in ((1, 0), (-7, 0), (1, 1)):
-        linear.few_label_probe(scale * train_x**3, train_y, scale * test_x**3, test_y, seed=seed, **settings)
+        linear.few_label_probe(
+            scale * train_x**3, train_y, scale * test_x**3, test_y, seed=seed, **settings
+        )
     np.testing.assert_array_equal(drawn[:3], drawn[3:6])
     assert len(np.unique(drawn, axis=0)) == 6  # three draws of two seeds all differ
     for index in drawn:
@@ -254,7 +294,8 @@ def test_few_label_probe_equals_scikit_learn_on_one_draw_and_learns_from_labels(
     train_x, train_y, test_x, test_y = problem(noise=1.0)
     settings = {"num_classes": CLASSES, "draws": 4, "seed": 5}
     few, more = (
-        linear.few_label_probe(train_x, train_y, test_x, test_y, labels_per_class=n, **settings) for n in (1, 30)
+        linear.few_label_probe(train_x, train_y, test_x, test_y, labels_per_class=n, **settings)
+        for n in (1, 30)
     )
     assert few.shape == (4,) and few.mean() < more.mean()
     scaler, index = StandardScaler().fit(train_x), linear.draw_labelled(train_y, CLASSES, 30, 5, 2)
@@ -267,7 +308,14 @@ def test_few_label_probe_refuses_more_labels_than_a_class_has():
     train_y = np.repeat([0, 1, 2], [30, 5, 25]).astype(np.int32)
     with pytest.raises(UserError, match="got 6, takes 1 to 5, as class 1"):
         linear.few_label_probe(
-            train_x, train_y, test_x, test_y, num_classes=CLASSES, labels_per_class=6, draws=1, seed=0
+            train_x,
+            train_y,
+            test_x,
+            test_y,
+            num_classes=CLASSES,
+            labels_per_class=6,
+            draws=1,
+            seed=0,
         )
 
 
@@ -286,11 +334,12 @@ def test_random_labels_give_chance():
     np.testing.assert_allclose(found, 1 / 3, atol=4 * np.sqrt(2 / 9 / 1000))
 
 
-# --- Losses other than the softmax's -------------------------------------------------------------------------
+# --- Losses other than the softmax's --------------------------------------------------------------
 
 
 def least_hinge(x, y):
-    """The least mean Crammer-Singer loss of a linear layer: a linear program in kernel, bias and slacks.
+    """The least mean Crammer-Singer loss of a linear layer: a linear program in kernel, bias and
+    slacks.
 
     min sum_i xi_i / N  with  xi_i >= 0  and  xi_i >= 1 + s_ij - s_iy for every j other than y.
     """
@@ -316,11 +365,15 @@ def least_squares(x, y):
 def test_seed_probe_reaches_the_optimum_of_its_loss(loss, optimum):
     train_x, train_y, test_x, test_y = problem(train=256)
     data = (*linear.standardise(train_x), train_y, *linear.standardise(test_x), test_y)
-    found = linear.seed_probe(*data, num_classes=CLASSES, epochs=60, batch_size=64, seed=0, loss=loss)
+    found = linear.seed_probe(
+        *data, num_classes=CLASSES, epochs=60, batch_size=64, seed=0, loss=loss
+    )
     assert found.loss[-1] == pytest.approx(optimum(data[0], train_y), rel=0.03)
     assert 0.6 < found.last_accuracy < 0.95
 
 
 def test_an_unknown_loss_is_told_the_known_ones():
-    with pytest.raises(UserError, match=r"loss of the linear probe: got 'hing', did you mean 'hinge'\?"):
+    with pytest.raises(
+        UserError, match=r"loss of the linear probe: got 'hing', did you mean 'hinge'\?"
+    ):
         linear.seed_probe(*problem(), num_classes=CLASSES, seed=0, loss="hing")

@@ -12,7 +12,9 @@ from ssl_jax.errors import UserError
 from ssl_jax.tasks import registry
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(path for path in (ROOT / "configs").rglob("*.py") if "def get_config" in path.read_text())
+FILES = sorted(
+    path for path in (ROOT / "configs").rglob("*.py") if "def get_config" in path.read_text()
+)
 
 
 def never() -> bool:
@@ -27,13 +29,17 @@ def ran(monkeypatch):
     def row(name, task):
         return task._replace(run=lambda *given: calls.append((name, *given)))
 
-    monkeypatch.setattr(registry, "TASKS", {name: row(name, task) for name, task in registry.TASKS.items()})
+    monkeypatch.setattr(
+        registry, "TASKS", {name: row(name, task) for name, task in registry.TASKS.items()}
+    )
     return calls
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_configuration_runs_its_own_task(path, ran):
-    """Configurations of a pretraining run are those of its views, too; no other runs a task that is not its own."""
+    """Configurations of a pretraining run are those of its views, too; no other runs a task that is
+    not its own.
+    """
     config = runpy.run_path(str(path))["get_config"]()
     with config.unlocked():
         own, took = config.task, []
@@ -43,7 +49,9 @@ def test_a_configuration_runs_its_own_task(path, ran):
                 registry.run_task(config, "W", never)
                 took.append(name)
             except UserError as error:
-                assert str(error).startswith(f"task: got {name!r} in a configuration of another task; takes ")
+                assert str(error).startswith(
+                    f"task: got {name!r} in a configuration of another task; takes "
+                )
     alike = [{"pretrain", "views"}, {"dynamics", "report"}]
     assert set(took) == next((names for names in alike if own in names), {own})
     assert ran == [(name, config, "W", never) for name in took]
@@ -61,7 +69,10 @@ def test_every_task_has_a_configuration_where_its_error_says():
         with pytest.raises(UserError) as refused:
             registry.run_task(ConfigDict({"task": name}), "W", never)
         takes = task.configs or f"--config configs/{name}.py"
-        assert str(refused.value) == f"task: got {name!r} in a configuration of another task; takes {takes}"
+        assert (
+            str(refused.value)
+            == f"task: got {name!r} in a configuration of another task; takes {takes}"
+        )
 
 
 @pytest.mark.parametrize("name", registry.TASKS)

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from ssl_jax.reports import front_figure
-from ssl_jax.reports.render_documents import CONTENDERS, documents, labels_table, render, seeds_table
+from ssl_jax.reports.render_documents import (
+    CONTENDERS,
+    documents,
+    labels_table,
+    render,
+    seeds_table,
+)
 
 ROOT = Path(__file__).parent.parent
 TABLES = ("README.md", "dynamics.md", "experiments.md", "replication.md")
@@ -36,7 +42,10 @@ def test_only_what_stands_between_the_marks_is_written(tmp_path):
 def test_seeds_of_a_method_share_a_row():
     runs = [RESULT | {"linear_accuracy": x, "collapsed": x < 0.3} for x in (0.2, 0.4, 0.6)]
     lines = seeds_table([*runs, RESULT | {"method": "other"}]).splitlines()
-    assert lines[2] == "| byol | 3 | 40.00 ± 20.00 | 40.00 ± 0.00 | 25.00 ± 0.00 | 0.70 ± 0.00 | 12.34 ± 0.00 | 1 |"
+    assert (
+        lines[2]
+        == "| byol | 3 | 40.00 ± 20.00 | 40.00 ± 0.00 | 25.00 ± 0.00 | 0.70 ± 0.00 | 12.34 ± 0.00 | 1 |"
+    )
     assert lines[3] == "| other | 1 | 50.00 | 40.00 | 25.00 | 0.70 | 12.34 | 0 |"
 
 
@@ -49,16 +58,29 @@ def test_documents_are_up_to_date(path):
 
 def test_every_stored_experiment_is_told():
     stored = {path.stem for path in (ROOT / "results" / "experiments").glob("*.json")}
-    told = [name for path in documents() for name in re.findall(r"<!-- experiment: (\w+) -->", path.read_text())]
+    told = [
+        name
+        for path in documents()
+        for name in re.findall(r"<!-- experiment: (\w+) -->", path.read_text())
+    ]
     assert stored == set(told)
 
 
 def test_labels_are_those_of_the_run():
-    few = {name: {"mean": mean, "std": 0.0123} for name, mean in zip(CONTENDERS, (0.9361, 0.8766, 0.75), strict=True)}
+    few = {
+        name: {"mean": mean, "std": 0.0123}
+        for name, mean in zip(CONTENDERS, (0.9361, 0.8766, 0.75), strict=True)
+    }
     few |= {"labels_per_class": 7, "draws": 3}
-    lines = labels_table({"few_label": few, "device": "1 x cpu", "versions": {"jax": "0.0"}}).splitlines()
+    lines = labels_table(
+        {"few_label": few, "device": "1 x cpu", "versions": {"jax": "0.0"}}
+    ).splitlines()
     assert lines[0] == "| encoder, 7 labels a class | test accuracy, % |"
-    assert lines[2:5] == ["| pretrained | 93.6 ± 1.2 |", "| untrained | 87.7 ± 1.2 |", "| raw pixels | 75.0 ± 1.2 |"]
+    assert lines[2:5] == [
+        "| pretrained | 93.6 ± 1.2 |",
+        "| untrained | 87.7 ± 1.2 |",
+        "| raw pixels | 75.0 ± 1.2 |",
+    ]
     assert "3 draws" in lines[6] and "1 x cpu" in lines[6]
 
 
@@ -66,11 +88,20 @@ def test_the_front_figure_is_of_the_stored_results(tmp_path):
     drawn = front_figure.draw(ROOT / "results", tmp_path / "front.png")
     few = json.loads((ROOT / "results" / "quickstart.json").read_text())["few_label"]
     full = json.loads((ROOT / "results" / "table1" / "full" / "byol" / "seed-0.json").read_text())
-    assert drawn["digits"].tolist() == [few[name]["mean"] for name in ("raw_pixels", "random_init", "pretrained")]
-    assert drawn["cifar10"].tolist() == [full["random_init_linear_accuracy"], full["linear_accuracy"]]
+    assert drawn["digits"].tolist() == [
+        few[name]["mean"] for name in ("raw_pixels", "random_init", "pretrained")
+    ]
+    assert drawn["cifar10"].tolist() == [
+        full["random_init_linear_accuracy"],
+        full["linear_accuracy"],
+    ]
     for name, method in (("healthy", "byol"), ("collapsing", "simsiam_sym")):
-        run = json.loads((ROOT / "results" / "table1" / "mini" / method / "seed-0.json").read_text())
+        run = json.loads(
+            (ROOT / "results" / "table1" / "mini" / method / "seed-0.json").read_text()
+        )
         last = np.sort(run["dynamics"]["history"]["corr_eigenvalues"][-1])[::-1]
-        np.testing.assert_allclose(drawn[name][-1], (last / last.sum())[: front_figure.SHOWN], atol=1e-6)
+        np.testing.assert_allclose(
+            drawn[name][-1], (last / last.sum())[: front_figure.SHOWN], atol=1e-6
+        )
     kept = ROOT / "docs" / "figures" / "front.png"
     assert kept.stat().st_size < 100_000 and kept.read_bytes()[:4] == b"\x89PNG"

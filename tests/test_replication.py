@@ -23,8 +23,17 @@ from ssl_jax.reports.replication.tables import markdown, rows_of
 def write_run(folder, sweep="table1", scale="mini", cell="byol", seed=0, accuracy=0.4, **fields):
     """One result file of a store."""
     run = {"sweep": sweep, "scale": scale, "cell": cell, "seed": seed, "linear_accuracy": accuracy}
-    run |= {"ridge_accuracy": accuracy, "knn_accuracy": accuracy, "random_init_linear_accuracy": 0.36}
-    run |= {"effective_rank": 5.0, "collapsed": accuracy < 0.3, "command": f"train {cell}", "device": "1 x cpu"}
+    run |= {
+        "ridge_accuracy": accuracy,
+        "knn_accuracy": accuracy,
+        "random_init_linear_accuracy": 0.36,
+    }
+    run |= {
+        "effective_rank": 5.0,
+        "collapsed": accuracy < 0.3,
+        "command": f"train {cell}",
+        "device": "1 x cpu",
+    }
     run |= {"config": {"epochs": 6, "seed": seed, "optimizer": {"name": "momentum"}}} | fields
     path = folder / sweep / scale / cell / f"seed-{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,10 +54,12 @@ def store(tmp_path):
 
 
 def verdicts(gathered, scale="mini"):
-    return {claim.statement: verdict for claim, verdict, _ in evaluate_claims(gathered.cells[scale])}
+    return {
+        claim.statement: verdict for claim, verdict, _ in evaluate_claims(gathered.cells[scale])
+    }
 
 
-# --- What is gathered, and what is left out -----------------------------------------------------------------------
+# --- What is gathered, and what is left out -------------------------------------------------------
 
 
 def test_everything_sound_is_gathered(store):
@@ -89,13 +100,25 @@ def test_what_is_left_out_is_told_and_nothing_else(store, words):
     path = store / "table1" / "mini" / "byol" / "seed-1.json"
     SPOILED[words](path)
     gathered = gather([store])
-    assert len(gathered.left_out) == 1 and words in gathered.left_out[0] and str(path) in gathered.left_out[0]
+    assert (
+        len(gathered.left_out) == 1
+        and words in gathered.left_out[0]
+        and str(path) in gathered.left_out[0]
+    )
     assert [run["seed"] for run in gathered.cells["mini"]["table1", "byol"]] == [0, 2]
     assert len(gathered.cells["mini"]["table1", "simsiam"]) == 3
     assert words in page(gathered).replace("&#x27;", "'")
 
 
-FREE = ["devices", "steps_per_call", "log_every", "eval_every", "checkpoint_every", "data.resident", "data.data_dir"]
+FREE = [
+    "devices",
+    "steps_per_call",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "data.resident",
+    "data.data_dir",
+]
 
 
 @pytest.mark.parametrize("field", [*FREE, "dynamics.every", "seed"])
@@ -130,7 +153,7 @@ def test_scales_are_never_mixed(store):
     assert "84.00" not in markdown(gathered, "mini") and "84.00" in markdown(gathered, "full")
 
 
-# --- Numbers ------------------------------------------------------------------------------------------------------
+# --- Numbers --------------------------------------------------------------------------------------
 
 
 def test_mean_and_interval_are_scipy_s(tmp_path):
@@ -138,13 +161,17 @@ def test_mean_and_interval_are_scipy_s(tmp_path):
     for seed, value in enumerate(values):
         write_run(tmp_path, scale="full", seed=seed, accuracy=value)
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
-    row = next(r for r in rows_of("table1", gather([tmp_path]).cells["full"], "full") if r[1] == "regular")
+    row = next(
+        r for r in rows_of("table1", gather([tmp_path]).cells["full"], "full") if r[1] == "regular"
+    )
     assert row[3] == f"{100 * np.mean(values):.2f} ± {50 * (high - low):.2f}" and row[4] == "3"
     assert row[5] == f"{100 * np.mean(values) - 84.2:+.2f}"
     assert row[6] == ("yes" if 100 * low <= 84.2 <= 100 * high else "no")
 
 
-@pytest.mark.parametrize("accuracies, mark", [([0.5, 0.51], "no"), ([0.83, 0.85], "yes"), ([0.5], "one seed")])
+@pytest.mark.parametrize(
+    "accuracies, mark", [([0.5, 0.51], "no"), ([0.83, 0.85], "yes"), ([0.5], "one seed")]
+)
 def test_the_mark(tmp_path, accuracies, mark):
     for seed, value in enumerate(accuracies):
         write_run(tmp_path, scale="full", seed=seed, accuracy=value)
@@ -160,10 +187,12 @@ def test_difference_is_welch_s(tmp_path):
     va, vb = np.var(a, ddof=1) / 3, np.var(b, ddof=1) / 3
     degrees = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 2)
     np.testing.assert_allclose(found.mean, 100 * (np.mean(a) - np.mean(b)))
-    np.testing.assert_allclose(found.width, 100 * stats.t.ppf(0.975, degrees) * np.sqrt(va + vb), rtol=1e-9)
+    np.testing.assert_allclose(
+        found.width, 100 * stats.t.ppf(0.975, degrees) * np.sqrt(va + vb), rtol=1e-9
+    )
 
 
-# --- Claims -------------------------------------------------------------------------------------------------------
+# --- Claims ---------------------------------------------------------------------------------------
 
 
 def test_claims_that_accuracies_decide(store):
@@ -171,7 +200,8 @@ def test_claims_that_accuracies_decide(store):
     assert found["SimSiam with a symmetric predictor collapses"] == HOLDS
     assert found["Weight decay of a fast predictor rescues it"] == HOLDS
     assert found["DirectPred beats a one-layer predictor trained by SGD"] in (HOLDS, OPEN)
-    assert found["Eigenspaces of predictor and correlation align"] == UNTESTED  # nothing was recorded
+    # nothing was recorded
+    assert found["Eigenspaces of predictor and correlation align"] == UNTESTED
 
 
 def test_claims_of_a_world_turned_round(store):
@@ -199,7 +229,10 @@ def test_one_seed_or_noise_decides_no_comparison(tmp_path):
     for seed, (a, b) in enumerate([(0.4001, 0.40)]):
         write_run(tmp_path, "table2", cell="directpred", seed=seed, accuracy=a)
         write_run(tmp_path, "table2", cell="linear", seed=seed, accuracy=b)
-    assert verdicts(gather([tmp_path]))["DirectPred beats a one-layer predictor trained by SGD"] == OPEN
+    assert (
+        verdicts(gather([tmp_path]))["DirectPred beats a one-layer predictor trained by SGD"]
+        == OPEN
+    )
     for seed, (a, b) in enumerate([(0.5, 0.4), (0.3, 0.45), (0.45, 0.4)]):
         write_run(tmp_path, "table2", cell="directpred5", seed=seed, accuracy=a)
         write_run(tmp_path, "table2", cell="directpred", seed=seed, accuracy=b)
@@ -210,7 +243,9 @@ def test_a_difference_within_its_interval_decides_nothing(store):
     for seed, (a, b) in enumerate(((0.40, 0.41), (0.44, 0.40), (0.42, 0.44))):
         write_run(store, "table2", cell="directpred", seed=seed, accuracy=a)
         write_run(store, "table2", cell="linear", seed=seed, accuracy=b)
-    assert verdicts(gather([store]))["DirectPred beats a one-layer predictor trained by SGD"] == OPEN
+    assert (
+        verdicts(gather([store]))["DirectPred beats a one-layer predictor trained by SGD"] == OPEN
+    )
 
 
 def test_nothing_run_is_not_tested(tmp_path):
@@ -219,7 +254,10 @@ def test_nothing_run_is_not_tested(tmp_path):
 
 @pytest.mark.parametrize("last, aligned, expected", [(0.2, 0.99, HOLDS), (1.3, 0.2, FAILS)])
 def test_claims_that_dynamics_decide(store, last, aligned, expected):
-    record = {"first": {"asymmetry_l1": 1.41}, "last": {"asymmetry_l1": last, "alignment": [aligned] * 60 + [0.0] * 4}}
+    record = {
+        "first": {"asymmetry_l1": 1.41},
+        "last": {"asymmetry_l1": last, "alignment": [aligned] * 60 + [0.0] * 4},
+    }
     for cell in ("byol", "byol_sym", "simsiam"):
         write_run(store, cell=cell, dynamics=record)
     found = verdicts(gather([store]))
@@ -227,7 +265,7 @@ def test_claims_that_dynamics_decide(store, last, aligned, expected):
     assert found["Eigenspaces of predictor and correlation align"] == expected
 
 
-# --- The page -----------------------------------------------------------------------------------------------------
+# --- The page -------------------------------------------------------------------------------------
 
 
 class Links(HTMLParser):
@@ -254,13 +292,21 @@ def test_the_page_is_whole_and_needs_nothing_else(store):
     links = Links()
     links.feed(text)
     assert links.depth == []
-    assert len(links.links) == 17 and all(link.startswith("#") and link[1:] in links.ids for link in links.links)
-    assert links.sources and all(source.startswith("data:image/svg+xml;base64,") for source in links.sources)
+    assert len(links.links) == 17 and all(
+        link.startswith("#") and link[1:] in links.ids for link in links.links
+    )
+    assert links.sources and all(
+        source.startswith("data:image/svg+xml;base64,") for source in links.sources
+    )
     figure = base64.b64decode(links.sources[0].partition(",")[2]).decode()
-    assert figure.count("<svg") == 1 and "simsiam_sym_nowd" in re.sub(r"<!--\s*(.*?)\s*-->", r"\1", figure)
+    assert figure.count("<svg") == 1 and "simsiam_sym_nowd" in re.sub(
+        r"<!--\s*(.*?)\s*-->", r"\1", figure
+    )
     assert "http" not in re.sub(r"data:[^\"]*", "", text)
     assert text == page(gather([store]))
-    assert "&lt;script&gt;" in page(gather([_with_script(store)])) and "<script>" not in page(gather([store]))
+    assert "&lt;script&gt;" in page(gather([_with_script(store)])) and "<script>" not in page(
+        gather([store])
+    )
 
 
 def _with_script(store):
@@ -270,16 +316,31 @@ def _with_script(store):
 
 def test_markdown_has_every_published_cell(store):
     text = markdown(gather([store]), "mini")
-    assert all(f"{p.accuracy:g}" in text for sweep in ("table1", "table2", "table3") for p in PUBLISHED[sweep])
-    assert TITLES["original_table8"] in text.partition("Not run at this scale")[2].partition("\n")[0]
+    assert all(
+        f"{p.accuracy:g}" in text
+        for sweep in ("table1", "table2", "table3")
+        for p in PUBLISHED[sweep]
+    )
+    assert (
+        TITLES["original_table8"] in text.partition("Not run at this scale")[2].partition("\n")[0]
+    )
     assert all(claim.statement in text for claim in CLAIMS)
 
 
-# --- The command --------------------------------------------------------------------------------------------------
+# --- The command ----------------------------------------------------------------------------------
 
 
 def command(tmp_path, *words):
-    return launch.main(["launch.py", "--config", str(ROOT / "configs/report.py"), "--workdir", str(tmp_path), *words])
+    return launch.main(
+        [
+            "launch.py",
+            "--config",
+            str(ROOT / "configs/report.py"),
+            "--workdir",
+            str(tmp_path),
+            *words,
+        ]
+    )
 
 
 def test_the_command(store, tmp_path_factory):
@@ -288,7 +349,10 @@ def test_the_command(store, tmp_path_factory):
     assert command(out, f"--config.runs={store}") == 0
     result = json.loads((out / "result.json").read_text())
     assert result["scales"]["mini"]["runs"] == 50 and len(result["left_out"]) == 1
-    assert "<html" in (out / "report.html").read_text() and "## Mini scale" in (out / "report.md").read_text()
+    assert (
+        "<html" in (out / "report.html").read_text()
+        and "## Mini scale" in (out / "report.md").read_text()
+    )
 
 
 def test_one_process_only(store, tmp_path, monkeypatch, capsys):

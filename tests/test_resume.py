@@ -37,8 +37,12 @@ def assert_same_dynamics(workdir, unbroken):
 def wait_for(process, workdir, step):
     """Until the run has a checkpoint of `step` or a later one."""
     begin = time.monotonic()
-    while not any(int(p.name) >= step for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()):
-        assert process.poll() is None and time.monotonic() - begin < 240, process.communicate(timeout=9)
+    while not any(
+        int(p.name) >= step for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()
+    ):
+        assert process.poll() is None and time.monotonic() - begin < 240, process.communicate(
+            timeout=9
+        )
         time.sleep(0.002)
 
 
@@ -87,10 +91,14 @@ def test_asked_to_stop(tmp_path, unbroken):
 
 
 def test_a_loss_that_runs_away(tmp_path, shared_cache):
-    """A warm-up that starts from nothing: the first epoch is sound, then the rate is beyond float32."""
+    """A warm-up that starts from nothing: the first epoch is sound, then the rate is beyond
+    float32.
+    """
     fields = ("optimizer.learning_rate=1e38", "schedule.warmup_epochs=3", "data.train_size=64")
     fields += ("probe.validation_size=32", "dynamics.every=1")
-    text = finish_command(start_command(tmp_path, *TINY, *(f"--config.{f}" for f in fields)), status=2)
+    text = finish_command(
+        start_command(tmp_path, *TINY, *(f"--config.{f}" for f in fields)), status=2
+    )
     errors = [line for line in text.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and "optimizer.learning_rate" in errors[0] and "at step" in errors[0]
     assert "Traceback" not in text and not (tmp_path / "result.json").exists()

@@ -28,8 +28,14 @@ def write_run(directory, rows: int):
     """The two files of a run with this many rows, the held-out accuracy in every other one."""
     metrics_csv.truncate_after(directory / "metrics.csv", 0)  # the header
     for i in range(1, rows + 1):
-        row = {name: 1.0 / i for name in metrics_csv.COLUMNS} | {"step": 10 * i, "epoch": i / 2, "seconds": float(i)}
-        metrics_csv.append_row(directory / "metrics.csv", row if i % 2 == 0 else row | {"knn_validation": float("nan")})
+        row = {name: 1.0 / i for name in metrics_csv.COLUMNS} | {
+            "step": 10 * i,
+            "epoch": i / 2,
+            "seconds": float(i),
+        }
+        metrics_csv.append_row(
+            directory / "metrics.csv", row if i % 2 == 0 else row | {"knn_validation": float("nan")}
+        )
     (directory / "result.json").write_text(json.dumps(RESULT))
 
 
@@ -46,7 +52,11 @@ def test_draw_run_needs_the_two_files_and_nothing_else(tmp_path, rows):
     write_run(tmp_path, rows)
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
     run_figures.draw_run(tmp_path)
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"training.png", "collapse.png", "spectrum.png"}
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
+        "training.png",
+        "collapse.png",
+        "spectrum.png",
+    }
     for path in (tmp_path / "figures").iterdir():
         check_picture(path)
     assert {p: p.read_bytes() for p in before} == before
@@ -86,7 +96,10 @@ def test_spectrum_of_a_dead_network(tmp_path, dead):
 def test_draw_features(tmp_path, classes):
     rng = np.random.default_rng(0)
     label = np.arange(300) % classes
-    features = {"test_x": rng.normal(size=(300, 8)).astype(np.float32) + label[:, None], "test_y": label}
+    features = {
+        "test_x": rng.normal(size=(300, 8)).astype(np.float32) + label[:, None],
+        "test_y": label,
+    }
     run_figures.draw_features(
         features, tuple(f"a class called {i}" for i in range(classes)), tmp_path / "deep" / "f.png"
     )
@@ -115,7 +128,11 @@ def test_draw_views_shows_the_image_and_undoes_the_normalisation(tmp_path, chann
     mean, std = (0.3,) * channels, (0.5,) * channels
     shown = []
     original = run_figures._save
-    monkeypatch.setattr(run_figures, "_save", lambda figure, path: (shown.extend(figure.axes), original(figure, path)))
+    monkeypatch.setattr(
+        run_figures,
+        "_save",
+        lambda figure, path: (shown.extend(figure.axes), original(figure, path)),
+    )
     views = tuple(((image / 255 - 0.3) / 0.5).astype(np.float32) for _ in range(2))
     run_figures.draw_views(image, views, mean, std, tmp_path / "v.png")
     check_picture(tmp_path / "v.png")

@@ -1,4 +1,6 @@
-"""Schedules against formulas of their papers in NumPy, before and after warm-up; the steps at which cycles end."""
+"""Schedules against formulas of their papers in NumPy, before and after warm-up; the steps at which
+cycles end.
+"""
 
 import math
 
@@ -8,7 +10,13 @@ import numpy as np
 import pytest
 
 from ssl_jax.errors import UserError
-from ssl_jax.optim.schedules import SCHEDULES, cycle_ends, make_schedule, options_of_schedule, target_rate
+from ssl_jax.optim.schedules import (
+    SCHEDULES,
+    cycle_ends,
+    make_schedule,
+    options_of_schedule,
+    target_rate,
+)
 
 PEAK, STEPS = 0.3, 40
 
@@ -39,7 +47,10 @@ SHAPES = {
         {"cycle": 9, "low": 0.1},
         lambda t: 0.1 + 0.9 * triangle(t, 9)[0] / 2 ** (triangle(t, 9)[1] - 1),
     ),
-    "exp_range": ({"cycle": 8, "low": 0.1, "gamma": 0.95}, lambda t: 0.1 + 0.9 * triangle(t, 8)[0] * 0.95**t),
+    "exp_range": (
+        {"cycle": 8, "low": 0.1, "gamma": 0.95},
+        lambda t: 0.1 + 0.9 * triangle(t, 8)[0] * 0.95**t,
+    ),
     "sgdr": ({"cycle": 5, "growth": 2.0, "end": 0.1}, lambda t: restarts(t, 5, 2, 0.1)),
 }
 # What is left when no option is given.
@@ -57,7 +68,9 @@ DEFAULTS = {
 
 def values(schedule, steps):
     """As a compiled step asks for them."""
-    return np.asarray(jax.jit(jax.vmap(lambda t: jnp.asarray(schedule(t), float)))(jnp.arange(steps)))
+    return np.asarray(
+        jax.jit(jax.vmap(lambda t: jnp.asarray(schedule(t), float)))(jnp.arange(steps))
+    )
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -70,7 +83,9 @@ def test_shapes(name):
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_shapes_without_options(name):
     found = values(make_schedule(name, PEAK, STEPS), STEPS)
-    np.testing.assert_allclose(found, [PEAK * DEFAULTS[name](t) for t in range(STEPS)], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        found, [PEAK * DEFAULTS[name](t) for t in range(STEPS)], rtol=1e-5, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -86,7 +101,9 @@ def test_warm_up_before_any_of_them(name):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_peak_may_be_traced(name):
     options, shape = SHAPES[name]
-    found = jax.jit(jax.vmap(lambda peak: make_schedule(name, peak, STEPS, **options)(3)))(jnp.array([0.0, 1.0, 2.0]))
+    found = jax.jit(jax.vmap(lambda peak: make_schedule(name, peak, STEPS, **options)(3)))(
+        jnp.array([0.0, 1.0, 2.0])
+    )
     np.testing.assert_allclose(found, shape(3) * np.arange(3), rtol=1e-5)
 
 
@@ -95,7 +112,9 @@ def test_schedules_at_their_ends():
     cosine = make_schedule("cosine", 0.3, 100, warmup_steps=20)
     assert float(constant(0)) == float(constant(99)) == pytest.approx(0.3)
     assert float(cosine(0)) == 0 and float(cosine(10)) == pytest.approx(0.15)
-    assert float(cosine(20)) == pytest.approx(0.3) and float(cosine(100)) == pytest.approx(0, abs=1e-7)
+    assert float(cosine(20)) == pytest.approx(0.3) and float(cosine(100)) == pytest.approx(
+        0, abs=1e-7
+    )
     for name in SCHEDULES:  # all steps are warm-up
         assert float(make_schedule(name, 0.3, 5, 5)(4)) <= 0.3
 
@@ -114,7 +133,8 @@ def test_schedules_at_their_ends():
 )
 def test_cycle_ends(name, total, warmup, options, ends):
     assert cycle_ends(name, total, warmup, **options) == ends
-    if name == "sgdr":  # just before an end of a cycle the rate is at its lowest, and then at its peak again
+    # just before an end of a cycle the rate is at its lowest, and then at its peak again
+    if name == "sgdr":
         rates = values(make_schedule(name, 1.0, total, warmup, **options), total)
         assert all(rates[end - 1] < rates[end - 2] and rates[end] == 1 for end in ends[:-1])
 
@@ -127,7 +147,11 @@ def test_target_rate_rises_to_one():
 
 
 def test_options_are_the_builders_own():
-    assert options_of_schedule("constant") == {} and options_of_schedule("sgdr") == {"cycle": 0, "growth": 1, "end": 0}
+    assert options_of_schedule("constant") == {} and options_of_schedule("sgdr") == {
+        "cycle": 0,
+        "growth": 1,
+        "end": 0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -135,9 +159,21 @@ def test_options_are_the_builders_own():
     [
         ("cosin", {}, "schedule.name: got 'cosin', did you mean 'cosine'"),
         ("cosine", {"warmup_steps": 11}, "schedule.warmup_epochs: 11 steps"),
-        ("cosine", {"power": 2.0}, "schedule.power: got 2.0, which is no option of cosine; it takes: end"),
-        ("constant", {"end": 0.1}, "schedule.end: got 0.1, which is no option of constant; it takes none"),
-        ("cosine", {"end": 1.5}, r"schedule.end: got 1.5, takes a fraction of the peak, in \[0, 1\]"),
+        (
+            "cosine",
+            {"power": 2.0},
+            "schedule.power: got 2.0, which is no option of cosine; it takes: end",
+        ),
+        (
+            "constant",
+            {"end": 0.1},
+            "schedule.end: got 0.1, which is no option of constant; it takes none",
+        ),
+        (
+            "cosine",
+            {"end": 1.5},
+            r"schedule.end: got 1.5, takes a fraction of the peak, in \[0, 1\]",
+        ),
         ("triangular", {"low": -0.1}, "schedule.low: got -0.1"),
         ("polynomial", {"power": 0}, "schedule.power: got 0, takes a number above 0"),
         ("step", {"factor": 0.0}, r"schedule.factor: got 0.0, takes a number in \(0, 1\]"),
@@ -148,7 +184,10 @@ def test_options_are_the_builders_own():
     ],
 )
 def test_mistakes_are_named(name, options, words):
-    for function in (lambda **o: make_schedule(name, 0.1, 10, **o), lambda **o: cycle_ends(name, 10, **o)):
+    for function in (
+        lambda **o: make_schedule(name, 0.1, 10, **o),
+        lambda **o: cycle_ends(name, 10, **o),
+    ):
         with pytest.raises(UserError, match=words):
             function(**options)
 
@@ -163,7 +202,13 @@ def test_cyclical_rates_of_pytorch():
     for name, gamma in (("triangular", {}), ("triangular2", {}), ("exp_range", {"gamma": 0.95})):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
         theirs = torch.optim.lr_scheduler.CyclicLR(
-            optimizer, base_lr=0.1, max_lr=1.0, step_size_up=4, mode=name, cycle_momentum=False, **gamma
+            optimizer,
+            base_lr=0.1,
+            max_lr=1.0,
+            step_size_up=4,
+            mode=name,
+            cycle_momentum=False,
+            **gamma,
         )
         rates = []
         for _ in range(STEPS):

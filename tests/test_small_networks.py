@@ -1,4 +1,6 @@
-"""The lectures' experiments: each from its command to its files, one number of each held against another program's."""
+"""The lectures' experiments: each from its command to its files, one number of each held against
+another program's.
+"""
 
 import json
 import runpy
@@ -27,9 +29,26 @@ from ssl_jax.train.state import init_key
 CONFIGS = Path(__file__).parent.parent / "configs" / "experiments"
 # A few steps of networks with a handful of units.
 TINY = {
-    "signal": {"depths": (2,), "activations": ("tanh",), "inits": ("gaussian", "orthogonal"), "width": 4, "seeds": 2},
-    "adam_l2": {"width": 8, "depth": 1, "seeds": 2, "weight_decays": (0.0, 1e-3), "measured_decay": 1e-3},
-    "optimizers": {"optimizers": ("sgd", "natural"), "rates": (1e-2, 1e-1), "widths": (6, 4), "eps": (1e-4,)},
+    "signal": {
+        "depths": (2,),
+        "activations": ("tanh",),
+        "inits": ("gaussian", "orthogonal"),
+        "width": 4,
+        "seeds": 2,
+    },
+    "adam_l2": {
+        "width": 8,
+        "depth": 1,
+        "seeds": 2,
+        "weight_decays": (0.0, 1e-3),
+        "measured_decay": 1e-3,
+    },
+    "optimizers": {
+        "optimizers": ("sgd", "natural"),
+        "rates": (1e-2, 1e-1),
+        "widths": (6, 4),
+        "eps": (1e-4,),
+    },
     "random_labels": {"seeds": 2, "encoder.width": 8},
     "snapshots": {"cycles": 2, "width": 8, "depth": 1, "seeds": 2},
     "ridge": {"steps": 50},
@@ -50,11 +69,23 @@ def tiny(name: str, **fields):
 def test_from_command_to_files(name, tmp_path, capsys, monkeypatch):
     config = tiny(name)
     run_experiment(config, str(tmp_path), lambda: False)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "cells", "result.json", "table.md", "figures"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "cells",
+        "result.json",
+        "table.md",
+        "figures",
+    }
     result = json.loads((tmp_path / "result.json").read_text())
-    assert (result["task"], result["experiment"], result["dataset"]) == ("experiment", name, "digits")
+    assert (result["task"], result["experiment"], result["dataset"]) == (
+        "experiment",
+        name,
+        "digits",
+    )
     assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
-    assert list((tmp_path / "figures").glob("*.png")) and not list((tmp_path / "cells").glob("*.tmp*"))
+    assert list((tmp_path / "figures").glob("*.png")) and not list(
+        (tmp_path / "cells").glob("*.tmp*")
+    )
     # From the file alone the same text comes, and a second start computes nothing.
     assert registry.report(result) == (tmp_path / "table.md").read_text()
     monkeypatch.setattr(cells, "write_cell", None)
@@ -83,7 +114,9 @@ def setting(config, dataset, network, **fields):
 
 @pytest.mark.parametrize("loops", [True, False])
 def test_members_are_those_of_a_loop_in_numpy(loops):
-    """Softmax regression (an encoder that only flattens) by momentum, in float64, for two rates and two seeds."""
+    """Softmax regression (an encoder that only flattens) by momentum, in float64, for two rates and
+    two seeds.
+    """
     config = tiny("signal", epochs=2)
     dataset = read_dataset(config)
     network = make_classifier(make_encoder("mlp", width=5, activation="tanh", depth=1), 10)
@@ -124,7 +157,12 @@ def momentum(params, x, target, rate: float, seed: int):
             loss.append(log_loss(target[index].argmax(1), p, labels=range(10)))
             by_scores = (p - target[index]) / 20
             by_hidden = by_scores @ theta[2].T * (1 - hidden**2)
-            grads = [x[index].T @ by_hidden, by_hidden.sum(0), hidden.T @ by_scores, by_scores.sum(0)]
+            grads = [
+                x[index].T @ by_hidden,
+                by_hidden.sum(0),
+                hidden.T @ by_scores,
+                by_scores.sum(0),
+            ]
             ball = [0.9 * m + g for m, g in zip(ball, grads, strict=True)]
             theta[:] = [t - rate * m for t, m in zip(theta, ball, strict=True)]
         losses.append(np.mean(loss))
@@ -133,14 +171,21 @@ def momentum(params, x, target, rate: float, seed: int):
 
 
 def test_signal_gradient_norms():
-    """Against finite differences of scikit-learn's loss, along the gradient's own direction being its norm."""
+    """Against finite differences of scikit-learn's loss, along the gradient's own direction being
+    its norm.
+    """
     config = tiny("signal")
     dataset = read_dataset(config)
     network = signal.classifier(config, dataset, 2, "tanh", "glorot")
     params, _ = network.init(jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
-    image, label = jnp.asarray(dataset.train.image[:30] / 255.0, jnp.float32), dataset.train.label[:30]
+    image, label = (
+        jnp.asarray(dataset.train.image[:30] / 255.0, jnp.float32),
+        dataset.train.label[:30],
+    )
     state = supervised.SupervisedState(jnp.zeros((), jnp.int32), params, {}, ())
-    norms = jax.jit(lambda state: signal.gradient_norms(network, 2, image, jnp.asarray(label), 10, state))
+    norms = jax.jit(
+        lambda state: signal.gradient_norms(network, 2, image, jnp.asarray(label), 10, state)
+    )
     found = norms(state)["gradient"]
     kernels = [np.asarray(params["encoder"][f"linear{i}"]["kernel"], np.float64) for i in (1, 2)]
     kernels.append(np.asarray(params["head"]["kernel"], np.float64))
@@ -174,18 +219,24 @@ def test_signal_sees_norms_whose_squares_are_nothing():
 
 
 def test_decay_takes_what_the_equations_say():
-    """SGD and AdamW: eta lambda of each weight. Adam with L2, on its first step: a step is eta sign(g + lambda theta),
-    with and without the decay, so that it takes 0 of a weight with a gradient and eta of one without.
+    """SGD and AdamW: eta lambda of each weight. Adam with L2, on its first step: a step is eta
+    sign(g + lambda theta), with and without the decay, so that it takes 0 of a weight with a
+    gradient and eta of one without.
     """
     params = {"a": jnp.array([[0.5, -2.0]]), "b": jnp.array([[1.0, -0.25]])}
     grads = {"a": jnp.array([[0.3, 0.7]]), "b": jnp.zeros((1, 2))}
 
     def taken(name, decay):
-        pair = (make_optimizer(name, 0.1, weight_decay=0.01, decay=decay), make_optimizer(name, 0.1))
+        pair = (
+            make_optimizer(name, 0.1, weight_decay=0.01, decay=decay),
+            make_optimizer(name, 0.1),
+        )
         optimizer = adam_l2.watched(*pair)
         _, state = optimizer.update(grads, optimizer.init(params), params)
         weight = 1 - adam_l2.KEPT
-        return {k: np.asarray(state.taken[k] / state.square[k]) for k in params}, state.power["a"] / weight
+        return {k: np.asarray(state.taken[k] / state.square[k]) for k in params}, state.power[
+            "a"
+        ] / weight
 
     for name, decay in (("sgd", "coupled"), ("sgd", "decoupled"), ("adam", "decoupled")):
         shares, power = taken(name, decay)
@@ -197,11 +248,20 @@ def test_decay_takes_what_the_equations_say():
 
 
 def test_random_labels_are_fitted():
-    """A network with room for it learns 60 labels that mean nothing, and its weights are those of one that does."""
-    config = tiny("random_labels", epochs=80, learning_rate=0.02, **{"encoder.width": 64, "data.train_size": 60})
+    """A network with room for it learns 60 labels that mean nothing, and its weights are those of
+    one that does.
+    """
+    config = tiny(
+        "random_labels",
+        epochs=80,
+        learning_rate=0.02,
+        **{"encoder.width": 64, "data.train_size": 60},
+    )
     dataset = read_dataset(config)
     cell = random_labels.plan(config, dataset)["random-plain"].make(lambda steps: None)
-    assert cell["train_accuracy"][:, 0, -1].min() == 1 and cell["train_accuracy"][:, 0, 0].max() < 0.6
+    assert (
+        cell["train_accuracy"][:, 0, -1].min() == 1 and cell["train_accuracy"][:, 0, 0].max() < 0.6
+    )
     assert cell["test_accuracy"][:, 0, -1].max() < 0.3
     assert random_labels.parameters(config, dataset) == 64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10
 
@@ -227,7 +287,9 @@ def test_ridge_is_scikit_learns_and_descends_as_predicted():
     rate, steps = 1.9 / curvature.max(), np.array([0, 1, 5, 40])
     test = dataset.test.image.reshape(500, -1) / 255, dataset.test.label
     seen = ridge.descend(problem, rate, steps, test, lambda steps: None)
-    np.testing.assert_allclose(seen["error"], ridge.predicted_error(problem, rate, steps), rtol=1e-8)
+    np.testing.assert_allclose(
+        seen["error"], ridge.predicted_error(problem, rate, steps), rtol=1e-8
+    )
     assert seen["error"][0] == 1 and seen["error"][-1] < 0.5
 
 
@@ -246,12 +308,18 @@ def test_interval_is_students():
 WRONG = {
     "snapshots": ({"cycles": 3}, "cycles: got 3, takes a number that divides the 2 epochs"),
     "snapshots alone": ({"cycles": 1}, "cycles: got 1, takes a number from 2 to 1000"),
-    "random_labels without decay": ({"weight_decay": 0.0}, "weight_decay: got 0.0, takes a number from 1e-12"),
+    "random_labels without decay": (
+        {"weight_decay": 0.0},
+        "weight_decay: got 0.0, takes a number from 1e-12",
+    ),
     "optimizers": ({"optimizers": ("sdg",)}, "optimizers: got 'sdg', did you mean 'sgd'"),
     "ridge": ({"rates": (0.0,)}, r"rates: got \(0.0,\), takes numbers above 0"),
     "adam_l2": ({"measured_decay": 0.5}, "measured_decay: got 0.5, takes one of weight_decays"),
     "signal": ({"inits": ("gaussain",)}, "init: got 'gaussain', did you mean 'gaussian'"),
-    "random_labels": ({"batch_size": 101}, "batch_size: got 101, takes 1 to the 100 training images"),
+    "random_labels": (
+        {"batch_size": 101},
+        "batch_size: got 101, takes 1 to the 100 training images",
+    ),
 }
 
 

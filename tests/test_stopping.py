@@ -1,4 +1,6 @@
-"""Reduce-on-plateau and early stopping by hand-worked histories and, where it is installed, PyTorch's scheduler."""
+"""Reduce-on-plateau and early stopping by hand-worked histories and, where it is installed,
+PyTorch's scheduler.
+"""
 
 import doctest
 
@@ -20,7 +22,9 @@ def test_the_examples_in_the_docstrings():
 
 
 def test_a_plateau_worked_by_hand():
-    """Best 0.5 at the second; two bad ones are borne, the third lowers the rate and starts the count anew."""
+    """Best 0.5 at the second; two bad ones are borne, the third lowers the rate and starts the
+    count anew.
+    """
     history = [0.4, 0.5, 0.5, 0.49, 0.5, 0.5, 0.5, 0.5, 0.6, 0.6]
     found = scales(history, factor=0.5, patience=2, threshold=0.0)
     assert found == [1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
@@ -28,8 +32,30 @@ def test_a_plateau_worked_by_hand():
 
 def test_cooldown_is_not_counted_and_smallest_holds():
     flat = [0.5] * 9
-    assert scales(flat, factor=0.5, patience=1) == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625]
-    assert scales(flat, factor=0.5, patience=1, cooldown=2) == [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
+    assert scales(flat, factor=0.5, patience=1) == [
+        1,
+        1,
+        1,
+        0.5,
+        0.5,
+        0.25,
+        0.25,
+        0.125,
+        0.125,
+        0.0625,
+    ]
+    assert scales(flat, factor=0.5, patience=1, cooldown=2) == [
+        1,
+        1,
+        1,
+        0.5,
+        0.5,
+        0.5,
+        0.5,
+        0.25,
+        0.25,
+        0.25,
+    ]
     assert scales(flat, factor=0.5, patience=1, smallest=0.3)[-1] == 0.3
 
 
@@ -39,11 +65,15 @@ def test_a_threshold_is_absolute_and_may_be_met_step_by_step():
     assert plateau_scale([0.50, 0.505, 0.509], factor=0.1, patience=1, threshold=0.01) == 0.1
 
 
-@pytest.mark.parametrize("better, history", [("higher", [1, 2, 3]), ("lower", [3, 2, 1]), ("lower", [0.3, -1, -2])])
+@pytest.mark.parametrize(
+    "better, history", [("higher", [1, 2, 3]), ("lower", [3, 2, 1]), ("lower", [0.3, -1, -2])]
+)
 def test_progress_changes_nothing(better, history):
     assert plateau_scale(history, factor=0.1, patience=0, better=better) == 1
     assert not should_stop(history, patience=1, better=better)
-    assert plateau_scale(history[::-1], factor=0.1, patience=0, better=better) == pytest.approx(0.01)
+    assert plateau_scale(history[::-1], factor=0.1, patience=0, better=better) == pytest.approx(
+        0.01
+    )
     assert should_stop(history[::-1], patience=2, better=better)
 
 
@@ -63,15 +93,30 @@ def test_what_is_not_a_number_is_never_better():
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: plateau_scale([], factor=1.0, patience=1), r"plateau.factor: got 1.0, takes a number in \(0, 1\)"),
+        (
+            lambda: plateau_scale([], factor=1.0, patience=1),
+            r"plateau.factor: got 1.0, takes a number in \(0, 1\)",
+        ),
         (lambda: plateau_scale([], factor=0.1, patience=-1), "plateau.patience: got -1"),
-        (lambda: plateau_scale([], factor=0.1, patience=1, threshold=-1), "plateau.threshold: got -1"),
-        (lambda: plateau_scale([], factor=0.1, patience=1, cooldown=-1), "plateau.cooldown: got -1"),
+        (
+            lambda: plateau_scale([], factor=0.1, patience=1, threshold=-1),
+            "plateau.threshold: got -1",
+        ),
+        (
+            lambda: plateau_scale([], factor=0.1, patience=1, cooldown=-1),
+            "plateau.cooldown: got -1",
+        ),
         (lambda: plateau_scale([], factor=0.1, patience=1, smallest=2), "plateau.smallest: got 2"),
-        (lambda: plateau_scale([], factor=0.1, patience=1, better="max"), "plateau.better: got 'max'"),
+        (
+            lambda: plateau_scale([], factor=0.1, patience=1, better="max"),
+            "plateau.better: got 'max'",
+        ),
         (lambda: should_stop([], patience=0), "stopping.patience: got 0"),
         (lambda: should_stop([], patience=1, threshold=-1), "stopping.threshold: got -1"),
-        (lambda: should_stop([], patience=1, better="max"), "stopping.better: got 'max', it takes: higher, lower"),
+        (
+            lambda: should_stop([], patience=1, better="max"),
+            "stopping.better: got 'max', it takes: higher, lower",
+        ),
     ],
 )
 def test_mistakes_are_named(call, words):
@@ -87,7 +132,11 @@ def test_pytorchs_scheduler(better, cooldown):
     options = {"factor": 0.5, "patience": 2, "threshold": 0.05, "cooldown": cooldown}
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, mode={"higher": "max", "lower": "min"}[better], threshold_mode="abs", min_lr=0.01, **options
+        optimizer,
+        mode={"higher": "max", "lower": "min"}[better],
+        threshold_mode="abs",
+        min_lr=0.01,
+        **options,
     )
     rates = [1.0]
     for value in history:

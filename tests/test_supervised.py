@@ -1,4 +1,6 @@
-"""The supervised task: its step against NumPy in float64, and whole runs on the digits through the door."""
+"""The supervised task: its step against NumPy in float64, and whole runs on the digits through the
+door.
+"""
 
 import json
 import shutil
@@ -37,7 +39,9 @@ def scaled(keys, image, target):
 
 def labelled_batch(seed=0):
     batch = make_batch(seed)
-    return batch | {"label": np.random.default_rng(seed).integers(0, CLASSES, len(batch["position"]), np.int32)}
+    return batch | {
+        "label": np.random.default_rng(seed).integers(0, CLASSES, len(batch["position"]), np.int32)
+    }
 
 
 def make_parts(axis_name=None, **options):
@@ -60,14 +64,16 @@ def fresh(classifier, optimizer):
     return init_supervised(KEY, jnp.zeros((2, 8, 8, 1)), classifier, optimizer)
 
 
-# --- The step ---------------------------------------------------------------------------------------------
+# --- The step -------------------------------------------------------------------------------------
 
 
 def test_the_first_loss_and_accuracy_are_those_of_the_logits():
     classifier, optimizer = make_parts()
     state, batch = fresh(classifier, optimizer), labelled_batch()
     after, got = jax.jit(make_step(classifier, optimizer))(state, batch, KEY)
-    logits, _ = classifier.train(state.params, state.stats, scaled(None, batch["image"], None)[0][0], KEY)
+    logits, _ = classifier.train(
+        state.params, state.stats, scaled(None, batch["image"], None)[0][0], KEY
+    )
     logits = np.asarray(logits, np.float64)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     np.testing.assert_allclose(got["loss"], -log_p[np.arange(8), batch["label"]].mean(), rtol=1e-5)
@@ -77,14 +83,22 @@ def test_the_first_loss_and_accuracy_are_those_of_the_logits():
 
 @pytest.mark.parametrize("decay", ["coupled", "decoupled", "realtime", "pre"])
 def test_the_head_moves_by_the_formula_of_its_decay(decay):
-    """The head's gradient is mean of features (softmax - target); eta 0.5, lambda 0.4: d = 0.2 of a weight."""
+    """The head's gradient is mean of features (softmax - target); eta 0.5, lambda 0.4: d = 0.2 of a
+    weight.
+    """
     classifier, optimizer = make_parts(weight_decay=0.4, decay=decay)
     state, batch = fresh(classifier, optimizer), labelled_batch()
     after, _ = jax.jit(make_step(classifier, optimizer))(state, batch, KEY)
     shrunk = jax.tree.map(lambda p: 0.8 * p, state.params) if decay == "pre" else state.params
     kernel, bias = (np.asarray(shrunk["head"][name], np.float64) for name in ("kernel", "bias"))
-    x = batch["image"].reshape(8, -1) / 255.0 @ np.asarray(shrunk["encoder"]["linear"]["kernel"], np.float64)
-    norm = {name: np.asarray(p, np.float64) for name, p in shrunk["encoder"]["norm"]["batch"].items()}
+    x = (
+        batch["image"].reshape(8, -1)
+        / 255.0
+        @ np.asarray(shrunk["encoder"]["linear"]["kernel"], np.float64)
+    )
+    norm = {
+        name: np.asarray(p, np.float64) for name, p in shrunk["encoder"]["norm"]["batch"].items()
+    }
     x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * norm["scale"] + norm["bias"]
     features = np.maximum(x, 0)
     logits = features @ kernel + bias
@@ -108,7 +122,11 @@ def test_consistency_weighs_the_divergence_of_the_versions():
     classifier, optimizer = make_parts()
     state, batch = fresh(classifier, optimizer), labelled_batch()
     losses = [
-        float(jax.jit(make_step(classifier, optimizer, versions, consistency=c))(state, batch, KEY)[1]["loss"])
+        float(
+            jax.jit(make_step(classifier, optimizer, versions, consistency=c))(state, batch, KEY)[
+                1
+            ]["loss"]
+        )
         for c in (0.0, 1.0, 12.0)
     ]
     assert losses[1] > losses[0]
@@ -120,9 +138,14 @@ def test_the_opposing_penalty_is_that_of_the_step():
     state, batch = fresh(classifier, optimizer), labelled_batch()
     plain = jax.jit(make_step(classifier, make_parts()[1]))(state, batch, KEY)[0]
     _, got = jax.jit(make_step(classifier, optimizer, opposing=True))(state, batch, KEY)
-    theta, moved = (np.concatenate([np.ravel(p) for p in jax.tree.leaves(tree.params)]) for tree in (state, plain))
+    theta, moved = (
+        np.concatenate([np.ravel(p) for p in jax.tree.leaves(tree.params)])
+        for tree in (state, plain)
+    )
     opposes = (moved - 0.5 * theta) ** 2 > moved**2
-    np.testing.assert_allclose(got["opposing_ratio"], np.abs(theta)[opposes].sum() / np.abs(theta).sum(), rtol=1e-3)
+    np.testing.assert_allclose(
+        got["opposing_ratio"], np.abs(theta)[opposes].sum() / np.abs(theta).sum(), rtol=1e-3
+    )
     assert 0 < got["opposing_fraction"] == pytest.approx(opposes.mean(), abs=2 / len(theta))
 
 
@@ -140,7 +163,7 @@ def test_four_devices_compute_what_one_computes():
     chex.assert_trees_all_close(*ends, atol=1e-5)
 
 
-# --- Data -------------------------------------------------------------------------------------------------
+# --- Data -----------------------------------------------------------------------------------------
 
 
 def test_the_last_training_images_are_held_out():
@@ -151,7 +174,9 @@ def test_the_last_training_images_are_held_out():
     assert train.label.tolist() == [0, 1, 2, 3, 4, 5, 6] and validation.label.tolist() == [7, 8, 9]
     assert train.image.ravel().tolist() == train.label.tolist()
     assert hold_out(dataset, 0) == (split, None)
-    with pytest.raises(UserError, match="data.validation_size: got 10, takes 0 to less than the 10"):
+    with pytest.raises(
+        UserError, match="data.validation_size: got 10, takes 0 to less than the 10"
+    ):
         hold_out(dataset, 10)
 
 
@@ -159,14 +184,17 @@ def test_random_labels_are_drawn_anew_in_the_share_asked_for():
     label = np.full(20_000, 4, np.int32)
     assert np.array_equal(redraw(label, 0.0, 10, 0), label)
     half, whole = (redraw(label, share, 10, 0) for share in (0.5, 1.0))
-    assert np.mean(half != 4) == pytest.approx(0.45, abs=0.01)  # a tenth of those drawn are as they were
-    assert np.bincount(whole, minlength=10) / len(label) == pytest.approx(np.full(10, 0.1), abs=0.01)
+    # a tenth of those drawn are as they were
+    assert np.mean(half != 4) == pytest.approx(0.45, abs=0.01)
+    assert np.bincount(whole, minlength=10) / len(label) == pytest.approx(
+        np.full(10, 0.1), abs=0.01
+    )
     assert np.array_equal(whole, redraw(label, 1.0, 10, 0))
     assert not np.array_equal(whole, redraw(label, 1.0, 10, 1))
     assert whole.dtype == label.dtype
 
 
-# --- Whole runs -------------------------------------------------------------------------------------------
+# --- Whole runs -----------------------------------------------------------------------------------
 
 TINY = {
     "data.name": "digits",
@@ -212,10 +240,16 @@ def finished(tmp_path_factory):
 
 def test_result_names_each_accuracy(finished):
     out, result = finished
-    rows = [row for row in metrics_csv.read_rows(out / "metrics.csv") if row["test_accuracy"] == row["test_accuracy"]]
+    rows = [
+        row
+        for row in metrics_csv.read_rows(out / "metrics.csv")
+        if row["test_accuracy"] == row["test_accuracy"]
+    ]
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert result["test_accuracy"] == rows[-1]["test_accuracy"]
-    assert result["mean_of_best_10_epochs_test_accuracy"] == pytest.approx(np.mean([r["test_accuracy"] for r in rows]))
+    assert result["mean_of_best_10_epochs_test_accuracy"] == pytest.approx(
+        np.mean([r["test_accuracy"] for r in rows])
+    )
     best = max(rows, key=lambda row: row["validation_accuracy"])
     assert result["best_validation_epoch_test_accuracy"] == best["test_accuracy"]
     assert (result["task"], result["method"], result["steps"], result["stopped_early"]) == (
@@ -230,11 +264,21 @@ def test_result_names_each_accuracy(finished):
 
 
 def test_the_ten_best_epochs_are_ten():
-    rows = [{"test_accuracy": n / 100, "validation_accuracy": -n / 100, "epoch": n} for n in range(1, 16)]
-    summary = supervised.summary([*rows, {"test_accuracy": float("nan"), "validation_accuracy": 0.9, "epoch": 99}])
-    assert summary["mean_of_best_10_epochs_test_accuracy"] == pytest.approx(np.mean(np.arange(6, 16)) / 100)
+    rows = [
+        {"test_accuracy": n / 100, "validation_accuracy": -n / 100, "epoch": n}
+        for n in range(1, 16)
+    ]
+    summary = supervised.summary(
+        [*rows, {"test_accuracy": float("nan"), "validation_accuracy": 0.9, "epoch": 99}]
+    )
+    assert summary["mean_of_best_10_epochs_test_accuracy"] == pytest.approx(
+        np.mean(np.arange(6, 16)) / 100
+    )
     assert summary["std_of_best_10_epochs"] == pytest.approx(np.std(np.arange(6, 16), ddof=1) / 100)
-    assert (summary["best_validation_epoch"], summary["best_validation_epoch_test_accuracy"]) == (1, 0.01)
+    assert (summary["best_validation_epoch"], summary["best_validation_epoch_test_accuracy"]) == (
+        1,
+        0.01,
+    )
     assert summary["test_accuracy"] == 0.15
 
 
@@ -246,43 +290,58 @@ def test_a_stopped_run_ends_as_one_that_never_stopped(finished, tmp_path):
     assert {name: again[name] for name in same} == {name: result[name] for name in same}
 
 
-# A rate at which nothing is learned any more after the first epochs, so that both rules have something to see.
+# A rate at which nothing is learned any more after the first epochs, so that both rules have
+# something to see.
 STUCK = {"optimizer.learning_rate": 0.0, "epochs": 6}
 
 
 def test_the_rate_is_reduced_where_validation_stands_still_and_stays_so_after_a_restart(tmp_path):
     fields = STUCK | {"plateau.patience": 1, "plateau.factor": 0.5}
     train(tmp_path / "whole", **fields)
-    scales = [row["rate_scale"] for row in metrics_csv.read_rows(tmp_path / "whole" / "metrics.csv")]
-    # Evaluations after steps 2, 4, ...; the second one without progress halves the rate of the next step.
+    scales = [
+        row["rate_scale"] for row in metrics_csv.read_rows(tmp_path / "whole" / "metrics.csv")
+    ]
+    # Evaluations after steps 2, 4, ...; the second one without progress halves the rate of the next
+    # step.
     assert scales == [1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
     assert train(tmp_path / "run", stop_after=7, **fields) is None
     train(tmp_path / "run", **fields)
-    assert [row["rate_scale"] for row in metrics_csv.read_rows(tmp_path / "run" / "metrics.csv")] == scales
+    assert [
+        row["rate_scale"] for row in metrics_csv.read_rows(tmp_path / "run" / "metrics.csv")
+    ] == scales
 
 
 def test_early_stopping_ends_the_run_and_the_same_command_finds_it_ended(tmp_path):
     fields = STUCK | {"stopping.patience": 2}
     result = train(tmp_path, **fields)
-    assert result["stopped_early"] and result["steps"] == 6  # the first evaluation, and two without progress
+    # the first evaluation, and two without progress
+    assert result["stopped_early"] and result["steps"] == 6
     rows = (tmp_path / "metrics.csv").read_text()
     assert train(tmp_path, **fields)["steps"] == 6
     assert (tmp_path / "metrics.csv").read_text() == rows
 
 
 def test_snapshots_vote_with_their_mean_probabilities(tmp_path):
-    fields = {"schedule.name": "sgdr", "schedule.cycle": 1.0, "schedule.growth": 2.0, "snapshots": True, "epochs": 3}
+    fields = {
+        "schedule.name": "sgdr",
+        "schedule.cycle": 1.0,
+        "schedule.growth": 2.0,
+        "snapshots": True,
+        "epochs": 3,
+    }
     result = train(tmp_path, **fields)["snapshot_ensemble"]
     assert result["steps"] == [2, 6] and len(result["member_test_accuracies"]) == 2
     members = [np.load(tmp_path / "snapshots" / f"step-{step}.npy") for step in (2, 6)]
     label = read_dataset(tiny_config()).test.label
-    assert result["ensemble_test_accuracy"] == np.mean(np.argmax(members[0] + members[1], axis=1) == label)
+    assert result["ensemble_test_accuracy"] == np.mean(
+        np.argmax(members[0] + members[1], axis=1) == label
+    )
     for probabilities, accuracy in zip(members, result["member_test_accuracies"], strict=True):
         np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
         assert accuracy == np.mean(np.argmax(probabilities, axis=1) == label)
 
 
-# --- Mistakes ---------------------------------------------------------------------------------------------
+# --- Mistakes -------------------------------------------------------------------------------------
 
 MISTAKES = {
     "loss=softmx": ["loss", "did you mean 'softmax'"],
@@ -306,7 +365,10 @@ MISTAKES = {
     "optimizer.decay=pree": ["optimizer.decay", "did you mean 'pre'"],
     "optimizer.decay_scale=literall": ["optimizer.decay_scale", "did you mean 'literal'"],
     "optimizer.decay_scale=literal optimizer.weight_decay=1": ["optimizer.weight_decay", "[0, 1)"],
-    "optimizer.decay_scale=literal optimizer.weight_decay=1 schedule.decay=cosine": ["weight_decay: got 1.0", "[0, 1)"],
+    "optimizer.decay_scale=literal optimizer.weight_decay=1 schedule.decay=cosine": [
+        "weight_decay: got 1.0",
+        "[0, 1)",
+    ],
     "optimizer.layerwise=means": ["optimizer.layerwise", "did you mean 'mean'"],
     "optimizer.exclude=biass": ["optimizer.exclude", "'biass'", "none of"],
     "optimizer.clip_norm=-1": ["optimizer.clip_norm", "-1.0"],
@@ -321,11 +383,16 @@ MISTAKES = {
 def test_mistake_is_one_line_and_leaves_nothing(fields, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(supervised, "make_job", lambda *a: pytest.fail("went past the checks"))
-    monkeypatch.setattr(supervised, "read_dataset", lambda *a: pytest.fail("read the data before all checks"))
+    monkeypatch.setattr(
+        supervised, "read_dataset", lambda *a: pytest.fail("read the data before all checks")
+    )
     words = [f"--config.{field}" for field in fields.split()]
     digits = "data.name=digits data.validation_size=200 batch_size=64 augment.flip=0 augment.mean=0.3, augment.std=0.4,"
-    words = [f"--config.{field}" for field in digits.split()] + words  # the last one of a kind counts
-    status = launch.main(["launch.py", "--config=configs/supervised.py:mlp", f"--workdir={tmp_path}/new", *words])
+    # the last one of a kind counts
+    words = [f"--config.{field}" for field in digits.split()] + words
+    status = launch.main(
+        ["launch.py", "--config=configs/supervised.py:mlp", f"--workdir={tmp_path}/new", *words]
+    )
     error = capfd.readouterr().err
     assert status == 2 and error.startswith("error: ") and error.count("\n") == 1, error
     assert all(part in error for part in MISTAKES[fields]), error
@@ -334,7 +401,12 @@ def test_mistake_is_one_line_and_leaves_nothing(fields, capfd, tmp_path, monkeyp
 
 def test_a_model_that_is_not_there(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert launch.main(["launch.py", "--config=configs/supervised.py:swin", f"--workdir={tmp_path}/new"]) == 2
+    assert (
+        launch.main(
+            ["launch.py", "--config=configs/supervised.py:swin", f"--workdir={tmp_path}/new"]
+        )
+        == 2
+    )
     assert "model: got 'swin', did you mean 'swin_tiny'" in capfd.readouterr().err
 
 

@@ -30,7 +30,7 @@ TINY = """epochs=1 batch_size=32 data.train_size=96 log_every=2 eval_every=0 che
     probe.epochs=1 probe.knn_k=5 probe.validation_size=32 probe.ridge=False probe.random_init=False""".split()
 
 
-# --- What the tables are --------------------------------------------------------------------------------------------
+# --- What the tables are --------------------------------------------------------------------------
 
 
 def config_of(name: str, scale: str, cell: str) -> ConfigDict:
@@ -48,7 +48,9 @@ def test_published_numbers():
     table8 = {p.cell: (p.accuracy, p.std) for p in PUBLISHED["original_table8"]}
     assert table8["directpred_100"] == (85.21, 0.23) and table8["directpred5_300"] == (88.83, 0.10)
     assert table8["linear_500"] == (89.33, 0.27) and len(table8) == 9
-    doubtful = {p.cell for name in ("table1", "table2", "table3") for p in PUBLISHED[name] if p.note}
+    doubtful = {
+        p.cell for name in ("table1", "table2", "table3") for p in PUBLISHED[name] if p.note
+    }
     assert doubtful == {"byol_sym", "byol", "directpred_noema"}
 
 
@@ -71,11 +73,20 @@ def test_cells_are_what_their_single_configurations_are():
             for cell in TABLES[name]:
                 config, single = config_of(name, scale, cell.name), module.get_config(cell.name)
                 assert (config.probe.epochs, config.probe.protocol) in ((100, "seed"), (0, "seed"))
-                config.probe.epochs, config.dynamics.every = single.probe.epochs, single.dynamics.every
+                config.probe.epochs, config.dynamics.every = (
+                    single.probe.epochs,
+                    single.dynamics.every,
+                )
                 assert config.to_dict() == single.to_dict()
     for cell in TABLES["decay_ssl"]:
-        config, single = config_of("decay_ssl", "mini", cell.name), cifar10_small.get_config(cell.name)
-        assert config.optimizer.to_dict() == single.optimizer.to_dict() and config.method == single.method
+        config, single = (
+            config_of("decay_ssl", "mini", cell.name),
+            cifar10_small.get_config(cell.name),
+        )
+        assert (
+            config.optimizer.to_dict() == single.optimizer.to_dict()
+            and config.method == single.method
+        )
 
 
 def rates(config) -> tuple:
@@ -89,31 +100,45 @@ def test_table3_has_its_own_rates_and_decays():
         decays = (0.0337, 4e-4) if "wdp" in cell.name else (0.0, 0.0)
         for scale, decay, epochs in zip(("mini", "full"), decays, (6, 101), strict=True):
             config = config_of("table3", scale, cell.name)
-            assert rates(config) == (0.2, 0.0, 2.0, decay) and (config.epochs, config.probe.epochs) == (epochs, 50)
+            assert rates(config) == (0.2, 0.0, 2.0, decay) and (
+                config.epochs,
+                config.probe.epochs,
+            ) == (epochs, 50)
             assert config.predictor.kind == "mlp"
-    full, mini = 2 * 4e-4 * 101 * 390, 1 * 0.0337 * 6 * (20_000 // 128)  # 1: the mean of a cosine from 2
+    # 1: the mean of a cosine from 2
+    full, mini = 2 * 4e-4 * 101 * 390, 1 * 0.0337 * 6 * (20_000 // 128)
     assert mini == pytest.approx(full, rel=2e-3)
 
 
 def test_scales_that_were_fixed():
     mini, full = sweep_config("table1").mini, sweep_config("table1").full
-    assert (mini.data.train_size, mini.encoder.name, mini.encoder.width, mini.epochs) == (20_000, "convnet", 32, 6)
+    assert (mini.data.train_size, mini.encoder.name, mini.encoder.width, mini.epochs) == (
+        20_000,
+        "convnet",
+        32,
+        6,
+    )
     assert (*rates(mini)[:2], mini.schedule.name, mini.target.tau) == (0.05, 0.02, "cosine", 0.99)
     assert (mini.dynamics.every, mini.log_every) == (26, 26)
     assert (*rates(full)[:2], full.epochs, full.encoder.name) == (0.03, 4e-4, 100, "resnet18")
     original = config_of("original_table8", "full", "directpred5_300")
-    assert (original.loss_scale, original.init, original.probe.protocol) == (2.0, "pytorch", "original")
+    assert (original.loss_scale, original.init, original.probe.protocol) == (
+        2.0,
+        "pytorch",
+        "original",
+    )
     assert (original.epochs, original.predictor.every, original.optimizer.exclude) == (300, 5, "")
 
 
-# --- The engine, with a pretraining that only pretends --------------------------------------------------------------
+# --- The engine, with a pretraining that only pretends --------------------------------------------
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """Table 1 on the digits, its store beside."""
     monkeypatch.chdir(ROOT)
-    # Nothing is compiled here but the checks of a cell; and a look for garbage among all tests' objects takes a second.
+    # Nothing is compiled here but the checks of a cell; and a look for garbage among all tests'
+    # objects takes a second.
     monkeypatch.setattr(jax, "clear_caches", lambda: None)
     monkeypatch.setattr(sweep.gc, "collect", lambda: 0)
     config = sweep_config("table1")
@@ -127,7 +152,9 @@ def config(tmp_path, monkeypatch):
 
 
 class Pretend:
-    """pretrain(), which takes no time. ran: (cell, seed) in the order in which they ran; breaks: cells that break."""
+    """pretrain(), which takes no time. ran: (cell, seed) in the order in which they ran; breaks:
+    cells that break.
+    """
 
     def __init__(self, **breaks):
         self.ran, self.breaks = [], breaks
@@ -170,10 +197,20 @@ def test_one_seed_of_every_cell_before_the_second_of_any(config, tmp_path, capsy
 def test_store_has_what_reproduces_a_cell(config, tmp_path):
     config.data_dir = str(tmp_path)
     run(config, tmp_path / "w", Pretend())
-    files = {p.relative_to(tmp_path / "store").as_posix(): p for p in (tmp_path / "store").rglob("*") if p.is_file()}
+    files = {
+        p.relative_to(tmp_path / "store").as_posix(): p
+        for p in (tmp_path / "store").rglob("*")
+        if p.is_file()
+    }
     assert set(files) == {f"table1/mini/{name}/seed-{seed}.json" for name, seed in EVERYTHING}
     stored = json.loads(files["table1/mini/simsiam_sym/seed-1.json"].read_text())
-    expected = {"linear_accuracy": 0.5, "sweep": "table1", "scale": "mini", "cell": "simsiam_sym", "seed": 1}
+    expected = {
+        "linear_accuracy": 0.5,
+        "sweep": "table1",
+        "scale": "mini",
+        "cell": "simsiam_sym",
+        "seed": 1,
+    }
     assert stored.items() >= expected.items() and stored["dynamics"] is None
     assert "data_dir" not in stored["config"]["data"] and str(tmp_path) not in json.dumps(stored)
     config.data_dir = ""
@@ -205,13 +242,17 @@ def test_stored_cell_is_not_run_elsewhere(config, tmp_path, capsys):
 
 
 def test_broken_cells_stop_no_other(config, tmp_path, capsys):
-    pretend = Pretend(byol_sym=UserError("loss: became nan at step 7"), simsiam=ZeroDivisionError("ours"))
+    pretend = Pretend(
+        byol_sym=UserError("loss: became nan at step 7"), simsiam=ZeroDivisionError("ours")
+    )
     with pytest.raises(SystemExit) as stopped:
         run(config, tmp_path / "w", pretend)
     assert stopped.value.code == 1 and pretend.ran == EVERYTHING
     lines = capsys.readouterr().out.splitlines()
     line = "failed: byol_sym seed 0: loss: became nan at step 7"
-    assert lines.count(line) == 2 and lines.index(line) < lines.index("--- table1, mini: byol seed 0 ---")
+    assert lines.count(line) == 2 and lines.index(line) < lines.index(
+        "--- table1, mini: byol seed 0 ---"
+    )
     assert lines[-5:-1] == sorted(lines[-5:-1], key=lines.index) and line in lines[-5:-1]
     assert lines[-1].endswith("4 of 8 cells done, 4 failed")
     assert "ZeroDivisionError: ours" in (tmp_path / "w/mini/simsiam/seed-1.failed.txt").read_text()
@@ -262,7 +303,10 @@ def test_control_c_saves_first(config, tmp_path, heeds_control_c, capsys):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "w", Pressed())
-    assert "stopped with 0 of 8" in capsys.readouterr().out and signal.getsignal(signal.SIGINT) is before
+    assert (
+        "stopped with 0 of 8" in capsys.readouterr().out
+        and signal.getsignal(signal.SIGINT) is before
+    )
 
 
 def test_waits_for_what_another_process_holds(config, tmp_path, capsys, monkeypatch):
@@ -311,12 +355,18 @@ def test_lost_cell_is_left_to_who_took_it(config, tmp_path, capsys, monkeypatch)
 
     run(config, tmp_path / "w", slept)
     text = capsys.readouterr().out
-    assert "byol seed 0: taken over by another process" in text and "1 of 1 cells done, 0 failed" in text
+    assert (
+        "byol seed 0: taken over by another process" in text
+        and "1 of 1 cells done, 0 failed" in text
+    )
 
 
 REFUSED = {
     "scale": (lambda c: c.update(scale="mni"), "scale: got 'mni', did you mean 'mini'"),
-    "cell": (lambda c: c.update(cells="byol,simsiam_sim"), "cells: got 'simsiam_sim', did you mean 'simsiam_sym'"),
+    "cell": (
+        lambda c: c.update(cells="byol,simsiam_sim"),
+        "cells: got 'simsiam_sim', did you mean 'simsiam_sym'",
+    ),
     "no cell": (lambda c: c.update(cells=""), "cells: got '', it takes: byol, byol_sym"),
     "seeds": (lambda c: c.update(seeds=(0, "a")), "seeds: got .* takes different whole numbers"),
     "seed twice": (lambda c: c.update(seeds=(1, 1)), "seeds: got"),
@@ -324,7 +374,10 @@ REFUSED = {
     "minutes": (lambda c: c.update(minutes=-1.0), "minutes: got -1"),
     "store": (lambda c: c.update(store="/dev/null/store"), "store: /dev/null.* cannot be written"),
     "a field of all": (lambda c: c.mini.update(epochs=0), "cell byol_sym: epochs: got 0"),
-    "a field of one": (lambda c: c.overrides.mini.simsiam.target.update(tau=2.0), "cell simsiam: target.tau: got 2.0"),
+    "a field of one": (
+        lambda c: c.overrides.mini.simsiam.target.update(tau=2.0),
+        "cell simsiam: target.tau: got 2.0",
+    ),
     "data": (lambda c: c.mini.probe.update(knn_k=1000), "probe.knn_k: got 1000"),
 }
 
@@ -347,7 +400,8 @@ def test_directory_and_store_of_another_sweep_are_refused(config, tmp_path):
         run(config, tmp_path / "w", Pretend())
     with pytest.raises(UserError, match="store: .*seed-0.json .*epochs 1 -> 2.*again=True"):
         run(config, tmp_path / "other", Pretend())
-    config.mini.epochs, config.mini.optimizer.predictor.learning_rate = 1, 0.5  # was None: the rest's
+    # was None: the rest's
+    config.mini.epochs, config.mini.optimizer.predictor.learning_rate = 1, 0.5
     for directory, field in (("w", "--workdir"), ("other", "store")):
         with pytest.raises(UserError, match=f"{field}: .*predictor.learning_rate None -> 0.5"):
             run(config, tmp_path / directory, Pretend())
@@ -358,16 +412,29 @@ def test_directory_and_store_of_another_sweep_are_refused(config, tmp_path):
         run(config, tmp_path / "w/mini/byol/seed-0", Pretend())
     config.sweep = "table1"
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
-    config.mini.log_every, config.seeds, config.minutes, config.data_dir = 3, (0,), 5.0, str(tmp_path)
+    config.mini.log_every, config.seeds, config.minutes, config.data_dir = (
+        3,
+        (0,),
+        5.0,
+        str(tmp_path),
+    )
     run(config, tmp_path / "w", Pretend())
 
 
-OTHER = {"devices": 1, "steps_per_call": "1", "log_every": 3, "eval_every": 2, "checkpoint_every": 2}
+OTHER = {
+    "devices": 1,
+    "steps_per_call": "1",
+    "log_every": 3,
+    "eval_every": 2,
+    "checkpoint_every": 2,
+}
 OTHER |= {"data.resident": "no", "dynamics.every": 3}
 
 
 def test_starts_may_differ_in_what_any_run_may_but_in_no_probe(config, tmp_path):
-    """A pretraining run may be probed anew. Cells of a sweep may not: their accuracies stand in one table."""
+    """A pretraining run may be probed anew. Cells of a sweep may not: their accuracies stand in one
+    table.
+    """
     run(config, tmp_path / "w", Pretend())
     for name, value in OTHER.items():
         config.mini.update_from_flattened_dict({name: value})
@@ -379,15 +446,25 @@ def test_starts_may_differ_in_what_any_run_may_but_in_no_probe(config, tmp_path)
         run(config, tmp_path / "other", Pretend())
 
 
-# --- For real, through the door -------------------------------------------------------------------------------------
+# --- For real, through the door -------------------------------------------------------------------
 
 
 def words(tmp_path: Path, table: str, cells: str, *fields: str) -> list[str]:
     """Cells on the digits, in seconds."""
     base = "data.name=digits views.recipe=digits encoder.name=convnet_digits dynamics.every=2 devices=1".split()
     own = [f"cells={cells}", "seeds=0,", f"store={tmp_path / 'store'}"]
-    start = ["launch.py", "--config", f"configs/sweeps/{table}.py", "--workdir", str(tmp_path / "w")]
-    return start + [f"--config.mini.{field}" for field in (*base, *TINY, *fields)] + [f"--config.{f}" for f in own]
+    start = [
+        "launch.py",
+        "--config",
+        f"configs/sweeps/{table}.py",
+        "--workdir",
+        str(tmp_path / "w"),
+    ]
+    return (
+        start
+        + [f"--config.mini.{field}" for field in (*base, *TINY, *fields)]
+        + [f"--config.{f}" for f in own]
+    )
 
 
 def test_through_the_door(tmp_path, monkeypatch, capfd):
@@ -400,15 +477,23 @@ def test_through_the_door(tmp_path, monkeypatch, capfd):
     assert "1 of 1 cells done, 0 failed" in capfd.readouterr().out
     stored = json.loads((tmp_path / "store/table2/mini/linear/seed-0.json").read_text())
     result = json.loads((tmp_path / "w/mini/linear/seed-0/result.json").read_text())
-    assert stored.items() >= result.items() and stored["method"] == "linear" and stored["steps"] == 3
+    assert (
+        stored.items() >= result.items() and stored["method"] == "linear" and stored["steps"] == 3
+    )
     history, last = stored["dynamics"]["history"], stored["dynamics"]["last"]
     assert history["step"] == [0, 2, 3] and len(history["corr_eigenvalues"][-1]) == 4
-    assert last["step"] == 3 and len(last["parameter_norm"]) == 3 and -1 <= last["weight_cosine"] <= 1
+    assert (
+        last["step"] == 3 and len(last["parameter_norm"]) == 3 and -1 <= last["weight_cosine"] <= 1
+    )
     assert json.loads(json.dumps(stored, allow_nan=False)) == stored
 
 
 def start(tmp_path: Path, *fields: str) -> subprocess.Popen:
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     command = [sys.executable, *words(tmp_path, "table1", "byol,simsiam", *fields)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
@@ -417,7 +502,9 @@ def start(tmp_path: Path, *fields: str) -> subprocess.Popen:
 def wait_for(path: Path, process: subprocess.Popen) -> None:
     begin = time.monotonic()
     while not path.exists():
-        assert process.poll() is None and time.monotonic() - begin < 600, process.communicate(timeout=9)
+        assert process.poll() is None and time.monotonic() - begin < 600, process.communicate(
+            timeout=9
+        )
         time.sleep(0.002)
 
 
@@ -428,7 +515,11 @@ def test_killed_and_started_again_at_once(tmp_path, shared_cache):
     wait_for(tmp_path / "w/mini/byol/seed-0/checkpoints/6", process)
     process.kill()
     text, _ = start(tmp_path, long).communicate(timeout=600)
-    assert "going on from step" in text and "2 of 2 cells done, 0 failed" in text and "waiting" not in text, text
+    assert (
+        "going on from step" in text
+        and "2 of 2 cells done, 0 failed" in text
+        and "waiting" not in text
+    ), text
     process.communicate()
 
 

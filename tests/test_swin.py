@@ -1,4 +1,6 @@
-"""Swin against NumPy in float64, pair of pixels by pair, from arrays named and laid out as timm has them."""
+"""Swin against NumPy in float64, pair of pixels by pair, from arrays named and laid out as timm has
+them.
+"""
 
 import chex
 import jax
@@ -9,7 +11,13 @@ from safetensors.numpy import save_file
 from scipy.special import erf
 
 from ssl_jax.models import load_weights, make_classifier, make_encoder
-from ssl_jax.models.swin import attention_mask, relative_index, window_and_shift, window_partition, window_reverse
+from ssl_jax.models.swin import (
+    attention_mask,
+    relative_index,
+    window_and_shift,
+    window_partition,
+    window_reverse,
+)
 
 DEPTHS, WIDTH, HEAD = (2, 1, 1, 1), 32, 32
 
@@ -27,7 +35,9 @@ def linear(x, file, name):
 def sides(height, width, shifted):
     """Window and shift: no larger than the grid, and shifted only where it is smaller."""
     window = [min(height, 7), min(width, 7)]
-    return window, [w // 2 if shifted and n > w else 0 for n, w in zip((height, width), window, strict=True)]
+    return window, [
+        w // 2 if shifted and n > w else 0 for n, w in zip((height, width), window, strict=True)
+    ]
 
 
 def zone(place, length, window, shift):
@@ -73,7 +83,10 @@ def logits(image, file):
     file = {name: np.float64(a) for name, a in file.items()}
     height, width = image.shape[0] // 4, image.shape[1] // 4
     patches = np.float64(image).reshape(height, 4, width, 4, 3)
-    x = np.einsum("hiwjc,ocij->hwo", patches, file["patch_embed.proj.weight"]) + file["patch_embed.proj.bias"]
+    x = (
+        np.einsum("hiwjc,ocij->hwo", patches, file["patch_embed.proj.weight"])
+        + file["patch_embed.proj.bias"]
+    )
     x = norm(x, file, "patch_embed.norm")
     for stage, depth in enumerate(DEPTHS):
         x = merge(x, file, f"layers.{stage}.downsample") if stage else x
@@ -94,21 +107,33 @@ def draw_file(grid, classes, seed=0):
     for stage, depth in enumerate(DEPTHS):
         c, window = WIDTH * 2**stage, sides(*(-(-n // 2**stage) for n in grid), False)[0]
         if stage:
-            shapes |= {f"layers.{stage}.downsample.norm": (2 * c,), f"layers.{stage}.downsample.reduction": (c, 2 * c)}
+            shapes |= {
+                f"layers.{stage}.downsample.norm": (2 * c,),
+                f"layers.{stage}.downsample.reduction": (c, 2 * c),
+            }
         for block in (f"layers.{stage}.blocks.{i}." for i in range(depth)):
             shapes |= {block + "norm1": (c,), block + "norm2": (c,), block + "attn.qkv": (3 * c, c)}
-            shapes |= {block + "attn.proj": (c, c), block + "mlp.fc1": (4 * c, c), block + "mlp.fc2": (c, 4 * c)}
+            shapes |= {
+                block + "attn.proj": (c, c),
+                block + "mlp.fc1": (4 * c, c),
+                block + "mlp.fc2": (c, 4 * c),
+            }
             rows = np.prod([2 * w - 1 for w in window])
             tables[block + "attn.relative_position_bias_table"] = rng.normal(size=(rows, c // HEAD))
     file = dict(tables)
     for name, shape in shapes.items():
-        weight = rng.uniform(0.5, 1.5, shape) if len(shape) == 1 else rng.normal(size=shape) / np.prod(shape[1:]) ** 0.5
+        weight = (
+            rng.uniform(0.5, 1.5, shape)
+            if len(shape) == 1
+            else rng.normal(size=shape) / np.prod(shape[1:]) ** 0.5
+        )
         file |= {f"{name}.weight": weight}
         file |= {} if "reduction" in name else {f"{name}.bias": rng.normal(size=shape[:1])}
     return {name: np.float32(a) for name, a in file.items()}
 
 
-# Grids of 8 (windows of 7, shifted and padded), then 4, 2, 1; and one that halves to odd sides, longer than wide.
+# Grids of 8 (windows of 7, shifted and padded), then 4, 2, 1; and one that halves to odd sides,
+# longer than wide.
 @pytest.mark.parametrize("height, width", [(32, 32), (60, 20)])
 def test_logits_are_timms(tmp_path, height, width):
     file = draw_file((height // 4, width // 4), 5)
@@ -125,11 +150,13 @@ def test_logits_are_timms(tmp_path, height, width):
     chex.assert_trees_all_close(got, np.float32(expected), atol=1e-4)
 
 
-# timm's swin_tiny_patch4_window7_224 has 28 288 354, of which 769 000 are the classifier of 1000 classes; a grid of
-# 56 gives every stage windows of 7.
+# timm's swin_tiny_patch4_window7_224 has 28 288 354, of which 769 000 are the classifier of 1000
+# classes; a grid of 56 gives every stage windows of 7.
 def test_parameter_count():
     encoder = make_encoder("swin_tiny", width=0)
-    params = jax.eval_shape(lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)), False))["params"]
+    params = jax.eval_shape(
+        lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)), False)
+    )["params"]
     assert sum(p.size for p in jax.tree.leaves(params)) == 28_288_354 - 769_000
 
 

@@ -1,4 +1,6 @@
-"""What is said at the terminal: by one process of several, beside the progress bar and not through it."""
+"""What is said at the terminal: by one process of several, beside the progress bar and not through
+it.
+"""
 
 import jax
 import pytest

@@ -1,5 +1,6 @@
-"""Every formula of the linear theory against an independent one, in float64: SciPy's integrator, automatic derivatives,
-finite differences, and the numbers that Tian et al. 2021 (arXiv 2102.06810) give.
+"""Every formula of the linear theory against an independent one, in float64: SciPy's integrator,
+automatic derivatives, finite differences, and the numbers that Tian et al. 2021 (arXiv 2102.06810)
+give.
 """
 
 import builtins
@@ -29,8 +30,13 @@ def reference(rates, state, times, **parameters):
         return np.concatenate([np.ravel(rate) for rate in rates(*parts, **parameters)])
 
     start = np.concatenate([x.ravel() for x in state])
-    found = solve_ivp(field, (times[0], times[-1]), start, "DOP853", times, rtol=1e-12, atol=1e-14).y.T
-    return [part.reshape(len(times), *x.shape) for part, x in zip(np.split(found, ends, axis=1), state, strict=True)]
+    found = solve_ivp(
+        field, (times[0], times[-1]), start, "DOP853", times, rtol=1e-12, atol=1e-14
+    ).y.T
+    return [
+        part.reshape(len(times), *x.shape)
+        for part, x in zip(np.split(found, ends, axis=1), state, strict=True)
+    ]
 
 
 def matrices(seed=0, size=4, wide=5):
@@ -41,17 +47,24 @@ def matrices(seed=0, size=4, wide=5):
     return w, rng.normal(size=(size, size)) / 2, w_a, *(root @ root.T for root in roots)
 
 
-N = 100  # modes in every call: all tests share the programs of two shapes, which compile for seconds
+# modes in every call: all tests share the programs of two shapes, which compile for seconds
+N = 100
 
 
 def run(times, **given):
     """`theory.simulate` of one mode or of several, up to N."""
     times = np.asarray(times, np.float64)
-    fine = times if len(times) == 9 else np.interp(np.linspace(0, len(times) - 1, 9), np.arange(len(times)), times)
+    fine = (
+        times
+        if len(times) == 9
+        else np.interp(np.linspace(0, len(times) - 1, 9), np.arange(len(times)), times)
+    )
     keep = np.searchsorted(fine, times)
     curves = theory.simulate(times=fine, **padded(given))
     several = max(np.size(value) for value in given.values())
-    return theory.Curves(times, *(x[0, keep] if several == 1 else x[:several, keep] for x in curves[1:]))
+    return theory.Curves(
+        times, *(x[0, keep] if several == 1 else x[:several, keep] for x in curves[1:])
+    )
 
 
 def collapses(**given):
@@ -61,10 +74,13 @@ def collapses(**given):
 
 def padded(given):
     """The last mode once more until there are N."""
-    return {k: v if v is None else np.pad(np.ravel(v), (0, N - np.size(v)), "edge") for k, v in given.items()}
+    return {
+        k: v if v is None else np.pad(np.ravel(v), (0, N - np.size(v)), "edge")
+        for k, v in given.items()
+    }
 
 
-# --- The matrix system --------------------------------------------------------------------------------------
+# --- The matrix system ----------------------------------------------------------------------------
 
 
 def test_rates_are_the_gradients_of_the_loss():
@@ -73,7 +89,8 @@ def test_rates_are_the_gradients_of_the_loss():
     w, w_p, w_a, _, _ = matrices()
     means, shifts = rng.normal(size=(40, 5)), rng.normal(size=(40, 5))
     one = np.concatenate([means + shifts, means - shifts, means + shifts, means - shifts])
-    two = np.concatenate([means + shifts, means - shifts, means - shifts, means + shifts])  # the two views independent
+    # the two views independent
+    two = np.concatenate([means + shifts, means - shifts, means - shifts, means + shifts])
     x, x_prime = means.T @ means / 40, shifts.T @ shifts / 40
 
     def loss(w, w_p):
@@ -124,7 +141,9 @@ def test_balance_decays_alike_for_any_target():
     first = balance(w, w_p, alpha_p)
     assert np.linalg.norm(first) > 0.1
     for time, now, now_p in zip(times, found, predictor, strict=True):
-        np.testing.assert_allclose(balance(now, now_p, alpha_p), np.exp(-2 * eta * time) * first, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(
+            balance(now, now_p, alpha_p), np.exp(-2 * eta * time) * first, rtol=0, atol=1e-9
+        )
 
 
 def test_without_predictor_all_collapses():
@@ -181,7 +200,9 @@ def test_commutator_follows_its_own_equation(decays):
     assert np.linalg.norm(expected) > 1e-3
     np.testing.assert_allclose(derivative, expected, atol=1e-6 * np.linalg.norm(expected) + 1e-8)
     whole = alignment_matrix(np.diag([0.3, 0.2]), np.diag([0.5, 0.1]), **numbers)
-    modes = theory.mode_alignment(np.array([0.5, 0.1]), np.array([0.3, 0.2]), 0.8, **decays, sigma2=0.3)
+    modes = theory.mode_alignment(
+        np.array([0.5, 0.1]), np.array([0.3, 0.2]), 0.8, **decays, sigma2=0.3
+    )
     np.testing.assert_allclose(whole, np.diag(modes), atol=1e-15)
 
 
@@ -194,16 +215,20 @@ def test_modes_are_the_matrix_system_from_an_aligned_start(beta):
     times = np.linspace(0, 20, 4)
     w, w_p = basis @ np.diag(np.sqrt(s)) @ turn.T, basis @ np.diag(p) @ basis.T
     data = {"x": np.eye(4), "x_prime": sigma2 * np.eye(4)}
-    ws, ps, targets = theory.simulate_matrices(w, w_p, times=times, **data, **UNEQUAL, beta=beta, symmetric=True)
+    ws, ps, targets = theory.simulate_matrices(
+        w, w_p, times=times, **data, **UNEQUAL, beta=beta, symmetric=True
+    )
     curves = theory.simulate(p=p, s=s, tau=tau, times=times, sigma2=sigma2, **UNEQUAL, beta=beta)
     inside = np.einsum("ik,tij,jk->kt", basis, ps, basis)
     np.testing.assert_allclose(inside, curves.p, atol=1e-9)
-    np.testing.assert_allclose(np.einsum("ik,tin,tjn,jk->kt", basis, ws, ws, basis), curves.s, atol=1e-9)
+    np.testing.assert_allclose(
+        np.einsum("ik,tin,tjn,jk->kt", basis, ws, ws, basis), curves.s, atol=1e-9
+    )
     crossed = np.einsum("ik,tin,tjn,jk->kt", basis, targets, ws, basis)
     np.testing.assert_allclose(crossed, curves.tau * curves.s, atol=1e-9)
 
 
-# --- One mode -----------------------------------------------------------------------------------------------
+# --- One mode -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("beta", [None, 0.4])
@@ -221,7 +246,9 @@ def test_average_of_amplitudes_is_the_paper_s_tau():
     dp, ds, dtau = theory.mode_rates(p, s, tau, **UNEQUAL, sigma2=sigma2, beta=0.4)
     w = np.sqrt(s)
     dw_p, dw, dw_a = theory.scalar_rates(p, w, tau * w, **UNEQUAL, beta=0.4, l_s=1 + sigma2)
-    np.testing.assert_allclose([dw_p, 2 * w * dw, dw_a / w - tau * dw / w], [dp, ds, dtau], atol=1e-14)
+    np.testing.assert_allclose(
+        [dw_p, 2 * w * dw, dw_a / w - tau * dw / w], [dp, ds, dtau], atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("beta", [None, 0.4])
@@ -243,22 +270,30 @@ def test_invariant_under_unequal_decay():
 
 
 def test_without_decay():
-    """Lines of rest, the height at which a mode ends, and the paper's collapse (-.5, .1) → (-.387, 0)."""
+    """Lines of rest, the height at which a mode ends, and the paper's collapse (-.5, .1) → (-.387,
+    0).
+    """
     free = {"alpha_p": 1.0, "eta_p": 0.0, "eta_s": 0.0}
     for p, s in ((0.3, 0.0), (-2.0, 0.0), (0.8 / 1.2, 3.0)):
-        np.testing.assert_allclose(theory.mode_rates(p, s, 0.8, **free, sigma2=0.2)[:2], 0, atol=1e-15)
+        np.testing.assert_allclose(
+            theory.mode_rates(p, s, 0.8, **free, sigma2=0.2)[:2], 0, atol=1e-15
+        )
     free["alpha_p"] = 2.0
     curves = run([0, 200.0], p=-0.5, s=0.3, tau=0.8, sigma2=0.2, **free)
     np.testing.assert_allclose(curves.p[-1], 0.8 / 1.2, atol=1e-9)
     np.testing.assert_allclose(curves.s[-1], (0.3 - 0.125) + 0.8**2 / (1.2**2 * 2), atol=1e-9)
     free["alpha_p"] = 1.0
     curves = run([0, 100.0], p=-0.5, s=0.1, **free)
-    assert curves.p[-1] == pytest.approx(-np.sqrt(0.15), abs=1e-9) and round(curves.p[-1], 3) == -0.387
+    assert (
+        curves.p[-1] == pytest.approx(-np.sqrt(0.15), abs=1e-9) and round(curves.p[-1], 3) == -0.387
+    )
     assert abs(curves.s[-1]) < 1e-9
 
 
 def test_growth_without_decay_of_the_features():
-    """The replication's Table 3, above: s grows in proportion to time; .006942 measured against .006944."""
+    """The replication's Table 3, above: s grows in proportion to time; .006942 measured against
+    .006944.
+    """
     numbers = {"alpha_p": 2.0, "eta_p": 0.01, "eta_s": 0.0, "sigma2": 0.2}
     rate = theory.asymptotic_growth(alpha_p=2.0, eta_p=0.01, sigma2=0.2)
     assert round(float(rate), 6) == 0.006944
@@ -287,7 +322,7 @@ def test_alignment_of_a_mode_on_the_parabola():
     assert 0 < (k > 0).sum() < 60
 
 
-# --- Rest, stability, basins --------------------------------------------------------------------------------
+# --- Rest, stability, basins ----------------------------------------------------------------------
 
 
 def test_the_paper_s_numbers():
@@ -296,7 +331,9 @@ def test_the_paper_s_numbers():
     dead, saddle, learned = theory.fixed_points(tau=1, sigma2=0, **BASE)
     assert [dead.name, saddle.name, learned.name] == ["collapsed", "saddle", "learned"]
     assert [dead.stable, saddle.stable, learned.stable] == [True, False, True]
-    np.testing.assert_allclose([saddle.p, learned.p, learned.s], [0.041742, 0.958258, 0.918258], atol=5e-7)
+    np.testing.assert_allclose(
+        [saddle.p, learned.p, learned.s], [0.041742, 0.958258, 0.918258], atol=5e-7
+    )
     np.testing.assert_allclose(dead.eigenvalues, [-0.08, -0.04], atol=1e-15)
     np.testing.assert_allclose(saddle.eigenvalues, [-0.08, 0.03826], atol=5e-6)
     np.testing.assert_allclose(learned.eigenvalues, [-0.87826, -0.08], atol=5e-6)
@@ -308,13 +345,21 @@ def test_the_paper_s_numbers():
 @pytest.mark.parametrize("seed", range(4))
 def test_points_of_rest_at_random_settings(seed):
     rng = np.random.default_rng(seed)
-    numbers = {"alpha_p": rng.uniform(0.2, 5), "eta_p": rng.uniform(0.01, 0.5), "sigma2": rng.uniform(0, 1)}
+    numbers = {
+        "alpha_p": rng.uniform(0.2, 5),
+        "eta_p": rng.uniform(0.01, 0.5),
+        "sigma2": rng.uniform(0, 1),
+    }
     tau = rng.uniform(0.3, 1)
-    numbers["eta_s"] = rng.uniform(0.1, 0.9) * theory.critical_decay(tau=tau, sigma2=numbers["sigma2"])
+    numbers["eta_s"] = rng.uniform(0.1, 0.9) * theory.critical_decay(
+        tau=tau, sigma2=numbers["sigma2"]
+    )
     points = theory.fixed_points(tau=tau, **numbers)
     assert len(points) == 3
     for point in points:
-        np.testing.assert_allclose(theory.mode_rates(point.p, point.s, tau, **numbers)[:2], 0, atol=1e-14)
+        np.testing.assert_allclose(
+            theory.mode_rates(point.p, point.s, tau, **numbers)[:2], 0, atol=1e-14
+        )
         assert point.stable == (max(point.eigenvalues.real) < 0)
     _, saddle, learned = points
     a = 1 + numbers["sigma2"]
@@ -323,7 +368,9 @@ def test_points_of_rest_at_random_settings(seed):
         matrix = theory.jacobian(point.p, point.s, tau, **numbers)
         turn = (tau - a * point.p) * (2 * a * point.p - tau)
         assert np.trace(matrix) < 0
-        assert np.linalg.det(matrix) == pytest.approx(2 * numbers["alpha_p"] * point.s * turn, rel=1e-9)
+        assert np.linalg.det(matrix) == pytest.approx(
+            2 * numbers["alpha_p"] * point.s * turn, rel=1e-9
+        )
     above = numbers | {"eta_s": 1.01 * theory.critical_decay(tau=tau, sigma2=numbers["sigma2"])}
     assert [point.name for point in theory.fixed_points(tau=tau, **above)] == ["collapsed"]
 
@@ -339,27 +386,48 @@ def test_jacobian_by_automatic_derivatives(beta):
         with jax.enable_x64(True):
             derived = jax.jacobian(rates)(jnp.array(place))
         size = 2 if beta is None else 3
-        np.testing.assert_allclose(theory.jacobian(*place, **numbers), derived[:size, :size], atol=1e-14)
+        np.testing.assert_allclose(
+            theory.jacobian(*place, **numbers), derived[:size, :size], atol=1e-14
+        )
 
 
 def test_jacobian_at_rest_is_the_paper_s():
     p, beta, a = theory.fixed_points(**BASE, sigma2=0.2)[2].p, 0.4, 1.2
     s = p**2
-    rows = [[-a * s - 0.04, 1 - a * p, s], [2 * s * (1 - 2 * a * p), 0, 2 * p * s], [2 * a * p - 1, 0, -beta - p]]
-    np.testing.assert_allclose(theory.jacobian(p, s, 1.0, **BASE, sigma2=0.2, beta=beta), rows, atol=1e-14)
+    rows = [
+        [-a * s - 0.04, 1 - a * p, s],
+        [2 * s * (1 - 2 * a * p), 0, 2 * p * s],
+        [2 * a * p - 1, 0, -beta - p],
+    ]
+    np.testing.assert_allclose(
+        theory.jacobian(p, s, 1.0, **BASE, sigma2=0.2, beta=beta), rows, atol=1e-14
+    )
 
 
 def test_points_without_decay_and_at_the_critical_one():
     lines = theory.fixed_points(alpha_p=1, eta_p=0, eta_s=0, tau=0.8, sigma2=0.2)
-    assert [(point.name, point.stable) for point in lines] == [("collapsed", False), ("learned", True)]
-    assert np.isnan(lines[0].p) and lines[0].s == 0 and lines[1].p == pytest.approx(0.8 / 1.2) and np.isnan(lines[1].s)
+    assert [(point.name, point.stable) for point in lines] == [
+        ("collapsed", False),
+        ("learned", True),
+    ]
+    assert (
+        np.isnan(lines[0].p)
+        and lines[0].s == 0
+        and lines[1].p == pytest.approx(0.8 / 1.2)
+        and np.isnan(lines[1].s)
+    )
     critical = theory.fixed_points(alpha_p=1, eta_p=0.25, eta_s=0.25, tau=1, sigma2=0)
-    assert [(point.name, point.stable) for point in critical] == [("collapsed", True), ("saddle-node", False)]
+    assert [(point.name, point.stable) for point in critical] == [
+        ("collapsed", True),
+        ("saddle-node", False),
+    ]
     assert critical[1].p == 0.5
 
 
 def test_the_border_between_learning_and_collapse():
-    """On the parabola it lies between .0415 and .0420, in the integrated flow and by the test of the basin."""
+    """On the parabola it lies between .0415 and .0420, in the integrated flow and by the test of
+    the basin.
+    """
     start = np.array([0.0415, 0.0420])
     curves = run([0, 1000.0], p=start, s=start**2, **BASE)
     np.testing.assert_allclose(curves.p[:, -1], [0, 0.958258], atol=1e-6)
@@ -371,7 +439,8 @@ def test_separatrix_divides_the_basins():
     saddle = theory.fixed_points(**UNEQUAL, sigma2=0.2, tau=0.9)[1]
     assert (p[20], s[20]) == (saddle.p, saddle.s)
     numbers = UNEQUAL | {"sigma2": 0.2, "tau": 0.9}
-    # Backwards the flow draws all curves together, so that only what lies clearly off the line tells its sides apart.
+    # Backwards the flow draws all curves together, so that only what lies clearly off the line
+    # tells its sides apart.
     np.testing.assert_array_equal(collapses(p=p, s=s * 0.99, **numbers), True)
     np.testing.assert_array_equal(collapses(p=p, s=s * 1.01, **numbers), False)
     p, s = theory.separatrix(alpha_p=2.0, eta_p=0.0, eta_s=0.0)
@@ -384,11 +453,17 @@ def test_separatrix_divides_the_basins():
 
 @pytest.mark.parametrize("beta", [None, 0.4])
 def test_basin_is_where_the_flow_ends(beta):
-    """Random starts and settings, each kind of decay among them, followed for long; the closed forms too."""
+    """Random starts and settings, each kind of decay among them, followed for long; the closed
+    forms too.
+    """
     rng, n = np.random.default_rng(9), N
     eta_p, eta_s = rng.uniform(0.02, 0.3, n), rng.uniform(0.02, 0.3, n)
     eta_p[:40], eta_s[20:40] = 0, 0
-    given = {"p": rng.uniform(-0.6, 1.4, n), "s": rng.uniform(0.005, 0.4, n), "alpha_p": rng.uniform(0.3, 3, n)}
+    given = {
+        "p": rng.uniform(-0.6, 1.4, n),
+        "s": rng.uniform(0.005, 0.4, n),
+        "alpha_p": rng.uniform(0.3, 3, n),
+    }
     given |= {"eta_p": eta_p, "eta_s": eta_s, "sigma2": rng.uniform(0, 0.3, n), "beta": beta}
     dies = collapses(**given)
     end = run([0, 1500.0], **given).s[:, -1]
@@ -424,14 +499,16 @@ def test_average_outlives_what_it_averages():
     assert np.isfinite(crossing.s).all() and crossing.tau[0] == 1 and crossing.tau.min() < 0
 
 
-# --- Data that are not isotropic ------------------------------------------------------------------------------
+# --- Data that are not isotropic ------------------------------------------------------------------
 
 
 def test_scalar_system_is_the_matrix_system_of_one():
     w, w_p, w_a, l_s, l_d = 0.7, 0.4, 0.9, 1.3, 0.5
     numbers = {"alpha_p": 2.0, "eta_p": 0.1, "eta_s": 0.2, "beta": 0.3}
     data = {"x": np.array([[l_d]]), "x_prime": np.array([[l_s - l_d]])}
-    dw, dw_p, dw_a = theory.matrix_rates(*(np.array([[v]]) for v in (w, w_p, w_a)), **numbers, **data)
+    dw, dw_p, dw_a = theory.matrix_rates(
+        *(np.array([[v]]) for v in (w, w_p, w_a)), **numbers, **data
+    )
     ours = theory.scalar_rates(w_p, w, w_a, **numbers, l_s=l_s, l_d=l_d)
     np.testing.assert_allclose(ours, [dw_p.item(), dw.item(), dw_a.item()], atol=1e-15)
 
@@ -456,7 +533,7 @@ def test_rest_of_data_that_are_not_isotropic():
     np.testing.assert_allclose(np.stack(rates), 0, atol=1e-15)
 
 
-# --- From an experiment ---------------------------------------------------------------------------------------
+# --- From an experiment ---------------------------------------------------------------------------
 
 SETTINGS = [
     {"decay": "coupled"},
@@ -471,15 +548,17 @@ SETTINGS = [
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_small_steps_follow_the_mapped_flow(setting):
-    """Gradient descent on J with that decay and momentum, written out here, against the flow: the gap goes as the
-    step does.
+    """Gradient descent on J with that decay and momentum, written out here, against the flow: the
+    gap goes as the step does.
     """
     gaps = [gap(setting, steps) for steps in (1000, 2000)]
     assert gaps[1] < 0.01 and 1.7 < gaps[0] / gaps[1] < 2.3
 
 
 def gap(setting: dict, steps: int) -> float:
-    """How far p, w and w_a of a scalar network are from the flow after `steps`, the flow's time being 5."""
+    """How far p, w and w_a of a scalar network are from the flow after `steps`, the flow's time
+    being 5.
+    """
     momentum, scale = setting.get("momentum", 0.0), setting.get("loss_scale", 1.0)
     rate = 5 / steps * (1 - momentum) / scale
     literal, coupled = setting.get("decay_scale") == "literal", setting["decay"] == "coupled"
@@ -492,13 +571,24 @@ def gap(setting: dict, steps: int) -> float:
     for _ in range(steps):
         error = w_a - 1.2 * p * w
         g_p, g = -scale * error * w, -scale * error * p
-        m_p, m = momentum * m_p + g_p + coupled * decay_p * p, momentum * m + g + coupled * decay * w
-        shrink_p, shrink = (0, 0) if coupled else (decay_p, decay) if literal else (2 * rate * decay_p, rate * decay)
+        m_p, m = (
+            momentum * m_p + g_p + coupled * decay_p * p,
+            momentum * m + g + coupled * decay * w,
+        )
+        shrink_p, shrink = (
+            (0, 0)
+            if coupled
+            else (decay_p, decay)
+            if literal
+            else (2 * rate * decay_p, rate * decay)
+        )
         p, w = p - 2 * rate * m_p - shrink_p * p, w - rate * m - shrink * w
         w_a = w_a + (1 - given["tau"]) * (w - w_a)
     curves = run([0, 5.0], p=0.2, s=0.36, tau=1.0, sigma2=0.2, **flow._asdict())
     w_end = np.sqrt(curves.s[-1])
-    return float(np.abs(np.array([p, w, w_a]) - [curves.p[-1], w_end, curves.tau[-1] * w_end]).max())
+    return float(
+        np.abs(np.array([p, w, w_a]) - [curves.p[-1], w_end, curves.tau[-1] * w_end]).max()
+    )
 
 
 def test_mapping_gives_the_paper_s_numbers():
@@ -507,13 +597,18 @@ def test_mapping_gives_the_paper_s_numbers():
         learning_rate=0.01, weight_decay=4e-4, tau=0.996, decay="decoupled", decay_scale="literal"
     )
     np.testing.assert_allclose([*flow, time], [1, 0.04, 0.04, 0.4, 0.01], atol=1e-12)
-    given = {"learning_rate": 0.2, "predictor_learning_rate": 2.0, "weight_decay": 0.0, "predictor_weight_decay": 4e-4}
+    given = {
+        "learning_rate": 0.2,
+        "predictor_learning_rate": 2.0,
+        "weight_decay": 0.0,
+        "predictor_weight_decay": 4e-4,
+    }
     flow, _ = theory.mapping(**given)  # the replication's Table 3
     assert flow.beta is None and flow.eta_s == 0
     np.testing.assert_allclose([flow.alpha_p, flow.eta_p], [10, 4e-3])
 
 
-# --- Mistakes -------------------------------------------------------------------------------------------------
+# --- Mistakes -------------------------------------------------------------------------------------
 
 START = {"p": 0.1, "s": 0.1, "times": np.array([0, 1.0])}
 
@@ -545,7 +640,14 @@ def test_what_is_outside_the_domain_is_named(name, value):
 
 @pytest.mark.parametrize(
     "name, value",
-    [("learning_rate", 0), ("weight_decay", -1), ("tau", 1.0), ("momentum", 1), ("decay", "both"), ("loss_scale", 0)],
+    [
+        ("learning_rate", 0),
+        ("weight_decay", -1),
+        ("tau", 1.0),
+        ("momentum", 1),
+        ("decay", "both"),
+        ("loss_scale", 0),
+    ],
 )
 def test_settings_that_map_to_no_flow_are_named(name, value):
     with pytest.raises(UserError, match=f"^{name}: got"):
@@ -566,11 +668,15 @@ def test_without_diffrax_closed_forms_work_and_the_rest_says_so(monkeypatch):
         return imports(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert len(theory.fixed_points(**BASE)) == 3 and theory.collapses(p=0.1, s=0.1, alpha_p=1, eta_p=0.3, eta_s=0.3)
+    assert len(theory.fixed_points(**BASE)) == 3 and theory.collapses(
+        p=0.1, s=0.1, alpha_p=1, eta_p=0.3, eta_s=0.3
+    )
     for call in (
         partial(theory.simulate, **START, **BASE),
         partial(theory.collapses, p=0.1, s=0.1, **BASE),
         partial(theory.separatrix, **BASE),
     ):
-        with pytest.raises(UserError, match=r"^diffrax: not installed; pip install -e '\.\[theory\]'$"):
+        with pytest.raises(
+            UserError, match=r"^diffrax: not installed; pip install -e '\.\[theory\]'$"
+        ):
             call()

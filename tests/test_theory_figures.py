@@ -32,7 +32,8 @@ def drawn(tmp_path_factory):
     """{name: (arrays, pixels)}, each figure drawn once."""
     folder = tmp_path_factory.mktemp("figures")
     return {
-        name: (FIGURES[name](folder / f"{name}.png", **SMALL[name]), read(folder / f"{name}.png")) for name in FIGURES
+        name: (FIGURES[name](folder / f"{name}.png", **SMALL[name]), read(folder / f"{name}.png"))
+        for name in FIGURES
     }
 
 
@@ -74,7 +75,9 @@ def test_curves_over_time_end_at_rest(drawn):
     """The two weakest decays have come to p₊ of a p² - p + η = 0, the strongest has collapsed."""
     shown = drawn["figure5"][0]
     for i in (0, 1):
-        assert shown["eta_p"][i, -1] == pytest.approx((1 + np.sqrt(1 - 4 * shown["eta"][i])) / 2, rel=2e-3)
+        assert shown["eta_p"][i, -1] == pytest.approx(
+            (1 + np.sqrt(1 - 4 * shown["eta"][i])) / 2, rel=2e-3
+        )
     assert shown["eta_s"][-1, -1] < 1e-4 and (shown["eta_tau"][:, 0] == 0).all()
     same = shown["beta_p"][list(shown["beta"]).index(0.4)]
     np.testing.assert_allclose(same, shown["eta_p"][list(shown["eta"]).index(0.04)], atol=1e-9)
@@ -92,7 +95,9 @@ def test_target_stays_in_proportion(drawn):
 
 def test_decay_makes_the_predictor_symmetric_and_aligned(drawn):
     shown = drawn["figure8"][0]
-    assert (shown["antisymmetric"][..., 0] > 0.3).all() and shown["antisymmetric"][2, :, -1].max() < 1e-4
+    assert (shown["antisymmetric"][..., 0] > 0.3).all() and shown["antisymmetric"][
+        2, :, -1
+    ].max() < 1e-4
     assert shown["symmetric"][..., -1].min() > 0.5
     commutator = drawn["figure9"][0]["commutator"]
     assert (commutator[..., -1] < 1e-3 * commutator[..., 0]).all()
@@ -111,10 +116,17 @@ def test_phase_diagram_has_both_phases_and_a_quick_predictor_learns(drawn):
     shown = drawn["phase_diagram"][0]
     for dies in shown["collapses"]:
         assert 0 < dies.sum() < dies.size
-        assert (np.diff(dies.astype(int), axis=0) <= 0).all()  # upwards, in alpha_p, only from collapse to learning
+        # upwards, in alpha_p, only from collapse to learning
+        assert (np.diff(dies.astype(int), axis=0) <= 0).all()
     i, j = 5, 2
     setting = {"alpha_p": shown["alpha_p"][i], "eta_p": shown["eta_p"][j], "eta_s": 0.1}
-    end = solve_ivp(lambda t, y: theory.mode_rates(*y, 1.0, **setting)[:2], (0, 3000), (0.0, 0.1), "LSODA", atol=1e-12)
+    end = solve_ivp(
+        lambda t, y: theory.mode_rates(*y, 1.0, **setting)[:2],
+        (0, 3000),
+        (0.0, 0.1),
+        "LSODA",
+        atol=1e-12,
+    )
     assert shown["collapses"][0, i, j] == (end.y[1, -1] < 1e-6)
 
 
@@ -125,7 +137,10 @@ def test_task_draws_one_figure_and_tells_its_numbers(tmp_path, capsys):
     assert result["task"] == "theory" and list(result["figures"]) == ["figure4"]
     assert result["figures"]["figure4"]["eta"] == [0.0, 0.1, 0.25, 0.4]
     assert len(json.dumps(result)) < 10_000 and "figure4.png" in capsys.readouterr().out
-    assert json.loads((tmp_path / "config.json").read_text()) == {"task": "theory", "figure": "figure4"}
+    assert json.loads((tmp_path / "config.json").read_text()) == {
+        "task": "theory",
+        "figure": "figure4",
+    }
 
 
 def test_all_is_every_figure(tmp_path, monkeypatch):

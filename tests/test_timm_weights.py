@@ -33,7 +33,9 @@ def path(tmp_path):
 def test_the_head_is_taken_where_it_fits(path):
     params, _, message = load_weights(path, *convnext(5), "convnext_tiny")
     file = draw_file(DEPTHS, 4, 5)
-    chex.assert_trees_all_equal(params["head"], {"kernel": file["head.fc.weight"].T, "bias": file["head.fc.bias"]})
+    chex.assert_trees_all_equal(
+        params["head"], {"kernel": file["head.fc.weight"].T, "bias": file["head.fc.bias"]}
+    )
     assert message.endswith("with its head")
     params, _, message = load_weights(path, *convnext(7), "convnext_tiny")
     assert not np.any(params["head"]["kernel"])
@@ -57,7 +59,10 @@ def resnet_file(depths, width, classes):
         c = width * 2 ** (stage - 1)
         for i in range(depth):
             block = f"layer{stage}.{i}."
-            shapes |= {block + "conv1": (c, inputs if i == 0 else c, 3, 3), block + "conv2": (c, c, 3, 3)}
+            shapes |= {
+                block + "conv1": (c, inputs if i == 0 else c, 3, 3),
+                block + "conv2": (c, c, 3, 3),
+            }
             norms |= {block + "bn1": c, block + "bn2": c}
             if i == 0 and stage > 1:
                 shapes[block + "downsample.0"], norms[block + "downsample.1"] = (c, inputs, 1, 1), c
@@ -84,8 +89,12 @@ def test_resnets_arrays_come_to_their_places(tmp_path):
     kernel = file["layer2.0.downsample.0.weight"]
     chex.assert_trees_all_equal(block["shortcut_conv"]["kernel"], kernel.transpose(2, 3, 1, 0))
     chex.assert_trees_all_equal(block["norm2"]["batch"]["scale"], file["layer2.0.bn2.weight"])
-    chex.assert_trees_all_equal(recorded["shortcut_norm"]["batch"]["var"], file["layer2.0.downsample.1.running_var"])
-    chex.assert_trees_all_equal(stats["encoder"]["stem_norm"]["batch"]["mean"], file["bn1.running_mean"])
+    chex.assert_trees_all_equal(
+        recorded["shortcut_norm"]["batch"]["var"], file["layer2.0.downsample.1.running_var"]
+    )
+    chex.assert_trees_all_equal(
+        stats["encoder"]["stem_norm"]["batch"]["mean"], file["bn1.running_mean"]
+    )
     assert message.startswith(f"weights: {20 + 20 * 4} arrays of resnet18 from")
 
 
@@ -93,8 +102,18 @@ def test_files_that_do_not_fit_are_refused(tmp_path, path):
     save_file(resnet_file((2, 2, 2, 2), 4, 5), tmp_path / "r18.safetensors")
     save_file(resnet_file((3, 4, 6, 3), 4, 5), tmp_path / "r34.safetensors")
     cases = [
-        (tmp_path / "r34.safetensors", resnet(18), "resnet18", r"layer1.2.bn1.bias \(4,\) is not known"),
-        (tmp_path / "r18.safetensors", resnet(34), "resnet34", "layer1.2.[a-z0-9.]* is missing.* more$"),
+        (
+            tmp_path / "r34.safetensors",
+            resnet(18),
+            "resnet18",
+            r"layer1.2.bn1.bias \(4,\) is not known",
+        ),
+        (
+            tmp_path / "r18.safetensors",
+            resnet(34),
+            "resnet34",
+            "layer1.2.[a-z0-9.]* is missing.* more$",
+        ),
         (
             tmp_path / "r18.safetensors",
             convnext(),
@@ -108,12 +127,16 @@ def test_files_that_do_not_fit_are_refused(tmp_path, path):
     wide = start(make_classifier(make_encoder("convnext_tiny", width=6, depth=1), 5).init)
     with pytest.raises(UserError, match=r"makes \(4,\) where \(6,\) is needed"):
         load_weights(path, *wide, "convnext_tiny")
-    with pytest.raises(UserError, match="encoder.weights: got a file for mlp, takes one for convnext_tiny"):
+    with pytest.raises(
+        UserError, match="encoder.weights: got a file for mlp, takes one for convnext_tiny"
+    ):
         load_weights(path, *wide, "mlp")
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
-    with pytest.raises(UserError, match="encoder.weights: got .*gone.safetensors, which is no file"):
+    with pytest.raises(
+        UserError, match="encoder.weights: got .*gone.safetensors, which is no file"
+    ):
         load_weights(tmp_path / "gone.safetensors", *convnext(), "convnext_tiny")
     for name in ("bad.safetensors", "bad.pth"):
         (tmp_path / name).write_bytes(b"no weights at all")
@@ -150,15 +173,20 @@ def test_tables_of_another_window():
     chex.assert_trees_all_close(resize_table(table, 1)[0], np.float32(grid[6, 6]))
     turned = resize_table(grid[::-1, ::-1].reshape(169, 2), 49).reshape(7, 7, 2)
     chex.assert_trees_all_close(turned[::-1, ::-1], small, atol=1e-6)
-    chex.assert_trees_all_close(resize_table(np.full((169, 2), 3.0), 49), np.full((49, 2), 3.0, np.float32))
+    chex.assert_trees_all_close(
+        resize_table(np.full((169, 2), 3.0), 49), np.full((49, 2), 3.0, np.float32)
+    )
     assert resize_table(table, 169) is table
-    # Steps of 1 and 1.01 from the centre: place 2 lies 0.99 of the way from the first to the second.
+    # Steps of 1 and 1.01 from the centre: place 2 lies 0.99 of the way from the first to the
+    # second.
     line = np.linspace(0, 1, 13)[:, None, None] ** 2 * np.ones((1, 13, 1))
     small = resize_table(line.reshape(169, 1), 49).reshape(7, 7)
-    assert small[5, 0] == pytest.approx(line[7, 0, 0] + (line[8, 0, 0] - line[7, 0, 0]) / 1.01, rel=1e-4)
+    assert small[5, 0] == pytest.approx(
+        line[7, 0, 0] + (line[8, 0, 0] - line[7, 0, 0]) / 1.01, rel=1e-4
+    )
 
 
-# --- Against timm itself, where it is installed ---------------------------------------------------------------
+# --- Against timm itself, where it is installed ---------------------------------------------------
 
 TIMM = {
     "convnext_tiny": ("convnext_tiny", {}),
@@ -192,13 +220,17 @@ def test_logits_are_those_of_timm_itself(tmp_path, name, suffix):
     else:
         library = pytest.importorskip("safetensors.torch")
         library.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
-    classifier = make_classifier(make_encoder(name, width=0, stem="imagenet" if "res" in name else "cifar"), 10)
+    classifier = make_classifier(
+        make_encoder(name, width=0, stem="imagenet" if "res" in name else "cifar"), 10
+    )
     params, stats, _ = load_weights(path, *start(classifier.init), name)
     image = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     with torch.no_grad():
         expected = model(torch.tensor(image.transpose(0, 3, 1, 2))).numpy()
     got = jax.jit(classifier.logits)(params, stats, image)
-    print(f"{name}: largest logit {np.max(np.abs(expected)):.3f}, difference {np.max(np.abs(got - expected)):.1e}")
+    print(
+        f"{name}: largest logit {np.max(np.abs(expected)):.3f}, difference {np.max(np.abs(got - expected)):.1e}"
+    )
     chex.assert_trees_all_close(got, expected, atol=1e-4)
 
 
@@ -208,5 +240,7 @@ def test_resized_tables_are_those_of_timm_itself():
     table = np.random.default_rng(0).normal(size=(169, 3)).astype(np.float32)
     for window in (1, 2, 3, 4, 6):
         rows = (2 * window - 1) ** 2
-        expected = timm.layers.resize_rel_pos_bias_table(torch.tensor(table), (window, window), (rows, 3)).numpy()
+        expected = timm.layers.resize_rel_pos_bias_table(
+            torch.tensor(table), (window, window), (rows, 3)
+        ).numpy()
         chex.assert_trees_all_close(resize_table(table, rows), expected, atol=1e-5)

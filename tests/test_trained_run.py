@@ -7,11 +7,15 @@ import pytest
 from ssl_jax.builders.trained_run import SECTIONS, read_trained
 from ssl_jax.errors import UserError
 
-SOUND = {"task": "pretrain", "method": "byol", "epochs": 3} | {name: {"kept": name} for name in SECTIONS}
+SOUND = {"task": "pretrain", "method": "byol", "epochs": 3} | {
+    name: {"kept": name} for name in SECTIONS
+}
 
 
 def write(folder, content) -> None:
-    (folder / "config.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    (folder / "config.json").write_text(
+        content if isinstance(content, str) else json.dumps(content)
+    )
 
 
 def test_a_sound_configuration_is_read_whole(tmp_path):
@@ -22,7 +26,17 @@ def test_a_sound_configuration_is_read_whole(tmp_path):
 
 
 def test_every_section_that_a_pretraining_has_is_asked_for():
-    expected = {"data", "views", "encoder", "projector", "predictor", "target", "optimizer", "schedule", "probe"}
+    expected = {
+        "data",
+        "views",
+        "encoder",
+        "projector",
+        "predictor",
+        "target",
+        "optimizer",
+        "schedule",
+        "probe",
+    }
     assert set(SECTIONS) == expected
 
 
@@ -36,7 +50,10 @@ WRONG = {
         {name: value for name, value in SOUND.items() if name not in ("predictor", "probe")},
         "{}/config.json: damaged, lacks predictor, probe",
     ),
-    "a section that is none": (SOUND | {"encoder": "resnet18"}, "{}/config.json: damaged, lacks encoder"),
+    "a section that is none": (
+        SOUND | {"encoder": "resnet18"},
+        "{}/config.json: damaged, lacks encoder",
+    ),
     "no JSON": ('{"task": "pret', "{}/config.json: damaged, not JSON"),
     "a list": ("[1, 2]", "{}/config.json: damaged, holds a list"),
 }

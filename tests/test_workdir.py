@@ -80,14 +80,24 @@ def test_what_a_continued_run_may_change(tmp_path, free):
     assert json.loads((tmp_path / "config.json").read_text()) == changed(**free)
 
 
-# What `pretrain`, `sweep`, `report` and the experiments each said for themselves, before there was one list.
+# What `pretrain`, `sweep`, `report` and the experiments each said for themselves, before there was
+# one list.
 EVERYWHERE = "data.data_dir data.resident devices steps_per_call log_every eval_every checkpoint_every dynamics.every"
 ELSEWHERE = "data_dir together workers"  # fields of a sweep, and of experiments
 
 
 def test_the_one_list_holds_what_every_place_lets_differ():
     assert all(workdir.is_free(name) for name in f"{EVERYWHERE} {ELSEWHERE}".split())
-    for name in ("seed", "epochs", "probe.knn_k", "data", "data.name", "devices_of", "dynamicsevery", "xprobe.knn_k"):
+    for name in (
+        "seed",
+        "epochs",
+        "probe.knn_k",
+        "data",
+        "data.name",
+        "devices_of",
+        "dynamicsevery",
+        "xprobe.knn_k",
+    ):
         assert not workdir.is_free(name), name
     assert workdir.is_free("probe.knn_k", workdir.FREE + workdir.PROBES)
     assert not workdir.is_free("xprobe.knn_k", workdir.FREE + workdir.PROBES)
@@ -109,14 +119,18 @@ def test_every_free_field_may_change(name, tmp_path):
 def test_a_stored_configuration_tells_no_place_and_leaves_the_run_s_alone():
     config = changed(data__data_dir="/here")
     assert result_json.fields(config) == config | {"data": {"name": "digits"}}
-    assert config["data"]["data_dir"] == "/here" and result_json.fields({"task": "theory"}) == {"task": "theory"}
+    assert config["data"]["data_dir"] == "/here" and result_json.fields({"task": "theory"}) == {
+        "task": "theory"
+    }
 
 
 def test_other_configuration_is_refused_with_the_differing_fields(tmp_path):
     workdir.open_workdir(str(tmp_path), CONFIG)
     before = contents(tmp_path)
     other = changed(data__name="cifar10", views__std=[1.0], log_every=3)
-    with pytest.raises(UserError, match=r"data.name 'digits' -> 'cifar10'; views.std 'absent' -> \[1.0\]\)") as refusal:
+    with pytest.raises(
+        UserError, match=r"data.name 'digits' -> 'cifar10'; views.std 'absent' -> \[1.0\]\)"
+    ) as refusal:
         workdir.open_workdir(str(tmp_path), other)
     assert str(tmp_path) in str(refusal.value) and "log_every" not in str(refusal.value)
     assert contents(tmp_path) == before
@@ -124,7 +138,10 @@ def test_other_configuration_is_refused_with_the_differing_fields(tmp_path):
 
 def test_a_field_that_came_later_is_what_runs_did_without_it(tmp_path):
     workdir.open_workdir(str(tmp_path), CONFIG)
-    assert workdir.open_workdir(str(tmp_path), CONFIG | {"regularisers": {"variance": 0.0}}) == tmp_path
+    assert (
+        workdir.open_workdir(str(tmp_path), CONFIG | {"regularisers": {"variance": 0.0}})
+        == tmp_path
+    )
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     with pytest.raises(UserError, match=r"\(regularisers.variance 0.0 -> 0.5\)"):
         workdir.open_workdir(str(tmp_path), CONFIG | {"regularisers": {"variance": 0.5}})

@@ -39,27 +39,47 @@ class Parts(NamedTuple):
 
 
 def make_parts(
-    kind="linear", tau=0.9, encoder="flat", rate=0.1, momentum=0.0, decay=0.0, axis_name=None, **options
+    kind="linear",
+    tau=0.9,
+    encoder="flat",
+    rate=0.1,
+    momentum=0.0,
+    decay=0.0,
+    axis_name=None,
+    **options,
 ) -> Parts:
-    """encoder: a name, or a module. tau: None, or the target's constant rate. options: the predictor's."""
+    """encoder: a name, or a module. tau: None, or the target's constant rate. options: the
+    predictor's.
+    """
     if encoder == "flat":
         encoder = Flat(axis_name)
-    module = make_encoder(encoder, width=4, axis_name=axis_name) if isinstance(encoder, str) else encoder
+    module = (
+        make_encoder(encoder, width=4, axis_name=axis_name) if isinstance(encoder, str) else encoder
+    )
     network = make_network(module, MLPHead(8, DIM, axis_name=axis_name))
     options |= {"hidden": 8, "axis_name": axis_name} if kind == "mlp" else {}
     optimizer = make_optimizer("momentum", rate, momentum=momentum, weight_decay=decay)
-    return Parts(network, make_predictor(kind, DIM, **options), optimizer, None if tau is None else lambda step: tau)
+    return Parts(
+        network,
+        make_predictor(kind, DIM, **options),
+        optimizer,
+        None if tau is None else lambda step: tau,
+    )
 
 
 def fresh_state(parts: Parts, key):
     """As a run begins."""
     image = jnp.zeros((2, SIDE, SIDE, 1))
-    return init_state(key, image, parts.network, parts.predictor, parts.optimizer, parts.tau is not None)
+    return init_state(
+        key, image, parts.network, parts.predictor, parts.optimizer, parts.tau is not None
+    )
 
 
 @functools.cache
 def make_state(parts: Parts, seed=0):
-    """As if in the middle of a run: weights, target and statistics each random. Step 0, nothing compiled."""
+    """As if in the middle of a run: weights, target and statistics each random. Step 0, nothing
+    compiled.
+    """
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(lambda: fresh_state(parts, jax.random.key(0)))
 
@@ -69,7 +89,9 @@ def make_state(parts: Parts, seed=0):
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     params, stats = noise(shapes.params), jax.tree.map(jnp.abs, noise(shapes.stats))
     opt_state = parts.optimizer.init(params)
-    return zeros._replace(params=params, stats=stats, target=noise(shapes.target), opt_state=opt_state)
+    return zeros._replace(
+        params=params, stats=stats, target=noise(shapes.target), opt_state=opt_state
+    )
 
 
 def make_step(parts: Parts, views=None, axis_name=None, **options):

@@ -1,4 +1,5 @@
-"""The ablation WD, RWD, PWD, LPWD (the paper's table 3), each gap split by the identities behind it.
+"""The ablation WD, RWD, PWD, LPWD (the paper's table 3), each gap split by the identities behind
+it.
 
 python launch.py --config configs/experiments/ablation.py --workdir runs/ablation
 python launch.py --config configs/experiments/ablation.py:full --workdir runs/ablation-full

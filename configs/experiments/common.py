@@ -1,8 +1,10 @@
-"""What the experiments on weight decay share: CIFAR-10 at a scale for two CPU cores, and a small network.
+"""What the experiments on weight decay share: CIFAR-10 at a scale for two CPU cores, and a small
+network.
 
-The protocol is that of the layer-wise pre-weight-decay paper (section 4): images mirrored with probability 1/2 and
-nothing else, normalised by ImageNet's statistics, a constant learning rate. Its networks start from ImageNet-21k
-weights and take some 9 800 steps of 512 images; here they start from scratch and take some hundred of 128.
+The protocol is that of the layer-wise pre-weight-decay paper (section 4): images mirrored with
+probability 1/2 and nothing else, normalised by ImageNet's statistics, a constant learning rate. Its
+networks start from ImageNet-21k weights and take some 9 800 steps of 512 images; here they start
+from scratch and take some hundred of 128.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +22,8 @@ def base(experiment: str) -> ConfigDict:
     config.batch_size = 128
     config.init = "pytorch"  # pytorch | glorot | gaussian | he | orthogonal
     config.precision = "float32"  # float32 | bfloat16 (forward and backward only)
-    config.together = "auto"  # members in one call: auto is 1 on a CPU, 32 elsewhere (lower it if memory runs out)
+    # members in one call: auto is 1 on a CPU, 32 elsewhere (lower it if memory runs out)
+    config.together = "auto"
     config.workers = "auto"  # calls at once: auto is one for each core of a CPU, 1 elsewhere
     config.layerwise = "mean"  # the rule of LPWD: mean (2i/(n+1)) | max (2(i-1)/(n-1)) | i/n
 
@@ -28,7 +31,8 @@ def base(experiment: str) -> ConfigDict:
     config.data.name = "cifar10"  # digits, or an image-classification set of TensorFlow Datasets
     config.data.data_dir = ""  # where TFDS keeps its sets; "": its own default
     config.data.train_size = 5000  # the first so many training images; 0: all
-    config.data.validation_size = 1000  # the last so many of them: what is chosen, is chosen by these
+    # the last so many of them: what is chosen, is chosen by these
+    config.data.validation_size = 1000
     config.data.test_size = 5000  # the first so many test images; 0: all
     config.data.image_size = 0  # side in pixels; 0: as in the set
 
@@ -36,8 +40,10 @@ def base(experiment: str) -> ConfigDict:
     config.encoder.name = "convnet"
     config.encoder.width = 16
     config.encoder.depth = 0  # layers, or blocks a stage; 0: the architecture's own
-    config.encoder.norm = "auto"  # auto: the architecture's own | batch | layer | group | instance | none
-    config.encoder.activation = "auto"  # auto: the architecture's own | sigmoid | tanh | relu | leaky_relu | gelu
+    # auto: the architecture's own | batch | layer | group | instance | none
+    config.encoder.norm = "auto"
+    # auto: the architecture's own | sigmoid | tanh | relu | leaky_relu | gelu
+    config.encoder.activation = "auto"
 
     config.augment = ConfigDict()
     config.augment.flip = 0.5
@@ -48,13 +54,17 @@ def base(experiment: str) -> ConfigDict:
     config.optimizer = ConfigDict()
     config.optimizer.name = "adam"
     config.optimizer.momentum = 0.9  # of optimizers that have it
-    config.optimizer.decay_scale = "lr"  # lr: a step takes learning rate * decay of a weight | literal: decay
-    config.optimizer.exclude = ""  # regular expression of parameters that do not decay; "": all decay, as in the paper
+    # lr: a step takes learning rate * decay of a weight | literal: decay
+    config.optimizer.decay_scale = "lr"
+    # regular expression of parameters that do not decay; "": all decay, as in the paper
+    config.optimizer.exclude = ""
     return config
 
 
 def full_scale(config: ConfigDict) -> ConfigDict:
-    """The paper's sizes, from scratch: all images, 100 epochs of batch 512. For a GPU; not measured."""
+    """The paper's sizes, from scratch: all images, 100 epochs of batch 512. For a GPU; not
+    measured.
+    """
     config.epochs = 100
     config.batch_size = 512
     config.data.train_size = 0

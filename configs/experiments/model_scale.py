@@ -1,7 +1,7 @@
 """WD against LPWD on networks of several sizes (the paper's figure 5).
 
-    python launch.py --config configs/experiments/model_scale.py --workdir runs/model_scale
-    python launch.py --config configs/experiments/model_scale.py:full --workdir runs/model_scale-full
+    python launch.py --config configs/experiments/model_scale.py --workdir runs/model_scale python
+    launch.py --config configs/experiments/model_scale.py:full --workdir runs/model_scale-full
 
 Each arm of each size has the decay that held-out images choose, by a seed that is then left out.
 """
@@ -18,7 +18,8 @@ def get_config(scale: str = "small") -> ConfigDict:
     config = base("model_scale")
     config.seeds = 3  # fresh ones, after the one by which the decay is chosen
     config.arms = ("WD", "LPWD")
-    config.sizes = ("convnet-8", "convnet-16", "convnet-32")  # NAME, NAME-WIDTH or NAME-WIDTH-DEPTH of an encoder
+    # NAME, NAME-WIDTH or NAME-WIDTH-DEPTH of an encoder
+    config.sizes = ("convnet-8", "convnet-16", "convnet-32")
     config.optimizer.learning_rate = 5e-3
     config.weight_decays = (0.5, 0.05)
     if scale == "full":

@@ -1,9 +1,11 @@
-"""Optimizer x learning rate, in the manner of the ADADELTA paper's tables 1 and 2, on its network 500-300 of tanh.
+"""Optimizer x learning rate, in the manner of the ADADELTA paper's tables 1 and 2, on its network
+500-300 of tanh.
 
-On digits, where an epoch has ten steps; as the paper has it, six epochs of MNIST, where one has 550:
+On digits, where an epoch has ten steps; as the paper has it, six epochs of MNIST, where one has
+550:
 
-    python launch.py --config configs/experiments/optimizers.py --workdir runs/optimizers
-    python launch.py --config configs/experiments/optimizers.py:mnist --workdir runs/optimizers-mnist
+    python launch.py --config configs/experiments/optimizers.py --workdir runs/optimizers python
+    launch.py --config configs/experiments/optimizers.py:mnist --workdir runs/optimizers-mnist
 
 Fewer of them: --config.optimizers="('sgd','adam')".
 
@@ -43,6 +45,7 @@ def get_config(data: str = "digits") -> ConfigDict:
     config.data.name = data  # digits, or any set of TFDS
     config.data.data_dir = ""  # where TFDS keeps its sets; "": its own default
     config.data.train_size = 0  # the first so many training images; 0: all
-    config.data.validation_size = validation_size  # the last so many of them, by which the best rate is chosen
+    # the last so many of them, by which the best rate is chosen
+    config.data.validation_size = validation_size
     config.data.image_size = 0  # side in pixels; 0: as in the set
     return config

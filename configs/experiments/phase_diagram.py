@@ -1,5 +1,6 @@
-"""Which modes collapse? Decay and learning rate of the predictor, with and without an average of the target: what the
-linear theory predicts, beside what a linear network and a network on scikit-learn's digits do.
+"""Which modes collapse? Decay and learning rate of the predictor, with and without an average of
+the target: what the linear theory predicts, beside what a linear network and a network on
+scikit-learn's digits do.
 
     python launch.py --config configs/experiments/phase_diagram.py --workdir runs/phase_diagram
 
@@ -17,7 +18,8 @@ def get_config() -> ConfigDict:
     config.seeds = 2
     config.cells = 10  # along each axis
     config.eta_p = (0.02, 0.5)  # decay of the predictor in the flow's time: the ends of the axis
-    config.alpha_p = (0.03, 3.0)  # learning rate of the predictor over the encoder's: the ends of the axis
+    # learning rate of the predictor over the encoder's: the ends of the axis
+    config.alpha_p = (0.03, 3.0)
     config.eta_s = 0.1  # decay of all else in the flow's time
     config.beta = 0.1  # rate of the target's average in the flow's time, where there is one
     config.p = 0.1  # the predictor begins as p times the identity
@@ -34,6 +36,7 @@ def get_config() -> ConfigDict:
     config.digits.losses = ("cosine", "euclidean")  # the second is the theory's own
     config.digits.time = 100.0  # as the twin's
     config.digits.batch_size = 64
-    config.digits.noise = 0.3  # of every pixel of a view, in units of the pixels' standard deviation
+    # of every pixel of a view, in units of the pixels' standard deviation
+    config.digits.noise = 0.3
     config.digits.width = 32  # of the encoder's one layer, and of the projector's hidden one
     return config

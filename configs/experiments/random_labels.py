@@ -1,7 +1,9 @@
-"""Random labels learned by heart, with and without weight decay and augmentation, in the manner of Zhang et al. 2017.
+"""Random labels learned by heart, with and without weight decay and augmentation, in the manner of
+Zhang et al. 2017.
 
     python launch.py --config configs/experiments/random_labels.py --workdir runs/random_labels
-    python launch.py --config configs/experiments/random_labels.py:cifar10 --workdir runs/random_labels-cifar10
+    python launch.py --config configs/experiments/random_labels.py:cifar10 --workdir
+    runs/random_labels-cifar10
 
 The second is for a GPU: a small convolutional network on all of CIFAR-10, not measured.
 
@@ -31,7 +33,8 @@ def get_config(data: str = "digits") -> ConfigDict:
     config.learning_rate = 3e-3
     config.weight_decay = 0.1  # decoupled; a step takes learning_rate * weight_decay of a weight
     config.flip = flip  # probability of mirroring, where there is augmentation
-    config.crop_padding = padding  # pixels around the image, out of which a crop of its size is taken
+    # pixels around the image, out of which a crop of its size is taken
+    config.crop_padding = padding
 
     config.encoder = ConfigDict()
     config.encoder.name = name

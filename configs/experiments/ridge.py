@@ -13,7 +13,8 @@ def get_config() -> ConfigDict:
     config.task = "experiment"
     config.experiment = "ridge"
     config.steps = 3000
-    config.rates = (0.1, 0.5, 1.0, 2.02)  # in units of 1 / L, beside the best one; from 2 on it diverges
+    # in units of 1 / L, beside the best one; from 2 on it diverges
+    config.rates = (0.1, 0.5, 1.0, 2.02)
 
     config.data = ConfigDict()
     config.data.name = "digits"  # or any set of TFDS

@@ -1,4 +1,5 @@
-"""Vanishing and exploding gradients: multi-layer perceptrons of every depth, activation and initialisation.
+"""Vanishing and exploding gradients: multi-layer perceptrons of every depth, activation and
+initialisation.
 
     python launch.py --config configs/experiments/signal.py --workdir runs/signal
 

@@ -1,4 +1,5 @@
-"""Strong penalty: loss and accuracy where learning rate and decay are both large (the paper's figure 1).
+"""Strong penalty: loss and accuracy where learning rate and decay are both large (the paper's
+figure 1).
 
     python launch.py --config configs/experiments/strong_penalty.py --workdir runs/strong_penalty
 

@@ -1,20 +1,24 @@
-"""The cells of the sweeps: which runs make up a table, and what each changes of the scale's configuration.
+"""The cells of the sweeps: which runs make up a table, and what each changes of the scale's
+configuration.
 
 Which cells a published table has, with its numbers and what is doubtful about them:
 ssl_jax/reports/replication/published.py.
 
-Scale "full" is the published protocol. Scale "mini" is for two CPU cores. It was fixed before any of its results was
-seen, and no field of it was chosen by an accuracy of a sweep:
+Scale "full" is the published protocol. Scale "mini" is for two CPU cores. It was fixed before any
+of its results was seen, and no field of it was chosen by an accuracy of a sweep:
 
-* `configs/cifar10_small.py`: the first 20 000 images, a convnet of width 32, 6 epochs of 156 steps, rate 0.05 with a
-  cosine, decay 0.02, tau 0.99, the replication's probe; the dynamics recorded every 26 steps.
+* `configs/cifar10_small.py`: the first 20 000 images, a convnet of width 32, 6 epochs of 156 steps,
+  rate 0.05 with a cosine, decay 0.02, tau 0.99, the replication's probe; the dynamics recorded
+  every 26 steps.
 * Where tables 1 and 2 have the decay 4e-4, mini has its own, 0.02: the same rate x decay x steps.
-* Table 3: rate 0.2 and predictor's rate 2 as published, under mini's cosine. The predictor's decay, where there is one,
-  is 0.0337, so that rate x decay x steps is kept: 2 x 4e-4 x 39 390 = 31.5 = 1 (the mean of a cosine from 2) x 0.0337
-  x 936. Probe of 50 epochs, as published.
-* Table 8: 100, 300 and 500 epochs become 6, 18 and 30; the original's loss, initialisation, biases, masks and probe.
-* Optimizers: rates by custom, none tuned. The decay of AdamW and Lion takes the same share of a weight a step as L2
-  under heavy ball does in the long run, eta lambda / (1 - mu); Adam and RMSprop have L2 as momentum has it.
+* Table 3: rate 0.2 and predictor's rate 2 as published, under mini's cosine. The predictor's decay,
+  where there is one, is 0.0337, so that rate x decay x steps is kept: 2 x 4e-4 x 39 390 = 31.5 = 1
+  (the mean of a cosine from 2) x 0.0337 x 936. Probe of 50 epochs, as published.
+* Table 8: 100, 300 and 500 epochs become 6, 18 and 30; the original's loss, initialisation, biases,
+  masks and probe.
+* Optimizers: rates by custom, none tuned. The decay of AdamW and Lion takes the same share of a
+  weight a step as L2 under heavy ball does in the long run, eta lambda / (1 - mu); Adam and RMSprop
+  have L2 as momentum has it.
 """
 
 from typing import NamedTuple
@@ -42,11 +46,13 @@ def cell(name: str, **changes) -> Cell:
 
 
 def method(name: str, label: str | None = None) -> dict:
-    """The fields of a method of configs/methods.py; `label`: what the run is called, if not by the method."""
+    """The fields of a method of configs/methods.py; `label`: what the run is called, if not by the
+    method.
+    """
     return {"method": label or name} | METHODS[name]
 
 
-# --- Published ----------------------------------------------------------------------------------------------------
+# --- Published ------------------------------------------------------------------------------------
 
 # "wdp": weight decay on the predictor alone; "nowd": on nothing.
 PREDICTOR_DECAY = {"wdp": {"mini": 0.0337, "full": 4e-4}, "nowd": {"mini": 0.0, "full": 0.0}}
@@ -54,7 +60,10 @@ PREDICTOR_DECAY = {"wdp": {"mini": 0.0337, "full": 4e-4}, "nowd": {"mini": 0.0, 
 
 def decay_cell(name: str) -> Cell:
     base, _, decay = name.rpartition("_")
-    own = {scale: {"optimizer.predictor.weight_decay": value} for scale, value in PREDICTOR_DECAY[decay].items()}
+    own = {
+        scale: {"optimizer.predictor.weight_decay": value}
+        for scale, value in PREDICTOR_DECAY[decay].items()
+    }
     return cell(name, both=method(base, name) | {"optimizer.weight_decay": 0.0}, **own)
 
 
@@ -70,7 +79,9 @@ LENGTHS = {"100": 6, "300": 18, "500": 30}  # epochs: full, mini
 
 def original_cell(name: str) -> Cell:
     base, _, epochs = name.rpartition("_")
-    return cell(name, both=method(base), mini={"epochs": LENGTHS[epochs]}, full={"epochs": int(epochs)})
+    return cell(
+        name, both=method(base), mini={"epochs": LENGTHS[epochs]}, full={"epochs": int(epochs)}
+    )
 
 
 def plain_cell(name: str) -> Cell:
@@ -79,14 +90,15 @@ def plain_cell(name: str) -> Cell:
 
 BUILD = {"table3": decay_cell, "original_table8": original_cell}
 
-# --- Nothing published --------------------------------------------------------------------------------------------
+# --- Nothing published ----------------------------------------------------------------------------
 
 
 def optimizer(scale: str, name: str) -> dict:
     """The optimizer with its rate and decay; momentum's are the base's own."""
     base = {"mini": cifar10_small, "full": cifar10}[scale].get_config().optimizer
     rest = 1 - base.momentum
-    share = base.learning_rate * base.weight_decay / rest  # of a weight, taken off it a step in the long run
+    # of a weight, taken off it a step in the long run
+    share = base.learning_rate * base.weight_decay / rest
     changes = {
         "sgd": {"learning_rate": base.learning_rate / rest},
         "rmsprop": {"learning_rate": 1e-3},
@@ -112,16 +124,25 @@ def pull(scale: str, kind: str) -> dict:
 
 
 DECAY_SSL = [
-    cell(f"{name}-{kind}", both=method(name, f"{name}-{kind}"), **{scale: pull(scale, kind) for scale in SCALES})
+    cell(
+        f"{name}-{kind}",
+        both=method(name, f"{name}-{kind}"),
+        **{scale: pull(scale, kind) for scale in SCALES},
+    )
     for name in ("byol", "simsiam")
     for kind in DECAYS
 ]
 
 TABLES: dict[str, list[Cell]] = {
-    name: [BUILD.get(name, plain_cell)(published.cell) for published in cells] for name, cells in PUBLISHED.items()
+    name: [BUILD.get(name, plain_cell)(published.cell) for published in cells]
+    for name, cells in PUBLISHED.items()
 } | {"optimisers": OPTIMISERS, "decay_ssl": DECAY_SSL}
 # What a whole table changes of the scale's base, for all its cells.
-RATES = {"optimizer.learning_rate": 0.2, "optimizer.predictor.learning_rate": 2.0, "probe.epochs": 50}
+RATES = {
+    "optimizer.learning_rate": 0.2,
+    "optimizer.predictor.learning_rate": 2.0,
+    "probe.epochs": 50,
+}
 CHANGES: dict[str, dict[str, dict]] = {
     "table1": {"mini": {"probe.epochs": 100}, "full": {"probe.epochs": 100}},
     "table2": {"mini": {"probe.epochs": 100}, "full": {"probe.epochs": 100}},
@@ -150,8 +171,10 @@ def sweep_config(name: str) -> ConfigDict:
     config.scale = "mini"  # mini | full
     config.seeds = (0, 1, 2)
     config.cells = ",".join(cell.name for cell in TABLES[name])  # which of them, and in which order
-    config.minutes = 0.0  # after so many, the cell at work is saved and left, to be gone on with; 0: no end
-    config.wait = True  # for cells at which other processes are, to take them over should those end; False: leave them
+    # after so many, the cell at work is saved and left, to be gone on with; 0: no end
+    config.minutes = 0.0
+    # for cells at which other processes are, to take them over should those end; False: leave them
+    config.wait = True
     config.store = "results"  # folder of the finished cells' results; "": none is kept
     config.again = False  # run, and store anew, what is in the store but not in the work directory
     config.data_dir = ""  # data.data_dir of every cell; "": as in mini and full
@@ -162,6 +185,9 @@ def sweep_config(name: str) -> ConfigDict:
     for scale in SCALES:
         config[scale].update_from_flattened_dict(CHANGES.get(name, {}).get(scale, {}))
     config.overrides = ConfigDict(
-        {scale: {cell.name: nested(cell.overrides[scale]) for cell in TABLES[name]} for scale in SCALES}
+        {
+            scale: {cell.name: nested(cell.overrides[scale]) for cell in TABLES[name]}
+            for scale in SCALES
+        }
     )
     return config

@@ -1,6 +1,8 @@
-"""Tian et al. 2021, table 8 on CIFAR-10: DirectPred, every step and every five, and SGD, for three lengths.
+"""Tian et al. 2021, table 8 on CIFAR-10: DirectPred, every step and every five, and SGD, for three
+lengths.
 
-python launch.py --config configs/sweeps/original_table8.py --workdir runs/original_table8 [--config.scale=mini|full]
+python launch.py --config configs/sweeps/original_table8.py --workdir runs/original_table8
+[--config.scale=mini|full]
 """
 
 from configs.sweeps.cells import sweep_config

@@ -1,4 +1,5 @@
-"""Höppe et al. 2022, table 1: two-layer predictors, symmetric or not, with and without the target average.
+"""Höppe et al. 2022, table 1: two-layer predictors, symmetric or not, with and without the target
+average.
 
 python launch.py --config configs/sweeps/table1.py --workdir runs/table1 [--config.scale=mini|full]
 """

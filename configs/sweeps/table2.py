@@ -1,4 +1,5 @@
-"""Höppe et al. 2022, table 2: one-layer predictors, learned or set, with and without the target average.
+"""Höppe et al. 2022, table 2: one-layer predictors, learned or set, with and without the target
+average.
 
 python launch.py --config configs/sweeps/table2.py --workdir runs/table2 [--config.scale=mini|full]
 """

@@ -68,7 +68,9 @@ SUPERVISED_RANGES: dict[str, tuple[float, float]] = {
 
 
 def check_supervised(config: Config) -> None:
-    """UserError for a field of a supervised run out of range, or at odds with another, before anything is loaded."""
+    """UserError for a field of a supervised run out of range, or at odds with another, before
+    anything is loaded.
+    """
     check_ranges(config, RANGES | SUPERVISED_RANGES)
     if config.loss not in LOSSES:
         raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, LOSSES)}")
@@ -79,7 +81,9 @@ def check_supervised(config: Config) -> None:
                 "set data.validation_size, which is 0"
             )
     if config.weights and not Path(config.weights).is_file():
-        raise UserError(f"weights: got {config.weights}, which is no file; takes a file of timm's weights")
+        raise UserError(
+            f"weights: got {config.weights}, which is no file; takes a file of timm's weights"
+        )
 
 
 def check_counts(config: Config) -> None:
@@ -100,14 +104,20 @@ def check_probe(config: Config) -> None:
     """UserError for a probe's field out of range."""
     protocols = ("seed", "original", "both")
     if config.probe.protocol not in protocols:
-        raise UserError(f"probe.protocol: got {config.probe.protocol!r}, {nearest(config.probe.protocol, protocols)}")
+        raise UserError(
+            f"probe.protocol: got {config.probe.protocol!r}, {nearest(config.probe.protocol, protocols)}"
+        )
     if config.probe.loss not in LOSSES:
-        raise UserError(f"probe.loss: got {config.probe.loss!r}, {nearest(config.probe.loss, LOSSES)}")
+        raise UserError(
+            f"probe.loss: got {config.probe.loss!r}, {nearest(config.probe.loss, LOSSES)}"
+        )
     check_ranges(config, PROBE_RANGES)
 
 
 def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None:
-    """UserError for the first field that lies outside its range; an absent or unset one is not looked at."""
+    """UserError for the first field that lies outside its range; an absent or unset one is not
+    looked at.
+    """
     fields = flatten(config.to_dict())
     for field, (least, most) in ranges.items():
         value = fields.get(field)
@@ -123,7 +133,9 @@ def check_views(recipe: Recipe, data: Description) -> None:
 
 
 def check_sizes(probe: Config, data: Description, held_out: int = 0) -> None:
-    """UserError where the probes ask for more training images than there are; `held_out`: those not in the kNN bank."""
+    """UserError where the probes ask for more training images than there are; `held_out`: those not
+    in the kNN bank.
+    """
     size = data.train
     if held_out >= size:
         raise UserError(f"probe.validation_size: got {held_out}, takes less than the {size} images")
@@ -135,7 +147,11 @@ def check_sizes(probe: Config, data: Description, held_out: int = 0) -> None:
 
 
 def check_few_labels(probe: Config, dataset: Dataset) -> None:
-    """UserError where the few-label probe asks for more images of a class than it has: no metadata says how many."""
+    """UserError where the few-label probe asks for more images of a class than it has: no metadata
+    says how many.
+    """
     fewest = np.bincount(dataset.train.label, minlength=dataset.num_classes).min()
     if probe.few_labels > fewest:
-        raise UserError(f"probe.few_labels: got {probe.few_labels}, takes at most {fewest}, as the rarest class has")
+        raise UserError(
+            f"probe.few_labels: got {probe.few_labels}, takes at most {fewest}, as the rarest class has"
+        )

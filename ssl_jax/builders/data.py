@@ -10,9 +10,13 @@ from ssl_jax.types import Config
 
 
 def build_cadence(config: Config, steps_per_epoch: int, track: int = 0) -> Cadence:
-    """When to log, evaluate, save and track, in steps; 0 epochs means only at the end, 0 steps not at all."""
+    """When to log, evaluate, save and track, in steps; 0 epochs means only at the end, 0 steps not
+    at all.
+    """
     total = config.epochs * steps_per_epoch
-    evaluate, save = (n * steps_per_epoch or total for n in (config.eval_every, config.checkpoint_every))
+    evaluate, save = (
+        n * steps_per_epoch or total for n in (config.eval_every, config.checkpoint_every)
+    )
     return Cadence(total, config.log_every, evaluate, save, track)
 
 

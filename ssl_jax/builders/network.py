@@ -9,7 +9,8 @@ from ssl_jax.optim.decay import natural
 from ssl_jax.predictors import Predictor
 from ssl_jax.types import Config
 
-TRACED_SIDE = 32  # of the image on which the order of a network's layers is traced; the order depends on none
+# of the image on which the order of a network's layers is traced; the order depends on none
+TRACED_SIDE = 32
 
 
 def forward_order(network: Network, predictor: Predictor) -> tuple[str, ...]:
@@ -20,7 +21,9 @@ def forward_order(network: Network, predictor: Predictor) -> tuple[str, ...]:
 
 
 def build_encoder(config: Config, axis_name: str | None) -> nn.Module:
-    return make_encoder(**config.encoder, init=config.init, precision=config.precision, axis_name=axis_name)
+    return make_encoder(
+        **config.encoder, init=config.init, precision=config.precision, axis_name=axis_name
+    )
 
 
 def build_network(config: Config, axis_name: str | None) -> Network:

@@ -1,4 +1,6 @@
-"""From a configuration to the parts of a pretraining run. The configuration goes no further down than `builders`."""
+"""From a configuration to the parts of a pretraining run. The configuration goes no further down
+than `builders`.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -40,8 +42,8 @@ class Parts(NamedTuple):
 
 
 def prepare(config: Config) -> tuple[Plan, Parts]:
-    """The plan and the parts of the pretraining run that `config` describes, checked against the set's description;
-    UserError names the first field that is wrong. Reads no image.
+    """The plan and the parts of the pretraining run that `config` describes, checked against the
+    set's description; UserError names the first field that is wrong. Reads no image.
     """
     check_counts(config)
     plan = make_plan(config, lambda data: data.pretrain, config.dynamics.every)
@@ -52,7 +54,9 @@ def prepare(config: Config) -> tuple[Plan, Parts]:
 
 
 def build(config: Config, total_steps: int, steps_per_epoch: int, axis_name: str | None) -> Parts:
-    """The parts of the pretraining run that `config` describes; UserError names the first field that is wrong."""
+    """The parts of the pretraining run that `config` describes; UserError names the first field
+    that is wrong.
+    """
     norm_axis = axis_name if config.sync_batch_norm else None
     rules = build_rules(config, GROUPS, total_steps, steps_per_epoch)
     network, predictor = build_network(config, norm_axis), build_predictor(config, norm_axis)
@@ -68,11 +72,22 @@ def build(config: Config, total_steps: int, steps_per_epoch: int, axis_name: str
 
 
 def build_predictor(config: Config, axis_name: str | None) -> Predictor:
-    """The predictor, with those fields that the function of its kind takes; it has its own default for an unset one."""
-    kind, fields = config.predictor.kind, {name: value for name, value in config.predictor.items() if value is not None}
-    fields |= {"init": config.init, "output_bias": config.projector.output_bias, "axis_name": axis_name}
+    """The predictor, with those fields that the function of its kind takes; it has its own default
+    for an unset one.
+    """
+    kind, fields = (
+        config.predictor.kind,
+        {name: value for name, value in config.predictor.items() if value is not None},
+    )
+    fields |= {
+        "init": config.init,
+        "output_bias": config.projector.output_bias,
+        "axis_name": axis_name,
+    }
     taken = options_of(kind)
-    return make_predictor(kind, config.projector.out, **{k: v for k, v in fields.items() if k in taken})
+    return make_predictor(
+        kind, config.projector.out, **{k: v for k, v in fields.items() if k in taken}
+    )
 
 
 def build_tau(config: Config, total_steps: int) -> Schedule | None:
@@ -93,7 +108,9 @@ def make_init(parts: Parts, data: Description) -> Wrapped:
     """init(key) -> the state at step 0, compiled, for views of the images that `data` describes."""
     image = jnp.zeros((2, data.side, data.side, data.channels))
     return compile_once(
-        lambda key: init_state(key, image, parts.network, parts.predictor, parts.optimizer, parts.tau is not None)
+        lambda key: init_state(
+            key, image, parts.network, parts.predictor, parts.optimizer, parts.tau is not None
+        )
     )
 
 
@@ -118,7 +135,9 @@ def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | N
     )
 
 
-def compile_step(config: Config, parts: Parts, data: dict, devices: list, key: jax.Array, side: int) -> Callable:
+def compile_step(
+    config: Config, parts: Parts, data: dict, devices: list, key: jax.Array, side: int
+) -> Callable:
     """run(state, batches) -> (state, metrics) on all devices."""
     step = build_step(config, parts, make_views(parts.recipe, side), parallel.axis(devices))
     return compile_program(step, data, devices, key)

@@ -15,8 +15,8 @@ from ssl_jax.types import Config
 
 
 def compile_once(function: Callable) -> Wrapped:
-    """jit of what runs a single time: optimising an initialisation's many random draws in full takes two to three times
-    as long, for the same bits.
+    """jit of what runs a single time: optimising an initialisation's many random draws in full
+    takes two to three times as long, for the same bits.
     """
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 1})
 
@@ -29,14 +29,17 @@ def fresh_key(config: Config) -> jax.Array:
 def check_exclude(config: Config, init: Wrapped) -> None:
     """UserError where optimizer.exclude is found in no parameter's path.
 
-    Traces `init`, the run's initialisation by key, and computes nothing; a later call of it is not traced again.
+    Traces `init`, the run's initialisation by key, and computes nothing; a later call of it is not
+    traced again.
     """
     shapes: Any = init.trace(fresh_key(config)).out_info
     check_mask(shapes.params, config.optimizer.exclude)
 
 
 def compile_program(step: Step, data: dict, devices: list, key: jax.Array) -> Callable:
-    """run(state, batches) -> (state, metrics): a step over `parallel.axis(devices)` on them all, their data on each."""
+    """run(state, batches) -> (state, metrics): a step over `parallel.axis(devices)` on them all,
+    their data on each.
+    """
     program = parallel.parallelise(step, load, devices)
     data = parallel.replicate(data, devices)
     return lambda state, batches: program(state, data, batches, key)

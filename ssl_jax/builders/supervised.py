@@ -1,4 +1,6 @@
-"""From a configuration to the parts of a supervised run: classifier, optimizer, augmentation, fresh state."""
+"""From a configuration to the parts of a supervised run: classifier, optimizer, augmentation, fresh
+state.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,8 +38,9 @@ class ClassifierParts(NamedTuple):
 
 
 def prepare(config: Config) -> tuple[Plan, ClassifierParts, Callable]:
-    """The plan, the parts and the augmentation of the supervised run that `config` describes, checked against the set's
-    description; UserError names the first field that is wrong. Reads no image.
+    """The plan, the parts and the augmentation of the supervised run that `config` describes,
+    checked against the set's description; UserError names the first field that is wrong. Reads no
+    image.
     """
     check_supervised(config)
     plan = make_plan(config, lambda data: images_left(config, data))
@@ -53,11 +56,20 @@ def images_left(config: Config, data: Description) -> int:
 
 
 def build_classifier(
-    config: Config, num_classes: int, channels: int, total_steps: int, steps_per_epoch: int, axis_name: str | None
+    config: Config,
+    num_classes: int,
+    channels: int,
+    total_steps: int,
+    steps_per_epoch: int,
+    axis_name: str | None,
 ) -> ClassifierParts:
-    """The parts of the supervised run that `config` describes; UserError names the first field that is wrong."""
+    """The parts of the supervised run that `config` describes; UserError names the first field that
+    is wrong.
+    """
     encoder = build_encoder(config, axis_name if config.sync_batch_norm else None)
-    classifier = make_classifier(encoder, num_classes, dropout=config.head.dropout, init=config.init)
+    classifier = make_classifier(
+        encoder, num_classes, dropout=config.head.dropout, init=config.init
+    )
     order = call_order(classifier.init, jnp.zeros((2, TRACED_SIDE, TRACED_SIDE, channels)))
     rules = build_rules(config, CLASSIFIER_GROUPS, total_steps, steps_per_epoch)
     return ClassifierParts(classifier, build_optimizer(config, rules, order), rules, order)
@@ -83,6 +95,8 @@ def fresh_state(config: Config, parts: ClassifierParts, init: Wrapped) -> Superv
     state = init(fresh_key(config))
     if not config.weights:
         return state
-    params, stats, message = load_weights(Path(config.weights), state.params, state.stats, config.encoder.name)
+    params, stats, message = load_weights(
+        Path(config.weights), state.params, state.stats, config.encoder.name
+    )
     say(message)
     return state._replace(params=params, stats=stats, opt_state=parts.optimizer.init(params))

@@ -1,11 +1,12 @@
 """Which examples each step takes, and how their bytes reach it.
 
-The examples of step n are a function of (seed, n, train size, batch size) alone: every epoch is a fresh full
-shuffle, cut into batches, the last partial one dropped. So a run that stops goes on with the very next batch,
-and the number of devices, processes or steps per call changes nothing.
+The examples of step n are a function of (seed, n, train size, batch size) alone: every epoch is a
+fresh full shuffle, cut into batches, the last partial one dropped. So a run that stops goes on with
+the very next batch, and the number of devices, processes or steps per call changes nothing.
 
-A small set is *resident*: it lies on the device once, and a step gathers its images by index. A large one is
-*streamed*: the host gathers, a background thread ahead. Both hand the step the same images.
+A small set is *resident*: it lies on the device once, and a step gathers its images by index. A
+large one is *streamed*: the host gathers, a background thread ahead. Both hand the step the same
+images.
 """
 
 import functools
@@ -31,13 +32,15 @@ class Feed(NamedTuple):
     """What `make_feed` makes.
 
     steps_per_epoch: full batches in one epoch.
-    data: arrays that the step gathers from, to be put on every device: {"image": (N, H, W, C) uint8} or {}.
-    batches: `batches(plan, rows=slice(None))`, for a plan of (first step, count) pairs, yields for each pair
-        a dict whose leading axis runs over its `count` steps:
+    data: arrays that the step gathers from, to be put on every device: {"image": (N, H, W, C)
+        uint8} or {}.
+    batches: `batches(plan, rows=slice(None))`, for a plan of (first step, count) pairs, yields for
+        each pair a dict whose leading axis runs over its `count` steps:
             position (count, b) int32: place in the global batch, 0..B-1; randomness follows it;
             index (count, b) int32 if resident, else image (count, b, H, W, C) uint8;
             label (count, b) int32 where the feed has labels.
-        `rows` picks the b of the B rows that are wanted, say one process's share; no other image is read.
+        `rows` picks the b of the B rows that are wanted, say one process's share; no other image is
+        read.
     """
 
     steps_per_epoch: int
@@ -75,12 +78,14 @@ def make_feed(
     memory_budget: int | None = None,
     label: np.ndarray | None = None,
 ) -> Feed:
-    """A feed of shuffled batches of `image` (N, H, W, C) uint8, with `label` (N,) int32 where it is given.
+    """A feed of shuffled batches of `image` (N, H, W, C) uint8, with `label` (N,) int32 where it is
+    given.
 
     Args:
         batch_size: images in the global batch.
         seed: of the shuffles.
-        resident: whether the images lie on the device; "auto": if they take at most `memory_budget` bytes.
+        resident: whether the images lie on the device; "auto": if they take at most `memory_budget`
+            bytes.
         memory_budget: None stands for `device_budget()`.
     Raises:
         UserError: a batch larger than the set, or a value that is none.
@@ -100,7 +105,11 @@ def make_feed(
         index = np.stack([batch_indices(seed, n, len(image), batch_size)[rows] for n in asked])
         position = np.tile(np.arange(batch_size, dtype=np.int32)[rows], (count, 1))
         labelled = {} if label is None else {"label": label[index]}
-        return {"position": position} | labelled | ({"index": index} if resident else {"image": image[index]})
+        return (
+            {"position": position}
+            | labelled
+            | ({"index": index} if resident else {"image": image[index]})
+        )
 
     def batches(plan: Plan, rows: slice = slice(None)) -> Iterator[Batch]:
         calls = (functools.partial(request, first, count, rows) for first, count in plan)
@@ -110,23 +119,28 @@ def make_feed(
 
 
 def load(data: dict, batch: Batch) -> jax.Array:
-    """The (B, H, W, C) uint8 images of one step's batch (no `count` axis), inside the compiled step."""
+    """The (B, H, W, C) uint8 images of one step's batch (no `count` axis), inside the compiled
+    step.
+    """
     if "image" in batch:
         return jnp.asarray(batch["image"])
     return jnp.asarray(data["image"])[batch["index"]]
 
 
 def device_budget() -> int:
-    """Bytes that a resident set may take: a quarter of the device's memory, 4 GiB where it does not tell."""
+    """Bytes that a resident set may take: a quarter of the device's memory, 4 GiB where it does not
+    tell.
+    """
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit // 4 if limit else DEFAULT_BUDGET
 
 
 def prefetch(calls: Iterable[Callable[[], Batch]], ahead: int = PREFETCH) -> Iterator[Batch]:
-    """Yield the results of `calls` in order, made up to `ahead` before they are asked for, in a thread.
+    """Yield the results of `calls` in order, made up to `ahead` before they are asked for, in a
+    thread.
 
-    What a call raises is raised here, in its turn. The thread ends with the generator: when it is exhausted,
-    closed, or forgotten.
+    What a call raises is raised here, in its turn. The thread ends with the generator: when it is
+    exhausted, closed, or forgotten.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     pending = deque()

@@ -1,8 +1,10 @@
-"""Decoded splits on disk: uint8 images and int32 labels as `.npy`, with a card that proves them whole.
+"""Decoded splits on disk: uint8 images and int32 labels as `.npy`, with a card that proves them
+whole.
 
-A split is three files: `STEM.image.npy`, `STEM.label.npy` and, written last, `STEM.json` (shapes, types and
-CRC-32 of the bytes, and what they were decoded from). Each appears by `os.replace`, so any number of
-processes may build the same split at once: they write the same bytes, and nobody sees a half-written file.
+A split is three files: `STEM.image.npy`, `STEM.label.npy` and, written last, `STEM.json` (shapes,
+types and CRC-32 of the bytes, and what they were decoded from). Each appears by `os.replace`, so
+any number of processes may build the same split at once: they write the same bytes, and nobody sees
+a half-written file.
 """
 
 import json
@@ -26,8 +28,8 @@ Arrays = tuple[np.ndarray, np.ndarray]
 def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
     """Where decoded splits may lie, first choice first.
 
-    An explicit `cache_dir`, else `$SSL_JAX_CACHE`, is the only place. Without either: beside the data where
-    that can be written, then the user's cache directory.
+    An explicit `cache_dir`, else `$SSL_JAX_CACHE`, is the only place. Without either: beside the
+    data where that can be written, then the user's cache directory.
     """
     if cache_dir:
         return [Path(cache_dir).expanduser()]
@@ -37,7 +39,8 @@ def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
 
 
 def _writable(folder: str) -> bool:
-    # `os.access` says yes to root whatever the mode: honour a directory that its owner marked read-only.
+    # `os.access` says yes to root whatever the mode: honour a directory that its owner marked
+    # read-only.
     return os.access(folder, os.W_OK) and bool(os.stat(folder).st_mode & 0o222)
 
 
@@ -48,7 +51,8 @@ def load_or_build(
     shape: tuple[int, ...],
     decode: Callable[[], Iterator[Example]],
 ) -> Arrays:
-    """The split `stem`, read from the first root that has it whole, else decoded into the first that can.
+    """The split `stem`, read from the first root that has it whole, else decoded into the first
+    that can.
 
     Args:
         roots: directories, first choice first.
@@ -76,7 +80,9 @@ def load_or_build(
 
 
 def read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays | None:
-    """The verified arrays at `stem`; None where there are none, or, with a warning, only damaged ones."""
+    """The verified arrays at `stem`; None where there are none, or, with a warning, only damaged
+    ones.
+    """
     if not _file(stem, "json").exists():
         return None
     try:
@@ -133,7 +139,9 @@ def _file(stem: Path, suffix: str) -> Path:
 
 @contextmanager
 def _replacing(path: Path):
-    """A new file that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    """A new file that takes the place of `path` when the block ends well, and vanishes when it does
+    not.
+    """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with open(partial, "xb") as file:

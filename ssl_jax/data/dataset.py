@@ -13,12 +13,15 @@ class Split(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What is known of a set before any of its images is read. Images come in the size that was asked for."""
+    """What is known of a set before any of its images is read. Images come in the size that was
+    asked for.
+    """
 
     name: str
     train: int  # images with a label
     test: int
-    pretrain: int  # images for pretraining: those of `train`, and the unlabelled ones where the set has some
+    # images for pretraining: those of `train`, and the unlabelled ones where the set has some
+    pretrain: int
     image: tuple[int, int, int]  # height and width in pixels, and channels, of every image
     num_classes: int
     label_names: tuple[str, ...]
@@ -47,10 +50,14 @@ class Dataset(NamedTuple):
     @property
     def description(self) -> Description:
         """The set's description, taken from its arrays."""
-        train, test, pretrain = (len(split.label) for split in (self.train, self.test, self.pretrain))
+        train, test, pretrain = (
+            len(split.label) for split in (self.train, self.test, self.pretrain)
+        )
         height, width, channels = self.pretrain.image.shape[1:]
         image = height, width, channels
-        return Description(self.name, train, test, pretrain, image, self.num_classes, self.label_names)
+        return Description(
+            self.name, train, test, pretrain, image, self.num_classes, self.label_names
+        )
 
     @property
     def side(self) -> int:

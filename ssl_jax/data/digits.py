@@ -23,10 +23,12 @@ def describe_digits(image_size: int | None) -> Description:
 
 
 def read_digits(cache_dir: str | None, image_size: int | None) -> Dataset:
-    """The 1797 8x8 digits of scikit-learn (UCI "Optical Recognition of Handwritten Digits", test part).
+    """The 1797 8x8 digits of scikit-learn (UCI "Optical Recognition of Handwritten Digits", test
+    part).
 
-    Pixels 0..16 become round(255 x / 16). 500 images, stratified by class, are the test split: rows of
-    `train_test_split(..., test_size=500, random_state=0)`, whose shuffled order counts as the official one.
+    Pixels 0..16 become round(255 x / 16). 500 images, stratified by class, are the test split: rows
+    of `train_test_split(..., test_size=500, random_state=0)`, whose shuffled order counts as the
+    official one.
     """
     about = describe_digits(image_size)
     sizes = (("train", about.train), ("test", about.test))
@@ -35,7 +37,9 @@ def read_digits(cache_dir: str | None, image_size: int | None) -> Dataset:
 
 
 def _cached_digits(split: str, count: int, side: int, cache_dir: str | None) -> Split:
-    """A split of the digits, from the cache: scikit-learn takes a second to import. They do without a cache, too."""
+    """A split of the digits, from the cache: scikit-learn takes a second to import. They do without
+    a cache, too.
+    """
     source = f"digits scikit-learn-{importlib.metadata.version('scikit-learn')} {side}x{side}"
     stem, shape = f"{source.replace(' ', '-')}/{split}", (count, side, side, 1)
     decode = functools.partial(_decode_digits, split, side)
@@ -52,7 +56,9 @@ def _decode_digits(split: str, side: int) -> Iterator[tuple]:
     from sklearn.model_selection import train_test_split
 
     stored: Any = load_digits()
-    rows = train_test_split(np.arange(len(stored.images)), test_size=TEST, random_state=0, stratify=stored.target)
+    rows = train_test_split(
+        np.arange(len(stored.images)), test_size=TEST, random_state=0, stratify=stored.target
+    )
     for row in rows[("train", "test").index(split)]:
         pixels = np.rint(stored.images[row] * (255 / 16)).astype(np.uint8)
         yield fit_square(Image.fromarray(pixels), side)[..., None], stored.target[row]

@@ -17,6 +17,8 @@ def read_pixels(encoded: bytes, channels: int, image_size: int | None) -> np.nda
 
 
 def fit_square(picture: Image.Image, size: int | None) -> np.ndarray:
-    """The largest central square of a picture as (size, size) pixels, bilinear; size None: as it is."""
+    """The largest central square of a picture as (size, size) pixels, bilinear; size None: as it
+    is.
+    """
     method = Image.Resampling.BILINEAR
     return np.asarray(picture if size is None else ImageOps.fit(picture, (size, size), method))

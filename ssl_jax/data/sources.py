@@ -1,8 +1,9 @@
 """Image-classification sets as uint8 arrays: scikit-learn's digits, and whatever TFDS has prepared.
 
-Value contract: images (N, H, W, C) uint8 in 0..255, C = 1 or 3; labels (N,) int32 in 0..num_classes - 1, and
--1 where there is none (only in `pretrain`). The order is the set's official one: by `id` where the examples
-carry one, else as stored. It depends on no seed, so that "the first N" means the same everywhere.
+Value contract: images (N, H, W, C) uint8 in 0..255, C = 1 or 3; labels (N,) int32 in 0..num_classes
+- 1, and -1 where there is none (only in `pretrain`). The order is the set's official one: by `id`
+where the examples carry one, else as stored. It depends on no seed, so that "the first N" means the
+same everywhere.
 """
 
 from pathlib import Path
@@ -23,14 +24,17 @@ def describe(
 
     Args:
         name, data_dir, train_size, image_size: as `load_dataset` takes them.
-    Returns:
-        The sizes of the splits in images, the shape of an image in pixels and channels, and the classes. They equal
-        `load_dataset(...).description`.
+    Returns: The sizes of the splits in images, the shape of an image in pixels and channels, and
+        the classes. They equal `load_dataset(...).description`.
     Raises:
         UserError: no such set, directory, feature or size.
     """
     data_dir = _check_place(data_dir, image_size)
-    about = describe_digits(image_size) if name == "digits" else describe_prepared(name, data_dir, image_size)
+    about = (
+        describe_digits(image_size)
+        if name == "digits"
+        else describe_prepared(name, data_dir, image_size)
+    )
     if train_size is None:
         return about
     _check_train_size(train_size, about.pretrain, name)
@@ -44,13 +48,15 @@ def load_dataset(
     cache_dir: str | None = None,
     image_size: int | None = None,
 ) -> Dataset:
-    """The set called `name`, decoded once and read from the cache afterwards (where: `cache.cache_roots`).
+    """The set called `name`, decoded once and read from the cache afterwards (where:
+    `cache.cache_roots`).
 
     Args:
         name: "digits", or a TFDS set, with `/config` and `:version` where wanted.
-        data_dir: TFDS directory that holds the set, prepared as array_record. None: TFDS's own default, where
-            a missing set is downloaded and prepared.
-        train_size: keep the first so many images of the official order, in `train` and in `pretrain`.
+        data_dir: TFDS directory that holds the set, prepared as array_record. None: TFDS's own
+            default, where a missing set is downloaded and prepared.
+        train_size: keep the first so many images of the official order, in `train` and in
+            `pretrain`.
         cache_dir: where decoded images go.
         image_size: side that images are resized and centre-cropped to. None: as stored.
     Raises:
@@ -58,7 +64,9 @@ def load_dataset(
     """
     data_dir = _check_place(data_dir, image_size)
     dataset = (
-        read_digits(cache_dir, image_size) if name == "digits" else read_prepared(name, data_dir, cache_dir, image_size)
+        read_digits(cache_dir, image_size)
+        if name == "digits"
+        else read_prepared(name, data_dir, cache_dir, image_size)
     )
     return dataset if train_size is None else _first(dataset, train_size)
 
@@ -69,7 +77,9 @@ def _check_place(data_dir: str | None, image_size: int | None) -> str | None:
         raise UserError(f"data.image_size: got {image_size}, takes at least 1 pixel")
     data_dir = str(Path(data_dir).expanduser()) if data_dir else None
     if data_dir is not None and not Path(data_dir).is_dir():
-        raise UserError(f"data.data_dir: got {data_dir}, which is not a directory; takes a TFDS directory")
+        raise UserError(
+            f"data.data_dir: got {data_dir}, which is not a directory; takes a TFDS directory"
+        )
     return data_dir
 
 
@@ -81,5 +91,7 @@ def _check_train_size(count: int, available: int, name: str) -> None:
 def _first(dataset: Dataset, count: int) -> Dataset:
     """`dataset` with the first `count` images of `train` and of `pretrain`."""
     _check_train_size(count, len(dataset.pretrain.label), dataset.name)
-    train, pretrain = (Split(s.image[:count], s.label[:count]) for s in (dataset.train, dataset.pretrain))
+    train, pretrain = (
+        Split(s.image[:count], s.label[:count]) for s in (dataset.train, dataset.pretrain)
+    )
     return dataset._replace(train=train, pretrain=pretrain)

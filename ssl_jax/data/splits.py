@@ -11,18 +11,23 @@ def hold_out(dataset: Dataset, size: int) -> tuple[Split, Split | None]:
     check_held_out(size, len(dataset.train.label))
     if size == 0:
         return dataset.train, None
-    first, last = ([part[cut] for part in dataset.train] for cut in (slice(None, -size), slice(-size, None)))
+    first, last = (
+        [part[cut] for part in dataset.train] for cut in (slice(None, -size), slice(-size, None))
+    )
     return Split(*first), Split(*last)
 
 
 def check_held_out(size: int, count: int) -> None:
     """UserError where `size` of `count` training images cannot be held out."""
     if not 0 <= size < count:
-        raise UserError(f"data.validation_size: got {size}, takes 0 to less than the {count} training images")
+        raise UserError(
+            f"data.validation_size: got {size}, takes 0 to less than the {count} training images"
+        )
 
 
 def redraw(label: np.ndarray, share: float, num_classes: int, seed: int) -> np.ndarray:
-    """A copy in which each label is drawn anew with probability `share`, uniformly over the classes.
+    """A copy in which each label is drawn anew with probability `share`, uniformly over the
+    classes.
 
     The random labels of Zhang et al. 2017 (arXiv 1611.03530) at share 1.
     """

@@ -22,25 +22,36 @@ PRETRAIN_SPLIT = {"stl10": "train+unlabelled"}  # elsewhere "train"
 READ_AHEAD = 256  # records asked for at once: array_record reads them in parallel
 
 
-def read_prepared(name: str, data_dir: str | None, cache_dir: str | None, image_size: int | None) -> Dataset:
+def read_prepared(
+    name: str, data_dir: str | None, cache_dir: str | None, image_size: int | None
+) -> Dataset:
     """The TFDS set `name`, decoded once; the arguments are those of `sources.load_dataset`."""
     builder = _open_builder(name, data_dir)
     about = _describe(name, builder, image_size)
-    keys, (pretrain_split, test_split) = _image_and_label(name, builder.info.features), _splits(name, builder)
+    keys, (pretrain_split, test_split) = (
+        _image_and_label(name, builder.info.features),
+        _splits(name, builder),
+    )
     roots = cache_roots(data_dir, cache_dir)
-    pretrain, test = (Split(*_split(builder, split, keys, roots, image_size)) for split in (pretrain_split, test_split))
+    pretrain, test = (
+        Split(*_split(builder, split, keys, roots, image_size))
+        for split in (pretrain_split, test_split)
+    )
     train = Split(pretrain.image[: about.train], pretrain.label[: about.train])
     for split, label in (("train", train.label), (test_split, test.label)):
         if label.min() < 0 or label.max() >= about.num_classes:
             found = f"{label.min()} to {label.max()}"
-            raise UserError(f"{name}, split {split}: labels {found}, takes 0 to {about.num_classes - 1}")
+            raise UserError(
+                f"{name}, split {split}: labels {found}, takes 0 to {about.num_classes - 1}"
+            )
     return Dataset(name, train, test, pretrain, about.num_classes, about.label_names)
 
 
 def describe_prepared(name: str, data_dir: str | None, image_size: int | None) -> Description:
     """The TFDS set `name` from its metadata; the arguments are those of `sources.describe`.
 
-    A set that is not prepared is prepared only where TFDS does not know the sizes of its splits beforehand.
+    A set that is not prepared is prepared only where TFDS does not know the sizes of its splits
+    beforehand.
     """
     return _describe(name, _open_builder(name, data_dir, described=True), image_size)
 
@@ -53,7 +64,9 @@ def _describe(name: str, builder, image_size: int | None) -> Description:
     pretrain, height, width, channels = _shape(builder, pretrain_split, image_key, image_size)
     train, test = (builder.info.splits[split].num_examples for split in ("train", test_split))
     image, classes = (height, width, channels), features[label_key]
-    return Description(name, train, test, pretrain, image, classes.num_classes, tuple(classes.names))
+    return Description(
+        name, train, test, pretrain, image, classes.num_classes, tuple(classes.names)
+    )
 
 
 def _splits(name: str, builder) -> tuple[str, str]:
@@ -61,13 +74,15 @@ def _splits(name: str, builder) -> tuple[str, str]:
     splits = builder.info.splits
     test_split = "test" if "test" in splits else "validation"
     if missing := {"train", test_split} - set(splits):
-        raise UserError(f"data.name: {name} has no {' or '.join(sorted(missing))} split, only {', '.join(splits)}")
+        raise UserError(
+            f"data.name: {name} has no {' or '.join(sorted(missing))} split, only {', '.join(splits)}"
+        )
     return PRETRAIN_SPLIT.get(builder.name, "train"), test_split
 
 
 def _open_builder(name: str, data_dir: str | None, described: bool = False):
-    """The TFDS builder of a set that lies ready to be read as array_record, or, for `described`, whose sizes are known
-    already.
+    """The TFDS builder of a set that lies ready to be read as array_record, or, for `described`,
+    whose sizes are known already.
     """
     if data_dir is not None:
         _check_data_dir(name, data_dir)
@@ -79,9 +94,12 @@ def _open_builder(name: str, data_dir: str | None, described: bool = False):
             ready = builder.is_prepared()
     except tfds.core.DatasetNotFoundError as error:
         raise _unknown(name, "which TFDS does not know") from error
-    except Exception as error:  # another version, configuration or file format; unreadable descriptions
+    # another version, configuration or file format; unreadable descriptions
+    except Exception as error:
         where = f" in {data_dir}" if data_dir else ""
-        raise UserError(f"data.name: TFDS cannot open {name!r}{where} as array_record: {_line(error)}") from error
+        raise UserError(
+            f"data.name: TFDS cannot open {name!r}{where} as array_record: {_line(error)}"
+        ) from error
     if not ready:
         if data_dir is not None:
             raise _lacks(name, data_dir)
@@ -102,10 +120,16 @@ def _quiet_tfds():
 
 
 def _check_data_dir(name: str, data_dir: str) -> None:
-    """Is there anything under this name? Asked before TFDS is, which is slow to import and to say no."""
+    """Is there anything under this name? Asked before TFDS is, which is slow to import and to say
+    no.
+    """
     base = _base(name)
     if not base or not any((Path(data_dir) / base).rglob("dataset_info.json")):
-        raise _lacks(name, data_dir) if base in WELL_KNOWN else _unknown(name, f"which is not in {data_dir}")
+        raise (
+            _lacks(name, data_dir)
+            if base in WELL_KNOWN
+            else _unknown(name, f"which is not in {data_dir}")
+        )
 
 
 def _base(name: str) -> str:
@@ -114,17 +138,27 @@ def _base(name: str) -> str:
 
 
 def _unknown(name: str, why: str) -> UserError:
-    return UserError(f"data.name: got {name!r}, {why}; {nearest(name, WELL_KNOWN)}, or any TFDS image set")
+    return UserError(
+        f"data.name: got {name!r}, {why}; {nearest(name, WELL_KNOWN)}, or any TFDS image set"
+    )
 
 
 def _lacks(name: str, data_dir: str) -> UserError:
-    takes = f"{Path(data_dir) / _base(name)}/VERSION/ with dataset_info.json and the array_record files"
-    return UserError(f"data.data_dir: got {data_dir}, which lacks {name}; takes {takes} (unset it to download)")
+    takes = (
+        f"{Path(data_dir) / _base(name)}/VERSION/ with dataset_info.json and the array_record files"
+    )
+    return UserError(
+        f"data.data_dir: got {data_dir}, which lacks {name}; takes {takes} (unset it to download)"
+    )
 
 
 def _prepare(builder) -> None:
-    """Download and encode the set: the one thing that wants TensorFlow, so ask for it before the download."""
-    needs = [m for m in ("tensorflow", "importlib_resources") if importlib.util.find_spec(m) is None]
+    """Download and encode the set: the one thing that wants TensorFlow, so ask for it before the
+    download.
+    """
+    needs = [
+        m for m in ("tensorflow", "importlib_resources") if importlib.util.find_spec(m) is None
+    ]
     if needs:
         raise UserError(
             f"data.name: {builder.name} is not prepared in {builder.data_path}, and preparing it takes"
@@ -132,8 +166,11 @@ def _prepare(builder) -> None:
         )
     try:
         builder.download_and_prepare(file_format="array_record")
-    except Exception as error:  # the network, the host's answer, the disk, or a set to be fetched by hand
-        raise UserError(f"data.name: {builder.name} could not be downloaded and prepared: {_line(error)}") from error
+    # the network, the host's answer, the disk, or a set to be fetched by hand
+    except Exception as error:
+        raise UserError(
+            f"data.name: {builder.name} could not be downloaded and prepared: {_line(error)}"
+        ) from error
 
 
 def _line(error: Exception) -> str:
@@ -142,39 +179,58 @@ def _line(error: Exception) -> str:
 
 
 def _image_and_label(name: str, features) -> tuple[str, str]:
-    """The names of the image and of the class: "image" and "label" where they fit, else the first that do."""
+    """The names of the image and of the class: "image" and "label" where they fit, else the first
+    that do.
+    """
     import tensorflow_datasets as tfds
 
     def pick(kind: type, usual: str) -> str:
         keys = [key for key, feature in features.items() if isinstance(feature, kind)]
         if not keys:
             have = ", ".join(features)
-            raise UserError(f"data.name: {name} has no {usual} feature ({kind.__name__}), only {have}")
+            raise UserError(
+                f"data.name: {name} has no {usual} feature ({kind.__name__}), only {have}"
+            )
         return usual if usual in keys else keys[0]
 
-    image_key, label_key = pick(tfds.features.Image, "image"), pick(tfds.features.ClassLabel, "label")
+    image_key, label_key = (
+        pick(tfds.features.Image, "image"),
+        pick(tfds.features.ClassLabel, "label"),
+    )
     image = features[image_key]
     if np.dtype(image.np_dtype) != np.uint8 or image.shape[-1] not in (None, *MODES):
         got = f"{image.shape[-1]} channels of {np.dtype(image.np_dtype)}"
-        raise UserError(f"data.name: the images of {name} have {got}, takes 1 or 3 channels of uint8")
+        raise UserError(
+            f"data.name: the images of {name} have {got}, takes 1 or 3 channels of uint8"
+        )
     return image_key, label_key
 
 
-def _split(builder, split: str, keys: tuple[str, str], roots: Sequence[Path], image_size: int | None):
+def _split(
+    builder, split: str, keys: tuple[str, str], roots: Sequence[Path], image_size: int | None
+):
     """image and label of one split, through the cache."""
     shape = _shape(builder, split, keys[0], image_size)
-    source = f"{builder.info.full_name} {_fingerprint(Path(builder.data_path))} {shape[1]}x{shape[2]}"
+    source = (
+        f"{builder.info.full_name} {_fingerprint(Path(builder.data_path))} {shape[1]}x{shape[2]}"
+    )
     stem = f"{source.replace('/', '-').replace(' ', '-')}/{split}"
-    return load_or_build(roots, stem, source, shape, lambda: _decode(builder, split, keys, shape, image_size))
+    return load_or_build(
+        roots, stem, source, shape, lambda: _decode(builder, split, keys, shape, image_size)
+    )
 
 
-def _shape(builder, split: str, image_key: str, image_size: int | None) -> tuple[int, int, int, int]:
+def _shape(
+    builder, split: str, image_key: str, image_size: int | None
+) -> tuple[int, int, int, int]:
     """(N, H, W, C) of a split once it is decoded."""
     height, width, channels = builder.info.features[image_key].shape
     if image_size is not None:
         height = width = image_size
     if height is None or width is None:
-        raise UserError(f"data.image_size: got None, takes pixels: the images of {builder.name} differ in size")
+        raise UserError(
+            f"data.image_size: got None, takes pixels: the images of {builder.name} differ in size"
+        )
     count = sum(builder.info.splits[part].num_examples for part in split.split("+"))
     return count, height, width, channels or 3
 
@@ -182,8 +238,8 @@ def _shape(builder, split: str, image_key: str, image_size: int | None) -> tuple
 def _fingerprint(folder: Path) -> str:
     """Tells two sets of one name and version apart without reading them through.
 
-    Names and sizes of the files and their last 64 KiB: the descriptions whole, and the index of the records,
-    whose files are padded to 64 KiB.
+    Names and sizes of the files and their last 64 KiB: the descriptions whole, and the index of the
+    records, whose files are padded to 64 KiB.
     """
     digest = hashlib.blake2b(digest_size=4)
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
@@ -195,26 +251,36 @@ def _fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _decode(builder, split: str, keys: tuple[str, str], shape: tuple[int, ...], image_size) -> Iterator[tuple]:
-    """(image, label) of a split in the official order, with a progress bar; any failure as a `UserError`."""
+def _decode(
+    builder, split: str, keys: tuple[str, str], shape: tuple[int, ...], image_size
+) -> Iterator[tuple]:
+    """(image, label) of a split in the official order, with a progress bar; any failure as a
+    `UserError`.
+    """
     from tensorflow_datasets.core.decode import DeserializeMethod
 
     try:
         source = builder.as_data_source(split=split, deserialize_method=DeserializeMethod.RAW_BYTES)
         rows = _official_order(source)
         title = f"decoding {builder.name} {split}"
-        for feature in tqdm(_features(source, rows), title, len(rows), unit="image", mininterval=1.0):
+        for feature in tqdm(
+            _features(source, rows), title, len(rows), unit="image", mininterval=1.0
+        ):
             image, label = (feature[key] for key in keys)
             pixels = read_pixels(image.bytes_list.value[0], shape[-1], image_size)
             if pixels.shape != shape[1:]:
                 raise ValueError(f"an image of shape {pixels.shape}, where {shape[1:]} is declared")
             yield pixels, label.int64_list.value[0]
     except Exception as error:  # array_record, protobuf and Pillow each have their own
-        raise UserError(f"{builder.data_path}: split {split} cannot be read: {_line(error)}") from error
+        raise UserError(
+            f"{builder.data_path}: split {split} cannot be read: {_line(error)}"
+        ) from error
 
 
 def _features(source: Any, rows: Sequence[int]) -> Iterator:
-    """The undecoded features of these rows. With Pillow, a third of the time of TFDS's own decoding."""
+    """The undecoded features of these rows. With Pillow, a third of the time of TFDS's own
+    decoding.
+    """
     from tensorflow_datasets.proto import tf_example_pb2
 
     for start in range(0, len(rows), READ_AHEAD):
@@ -224,7 +290,9 @@ def _features(source: Any, rows: Sequence[int]) -> Iterator:
 
 
 def _official_order(source: Any) -> list[int]:
-    """Rows by `id` where the examples have one (TFDS shuffles when it prepares a set), else as stored."""
+    """Rows by `id` where the examples have one (TFDS shuffles when it prepares a set), else as
+    stored.
+    """
     rows = list(range(len(source)))
     if not next(_features(source, rows[:1]))["id"].bytes_list.value:
         return rows

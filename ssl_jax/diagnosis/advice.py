@@ -129,7 +129,9 @@ def allow_asymmetry(facts: Facts) -> str:
     """Advise a predictor that is not symmetrised."""
     if not (facts.symmetric and facts.learned):
         return ""
-    without = "79.4 % against 20.3 %" if facts.tau == 0 else "84.2 % against 85.7 %, so expect little"
+    without = (
+        "79.4 % against 20.3 %" if facts.tau == 0 else "84.2 % against 85.7 %, so expect little"
+    )
     return (
         "Leave the predictor as it is learned: predictor.symmetric from True to False (experience: "
         f"{without}, replication, CIFAR-10; the theory has no number for it)"
@@ -181,7 +183,12 @@ def raise_predictor_rate(facts: Facts) -> str:
     from ssl_jax.dynamics import theory
 
     found, rate = flow_of(facts), _predictor(facts, "learning_rate")
-    if not (found and facts.learned and 0 < found[0].eta_s < theory.critical_decay() and found[0].eta_p > 0):
+    if not (
+        found
+        and facts.learned
+        and 0 < found[0].eta_s < theory.critical_decay()
+        and found[0].eta_p > 0
+    ):
         return ""
     flow, low = found[0], float(theory.roots(eta_s=found[0].eta_s)[0])
     border = float(theory.height(low, alpha_p=flow.alpha_p, eta_p=flow.eta_p, eta_s=flow.eta_s))
@@ -189,7 +196,11 @@ def raise_predictor_rate(facts: Facts) -> str:
         _predictor(facts, "weight_decay"),
         facts.decay == "coupled" or facts.decay_scale == "lr",
     )
-    keep = f" and optimizer.predictor.weight_decay from {decay:g} to {decay / MARGIN:g}" if by_rate else ""
+    keep = (
+        f" and optimizer.predictor.weight_decay from {decay:g} to {decay / MARGIN:g}"
+        if by_rate
+        else ""
+    )
     return (
         f"A quicker predictor: optimizer.predictor.learning_rate from {rate:g} to "
         f"{MARGIN * rate:g}{keep} (theory: a direction survives only above an eigenvalue of "

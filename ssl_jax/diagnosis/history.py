@@ -73,13 +73,17 @@ def facts_of(settings: dict, steps: int) -> Facts:
 def total_steps(settings: dict, rows: Rows) -> int:
     """Return the steps of the whole run, of which `rows` may be the beginning."""
     last = next((row for row in reversed(rows) if row["epoch"] > 0), None)
-    return round(last["step"] / last["epoch"] * settings["epochs"]) if last else int(rows[-1]["step"])
+    return (
+        round(last["step"] / last["epoch"] * settings["epochs"]) if last else int(rows[-1]["step"])
+    )
 
 
 def history_of(rows: Rows, source: Path | None = None) -> dict:
     """Return the columns of the rows, with the arrays of dynamics.npz in `source`, if any."""
     names = (*NEEDED, "predictor_norm")
-    history: dict = {name: np.array([row.get(name, np.nan) for row in rows], np.float64) for name in names}
+    history: dict = {
+        name: np.array([row.get(name, np.nan) for row in rows], np.float64) for name in names
+    }
     if source is not None and (source / NAME).exists():
         try:
             history["dynamics"] = read_dynamics(source)

@@ -48,11 +48,17 @@ def read_signs(history: dict, dim: int) -> Signs:
     dynamics.npz where there are any. `dim` is D. A missing column is a UserError.
     """
     if lacking := [name for name in NEEDED if name not in history]:
-        raise UserError(f"history: lacks {', '.join(lacking)}, takes the columns of a pretraining run's metrics.csv")
+        raise UserError(
+            f"history: lacks {', '.join(lacking)}, takes the columns of a pretraining run's metrics.csv"
+        )
     row = {name: np.asarray(history[name], np.float64) for name in NEEDED}
     smooth = {name: running_median(values) for name, values in row.items()}
-    mean = running_median(mean_share(row["step"], row["relative_spread"], history.get("dynamics") or {}))
-    weights = np.asarray(history.get("predictor_norm", np.full_like(row["step"], np.nan)), np.float64)
+    mean = running_median(
+        mean_share(row["step"], row["relative_spread"], history.get("dynamics") or {})
+    )
+    weights = np.asarray(
+        history.get("predictor_norm", np.full_like(row["step"], np.nan)), np.float64
+    )
     rank, top = np.minimum(smooth["effective_rank"], dim), smooth["top_eigenvalue"]
     start = float(top[min(ROWS, len(top)) - 1]) if len(top) else np.nan
     return Signs(

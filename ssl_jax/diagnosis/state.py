@@ -149,7 +149,9 @@ def states_of_rows(signs: Signs, dynamics: dict, facts: Facts) -> np.ndarray:
     kinds[point & ~(one & (signs.top > GROWN))] = "complete collapse"
     if facts.sees_scale:  # one point far from 0 is as bad, but so is 0
         kinds[signs.top < VANISHED] = "complete collapse"
-        kinds[(signs.weights > RUNAWAY) | (signs.loss > GROWN_LOSS * abs(signs.loss[0]))] = "divergence"
+        kinds[(signs.weights > RUNAWAY) | (signs.loss > GROWN_LOSS * abs(signs.loss[0]))] = (
+            "divergence"
+        )
     kinds[signs.step >= weights_grown(dynamics)] = "divergence"
     return kinds
 
@@ -245,7 +247,9 @@ def diagnose_divergence(history: dict, facts: Facts, row: int) -> Diagnosis:
     rank = float(signs.rank[-1]) if row else float("nan")
     since = int(step) if np.isfinite(step) else None
     advice = advise("divergence", signs, facts)
-    return Diagnosis("divergence", since, rank, facts.dim, (sign,), advice, "sure: not a number any more")
+    return Diagnosis(
+        "divergence", since, rank, facts.dim, (sign,), advice, "sure: not a number any more"
+    )
 
 
 # --- In words -------------------------------------------------------------------------------------
@@ -264,7 +268,10 @@ def describe_signs(signs: Signs, state: str, dynamics: dict, facts: Facts) -> tu
         One sentence for each sign.
     """
     direction = {1: "rising", 0: "steady", -1: "falling"}
-    way = [direction[int(np.sign(t) * (abs(t) > TREND))] for t in map(trend, map(recent, (signs.rank, signs.top)))]
+    way = [
+        direction[int(np.sign(t) * (abs(t) > TREND))]
+        for t in map(trend, map(recent, (signs.rank, signs.top)))
+    ]
     lines = [
         f"effective rank {signs.rank[-1]:.2f} of {facts.dim}, {way[0]}; beside the mean direction "
         f"{signs.content[-1]:.1f} (a line: 1; alarm under {LINE[0]:g})",
@@ -278,7 +285,9 @@ def describe_signs(signs: Signs, state: str, dynamics: dict, facts: Facts) -> tu
         lines.insert(0, f"predictor {signs.weights[-1]:.3g} times the identity's norm{limit}")
     if "predictor_eigenvalues" in dynamics and len(p := dynamics["predictor_eigenvalues"]):
         alive = int((p[-1] > 0.1 * max(p[-1].max(), 1e-12)).sum())
-        lines.append(f"{alive} of {facts.dim} eigenvalues of the predictor above a tenth of its largest")
+        lines.append(
+            f"{alive} of {facts.dim} eigenvalues of the predictor above a tenth of its largest"
+        )
     return tuple(lines)
 
 
@@ -301,7 +310,11 @@ def describe_certainty(state: str, signs: Signs, kinds: np.ndarray, doubt: str) 
             rank, content = signs.rank[-1], signs.content[-1]
             return f"unsure: effective rank {rank:.1f}, beside the mean {content:.1f}, is little"
         lately = recent(kinds) != "healthy"
-        return "likely: it showed trouble a short while ago" if lately.any() else "sure: no sign of collapse"
+        return (
+            "likely: it showed trouble a short while ago"
+            if lately.any()
+            else "sure: no sign of collapse"
+        )
     if state == "divergence":
         return "likely: finite so far, but far beyond what any run that learns has"
     lasts = int((kinds != "healthy")[::-1].argmin()) if (kinds == "healthy").any() else len(kinds)

@@ -50,8 +50,12 @@ def _real_eigenvalues(w: jax.Array) -> jax.Array:
     """
 
     def host(w: np.ndarray) -> np.ndarray:
-        if not np.isfinite(w).all():  # a run that diverges ends with its own message, not with LAPACK's
+        if not np.isfinite(
+            w
+        ).all():  # a run that diverges ends with its own message, not with LAPACK's
             return np.full(w.shape[:-1], np.nan, w.dtype)
         return -np.sort(-np.linalg.eigvals(w).real, axis=-1).astype(w.dtype)
 
-    return jax.pure_callback(host, jax.ShapeDtypeStruct(w.shape[:1], w.dtype), w, vmap_method="broadcast_all")
+    return jax.pure_callback(
+        host, jax.ShapeDtypeStruct(w.shape[:1], w.dtype), w, vmap_method="broadcast_all"
+    )

@@ -49,7 +49,8 @@ def measure_step(
     return {
         "gradient_norm": norms(grads),
         "update_norm": norms(updates),
-        "mean_share": jnp.sum(jnp.square(centre)) / jnp.maximum(jnp.trace(corr), jnp.finfo(corr.dtype).tiny),
+        "mean_share": jnp.sum(jnp.square(centre))
+        / jnp.maximum(jnp.trace(corr), jnp.finfo(corr.dtype).tiny),
         "online_target_cosine": cosine,
     }
 

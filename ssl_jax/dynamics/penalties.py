@@ -28,7 +28,9 @@ def opposing(theta: jax.Array, update: jax.Array, d: jax.Array | float) -> jax.A
     return (jnp.abs(d * theta) > 0) & (towards_zero > (1 - d / 2) * jnp.abs(theta))
 
 
-def opposing_penalty(params: Params, updates: Params, decay: float | PyTree) -> dict[str, jax.Array]:
+def opposing_penalty(
+    params: Params, updates: Params, decay: float | PyTree
+) -> dict[str, jax.Array]:
     """Measure how much of a step's weight decay opposes it, over the whole tree.
 
     Args:

@@ -158,7 +158,9 @@ def mapping(
     literal = decay != "coupled" and decay_scale == "literal"
     carried = 1 - momentum if decay == "coupled" else 1.0  # momentum accumulates coupled decay
     shrink, shrink_p = (wd, wd_p) if literal else (rate * wd / carried, rate_p * wd_p / carried)
-    return Flow(rate_p / rate, shrink_p / time, shrink / time, (1 - tau) / time if tau else None), time
+    return Flow(
+        rate_p / rate, shrink_p / time, shrink / time, (1 - tau) / time if tau else None
+    ), time
 
 
 def _require(value: float, name: str, takes: str, right: bool) -> None:
@@ -364,7 +366,9 @@ def critical_decay(*, tau: Number = 1.0, sigma2: Number = 0.0) -> Number:
     return np.square(tau) / (4 * (1 + np.asarray(sigma2)))
 
 
-def roots(*, eta_s: Number, tau: Number = 1.0, sigma2: Number = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def roots(
+    *, eta_s: Number, tau: Number = 1.0, sigma2: Number = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Return p₋ and p₊ = [τ ∓ sqrt(τ² - 4 a η_s)] / 2a, between which a mode's s grows.
 
     Args:
@@ -378,7 +382,9 @@ def roots(*, eta_s: Number, tau: Number = 1.0, sigma2: Number = 0.0) -> tuple[np
     inside = tau**2 - 4 * a * eta_s
     high = (tau + np.sqrt(np.where(inside >= 0, inside, np.nan))) / (2 * a)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(high > 0, eta_s / (a * high), high), high  # p₋ p₊ = η_s / a, without cancellation
+        return np.where(
+            high > 0, eta_s / (a * high), high
+        ), high  # p₋ p₊ = η_s / a, without cancellation
 
 
 def height(p: Number, *, alpha_p: Number, eta_p: Number, eta_s: Number) -> Number:
@@ -398,7 +404,9 @@ def height(p: Number, *, alpha_p: Number, eta_p: Number, eta_s: Number) -> Numbe
     return eta_p * p**2 / (alpha_p * eta_s)
 
 
-def asymptotic_growth(*, alpha_p: Number, eta_p: Number, tau: Number = 1.0, sigma2: Number = 0.0) -> Number:
+def asymptotic_growth(
+    *, alpha_p: Number, eta_p: Number, tau: Number = 1.0, sigma2: Number = 0.0
+) -> Number:
     """Return ds/dt of a mode long after the start where η_s = 0 < η_p: 2 η_p (τ/a)² / α_p.
 
     p approaches τ/a and s grows in proportion to time, so that there is no finite fixed point to
@@ -594,7 +602,9 @@ def simulate(
     numbers = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s}
     times = np.asarray(times, np.float64)
     if beta is None:
-        return Curves(times, *_solve(mode_rates, (p, s, tau), 0, times, numbers | {"sigma2": sigma2}))
+        return Curves(
+            times, *_solve(mode_rates, (p, s, tau), 0, times, numbers | {"sigma2": sigma2})
+        )
     w = np.sqrt(s)
     numbers |= {"beta": beta, "l_s": 1 + np.asarray(sigma2)}
     p_curve, w, w_a = _solve(scalar_rates, (p, w, tau * w), 0, times, numbers)
@@ -699,7 +709,11 @@ def _solve(
     """
     _diffrax()
     times = np.asarray(times, np.float64)
-    if times.ndim != 1 or len(times) < 2 or not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+    if (
+        times.ndim != 1
+        or len(times) < 2
+        or not (np.isfinite(times).all() and (np.diff(times) > 0).all())
+    ):
         raise UserError(f"times: got {times.tolist()[:4]}, takes two or more ascending numbers")
     numbers = {name: value for name, value in numbers.items() if value is not None}
     tree = [dict(enumerate(state)), numbers, matrices or {}]
@@ -707,21 +721,30 @@ def _solve(
     with jax.enable_x64(True):
         curves, right = _curves(rates, flags, *tree, times)
     if not np.all(right):
-        raise UserError(f"times: no solution up to {times[-1]:g} in {MAX_STEPS} steps, takes a shorter time")
+        raise UserError(
+            f"times: no solution up to {times[-1]:g} in {MAX_STEPS} steps, takes a shorter time"
+        )
     return tuple(np.asarray(curve).reshape(*batch, *curve.shape[1:]) for curve in curves)
 
 
 def _spread(groups: list[dict[Any, Any]], ranks: list[int]) -> tuple[tuple[int, ...], list[dict]]:
     """Return the common batch shape, and every array with that batch as its one first axis."""
-    groups = [{name: np.asarray(value, np.float64) for name, value in group.items()} for group in groups]
-    ranked = [(array, rank) for group, rank in zip(groups, ranks, strict=True) for array in group.values()]
+    groups = [
+        {name: np.asarray(value, np.float64) for name, value in group.items()} for group in groups
+    ]
+    ranked = [
+        (array, rank) for group, rank in zip(groups, ranks, strict=True) for array in group.values()
+    ]
     batch = np.broadcast_shapes(*(array.shape[: array.ndim - rank] for array, rank in ranked))
 
     def spread(array: np.ndarray, rank: int) -> np.ndarray:
         own = array.shape[array.ndim - rank :]
         return np.broadcast_to(array, (*batch, *own)).reshape(-1, *own)
 
-    return batch, [{k: spread(v, rank) for k, v in group.items()} for group, rank in zip(groups, ranks, strict=True)]
+    return batch, [
+        {k: spread(v, rank) for k, v in group.items()}
+        for group, rank in zip(groups, ranks, strict=True)
+    ]
 
 
 def _diffrax() -> Any:
@@ -777,7 +800,9 @@ def _curves(
 
     def one(state: dict, numbers: dict, matrices: dict) -> tuple[Any, Any]:
         field = partial(rates, **numbers, **matrices, **dict(flags))
-        return _integrate(field, tuple(state.values()), times[0], times[-1], _diffrax().SaveAt(ts=times))
+        return _integrate(
+            field, tuple(state.values()), times[0], times[-1], _diffrax().SaveAt(ts=times)
+        )
 
     return jax.vmap(one)(states, numbers, matrices)
 
@@ -844,7 +869,9 @@ def collapses(
         _diffrax()
         # Known elements repeat an unknown start, so that every call of one size is one program.
         follow = np.where(known, np.argmin(known), np.arange(len(known)))
-        dies = np.where(known, dies, _followed(**{name: value[follow] for name, value in flat.items()}))
+        dies = np.where(
+            known, dies, _followed(**{name: value[follow] for name, value in flat.items()})
+        )
     return dies.reshape(batch)
 
 
@@ -863,7 +890,11 @@ def _known_end(
     settled, a = tau if beta is None else np.ones_like(tau), 1 + sigma2
     c = invariant(p, s, alpha_p)
     dead = (s == 0) | (eta_s > settled**2 / (4 * a)) | ((eta_p == 0) & (eta_s > 0))
-    still = (eta_p == 0) & (eta_s == 0) & (((p < 0) & (c <= 0)) | ((p > 0) & (c <= -((settled / a) ** 2) / alpha_p)))
+    still = (
+        (eta_p == 0)
+        & (eta_s == 0)
+        & (((p < 0) & (c <= 0)) | ((p > 0) & (c <= -((settled / a) ** 2) / alpha_p)))
+    )
     return dead | (eta_s == 0), dead | still
 
 
@@ -896,11 +927,15 @@ def _followed(
         dies, right = map(np.array, _trapped(state, numbers, places))
     if not right.all():
         low = np.min([eta_p[~right], eta_s[~right]])
-        raise UserError(f"eta_p, eta_s: no end reached in {MAX_STEPS} steps at {low:g}, takes larger ones or 0")
+        raise UserError(
+            f"eta_p, eta_s: no end reached in {MAX_STEPS} steps at {low:g}, takes larger ones or 0"
+        )
     return dies
 
 
-def _below(p: jax.Array, s: jax.Array, s_a: jax.Array | None, at: dict[str, jax.Array]) -> jax.Array:
+def _below(
+    p: jax.Array, s: jax.Array, s_a: jax.Array | None, at: dict[str, jax.Array]
+) -> jax.Array:
     """Return whether a state must collapse. s_a is w_a², None for a held target."""
     if s_a is None:
         return (p <= at["low"]) & (s <= at["s_low"])
@@ -939,9 +974,13 @@ def _trapped(
 
         def field(p: jax.Array, x: jax.Array, w_a: Any = None) -> tuple[Number, ...]:
             if averaged:
-                return scalar_rates(p, x, w_a, **decays, beta=numbers["beta"], l_s=1 + numbers["sigma2"])
+                return scalar_rates(
+                    p, x, w_a, **decays, beta=numbers["beta"], l_s=1 + numbers["sigma2"]
+                )
             pull = at["tau"] - (1 + numbers["sigma2"]) * p
-            return decays["alpha_p"] * jnp.exp(x) * pull - decays["eta_p"] * p, 2 * (p * pull - decays["eta_s"])
+            return decays["alpha_p"] * jnp.exp(x) * pull - decays["eta_p"] * p, 2 * (
+                p * pull - decays["eta_s"]
+            )
 
         def read(p: jax.Array, x: jax.Array, w_a: Any = None) -> tuple[jax.Array, jax.Array, Any]:
             return (p, jnp.exp(x), None) if w_a is None else (p, x**2, w_a**2)
@@ -951,7 +990,9 @@ def _trapped(
             return _below(*read(*y), at) | (caught_up & _above(*read(*y), at, decays))
 
         end = 1e4 / jnp.minimum(numbers["eta_p"], numbers["eta_s"])
-        last, right = _integrate(field, state, 0.0, end, diffrax.SaveAt(t1=True), diffrax.Event(over), 1e-30)
+        last, right = _integrate(
+            field, state, 0.0, end, diffrax.SaveAt(t1=True), diffrax.Event(over), 1e-30
+        )
         return _below(*read(*(y[-1] for y in last)), at), right
 
     return jax.vmap(one)(states, numbers, places)
@@ -990,19 +1031,26 @@ def separatrix(
         p = np.linspace(-length * reach, (1 + length) * reach, 2 * points + 1)
         return p, np.where(p < 0, p**2, np.maximum(p**2 - reach**2, 0)) / alpha_p
     found = {
-        point.name: point for point in fixed_points(alpha_p=alpha_p, eta_p=eta_p, eta_s=eta_s, tau=tau, sigma2=sigma2)
+        point.name: point
+        for point in fixed_points(alpha_p=alpha_p, eta_p=eta_p, eta_s=eta_s, tau=tau, sigma2=sigma2)
     }
     if "saddle" not in found:
         return None
     _diffrax()
     numbers = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s, "sigma2": sigma2}
     saddle, unit = found["saddle"], np.array([reach, found["learned"].s])
-    values, vectors = (np.real(x) for x in np.linalg.eig(jacobian(saddle.p, saddle.s, tau, **numbers)))
+    values, vectors = (
+        np.real(x) for x in np.linalg.eig(jacobian(saddle.p, saddle.s, tau, **numbers))
+    )
     stable = vectors[:, np.argmin(values)]
     step = 1e-6 * saddle.p * stable / abs(stable[0])
     with jax.enable_x64(True):
-        starts = jnp.array([saddle.p, saddle.s])[None, :] + jnp.array([-step, step] if step[0] > 0 else [step, -step])
-        left, right = np.asarray(_backwards(starts, float(tau), numbers, unit, np.linspace(0, length, points + 1)))
+        starts = jnp.array([saddle.p, saddle.s])[None, :] + jnp.array(
+            [-step, step] if step[0] > 0 else [step, -step]
+        )
+        left, right = np.asarray(
+            _backwards(starts, float(tau), numbers, unit, np.linspace(0, length, points + 1))
+        )
     return tuple(np.concatenate([left[:0:-1], [[saddle.p, saddle.s]], right[1:]]).T)
 
 
@@ -1025,7 +1073,9 @@ def _backwards(
         return -dp / speed, -ds / speed
 
     def one(start: jax.Array) -> jax.Array:
-        line, _ = _integrate(field, (start[0], start[1]), 0.0, lengths[-1], _diffrax().SaveAt(ts=lengths))
+        line, _ = _integrate(
+            field, (start[0], start[1]), 0.0, lengths[-1], _diffrax().SaveAt(ts=lengths)
+        )
         return jnp.stack(line, axis=-1)
 
     return jax.vmap(one)(starts)

@@ -27,7 +27,9 @@ from ssl_jax.dynamics import theory
 from ssl_jax.errors import UserError
 
 ALIGNED = 0.95  # cosine above which a mode counts as aligned, as in Höppe et al. 2022
-ALIVE = 0.1  # share of the unit of p, and of an even share of the sum of s; a living mode is above both
+ALIVE = (
+    0.1  # share of the unit of p, and of an even share of the sum of s; a living mode is above both
+)
 SEEN = 1e-7  # share of the largest s; below it there is only float32's rounding
 FEWEST = 3  # the least number of modes that units are fitted to
 WEAK = 1e-6  # a weaker decay in the theory's unit of time counts as none
@@ -131,7 +133,9 @@ def calibrate(
     start = alignment_record(alignment, known)
     window = known & (np.arange(len(time)) >= start)
     if window.sum() < 3:
-        raise UnfitError(f"{window.sum()} records after the modes aligned, of which the theory needs 3")
+        raise UnfitError(
+            f"{window.sum()} records after the modes aligned, of which the theory needs 3"
+        )
     modes = alignment[start] > ALIGNED
     t, some_p, some_s = time[window], p[window][:, modes], s[window][:, modes]
     if cosine is None:
@@ -142,7 +146,9 @@ def calibrate(
     x, y = _growth(t, some_p, some_s, q[window], h[window], flow)
     k, fit = _fit(x, y)
     if not (k > 0 and (q[window] > 0).all() and (h[window] > 0).all()):
-        raise UnfitError(f"modes do not grow where the flow says that they do (fitted k = {k:.3g}, takes one above 0)")
+        raise UnfitError(
+            f"modes do not grow where the flow says that they do (fitted k = {k:.3g}, takes one above 0)"
+        )
     rate = k * h * q
     drift = np.log(q[window][-1] / q[window][0]) / (t[-1] - t[0])
     mean_rate = _integral(t, rate[window]) / (t[-1] - t[0])
@@ -150,10 +156,14 @@ def calibrate(
     eta_p, eta_s = (eta if eta > WEAK else 0.0 for eta in (eta_p, eta_s))
     if cosine is not None and eta_p == 0:
         eta_s = 0.0  # all modes shrink together, and the cosine does not depend on the scale
-    return Calibration(start, q, k * q**2 / flow.alpha_p, rate, float(eta_p), float(eta_s), float(k), float(fit))
+    return Calibration(
+        start, q, k * q**2 / flow.alpha_p, rate, float(eta_p), float(eta_s), float(k), float(fit)
+    )
 
 
-def _cosine_units(p: np.ndarray, s: np.ndarray, cosine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _cosine_units(
+    p: np.ndarray, s: np.ndarray, cosine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return q and h of the cosine loss at each record, (T,) each."""
     kept = np.where((p > 0) & (s > 0), p, 0)
     first, second = np.sum(s * kept, axis=1), np.sum(s * kept**2, axis=1)
@@ -161,7 +171,9 @@ def _cosine_units(p: np.ndarray, s: np.ndarray, cosine: np.ndarray) -> tuple[np.
         return second / first, cosine / first
 
 
-def _predictor_balance(t: np.ndarray, p: np.ndarray, s: np.ndarray, flow: theory.Flow) -> tuple[np.ndarray, np.ndarray]:
+def _predictor_balance(
+    t: np.ndarray, p: np.ndarray, s: np.ndarray, flow: theory.Flow
+) -> tuple[np.ndarray, np.ndarray]:
     """Return both sides of the equation that determines q, (D,) each."""
     x = flow.alpha_p * _integral(t, s)
     return x, p[-1] - p[0] + flow.eta_p * _integral(t, p) + flow.alpha_p * _integral(t, s * p)

@@ -1,18 +1,22 @@
 """The ablation of the layer-wise pre-weight-decay paper (table 3), with the identities beside it.
 
-With d the decay of a step, D = 1 - d and G the gradient step theta -> theta - eta U(theta), exactly:
+With d the decay of a step, D = 1 - d and G the gradient step theta -> theta - eta U(theta),
+exactly:
 
-    RWD at eta is WD at (1 - d) eta                        both are (1 - d) theta - (1 - d) eta U(theta)
-    RWD from D theta_0 is D times PWD from theta_0         RWD = D G and PWD = G D, so D (G D)^t = (D G)^t D
+    RWD at eta is WD at (1 - d) eta                        both are (1 - d) theta - (1 - d) eta
+    U(theta) RWD from D theta_0 is D times PWD from theta_0         RWD = D G and PWD = G D, so D (G
+    D)^t = (D G)^t D
 
-So the gap between two methods falls into terms that add up to it, each measured on its own arms with the same seeds:
+So the gap between two methods falls into terms that add up to it, each measured on its own arms
+with the same seeds:
 
     RWD - WD     the settings chosen for each  + the learning rate times (1 - d)         + [an identity: rounding]
     PWD - RWD    the settings chosen for each  + the first decay, of the initial weights + [an identity: rounding]
                  + the point of the step at which it is judged (theta instead of D theta)
     LPWD - PWD   the settings chosen for each  + what is left: deeper layers decay more
 
-Each method's setting is chosen on held-out images; all arms are then trained with fresh seeds. Rounding does not stay
+Each method's setting is chosen on held-out images; all arms are then trained with fresh seeds.
+Rounding does not stay
 small: training amplifies it. How much is measured by a control, WD from weights that are each
 one rounding error larger.
 """
@@ -39,12 +43,15 @@ BEST_EPOCHS = 10  # over which the paper takes its mean
 Setting = tuple[float, float]  # (learning rate, weight decay)
 
 
-# --- Runs -----------------------------------------------------------------------------------------------------------
+# --- Runs -----------------------------------------------------------------------------------------
 
 
 def settings(config: Config) -> list[Setting]:
     """Every learning rate with every decay; a literal share has to leave something."""
-    rates, decays = (numbers(f"search.{name}", config.search[name]) for name in ("learning_rates", "weight_decays"))
+    rates, decays = (
+        numbers(f"search.{name}", config.search[name])
+        for name in ("learning_rates", "weight_decays")
+    )
     return [(rate, decay) for rate in rates for decay in decays]
 
 
@@ -109,11 +116,15 @@ def kept_steps(lab: Laboratory) -> tuple[int, ...]:
     return tuple(dict.fromkeys((1, lab.steps_per_epoch, steps_of(lab))))
 
 
-# --- Results --------------------------------------------------------------------------------------------------------
+# --- Results --------------------------------------------------------------------------------------
 
 
-def summarise(config: Config, chosen: dict[str, Setting], validation: dict, found: dict, steps: tuple) -> dict:
-    """The table of methods, the terms of every gap between neighbours, and how exactly the identities held."""
+def summarise(
+    config: Config, chosen: dict[str, Setting], validation: dict, found: dict, steps: tuple
+) -> dict:
+    """The table of methods, the terms of every gap between neighbours, and how exactly the
+    identities held.
+    """
 
     def over_seeds(label: str, values: str = "test_accuracy") -> np.ndarray:
         """(S, E, ...)"""
@@ -151,15 +162,21 @@ def summarise(config: Config, chosen: dict[str, Setting], validation: dict, foun
     shrink = 1 - share(config, chosen["PWD"])
     deviations = {
         "RWD against WD at (1 - d) eta": deviation(kept["RWD"], kept["WD@RWD, slowed"]),
-        "RWD from D theta_0 against D PWD": deviation(kept["RWD@PWD, decayed"], shrink * kept["PWD"]),
+        "RWD from D theta_0 against D PWD": deviation(
+            kept["RWD@PWD, decayed"], shrink * kept["PWD"]
+        ),
         "control: WD, one rounding error away": deviation(kept["WD, rounded"], kept["WD"]),
         "for comparison: RWD against WD": deviation(kept["RWD"], kept["WD@RWD"]),
     }
     return {
         "methods": methods,
         "share": {name: share(config, chosen[name]) for name in METHODS},
-        "gaps": {gap: {term: paired(*pair) for term, pair in terms.items()} for gap, terms in gaps.items()},
-        "deviations": {"steps": list(steps)} | {label: rounded(values) for label, values in deviations.items()},
+        "gaps": {
+            gap: {term: paired(*pair) for term, pair in terms.items()}
+            for gap, terms in gaps.items()
+        },
+        "deviations": {"steps": list(steps)}
+        | {label: rounded(values) for label, values in deviations.items()},
         "search": [[*key, value] for key, value in validation.items()],
         "epochs": config.epochs,
         "layerwise": config.layerwise,
@@ -172,7 +189,9 @@ def accuracies(test: np.ndarray, validation: np.ndarray) -> dict:
     return {
         "test": mean_and_interval(test[:, -1]),
         "best_validation_epoch": mean_and_interval(at_best),
-        "mean_of_best_10_epochs": mean_and_interval(np.sort(test, axis=1)[:, -BEST_EPOCHS:].mean(axis=1)),
+        "mean_of_best_10_epochs": mean_and_interval(
+            np.sort(test, axis=1)[:, -BEST_EPOCHS:].mean(axis=1)
+        ),
     }
 
 
@@ -184,7 +203,11 @@ def deviation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 EXPERIMENT = decay_experiment(
     Stage("choosing settings", search_runs),
-    Stage("fresh seeds", lambda config, tried: arm_runs(config, choose(config, tried)), keep=kept_steps),
+    Stage(
+        "fresh seeds",
+        lambda config, tried: arm_runs(config, choose(config, tried)),
+        keep=kept_steps,
+    ),
     summarise=lambda lab, tried, found: summarise(
         lab.config, choose(lab.config, tried), final_validation(tried), found, kept_steps(lab)
     ),

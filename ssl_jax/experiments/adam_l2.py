@@ -1,9 +1,11 @@
-"""Weight decay is not L2 under Adam, and is under SGD (Loshchilov & Hutter 2019, arXiv 1711.05101, propositions 1, 2).
+"""Weight decay is not L2 under Adam, and is under SGD (Loshchilov & Hutter 2019, arXiv 1711.05101,
+propositions 1, 2).
 
-Beside every step stands the step that the same optimizer would have taken, had there been no decay in this gradient.
-What the two differ by, as a share of the weight, is the shrinkage that the weight really suffered: learning rate times
-decay for all weights alike where decay is decoupled, or the optimizer is SGD; under Adam with L2, less where gradients
-are large, since there the decay is divided by them as all else is.
+Beside every step stands the step that the same optimizer would have taken, had there been no decay
+in this gradient. What the two differ by, as a share of the weight, is the shrinkage that the weight
+really suffered: learning rate times decay for all weights alike where decay is decoupled, or the
+optimizer is SGD; under Adam with L2, less where gradients are large, since there the decay is
+divided by them as all else is.
 """
 
 from functools import partial
@@ -37,7 +39,9 @@ KEPT = 0.99  # of the past, in the averages over steps
 def plan(config, dataset):
     if config.measured_decay not in config.weight_decays:
         known = ", ".join(f"{decay:g}" for decay in config.weight_decays)
-        raise UserError(f"measured_decay: got {config.measured_decay:g}, takes one of weight_decays: {known}")
+        raise UserError(
+            f"measured_decay: got {config.measured_decay:g}, takes one of weight_decays: {known}"
+        )
     if config.measured_decay <= 0:
         raise UserError(f"measured_decay: got {config.measured_decay:g}, takes a number above 0")
     train, validation = hold_out(dataset, config.data.validation_size)
@@ -48,7 +52,10 @@ def plan(config, dataset):
     sizes = config.epochs, config.batch_size, augment, normalise, (config.epochs,)
     setting = Setting(network, dataset.num_classes, train, judged, *sizes)
     steps = config.epochs * steps_per_epoch(setting)
-    return {slug(name): Cell(steps, partial(_train, config, setting, variant)) for name, variant in VARIANTS.items()}
+    return {
+        slug(name): Cell(steps, partial(_train, config, setting, variant))
+        for name, variant in VARIANTS.items()
+    }
 
 
 def slug(name: str) -> str:
@@ -67,11 +74,13 @@ def _train(config, setting: Setting, variant, advance):
     return train_table(setting, build, knobs, seeds_of(config), **options)
 
 
-# --- What decay takes of each weight ------------------------------------------------------------------------------
+# --- What decay takes of each weight --------------------------------------------------------------
 
 
 class Watched(NamedTuple):
-    """Two optimizers' states, and averages over steps by parameter: (u_plain - u) theta, theta², g²."""
+    """Two optimizers' states, and averages over steps by parameter: (u_plain - u) theta, theta²,
+    g².
+    """
 
     own: PyTree
     plain: PyTree
@@ -81,7 +90,9 @@ class Watched(NamedTuple):
 
 
 def watched(optimizer: Optimizer, plain: Optimizer) -> Optimizer:
-    """`optimizer`, with what its decay did remembered: `plain` is the same without decay, and sees its gradients."""
+    """`optimizer`, with what its decay did remembered: `plain` is the same without decay, and sees
+    its gradients.
+    """
 
     def init(params):
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -93,16 +104,18 @@ def watched(optimizer: Optimizer, plain: Optimizer) -> Optimizer:
         taken = jax.tree.map(lambda a, b, theta: (a - b) * theta, without, updates, params)
         square, power = (jax.tree.map(jnp.square, tree) for tree in (params, grads))
         past = (state.taken, state.square, state.power)
-        averages = jax.tree.map(lambda old, new: KEPT * old + (1 - KEPT) * new, past, (taken, square, power))
+        averages = jax.tree.map(
+            lambda old, new: KEPT * old + (1 - KEPT) * new, past, (taken, square, power)
+        )
         return updates, Watched(own, memory, *averages)
 
     return optimizer._replace(init=init, pre=lambda params, state: params, update=update)
 
 
 def shares(state) -> dict:
-    """By bins of the gradient's root mean square (below `EDGES`, between them, above, and none at all): sums of "taken"
-    and "square", whose ratio is the least-squares share of a weight that a step takes, and "count"; "weights" (n,), all
-    kernels. Biases are left out.
+    """By bins of the gradient's root mean square (below `EDGES`, between them, above, and none at
+    all): sums of "taken" and "square", whose ratio is the least-squares share of a weight that a
+    step takes, and "count"; "weights" (n,), all kernels. Biases are left out.
     """
     memory: Watched = state.opt_state
 
@@ -117,11 +130,14 @@ def shares(state) -> dict:
     return {"taken": sums[0], "square": sums[1], "count": sums[2], "weights": kernels(state.params)}
 
 
-# --- What is reported ----------------------------------------------------------------------------------------------
+# --- What is reported -----------------------------------------------------------------------------
 
 
 def summarise(config, dataset, cells):
-    decays, chosen = list(config.weight_decays), list(config.weight_decays).index(config.measured_decay)
+    decays, chosen = (
+        list(config.weight_decays),
+        list(config.weight_decays).index(config.measured_decay),
+    )
     variants = {}
     for name, (_, _, rate) in VARIANTS.items():
         cell = cells[slug(name)]
@@ -143,7 +159,8 @@ def summarise(config, dataset, cells):
         }
     pairs = {"SGD": ("SGD with L2", "SGD with decoupled decay"), "Adam": ("Adam with L2", "AdamW")}
     apart = {
-        name: distances(*(cells[slug(member)]["weights"][:, :, 0] for member in pair)) for name, pair in pairs.items()
+        name: distances(*(cells[slug(member)]["weights"][:, :, 0] for member in pair))
+        for name, pair in pairs.items()
     }
     centres = np.sqrt(EDGES[1:] * EDGES[:-1])
     return {
@@ -156,7 +173,9 @@ def summarise(config, dataset, cells):
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> dict:
-    """|a - b| / |b| of trained weights (S, R, n), over the seeds; NaN where decay has left nothing of b."""
+    """|a - b| / |b| of trained weights (S, R, n), over the seeds; NaN where decay has left nothing
+    of b.
+    """
     size = np.linalg.norm(b, axis=-1)
     return mean_and_interval(np.linalg.norm(a - b, axis=-1) / np.where(size > 1e-3, size, np.nan))
 

@@ -34,10 +34,14 @@ def size_kinds(config: Config) -> dict[tuple[str, str], Kind]:
 
 
 def encoder_fields(size: str) -> tuple[tuple[str, object], ...]:
-    """ "convnet-16" -> (("name", "convnet"), ("width", 16), ("depth", 0)); 0: the architecture's own."""
+    """ "convnet-16" -> (("name", "convnet"), ("width", 16), ("depth", 0)); 0: the architecture's
+    own.
+    """
     name, *rest = size.split("-")
     if len(rest) > 2 or not all(number.isdecimal() for number in rest):
-        raise UserError(f"sizes: got {size!r}, takes NAME, NAME-WIDTH or NAME-WIDTH-DEPTH, as convnet-16")
+        raise UserError(
+            f"sizes: got {size!r}, takes NAME, NAME-WIDTH or NAME-WIDTH-DEPTH, as convnet-16"
+        )
     return (("name", name), *zip(("width", "depth"), [*map(int, rest), 0, 0], strict=False))
 
 
@@ -54,17 +58,23 @@ def choice_runs(config: Config) -> dict[tuple[str, str, float], Run]:
     }
 
 
-def choose(config: Config, tried: dict[tuple, dict[str, np.ndarray]]) -> dict[tuple[str, str], float]:
+def choose(
+    config: Config, tried: dict[tuple, dict[str, np.ndarray]]
+) -> dict[tuple[str, str], float]:
     """(size, arm) -> the decay with the best accuracy on held-out images after the last epoch."""
 
     def score(size, name, decay):
         return tried[size, name, decay]["validation_accuracy"][-1]
 
     pairs = dict.fromkeys((size, name) for size, name, _ in tried)
-    return {pair: max(config.weight_decays, key=lambda decay: score(*pair, decay)) for pair in pairs}
+    return {
+        pair: max(config.weight_decays, key=lambda decay: score(*pair, decay)) for pair in pairs
+    }
 
 
-def fresh_runs(config: Config, tried: dict[tuple, dict[str, np.ndarray]]) -> dict[tuple[str, str, int], Run]:
+def fresh_runs(
+    config: Config, tried: dict[tuple, dict[str, np.ndarray]]
+) -> dict[tuple[str, str, int], Run]:
     """(size, arm, place of the seed) -> run with the decay that was chosen."""
     chosen = choose(config, tried)
     return {
@@ -80,15 +90,23 @@ def parameters_of(lab: Laboratory, kind: Kind) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def scale_result(config: Config, chosen: dict, found: dict[tuple, dict], counts: dict[str, int]) -> dict:
-    """Per size: each arm's chosen decay, test accuracy of the last epoch, and what it is ahead of WD."""
+def scale_result(
+    config: Config, chosen: dict, found: dict[tuple, dict], counts: dict[str, int]
+) -> dict:
+    """Per size: each arm's chosen decay, test accuracy of the last epoch, and what it is ahead of
+    WD.
+    """
 
     def last(size, name):
         return np.array([found[size, name, s]["test_accuracy"][-1] for s in range(config.seeds)])
 
     def one(size, name):
         ahead = paired(last(size, name), last(size, "WD"))
-        return {"weight_decay": chosen[size, name], "test": mean_and_interval(last(size, name)), "ahead_of_WD": ahead}
+        return {
+            "weight_decay": chosen[size, name],
+            "test": mean_and_interval(last(size, name)),
+            "ahead_of_WD": ahead,
+        }
 
     sizes = {
         size: {"parameters": counts[size], "arms": {name: one(size, name) for name in config.arms}}
@@ -97,7 +115,9 @@ def scale_result(config: Config, chosen: dict, found: dict[tuple, dict], counts:
     return {"learning_rate": rate_of(config), "sizes": sizes}
 
 
-def summarise(lab: Laboratory, tried: dict[tuple, dict[str, np.ndarray]], found: dict[tuple, dict]) -> dict:
+def summarise(
+    lab: Laboratory, tried: dict[tuple, dict[str, np.ndarray]], found: dict[tuple, dict]
+) -> dict:
     counts = {size: parameters_of(lab, kind) for (size, _), kind in size_kinds(lab.config).items()}
     return scale_result(lab.config, choose(lab.config, tried), found, counts)
 

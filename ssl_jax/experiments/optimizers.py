@@ -1,7 +1,9 @@
-"""Optimizer x learning rate, in the manner of the ADADELTA paper (Zeiler 2012, arXiv 1212.5701, tables 1 and 2).
+"""Optimizer x learning rate, in the manner of the ADADELTA paper (Zeiler 2012, arXiv 1212.5701,
+tables 1 and 2).
 
-Its network: two hidden layers of 500 and 300 tanh units, batches of 100. All rates and seeds of one optimizer are one
-program. The best rate is the one with the least error on held-out training images; test error stands beside it.
+Its network: two hidden layers of 500 and 300 tanh units, batches of 100. All rates and seeds of one
+optimizer are one program. The best rate is the one with the least error on held-out training
+images; test error stands beside it.
 """
 
 from functools import partial
@@ -34,7 +36,9 @@ class Tapered(nn.Module):
     def __call__(self, x, train: bool):
         x = x.reshape(len(x), -1)
         for i, width in enumerate(self.widths, start=1):
-            x = ACTIVATIONS[self.activation](linear(width, x.shape[-1], self.preset, name=f"linear{i}")(x))
+            x = ACTIVATIONS[self.activation](
+                linear(width, x.shape[-1], self.preset, name=f"linear{i}")(x)
+            )
         return x
 
 
@@ -43,20 +47,26 @@ def plan(config, dataset):
         if name not in DIRECTIONS:
             raise UserError(f"optimizers: got {name!r}, {nearest(name, DIRECTIONS)}")
     train, validation = hold_out(dataset, config.data.validation_size)
-    network = make_classifier(Tapered(tuple(config.widths), config.activation, config.init), dataset.num_classes)
+    network = make_classifier(
+        Tapered(tuple(config.widths), config.activation, config.init), dataset.num_classes
+    )
     augment, normalise = plain(dataset.side)
     judged = {"validation": validation or train, "test": dataset.test}
     sizes = config.epochs, config.batch_size, augment, normalise, (config.epochs,)
     setting = Setting(network, dataset.num_classes, train, judged, *sizes)
     steps = config.epochs * steps_per_epoch(setting)
-    cells = {name: Cell(steps, partial(_train, config, setting, name)) for name in config.optimizers}
+    cells = {
+        name: Cell(steps, partial(_train, config, setting, name)) for name in config.optimizers
+    }
     return cells | {ADADELTA: Cell(steps, partial(_train_adadelta, config, setting))}
 
 
 def _train(config, setting: Setting, name: str, advance):
     """All rates of one optimizer, its other options as they are by default."""
     knobs = {"learning_rate": config.rates}
-    return train_table(setting, partial(make_optimizer, name), knobs, seeds_of(config), advance=advance)
+    return train_table(
+        setting, partial(make_optimizer, name), knobs, seeds_of(config), advance=advance
+    )
 
 
 def _train_adadelta(config, setting: Setting, advance):
@@ -67,7 +77,9 @@ def _train_adadelta(config, setting: Setting, advance):
 
 
 def summarise(config, dataset, cells):
-    """Errors are fractions; a network that diverged has that of whatever class its NaN are taken for."""
+    """Errors are fractions; a network that diverged has that of whatever class its NaN are taken
+    for.
+    """
 
     def errors(cell):
         return {name: 1 - cell[f"{name}_accuracy"][:, :, -1] for name in ("validation", "test")}

@@ -1,19 +1,22 @@
-"""Which modes collapse: predicted by the theory, measured on its linear twin and on a small network on digits.
+"""Which modes collapse: predicted by the theory, measured on its linear twin and on a small network
+on digits.
 
-A grid over the predictor's decay η_p and learning rate α_p, both as the flow has them (`theory.mapping`), without and
-with an average of the target. All networks begin with W_p = p I, which is aligned with any features, and with features
-whose correlation has the mean eigenvalue s; so every eigenvalue is a mode for which `theory.collapses` has an answer.
+A grid over the predictor's decay η_p and learning rate α_p, both as the flow has them
+(`theory.mapping`), without and with an average of the target. All networks begin with W_p = p I,
+which is aligned with any features, and with features whose correlation has the mean eigenvalue s;
+so every eigenvalue is a mode for which `theory.collapses` has an answer.
 
-What counts as a living mode was fixed before anything was measured. Of D eigenvalues
-  twin                 of F = W Wᵀ: those of at least ALIVE * s, s being the mean at the start;
-  digits, euclidean    of the centred correlation of projections between two views: likewise;
-  digits, cosine       of the same of projections divided by their norms, since to this loss a scale is nothing: those
+What counts as a living mode was fixed before anything was measured. Of D eigenvalues twin
+  of F = W Wᵀ: those of at least ALIVE * s, s being the mean at the start; digits, euclidean    of
+  the centred correlation of projections between two views: likewise; digits, cosine       of the
+  same of projections divided by their norms, since to this loss a scale is nothing: those
                        of at least ALIVE / D, where 1 / D is what an even sphere has.
 A cell has collapsed where fewer than half of its modes live, on average over the seeds.
 
-The digits' network: an encoder of one layer, the projector of all other runs, a linear predictor. Decay acts on all of
-its weights. A view is an image plus Gaussian noise in every pixel, as the theory has it: the crops of the recipe
-"digits" are stronger than the theory leaves room for (they begin with σ² about 4, which makes `critical_decay` 0.05).
+The digits' network: an encoder of one layer, the projector of all other runs, a linear predictor.
+Decay acts on all of its weights. A view is an image plus Gaussian noise in every pixel, as the
+theory has it: the crops of the recipe "digits" are stronger than the theory leaves room for (they
+begin with σ² about 4, which makes `critical_decay` 0.05).
 """
 
 from collections.abc import Callable
@@ -67,7 +70,8 @@ class Parts(NamedTuple):
 
 
 def prepare(config: Config) -> Parts:
-    return Parts(predict_twin(config), build_digits(config))  # the first asks for diffrax before any work
+    # the first asks for diffrax before any work
+    return Parts(predict_twin(config), build_digits(config))
 
 
 def plan(config: Config, parts: Parts) -> dict[str, Cell]:
@@ -85,7 +89,9 @@ def check(config: Config) -> None:
     for name in ("alpha_p", "eta_p"):
         ends = config[name]
         if not (len(ends) == 2 and 0 < ends[0] < ends[1] < np.inf):
-            raise UserError(f"{name}: got {tuple(ends)}, takes two ascending numbers above 0, the ends of the axis")
+            raise UserError(
+                f"{name}: got {tuple(ends)}, takes two ascending numbers above 0, the ends of the axis"
+            )
     theory.check(eta_s=config.eta_s, p=config.p, s=config.s)
     if not 0 < config.s:
         raise UserError(f"s: got {config.s}, takes a number above 0")
@@ -95,13 +101,15 @@ def check(config: Config) -> None:
             f"beta: got {config.beta}, takes a number above 0 and below {most:g}, which is 1 / learning_rate"
         )
     if not config.digits.losses or len(set(config.digits.losses)) < len(config.digits.losses):
-        raise UserError(f"digits.losses: got {tuple(config.digits.losses)}, takes different losses, at least one")
+        raise UserError(
+            f"digits.losses: got {tuple(config.digits.losses)}, takes different losses, at least one"
+        )
     for loss in config.digits.losses:
         if loss not in OBJECTIVES:
             raise UserError(f"digits.losses: got {loss!r}, {nearest(loss, OBJECTIVES)}")
 
 
-# --- The grid -------------------------------------------------------------------------------------------------------
+# --- The grid -------------------------------------------------------------------------------------
 
 
 class Grid(NamedTuple):
@@ -119,9 +127,14 @@ def axes_of(config: Config) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_grid(config: Config) -> Grid:
-    """Coupled decay of gradients of J itself: η_s = weight decay, η_p = α_p times that of the predictor."""
+    """Coupled decay of gradients of J itself: η_s = weight decay, η_p = α_p times that of the
+    predictor.
+    """
     alpha_p, eta_p = (axis.ravel() for axis in np.meshgrid(*axes_of(config), indexing="ij"))
-    rates = {"predictor_learning_rate": alpha_p * config.learning_rate, "predictor_weight_decay": eta_p / alpha_p}
+    rates = {
+        "predictor_learning_rate": alpha_p * config.learning_rate,
+        "predictor_weight_decay": eta_p / alpha_p,
+    }
     return Grid(alpha_p, eta_p, {name: value.astype(np.float32) for name, value in rates.items()})
 
 
@@ -143,14 +156,22 @@ def square(config: Config, values: np.ndarray) -> np.ndarray:
 
 
 def predict(config: Config, s: np.ndarray, sigma2: np.ndarray, averaged: bool) -> np.ndarray:
-    """(S, A, E, D) whether each mode lives for ever, begun at eigenvalues s (S, D) under noise sigma2 (S,)."""
+    """(S, A, E, D) whether each mode lives for ever, begun at eigenvalues s (S, D) under noise
+    sigma2 (S,).
+    """
     grid = make_grid(config)
-    flow = {"alpha_p": grid.alpha_p[None, :, None], "eta_p": grid.eta_p[None, :, None], "eta_s": config.eta_s}
+    flow = {
+        "alpha_p": grid.alpha_p[None, :, None],
+        "eta_p": grid.eta_p[None, :, None],
+        "eta_s": config.eta_s,
+    }
     begin = {"p": config.p, "s": s[:, None, :], "sigma2": sigma2[:, None, None]}
-    return square(config, ~theory.collapses(**begin, **flow, beta=config.beta if averaged else None))
+    return square(
+        config, ~theory.collapses(**begin, **flow, beta=config.beta if averaged else None)
+    )
 
 
-# --- The linear twin ------------------------------------------------------------------------------------------------
+# --- The linear twin ------------------------------------------------------------------------------
 
 
 def twin_start(config: Config) -> np.ndarray:
@@ -172,21 +193,30 @@ def twin_cell(config: Config, averaged: bool) -> Cell:
 
 
 def train_twins(config: Config, averaged: bool, advance: Callable) -> dict[str, np.ndarray]:
-    """{"spectrum" (S, A, E, D)}: s along the eigenvectors that F had at the start, in the order of `predict_twin`."""
+    """{"spectrum" (S, A, E, D)}: s along the eigenvectors that F had at the start, in the order of
+    `predict_twin`.
+    """
     start, one = twin_start(config), np.eye(config.twin.inputs)
     image = jnp.asarray(linear_network.exact_moments(one, config.twin.sigma2 * one, config.seed))
-    begin = partial(linear_network.make_twin, w_p=config.p * jnp.eye(config.dim), **shared(config, averaged))
+    begin = partial(
+        linear_network.make_twin, w_p=config.p * jnp.eye(config.dim), **shared(config, averaged)
+    )
 
     def fresh(w, settings):
         return begin(w, **settings)[0]
 
     def go_on(steps, state, w, settings):
-        return linear_network.advance(state, begin(w, **settings)[1], image, jax.random.key(0), steps)
+        return linear_network.advance(
+            state, begin(w, **settings)[1], image, jax.random.key(0), steps
+        )
 
     w, settings = jnp.asarray(start, jnp.float32), make_grid(config).settings
     state = jax.jit(over_seeds_and_cells(fresh, (0, None), (None, 0)))(w, settings)
     calls = chunks(steps_of(config, "twin"))
-    programs = {n: jax.jit(over_seeds_and_cells(partial(go_on, n), (0, 0, None), (0, None, 0))) for n in set(calls)}
+    programs = {
+        n: jax.jit(over_seeds_and_cells(partial(go_on, n), (0, 0, None), (0, None, 0)))
+        for n in set(calls)
+    }
     for steps in calls:
         state = jax.block_until_ready(programs[steps](state, w, settings))
         advance(steps)
@@ -202,11 +232,13 @@ def chunks(steps: int) -> list[int]:
 
 
 def over_seeds_and_cells(function: Callable, seeds: tuple, cells: tuple, out: Any = 0) -> Callable:
-    """The function of one member, vmapped over its arguments' axes: the outer one of seeds, the inner one of cells."""
+    """The function of one member, vmapped over its arguments' axes: the outer one of seeds, the
+    inner one of cells.
+    """
     return jax.vmap(jax.vmap(function, cells, out), seeds, out)
 
 
-# --- The network on digits ------------------------------------------------------------------------------------------
+# --- The network on digits ------------------------------------------------------------------------
 
 
 class Digits(NamedTuple):
@@ -218,9 +250,14 @@ class Digits(NamedTuple):
     image: jax.Array
 
     def project(self, state: PretrainState, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Projections (N, D) of two new views of every image, BatchNorm's statistics those of all images."""
+        """Projections (N, D) of two new views of every image, BatchNorm's statistics those of all
+        images.
+        """
         keys = example_keys(key, state.step, jnp.arange(len(self.image)))
-        one, two = (self.network.train(state.params, state.stats, view)[0] for view in self.views(keys, self.image))
+        one, two = (
+            self.network.train(state.params, state.stats, view)[0]
+            for view in self.views(keys, self.image)
+        )
         return one, two
 
 
@@ -235,7 +272,9 @@ def digits_cell(config: Config, parts: Digits, loss: str, averaged: bool) -> Cel
 def build_digits(config: Config) -> Digits:
     dataset = load_dataset("digits")
     if config.digits.batch_size > len(dataset.train.image):
-        raise UserError(f"digits.batch_size: got {config.digits.batch_size}, takes at most {len(dataset.train.image)}")
+        raise UserError(
+            f"digits.batch_size: got {config.digits.batch_size}, takes at most {len(dataset.train.image)}"
+        )
     width = config.digits.width
     return Digits(
         make_network(make_encoder("mlp", width=width, depth=1), MLPHead(width, config.dim)),
@@ -246,7 +285,9 @@ def build_digits(config: Config) -> Digits:
 
 
 def noisy_views(noise: float) -> Callable:
-    """views(keys (B,), image (B, H, W, C) uint8): normalised images, with noise of that standard deviation on each."""
+    """views(keys (B,), image (B, H, W, C) uint8): normalised images, with noise of that standard
+    deviation on each.
+    """
     recipe = RECIPES["digits"]
 
     def views(keys, image):
@@ -257,17 +298,21 @@ def noisy_views(noise: float) -> Callable:
     return views
 
 
-def train_digits(config: Config, parts: Digits, loss: str, averaged: bool, advance: Callable) -> dict[str, np.ndarray]:
-    """{"spectrum" (S, A, E, D) of what the projections became, by ascending size; "scale" (S, A, E) of their mean
-    squared norm over that at the start; "begun" (S, D), the spectrum of Euclidean projections at the start, and its
-    "sigma2" (S,)}.
+def train_digits(
+    config: Config, parts: Digits, loss: str, averaged: bool, advance: Callable
+) -> dict[str, np.ndarray]:
+    """{"spectrum" (S, A, E, D) of what the projections became, by ascending size; "scale" (S, A, E)
+    of their mean squared norm over that at the start; "begun" (S, D), the spectrum of Euclidean
+    projections at the start, and its "sigma2" (S,)}.
     """
     seeds, settings = seeds_of(config), make_grid(config).settings
     keys, rates = jax.vmap(jax.random.key)(jnp.asarray(seeds)), shared(config, averaged)
     tau = rates.pop("tau")
 
     def fresh(key, settings):
-        return begin_digits(parts, key, linear_network.two_rates(**rates, **settings), averaged, config.p, config.s)
+        return begin_digits(
+            parts, key, linear_network.two_rates(**rates, **settings), averaged, config.p, config.s
+        )
 
     def go_on(state, settings, key, index):
         step = make_pretrain_step(
@@ -291,16 +336,24 @@ def train_digits(config: Config, parts: Digits, loss: str, averaged: bool, advan
     state = jax.jit(over_seeds_and_cells(fresh, (0, None), (None, 0), AXES))(keys, settings)
     begun, done = look(state, keys), 0
     for steps in chunks(steps_of(config, "digits")):
-        index = np.stack([order(seed, done, steps, config.digits.batch_size, len(parts.image)) for seed in seeds])
+        index = np.stack(
+            [order(seed, done, steps, config.digits.batch_size, len(parts.image)) for seed in seeds]
+        )
         state = jax.block_until_ready(program(state, settings, keys, index))
         done += steps
         advance(steps)
     return digits_found(config, loss, begun, look(state, keys))
 
 
-def begin_digits(parts: Digits, key, optimizer, averaged: bool, p: float, s: float) -> PretrainState:
-    """A fresh state with W_p = p I, and the projector's last layer scaled: mean eigenvalue of the correlation s."""
-    state = init_state(init_key(key), parts.image[:2] / 255, parts.network, parts.predictor, optimizer, averaged)
+def begin_digits(
+    parts: Digits, key, optimizer, averaged: bool, p: float, s: float
+) -> PretrainState:
+    """A fresh state with W_p = p I, and the projector's last layer scaled: mean eigenvalue of the
+    correlation s.
+    """
+    state = init_state(
+        init_key(key), parts.image[:2] / 255, parts.network, parts.predictor, optimizer, averaged
+    )
     factor = jnp.sqrt(s / jnp.mean(jnp.diagonal(signal(parts, state, key)["centred"])))
     projector = state.params["projector"]
     last = {"kernel": factor * projector["linear2"]["kernel"]}
@@ -311,13 +364,15 @@ def begin_digits(parts: Digits, key, optimizer, averaged: bool, p: float, s: flo
 
 def order(seed: int, first: int, steps: int, batch_size: int, size: int) -> np.ndarray:
     """(steps, B) int32: the examples of these steps."""
-    return np.stack([batch_indices(seed, step, size, batch_size) for step in range(first, first + steps)])
+    return np.stack(
+        [batch_indices(seed, step, size, batch_size) for step in range(first, first + steps)]
+    )
 
 
 def signal(parts: Digits, state: PretrainState, key: jax.Array) -> dict[str, jax.Array]:
-    """What two views have in common: "centred" (D, D), the centred correlation between them, "unit" (D, D), the same
-    of projections over their norms; "square" (), the mean squared norm, and "own" (), the variance of one view's
-    projections, summed over D.
+    """What two views have in common: "centred" (D, D), the centred correlation between them, "unit"
+    (D, D), the same of projections over their norms; "square" (), the mean squared norm, and "own"
+    (), the variance of one view's projections, summed over D.
     """
     one, two = parts.project(state, key)
     centred = between(one, two)
@@ -327,7 +382,9 @@ def signal(parts: Digits, state: PretrainState, key: jax.Array) -> dict[str, jax
 
 
 def between(one: jax.Array, two: jax.Array) -> jax.Array:
-    """(D, D): symmetric part of the covariance of two views' projections (N, D), that is, the covariance of means."""
+    """(D, D): symmetric part of the covariance of two views' projections (N, D), that is, the
+    covariance of means.
+    """
     one, two = (z - z.mean(axis=0, keepdims=True) for z in (one, two))
     product = matmul(one.T, two) / len(one)
     return (product + product.T) / 2
@@ -335,7 +392,9 @@ def between(one: jax.Array, two: jax.Array) -> jax.Array:
 
 def digits_found(config: Config, loss: str, begun: dict, ended: dict) -> dict[str, np.ndarray]:
     """As `train_digits` has it, from what `signal` saw of all members (S, A * E, ...)."""
-    begun, ended = (jax.tree.map(lambda x: np.asarray(x, np.float64), seen) for seen in (begun, ended))
+    begun, ended = (
+        jax.tree.map(lambda x: np.asarray(x, np.float64), seen) for seen in (begun, ended)
+    )
     kept = ended["centred" if OBJECTIVES[loss].sees_scale else "unit"]
     first = begun["centred"][:, 0]  # all cells begin alike
     total = np.trace(first, axis1=1, axis2=2)
@@ -353,25 +412,34 @@ def spectrum(matrices: np.ndarray) -> np.ndarray:
     return np.where(fine[..., 0], np.linalg.eigvalsh(np.where(fine, matrices, 0)), np.nan)
 
 
-# --- What was found -------------------------------------------------------------------------------------------------
+# --- What was found -------------------------------------------------------------------------------
 
 
 def summarise(config: Config, parts: Parts, found: dict[str, dict]) -> dict[str, Any]:
-    """Shares of living modes over the grid, and in how many cells a measurement agrees with its prediction."""
+    """Shares of living modes over the grid, and in how many cells a measurement agrees with its
+    prediction.
+    """
     alpha_p, eta_p = axes_of(config)
-    result: dict[str, Any] = {"dataset": "digits", "alpha_p": rounded(alpha_p), "eta_p": rounded(eta_p)}
+    result: dict[str, Any] = {
+        "dataset": "digits",
+        "alpha_p": rounded(alpha_p),
+        "eta_p": rounded(eta_p),
+    }
     result["steps"] = {network: steps_of(config, network) for network in ("twin", "digits")}
     for target, averaged in TARGETS.items():
         alive = found[f"twin-{target}"]["spectrum"] >= ALIVE * config.s
         result[f"twin-{target}"] = compare(parts.predicted[target], alive) | {
-            "modes_alike": rounded(np.mean(alive == parts.predicted[target]))  # mode by mode: they stand in one order
+            # mode by mode: they stand in one order
+            "modes_alike": rounded(np.mean(alive == parts.predicted[target]))
         }
         for loss in config.digits.losses:
             cell = found[f"{loss}-{target}"]
             floor = ALIVE * config.s if OBJECTIVES[loss].sees_scale else ALIVE / config.dim
             expected = predict(config, cell["begun"], cell["sigma2"], averaged)
             result[f"{loss}-{target}"] = compare(expected, cell["spectrum"] >= floor) | {
-                "scale": rounded(np.exp(np.mean(np.log(np.maximum(cell["scale"], 1e-30)), axis=0)), 3),
+                "scale": rounded(
+                    np.exp(np.mean(np.log(np.maximum(cell["scale"], 1e-30)), axis=0)), 3
+                ),
                 "effective_rank": rounded(effective_ranks(cell["spectrum"]).mean(0), 3),
                 "diverged": int(np.isnan(cell["spectrum"]).any(-1).sum()),
                 "sigma2": rounded(cell["sigma2"], 3),
@@ -381,7 +449,9 @@ def summarise(config: Config, parts: Parts, found: dict[str, dict]) -> dict[str,
 
 
 def compare(predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
-    """Both (S, A, E, D): shares over seeds and modes, "agreement" in whether half of them live, and how far apart."""
+    """Both (S, A, E, D): shares over seeds and modes, "agreement" in whether half of them live, and
+    how far apart.
+    """
     said, seen = predicted.mean((0, 3)), measured.mean((0, 3))
     return {
         "predicted": rounded(said, 4),

@@ -1,7 +1,8 @@
 """Random labels can be learned by heart: Zhang et al. 2017 (arXiv 1611.03530, table 1).
 
-True or random labels, with and without augmentation (a crop of the padded image) and weight decay. A network that
-reaches training accuracy 1 on labels that mean nothing shows that its size alone cannot be why it generalises.
+True or random labels, with and without augmentation (a crop of the padded image) and weight decay.
+A network that reaches training accuracy 1 on labels that mean nothing shows that its size alone
+cannot be why it generalises.
 """
 
 from functools import partial
@@ -22,13 +23,18 @@ LABELS = {"true": 0.0, "random": 1.0}  # share of the labels that is drawn anew
 
 
 def plan(config, dataset):
-    encoder = make_encoder(config.encoder.name, width=config.encoder.width, depth=config.encoder.depth)
+    encoder = make_encoder(
+        config.encoder.name, width=config.encoder.width, depth=config.encoder.depth
+    )
     network = make_classifier(encoder, dataset.num_classes)
     # On the CPU convolutions want to stay out of loops.
     loops = config.encoder.name == "mlp" or jax.default_backend() != "cpu"
     cells = {}
     for labels, share in LABELS.items():
-        drawn = [redraw(dataset.train.label, share, dataset.num_classes, seed) for seed in seeds_of(config)]
+        drawn = [
+            redraw(dataset.train.label, share, dataset.num_classes, seed)
+            for seed in seeds_of(config)
+        ]
         train = dataset.train._replace(label=np.stack(drawn))
         for augmented in (False, True):
             fields = {"crop_padding": config.crop_padding, "flip": config.flip} if augmented else {}
@@ -53,9 +59,13 @@ def _train(config, setting: Setting, advance):
 
 def parameters(config, dataset) -> int:
     """How many numbers the network may learn."""
-    encoder = make_encoder(config.encoder.name, width=config.encoder.width, depth=config.encoder.depth)
+    encoder = make_encoder(
+        config.encoder.name, width=config.encoder.width, depth=config.encoder.depth
+    )
     image = jnp.zeros((2, *dataset.train.image.shape[1:]))
-    shapes, _ = jax.eval_shape(make_classifier(encoder, dataset.num_classes).init, jax.random.key(0), image)
+    shapes, _ = jax.eval_shape(
+        make_classifier(encoder, dataset.num_classes).init, jax.random.key(0), image
+    )
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
@@ -74,9 +84,11 @@ def summarise(config, dataset, cells):
                     | {"loss_curve": rounded(cell["loss"][:, i].mean(axis=0), 4)}
                 )
     chance = float(np.bincount(dataset.test.label).max() / len(dataset.test.label))
-    return {"parameters": parameters(config, dataset), "images": len(dataset.train.label), "rows": rows} | {
-        "largest_class": rounded(chance)
-    }
+    return {
+        "parameters": parameters(config, dataset),
+        "images": len(dataset.train.label),
+        "rows": rows,
+    } | {"largest_class": rounded(chance)}
 
 
 RANGES = {"weight_decay": (1e-12, 1e6), "encoder.width": (0, 10**5), "encoder.depth": (0, 1000)}

@@ -1,6 +1,5 @@
 """The experiments by name, and the one that a configuration names."""
 
-
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments import (
     ablation,
@@ -19,7 +18,8 @@ from ssl_jax.experiments import (
 from ssl_jax.experiments.harness.experiment import Experiment, run
 from ssl_jax.types import Config, Interrupted
 
-# NAME is the same in configs/experiments/NAME.py, here, in reports/experiments/ and in results/experiments/NAME.json.
+# NAME is the same in configs/experiments/NAME.py, here, in reports/experiments/ and in
+# results/experiments/NAME.json.
 EXPERIMENTS: dict[str, Experiment] = {
     "ablation": ablation.EXPERIMENT,
     "adam_l2": adam_l2.EXPERIMENT,
@@ -39,5 +39,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 def run_experiment(config: Config, directory: str, interrupted: Interrupted) -> None:
     """The experiment that the configuration names."""
     if config.experiment not in EXPERIMENTS:
-        raise UserError(f"experiment: got {config.experiment!r}, {nearest(config.experiment, EXPERIMENTS)}")
+        raise UserError(
+            f"experiment: got {config.experiment!r}, {nearest(config.experiment, EXPERIMENTS)}"
+        )
     run(EXPERIMENTS[config.experiment], config, directory, interrupted)

@@ -1,8 +1,9 @@
 """Ridge regression three ways: in closed form, by gradient descent, and by one Newton step.
 
-Gradient descent on a quadratic, W <- W - eta ((C + l I) W - X^T T / N) with C = X^T X / N = V diag(s) V^T, shrinks
-what is left of the error along eigenvector j by |1 - eta (s_j + l)| a step. So its error is known beforehand; the
-largest of these factors is its rate, least for eta = 2 / (L + m) with L, m the largest and smallest of s_j + l.
+Gradient descent on a quadratic, W <- W - eta ((C + l I) W - X^T T / N) with C = X^T X / N = V
+diag(s) V^T, shrinks what is left of the error along eigenvector j by |1 - eta (s_j + l)| a step. So
+its error is known beforehand; the largest of these factors is its rate, least for eta = 2 / (L + m)
+with L, m the largest and smallest of s_j + l.
 """
 
 from functools import partial
@@ -16,7 +17,14 @@ from ssl_jax.experiments.harness.cells import Cell, in_turn
 from ssl_jax.experiments.harness.experiment import Experiment
 from ssl_jax.intervals import rounded
 from ssl_jax.probes import newton
-from ssl_jax.probes.linear import PENALTIES, Spectrum, leave_one_out_error, ridge_kernel, ridge_spectrum, standardise
+from ssl_jax.probes.linear import (
+    PENALTIES,
+    Spectrum,
+    leave_one_out_error,
+    ridge_kernel,
+    ridge_spectrum,
+    standardise,
+)
 
 REACHED = 1e-12  # relative error below which only rounding is left
 TOLD = 60  # steps at which errors are kept, evenly on a logarithmic scale
@@ -34,12 +42,16 @@ class Problem(NamedTuple):
 
 def plan(config, dataset):
     if min(config.rates) <= 0:
-        raise UserError(f"rates: got {tuple(config.rates)}, takes numbers above 0, in units of 1 / L")
+        raise UserError(
+            f"rates: got {tuple(config.rates)}, takes numbers above 0, in units of 1 / L"
+        )
     return {"ridge": Cell(config.steps * (len(config.rates) + 1), partial(_solve, config, dataset))}
 
 
 def pose(split: Split, test: Split, num_classes: int) -> tuple[Problem, np.ndarray]:
-    """The problem of these images' pixels, and the test images' features; the penalty by leave-one-out."""
+    """The problem of these images' pixels, and the test images' features; the penalty by
+    leave-one-out.
+    """
     flat = [part.image.reshape(len(part.image), -1).astype(np.float64) for part in (split, test)]
     train_x, test_x = standardise(*flat)
     target = np.eye(num_classes)[split.label]
@@ -50,7 +62,9 @@ def pose(split: Split, test: Split, num_classes: int) -> tuple[Problem, np.ndarr
 
 
 def curvatures(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """s_j + l of the directions in which there is something to learn, and the error that is left of each at W = 0."""
+    """s_j + l of the directions in which there is something to learn, and the error that is left of
+    each at W = 0.
+    """
     start = np.linalg.norm(problem.spectrum.vectors.T @ problem.closed, axis=1)
     some = start > REACHED * start.max()
     return problem.spectrum.eigenvalues[some] + problem.l2, start[some]
@@ -94,9 +108,14 @@ def newton_error(problem: Problem) -> float:
     if (features + 1) * classes > newton.LARGEST:
         return np.nan
     posed = newton.Problem(
-        newton.with_ones(problem.train_x), problem.target, problem.l2, newton.SCORE_LOSSES["squared"]
+        newton.with_ones(problem.train_x),
+        problem.target,
+        problem.l2,
+        newton.SCORE_LOSSES["squared"],
     )
-    return distance(newton.newton_step(posed, np.zeros((features + 1, classes)))[:-1], problem.closed)
+    return distance(
+        newton.newton_step(posed, np.zeros((features + 1, classes)))[:-1], problem.closed
+    )
 
 
 def _solve(config, dataset, advance):
@@ -150,11 +169,18 @@ def summarise(config, dataset, cells):
             "test_accuracy": rounded(scores[-1]),
         }
         for rate, factor, error, predicted, scores in zip(
-            *(cell[name] for name in ("rates", "factor", "error", "predicted", "accuracy")), strict=True
+            *(cell[name] for name in ("rates", "factor", "error", "predicted", "accuracy")),
+            strict=True,
         )
     ]
-    singles = {name: rounded(cell[name]) for name in ("l2", "newton_error", "closed_accuracy", "curvature")}
-    return singles | {"step": cell["step"].tolist(), "runs": runs, "eigenvalues": rounded(cell["eigenvalues"], 4)}
+    singles = {
+        name: rounded(cell[name]) for name in ("l2", "newton_error", "closed_accuracy", "curvature")
+    }
+    return singles | {
+        "step": cell["step"].tolist(),
+        "runs": runs,
+        "eigenvalues": rounded(cell["eigenvalues"], 4),
+    }
 
 
 EXPERIMENT = Experiment([in_turn(plan)], summarise, ranges={"steps": (2, 10**7)})

@@ -1,7 +1,9 @@
-"""Learning rate x decay, WD against LPWD (the layer-wise pre-weight-decay paper's figures 2 and 4, table 2).
+"""Learning rate x decay, WD against LPWD (the layer-wise pre-weight-decay paper's figures 2 and 4,
+table 2).
 
-WD: ordinary decoupled decay; RWD: after the update, in real time; PWD: before the gradient; LPWD: the same, more
-strongly in deeper layers. All seeds of a setting, and all arms, share initialisation, data order and augmentation.
+WD: ordinary decoupled decay; RWD: after the update, in real time; PWD: before the gradient; LPWD:
+the same, more strongly in deeper layers. All seeds of a setting, and all arms, share
+initialisation, data order and augmentation.
 """
 
 import numpy as np
@@ -26,11 +28,15 @@ def grid_axes(config: Config) -> tuple[list[float], list[float]]:
     base = numbers("grid.learning_rate", [config.grid.learning_rate])[0]
     rates = [base * factor for factor in numbers("grid.factors", config.grid.factors)]
     literal = config.optimizer.decay_scale == "literal"
-    return rates, numbers("grid.weight_decays", config.grid.weight_decays, 1.0 if literal else np.inf)
+    return rates, numbers(
+        "grid.weight_decays", config.grid.weight_decays, 1.0 if literal else np.inf
+    )
 
 
 def grid_runs(config: Config) -> dict[tuple[str, int, int, int], Run]:
-    """(arm, place of the rate, of the decay, of the seed) -> run; opposing penalties are WD's alone."""
+    """(arm, place of the rate, of the decay, of the seed) -> run; opposing penalties are WD's
+    alone.
+    """
     rates, decays = grid_axes(config)
     return {
         (name, i, j, s): Run(arm(config, name, watched=name == "WD"), Member(rate, decay, seed))
@@ -42,14 +48,19 @@ def grid_runs(config: Config) -> dict[tuple[str, int, int, int], Run]:
 
 
 def grid_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) -> dict:
-    """Figures 1, 2 and 4 in numbers, axes (rates R, decays D, seeds S, epochs E, layers n and the whole network)."""
+    """Figures 1, 2 and 4 in numbers, axes (rates R, decays D, seeds S, epochs E, layers n and the
+    whole network).
+    """
     rates, decays = grid_axes(config)
 
     def table(name: str, values: str) -> np.ndarray:
         """(R, D, S, E, ...)"""
         seeds = range(config.seeds)
         return np.array(
-            [[[found[name, i, j, s][values] for s in seeds] for j in range(len(decays))] for i in range(len(rates))]
+            [
+                [[found[name, i, j, s][values] for s in seeds] for j in range(len(decays))]
+                for i in range(len(rates))
+            ]
         )
 
     arms = {}
@@ -62,10 +73,13 @@ def grid_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) -> di
             "validation": rounded(mean),
             "test_curves": rounded(test.mean(axis=2)),
             "loss_curves": rounded(table(name, "loss").mean(axis=2)),
-            "chosen": {"learning_rate": rates[i], "weight_decay": decays[j]} | mean_and_interval(test[i, j, :, -1]),
+            "chosen": {"learning_rate": rates[i], "weight_decay": decays[j]}
+            | mean_and_interval(test[i, j, :, -1]),
         }
     last = {name: table(name, "test_accuracy")[..., -1] for name in arms}
-    opposing = {name: table("WD", f"opposing_{name}").mean(axis=2) for name in ("ratio", "fraction")}
+    opposing = {
+        name: table("WD", f"opposing_{name}").mean(axis=2) for name in ("ratio", "fraction")
+    }
     return {
         "learning_rates": rates,
         "weight_decays": decays,
@@ -75,7 +89,9 @@ def grid_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) -> di
         "arms": arms,
         "difference": mean_and_interval(last["LPWD"] - last["WD"], axis=2),
         "difference_over_grid": mean_and_interval((last["LPWD"] - last["WD"]).mean(axis=(0, 1))),
-        "difference_at_own_best": paired(*(best_of(last[name], arms[name]["validation"]) for name in ("LPWD", "WD"))),
+        "difference_at_own_best": paired(
+            *(best_of(last[name], arms[name]["validation"]) for name in ("LPWD", "WD"))
+        ),
         "opposing": {name: rounded(values) for name, values in opposing.items()},
     }
 

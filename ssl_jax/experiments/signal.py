@@ -1,8 +1,10 @@
-"""Vanishing and exploding gradients seen: depth x activation x initialisation of a multi-layer perceptron.
+"""Vanishing and exploding gradients seen: depth x activation x initialisation of a multi-layer
+perceptron.
 
-The gradient of the loss by each layer's weights, its norm, on one fixed batch: before training and while it goes on
-(Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks"; He et al. 2015,
-arXiv 1502.01852). All initialisations and seeds of one depth and activation are one program.
+The gradient of the loss by each layer's weights, its norm, on one fixed batch: before training and
+while it goes on (Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward
+neural networks"; He et al. 2015, arXiv 1502.01852). All initialisations and seeds of one depth and
+activation are one program.
 """
 
 from functools import partial
@@ -28,15 +30,21 @@ def plan(config, dataset):
     cells = {}
     for depth in config.depths:
         for activation in config.activations:
-            networks = [classifier(config, dataset, depth, activation, init) for init in config.inits]
+            networks = [
+                classifier(config, dataset, depth, activation, init) for init in config.inits
+            ]
             common = setting(networks[0])
             make = partial(_train, config, common, networks, depth, watched)
-            cells[f"depth-{depth}-{activation}"] = Cell(config.epochs * steps_per_epoch(common), make)
+            cells[f"depth-{depth}-{activation}"] = Cell(
+                config.epochs * steps_per_epoch(common), make
+            )
     return cells
 
 
 def classifier(config, dataset, depth: int, activation: str, init: str):
-    encoder = make_encoder("mlp", width=config.width, depth=depth, activation=activation, norm=config.norm, init=init)
+    encoder = make_encoder(
+        "mlp", width=config.width, depth=depth, activation=activation, norm=config.norm, init=init
+    )
     return make_classifier(encoder, dataset.num_classes, init=init)
 
 
@@ -47,17 +55,25 @@ def epochs_watched(epochs: int) -> list[int]:
 
 
 def gradient_norms(network, depth: int, image, label, num_classes: int, state) -> dict:
-    """{"gradient": (depth + 1,)}, the norm of d loss / d kernel of each hidden layer and of the head."""
+    """{"gradient": (depth + 1,)}, the norm of d loss / d kernel of each hidden layer and of the
+    head.
+    """
     target = jax.nn.one_hot(label, num_classes)
 
     def loss(params):
         return jnp.mean(cross_entropy(network.logits(params, state.stats, image), target))
 
     grads = jax.grad(loss)(state.params)
-    kernels = [grads["encoder"][f"linear{i}"]["kernel"] for i in range(1, depth + 1)] + [grads["head"]["kernel"]]
+    kernels = [grads["encoder"][f"linear{i}"]["kernel"] for i in range(1, depth + 1)] + [
+        grads["head"]["kernel"]
+    ]
     # Scaled before it is squared: the square of 1e-20 is nothing in float32.
     largest = [jnp.maximum(jnp.max(jnp.abs(k)), LOWEST) for k in kernels]
-    return {"gradient": jnp.stack([s * jnp.linalg.norm(k / s) for k, s in zip(kernels, largest, strict=True)])}
+    return {
+        "gradient": jnp.stack(
+            [s * jnp.linalg.norm(k / s) for k, s in zip(kernels, largest, strict=True)]
+        )
+    }
 
 
 def _setting(config, dataset, network) -> Setting:
@@ -94,14 +110,20 @@ def summarise(config, dataset, cells):
     for depth in config.depths:
         for activation in config.activations:
             cell = cells[f"depth-{depth}-{activation}"]
-            logs = np.log10(np.maximum(cell["gradient"], LOWEST)).mean(axis=0)  # (inits, epochs, layers)
+            # (inits, epochs, layers)
+            logs = np.log10(np.maximum(cell["gradient"], LOWEST)).mean(axis=0)
             for i, init in enumerate(config.inits):
                 members.append(
                     {"depth": depth, "activation": activation, "init": init}
-                    | {name: mean_and_interval(cell[f"{name}_accuracy"][:, i, -1]) for name in ("train", "test")}
+                    | {
+                        name: mean_and_interval(cell[f"{name}_accuracy"][:, i, -1])
+                        for name in ("train", "test")
+                    }
                     | {"log10_gradient": rounded(logs[i], 4)}
                 )
     return {"epochs_watched": epochs_watched(config.epochs), "members": members}
 
 
-EXPERIMENT = Experiment([in_turn(plan)], summarise, ranges={"width": (1, 10**5), "watched_images": (1, 10**6)})
+EXPERIMENT = Experiment(
+    [in_turn(plan)], summarise, ranges={"width": (1, 10**5), "watched_images": (1, 10**6)}
+)

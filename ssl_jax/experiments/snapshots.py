@@ -1,8 +1,9 @@
-"""A snapshot ensemble: the networks at the ends of a learning rate's cycles (Huang et al. 2017, arXiv 1704.00109).
+"""A snapshot ensemble: the networks at the ends of a learning rate's cycles (Huang et al. 2017,
+arXiv 1704.00109).
 
-One run with warm restarts costs what one plain run does. Compared: the mean of its snapshots' probabilities, each of
-them alone, a plain run of the same length (one cosine), and an ensemble of all seeds' plain runs, which costs as many
-times more as there are seeds.
+One run with warm restarts costs what one plain run does. Compared: the mean of its snapshots'
+probabilities, each of them alone, a plain run of the same length (one cosine), and an ensemble of
+all seeds' plain runs, which costs as many times more as there are seeds.
 """
 
 from functools import partial
@@ -22,7 +23,9 @@ from ssl_jax.optim.schedules import make_schedule
 
 def plan(config, dataset):
     if config.epochs % config.cycles:
-        raise UserError(f"cycles: got {config.cycles}, takes a number that divides the {config.epochs} epochs")
+        raise UserError(
+            f"cycles: got {config.cycles}, takes a number that divides the {config.epochs} epochs"
+        )
     encoder = make_encoder("mlp", width=config.width, depth=config.depth)
     network = make_classifier(encoder, dataset.num_classes)
     augment, normalise = plain(dataset.side)
@@ -50,25 +53,37 @@ def _train(config, setting: Setting, image, cycles: int, advance):
 
     ends = [length * (i + 1) for i in range(cycles)]
     options = {"watch": probabilities, "watched_after": ends, "advance": advance}
-    return train_table(setting, build, {"learning_rate": [config.learning_rate]}, seeds_of(config), **options)
+    return train_table(
+        setting, build, {"learning_rate": [config.learning_rate]}, seeds_of(config), **options
+    )
 
 
 def judge(probabilities: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy and mean negative log-likelihood in nats of (..., N, K) against (N,)."""
-    given = np.take_along_axis(probabilities, np.broadcast_to(label[:, None], (*probabilities.shape[:-1], 1)), -1)
+    given = np.take_along_axis(
+        probabilities, np.broadcast_to(label[:, None], (*probabilities.shape[:-1], 1)), -1
+    )
     right = probabilities.argmax(axis=-1) == label
-    return {"accuracy": right.mean(axis=-1), "nll": -np.log(np.maximum(given[..., 0], 1e-30)).mean(axis=-1)}
+    return {
+        "accuracy": right.mean(axis=-1),
+        "nll": -np.log(np.maximum(given[..., 0], 1e-30)).mean(axis=-1),
+    }
 
 
 def disagreement(probabilities: np.ndarray) -> np.ndarray:
-    """(S, M, N, K) -> (S,): how often two different members name different classes, over all pairs of them."""
+    """(S, M, N, K) -> (S,): how often two different members name different classes, over all pairs
+    of them.
+    """
     named = probabilities.argmax(axis=-1)
     first, second = np.triu_indices(named.shape[1], k=1)
     return (named[:, first] != named[:, second]).mean(axis=(1, 2))
 
 
 def summarise(config, dataset, cells):
-    cyclic, plain_run = cells["cyclic"]["probabilities"][:, 0], cells["plain"]["probabilities"][:, 0, -1]
+    cyclic, plain_run = (
+        cells["cyclic"]["probabilities"][:, 0],
+        cells["plain"]["probabilities"][:, 0, -1],
+    )
     label = dataset.test.label
     one = {
         "snapshot ensemble": judge(cyclic.mean(axis=1), label),
@@ -81,13 +96,20 @@ def summarise(config, dataset, cells):
     last = [judge(cyclic[:, -size:].mean(axis=1), label)["accuracy"] for size in sizes]
     ensemble = one["snapshot ensemble"]["accuracy"]
     return {
-        "kinds": {name: {k: mean_and_interval(v) for k, v in scores.items()} for name, scores in one.items()},
-        "ensemble_minus": {k: mean_and_interval(ensemble - one[k]["accuracy"]) for k in list(one)[1:]},
+        "kinds": {
+            name: {k: mean_and_interval(v) for k, v in scores.items()}
+            for name, scores in one.items()
+        },
+        "ensemble_minus": {
+            k: mean_and_interval(ensemble - one[k]["accuracy"]) for k in list(one)[1:]
+        },
         "ensemble_of_seeds": {k: rounded(v) for k, v in of_seeds.items()},
         "members": {k: mean_and_interval(v) for k, v in judge(cyclic, label).items()},
         "last_members": mean_and_interval(np.stack(last, axis=1)),
         "disagreement": mean_and_interval(disagreement(cyclic)),
-        "curves": {k: mean_and_interval(cells[k]["test_accuracy"][:, 0]) for k in ("cyclic", "plain")},
+        "curves": {
+            k: mean_and_interval(cells[k]["test_accuracy"][:, 0]) for k in ("cyclic", "plain")
+        },
     }
 
 

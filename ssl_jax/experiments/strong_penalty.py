@@ -1,9 +1,18 @@
-"""Strong penalties: learning rate and decay both large (the layer-wise pre-weight-decay paper's figure 1)."""
+"""Strong penalties: learning rate and decay both large (the layer-wise pre-weight-decay paper's
+figure 1).
+"""
 
 import numpy as np
 
 from ssl_jax.experiments.harness.cells import seeds_of
-from ssl_jax.experiments.harness.decay_grid import Run, Stage, arm, arms_of, decay_experiment, numbers
+from ssl_jax.experiments.harness.decay_grid import (
+    Run,
+    Stage,
+    arm,
+    arms_of,
+    decay_experiment,
+    numbers,
+)
 from ssl_jax.experiments.harness.dispatched import Member
 from ssl_jax.intervals import mean_and_interval, paired
 from ssl_jax.types import Config
@@ -12,7 +21,9 @@ from ssl_jax.types import Config
 def penalty_runs(config: Config) -> dict[tuple[str, str, int], Run]:
     """(optimizer, arm, place of the seed) -> run."""
     decay = numbers("strong.weight_decay", [config.strong.weight_decay])[0]
-    rates = {name: numbers(f"strong.{name}", [rate])[0] for name, rate in config.strong.rates.items()}
+    rates = {
+        name: numbers(f"strong.{name}", [rate])[0] for name, rate in config.strong.rates.items()
+    }
     return {
         (optimizer, name, s): Run(arm(config, name, optimizer=optimizer), Member(rate, decay, seed))
         for optimizer, rate in rates.items()
@@ -30,11 +41,18 @@ def penalty_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) ->
     def one(optimizer, name):
         test, loss = (curves(optimizer, name, values) for values in ("test_accuracy", "loss"))
         ahead = paired(test[:, -1], curves(optimizer, "WD", "test_accuracy")[:, -1])
-        last = {"test": mean_and_interval(test[:, -1]), "loss": mean_and_interval(loss[:, -1]), "ahead_of_WD": ahead}
+        last = {
+            "test": mean_and_interval(test[:, -1]),
+            "loss": mean_and_interval(loss[:, -1]),
+            "ahead_of_WD": ahead,
+        }
         return last | {"test_curve": mean_and_interval(test), "loss_curve": mean_and_interval(loss)}
 
     optimizers = {
-        optimizer: {"learning_rate": rate, "arms": {name: one(optimizer, name) for name in config.arms}}
+        optimizer: {
+            "learning_rate": rate,
+            "arms": {name: one(optimizer, name) for name in config.arms},
+        }
         for optimizer, rate in config.strong.rates.items()
     }
     return {"weight_decay": config.strong.weight_decay, "optimizers": optimizers}

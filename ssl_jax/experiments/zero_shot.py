@@ -1,11 +1,13 @@
-"""Zero-shot decay: a trained network's weights shrunk towards zero without further training (the paper's figure 3a).
+"""Zero-shot decay: a trained network's weights shrunk towards zero without further training (the
+paper's figure 3a).
 
     theta_s = (1 - s / 100) theta_0,  s = 0..100  (equation 12): linear in s, not geometric
 
-Networks differ greatly in what this does. One with a norm of each example after every layer is invariant to the scale
-of the layers' weights (up to eps), not to that of the head and its biases; with ReLU and no norm all that changes is
-the weight of biases against products. BatchNorm in evaluation mode keeps the statistics of the full-size weights, so
-its outputs are off by mean and scale in every layer; with the statistics of the batch at hand it is invariant again.
+Networks differ greatly in what this does. One with a norm of each example after every layer is
+invariant to the scale of the layers' weights (up to eps), not to that of the head and its biases;
+with ReLU and no norm all that changes is the weight of biases against products. BatchNorm in
+evaluation mode keeps the statistics of the full-size weights, so its outputs are off by mean and
+scale in every layer; with the statistics of the batch at hand it is invariant again.
 """
 
 from collections.abc import Callable
@@ -37,7 +39,10 @@ OWN = "own statistics"  # of the batch at hand, in a network with BatchNorm
 def baseline_runs(config: Config) -> dict[tuple[str, int], Run]:
     """(network, place of the seed) -> run."""
     steps_of(config)
-    rates = {name: numbers(f"networks.{name}", [fields.learning_rate])[0] for name, fields in config.networks.items()}
+    rates = {
+        name: numbers(f"networks.{name}", [fields.learning_rate])[0]
+        for name, fields in config.networks.items()
+    }
     return {
         (name, s): Run(network_kind(config, name), Member(rate, 0.0, seed))
         for name, rate in rates.items()
@@ -63,18 +68,23 @@ def shrunk(params: Params, s: float | jax.Array) -> Params:
 
 
 def shrinking(lab: Laboratory) -> Callable:
-    """after(program, kind, states) -> "shrunk_accuracy", "shrunk_loss" (G, steps), and with the batch's statistics
-    "own_accuracy", "own_loss", of a network that has some.
+    """after(program, kind, states) -> "shrunk_accuracy", "shrunk_loss" (G, steps), and with the
+    batch's statistics "own_accuracy", "own_loss", of a network that has some.
     """
     scorers: dict[Kind, tuple[Callable, Callable]] = {}
 
     def after(program, kind, states):
         if kind not in scorers:
             scorers[kind] = make_scorers(lab, kind)
-        ways = {"shrunk": scorers[kind][0]} | ({"own": scorers[kind][1]} if jax.tree.leaves(states.stats) else {})
+        ways = {"shrunk": scorers[kind][0]} | (
+            {"own": scorers[kind][1]} if jax.tree.leaves(states.stats) else {}
+        )
         curves = {}
         for way, score in ways.items():
-            pairs = [judged(partial(score, states, np.float32(s)), lab.judged["test"]) for s in steps_of(lab.config)]
+            pairs = [
+                judged(partial(score, states, np.float32(s)), lab.judged["test"])
+                for s in steps_of(lab.config)
+            ]
             accuracy, loss = (np.stack(column, axis=1) for column in zip(*pairs, strict=True))
             curves |= {f"{way}_accuracy": accuracy, f"{way}_loss": loss}
         return curves
@@ -83,15 +93,22 @@ def shrinking(lab: Laboratory) -> Callable:
 
 
 def make_scorers(lab: Laboratory, kind: Kind) -> tuple[Callable, Callable]:
-    """score(states, s, image, label) -> sums (G,): with the statistics of training, and with those of the batch."""
+    """score(states, s, image, label) -> sums (G,): with the statistics of training, and with those
+    of the batch.
+    """
     classifier = build_classifier(lab.config, kind, lab.num_classes)
 
     def kept(state, s, image, label):
-        return count(classifier.logits(shrunk(state.params, s), state.stats, lab.normalise(image)), label)
+        return count(
+            classifier.logits(shrunk(state.params, s), state.stats, lab.normalise(image)), label
+        )
 
     def own(state, s, image, label):
         key = jax.random.key(0)  # of dropout, which these networks have none of
-        return count(classifier.train(shrunk(state.params, s), state.stats, lab.normalise(image), key)[0], label)
+        return count(
+            classifier.train(shrunk(state.params, s), state.stats, lab.normalise(image), key)[0],
+            label,
+        )
 
     def over_members(function):
         return one_compiles(jax.jit(jax.vmap(function, (0, None, None, None))))
@@ -100,15 +117,22 @@ def make_scorers(lab: Laboratory, kind: Kind) -> tuple[Callable, Callable]:
 
 
 def summarise(config: Config, found: dict[tuple[str, int], dict[str, np.ndarray]]) -> dict:
-    """Curves (steps,) with intervals over the seeds, and by how far weights may shrink before a tenth is lost."""
+    """Curves (steps,) with intervals over the seeds, and by how far weights may shrink before a
+    tenth is lost.
+    """
     curves = {}
     for name in config.networks:
         arrays = [found[name, s] for s in range(config.seeds)]
         ways = {"shrunk": name} | ({"own": f"{name}, {OWN}"} if "own_accuracy" in arrays[0] else {})
         for way, label in ways.items():
-            accuracy, loss = (np.stack([a[f"{way}_{values}"] for a in arrays]) for values in ("accuracy", "loss"))
+            accuracy, loss = (
+                np.stack([a[f"{way}_{values}"] for a in arrays]) for values in ("accuracy", "loss")
+            )
             held = [last_within(row, steps_of(config)) for row in accuracy]
-            curves[label] = {"accuracy": mean_and_interval(accuracy), "loss": mean_and_interval(loss)}
+            curves[label] = {
+                "accuracy": mean_and_interval(accuracy),
+                "loss": mean_and_interval(loss),
+            }
             curves[label] |= {"holds_until": mean_and_interval(np.array(held, float))}
     trained = {name: rounded(np.array([found[name, s]["test_accuracy"][-1] for s in range(config.seeds)]))
                for name in config.networks}  # fmt: skip

@@ -92,7 +92,9 @@ def pre_decay(params: Params, rate: float | PyTree) -> Params:
     return _per_parameter(rate, lambda theta, d: (1 - d) * theta, params)
 
 
-def layer_rates(params: Params, rate: Any, rule: str = "mean", order: Sequence[str] | None = None) -> PyTree:
+def layer_rates(
+    params: Params, rate: Any, rule: str = "mean", order: Sequence[str] | None = None
+) -> PyTree:
     """Return `rate` times the rule's factor of the parameter's layer, for every parameter.
 
     Args:
@@ -182,7 +184,9 @@ def compile_mask(exclude: str) -> re.Pattern[str]:
     try:
         return re.compile(exclude)
     except re.error as error:
-        raise UserError(f"optimizer.exclude: got {exclude!r}, takes a regular expression ({error})") from error
+        raise UserError(
+            f"optimizer.exclude: got {exclude!r}, takes a regular expression ({error})"
+        ) from error
 
 
 def path_of(key_path: KeyPath) -> str:
@@ -224,8 +228,14 @@ def layer_index(params: Params, order: Sequence[str] | None = None) -> tuple[PyT
         owned.setdefault(_module(path), []).append((path_of(path), leaf))
     modules = sorted(owned, key=natural) if order is None else list(order)
     if missing := sorted(owned.keys() - set(modules)):
-        raise ValueError(f"order: does not hold {missing[0]}, one of {len(missing)} modules with parameters")
-    weighted = {m for m in modules if (_has_weights(owned[m]) if m in owned else _is_named_a_layer(m, modules))}
+        raise ValueError(
+            f"order: does not hold {missing[0]}, one of {len(missing)} modules with parameters"
+        )
+    weighted = {
+        m
+        for m in modules
+        if (_has_weights(owned[m]) if m in owned else _is_named_a_layer(m, modules))
+    }
     layers: dict[str, int] = {}
     n = 0
     for module in modules:
@@ -281,7 +291,10 @@ def _has_weights(owned: list[tuple[str, Any]]) -> bool:
 
     The table of a Swin's relative position biases is none.
     """
-    return any(len(np.shape(leaf)) >= 2 and not re.search(r"bias|table", path.split("/")[-1]) for path, leaf in owned)
+    return any(
+        len(np.shape(leaf)) >= 2 and not re.search(r"bias|table", path.split("/")[-1])
+        for path, leaf in owned
+    )
 
 
 def _is_named_a_layer(module: str, modules: Sequence[str]) -> bool:
@@ -293,7 +306,9 @@ def _is_named_a_layer(module: str, modules: Sequence[str]) -> bool:
 # --- A rate on a tree -----------------------------------------------------------------------------
 
 
-def _with_params(rate: float | PyTree, function: Callable[..., Any]) -> optax.GradientTransformation:
+def _with_params(
+    rate: float | PyTree, function: Callable[..., Any]
+) -> optax.GradientTransformation:
     """Return updates -> function(update, theta, d), which keeps no state."""
 
     def update(updates: Params, params: Params | None) -> Params:
@@ -304,7 +319,9 @@ def _with_params(rate: float | PyTree, function: Callable[..., Any]) -> optax.Gr
     return optax.stateless(update)
 
 
-def _per_parameter(rate: float | PyTree, function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+def _per_parameter(
+    rate: float | PyTree, function: Callable[..., Any], tree: PyTree, *rest: PyTree
+) -> PyTree:
     """Return function(leaf, ..., d) in the leaf's own type.
 
     A parameter whose rate is the plain number 0 is left alone.

@@ -192,7 +192,9 @@ def radam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Direction
     return optax.chain(optax.scale_by_radam(b1, b2, eps), descend())
 
 
-def lookahead(*, inner: str = "adam", period: int = 6, slow: float = 0.5, **options: Any) -> Direction:
+def lookahead(
+    *, inner: str = "adam", period: int = 6, slow: float = 0.5, **options: Any
+) -> Direction:
     """Return Lookahead: every `period` steps s <- s + slow (theta - s), theta <- s.
 
     s are the slow weights (Zhang et al. 2019, arXiv 1907.08610, algorithm 1).
@@ -305,7 +307,9 @@ def make_direction(name: str, options: dict[str, Any], momentum: float = 0.9) ->
     for option, value in options.items():
         if option not in known:
             takes = nearest(option, known) if known else "it takes none"
-            raise UserError(f"optimizer.{option}: got {value!r}, which is no option of {name}; {takes}")
+            raise UserError(
+                f"optimizer.{option}: got {value!r}, which is no option of {name}; {takes}"
+            )
         _check(option, value)
     return DIRECTIONS[name](**options)
 
@@ -341,7 +345,9 @@ def _check(option: str, value: Any) -> None:
 # --- Parts that Optax lacks -----------------------------------------------------------------------
 
 
-def scale_by_sum_of_squares(initial: float = 0.0, eps: float = 1e-10) -> optax.GradientTransformation:
+def scale_by_sum_of_squares(
+    initial: float = 0.0, eps: float = 1e-10
+) -> optax.GradientTransformation:
     """Return g -> g / (sqrt(s) + eps), s <- s + g² from `initial`.
 
     optax.scale_by_rss has eps inside the root.
@@ -392,7 +398,9 @@ def look_ahead(inner: Direction, period: int, slow: float) -> Direction:
         slow_weights = jax.tree.map(jnp.zeros_like, params)
         return LookaheadState(jnp.zeros((), jnp.int32), slow_weights, inner.init(params))
 
-    def update(updates: Params, state: LookaheadState, params: Params, **extra: Any) -> tuple[Params, LookaheadState]:
+    def update(
+        updates: Params, state: LookaheadState, params: Params, **extra: Any
+    ) -> tuple[Params, LookaheadState]:
         start = jax.tree.map(functools.partial(jnp.where, state.count == 0), params, state.slow)
         updates, inner_state = inner.update(updates, state.inner, params, **extra)
         at_end = state.count == period - 1

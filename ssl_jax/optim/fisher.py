@@ -23,7 +23,9 @@ class FisherState(NamedTuple):
     fisher: PyTree  # per parameter, the moving average of g gᵀ (k, k), or of g² in its own shape
 
 
-def scale_by_fisher(rho: float = 0.95, damping: float = 1e-3, block: int = 64) -> optax.GradientTransformation:
+def scale_by_fisher(
+    rho: float = 0.95, damping: float = 1e-3, block: int = 64
+) -> optax.GradientTransformation:
     """Return g -> (F + damping I)⁻¹ g, with the empirical Fisher matrix F.
 
     Amari 1998, "Natural gradient works efficiently in learning", section 3. F is the moving average
@@ -48,7 +50,9 @@ def scale_by_fisher(rho: float = 0.95, damping: float = 1e-3, block: int = 64) -
         shape = (leaf.size, leaf.size) if leaf.size <= block else leaf.shape
         return jnp.zeros(shape, jnp.promote_types(leaf.dtype, jnp.float32))
 
-    def update(updates: Params, state: FisherState, params: Params | None = None) -> tuple[Params, FisherState]:
+    def update(
+        updates: Params, state: FisherState, params: Params | None = None
+    ) -> tuple[Params, FisherState]:
         del params
         count = state.count + 1
         fisher = jax.tree.map(average, state.fisher, updates)
@@ -84,4 +88,6 @@ def solve_block(fisher: jax.Array, gradient: jax.Array, damping: float) -> jax.A
     """
     chex.assert_shape(fisher, (math.prod(gradient.shape),) * 2)
     damped = fisher + damping * jnp.eye(len(fisher), dtype=fisher.dtype)
-    return jax.scipy.linalg.solve(damped, gradient.reshape(-1), assume_a="pos").reshape(gradient.shape)
+    return jax.scipy.linalg.solve(damped, gradient.reshape(-1), assume_a="pos").reshape(
+        gradient.shape
+    )

@@ -112,7 +112,9 @@ def make_optimizer(
     literal = _is_literal(decay_scale) and kind != "coupled"
     _check_numbers(learning_rate, weight_decay, literal)
     compile_mask(exclude)
-    per_parameter = functools.partial(decay_rates, layerwise=_checked_rule(layerwise), exclude=exclude, order=order)
+    per_parameter = functools.partial(
+        decay_rates, layerwise=_checked_rule(layerwise), exclude=exclude, order=order
+    )
 
     def eta(state: OptimizerState) -> jax.Array:
         return jnp.asarray(_value_at(learning_rate, state.count), float) * state.scale
@@ -141,7 +143,9 @@ def make_optimizer(
             grads, _ = coupled_decay(rates(state, params)).update(grads, (), params)
         return direction.update(grads, state.inner, params, rate=eta(state))
 
-    def update(grads: Params, state: OptimizerState, params: Params) -> tuple[Params, OptimizerState]:
+    def update(
+        grads: Params, state: OptimizerState, params: Params
+    ) -> tuple[Params, OptimizerState]:
         updates, inner = move(grads, state, params)
         if kind == "decoupled":
             updates, _ = decoupled_decay(fractions(state, params)).update(updates, (), params)
@@ -227,7 +231,9 @@ def clipped(optimizer: Optimizer, by_value: float = 0.0, by_norm: float = 0.0) -
     """
     for field, bound in (("clip_value", by_value), ("clip_norm", by_norm)):
         if not bound >= 0:
-            raise UserError(f"optimizer.{field}: got {bound}, takes a number of at least 0; 0: not clipped")
+            raise UserError(
+                f"optimizer.{field}: got {bound}, takes a number of at least 0; 0: not clipped"
+            )
     clips = [optax.clip(by_value)] * (by_value > 0)
     clips += [optax.clip_by_global_norm(by_norm)] * (by_norm > 0)
     if not clips:
@@ -240,7 +246,9 @@ def clipped(optimizer: Optimizer, by_value: float = 0.0, by_norm: float = 0.0) -
 
         return clip_and_step
 
-    return optimizer._replace(update=with_clipping(optimizer.update), apart=with_clipping(optimizer.apart))
+    return optimizer._replace(
+        update=with_clipping(optimizer.update), apart=with_clipping(optimizer.apart)
+    )
 
 
 def rescale(state: PyTree, scale: float | jax.Array) -> PyTree:
@@ -269,7 +277,9 @@ def assign_groups(params: Params, patterns: dict[str, str]) -> PyTree:
         path = path_of(key_path)
         names = [name for name, pattern in patterns.items() if re.match(pattern, path)]
         if len(names) != 1:
-            raise UserError(f"optimizer groups: {path} falls under {names or 'no group'}, must fall under exactly one")
+            raise UserError(
+                f"optimizer groups: {path} falls under {names or 'no group'}, must fall under exactly one"
+            )
         return names[0]
 
     return jax.tree.map_with_path(group, params)
@@ -301,14 +311,18 @@ def _is_literal(decay_scale: str) -> bool:
     """Return whether weight_decay is a fraction itself. Raise UserError for an unknown scale."""
     known = ["lr", "literal"]
     if decay_scale not in known:
-        raise UserError(f"optimizer.decay_scale: got {decay_scale!r}, {nearest(decay_scale, known)}")
+        raise UserError(
+            f"optimizer.decay_scale: got {decay_scale!r}, {nearest(decay_scale, known)}"
+        )
     return decay_scale == "literal"
 
 
 def _checked_rule(layerwise: str) -> str:
     """Return the rule. Raise UserError for an unknown one."""
     if layerwise and layerwise not in RULES:
-        raise UserError(f"optimizer.layerwise: got {layerwise!r}, {nearest(layerwise, RULES)}, or '' for none")
+        raise UserError(
+            f"optimizer.layerwise: got {layerwise!r}, {nearest(layerwise, RULES)}, or '' for none"
+        )
     return layerwise
 
 
@@ -325,7 +339,9 @@ def _check_numbers(learning_rate: Value, weight_decay: Value, literal: bool) -> 
         if _is_plain(value) and not value >= 0:
             raise UserError(f"optimizer.{field}: got {value}, takes a number of at least 0")
         if field == "weight_decay" and literal and _is_plain(value) and value >= 1:
-            raise UserError(f"optimizer.{field}: got {value}, takes a number in [0, 1) as a literal share")
+            raise UserError(
+                f"optimizer.{field}: got {value}, takes a number in [0, 1) as a literal share"
+            )
 
 
 def _check_fractions(fractions: PyTree) -> None:

@@ -90,10 +90,14 @@ def triangular2(steps: int, *, cycle: int = 0, low: float = 0.25) -> optax.Sched
         A function step -> fraction of the peak.
     """
     length = cycle or steps
-    return lambda t: low + (1 - low) * _wave(t, length) * jnp.power(0.5, jnp.floor_divide(t, length))
+    return lambda t: (
+        low + (1 - low) * _wave(t, length) * jnp.power(0.5, jnp.floor_divide(t, length))
+    )
 
 
-def exp_range(steps: int, *, cycle: int = 0, low: float = 0.25, gamma: float = 0.99994) -> optax.Schedule:
+def exp_range(
+    steps: int, *, cycle: int = 0, low: float = 0.25, gamma: float = 0.99994
+) -> optax.Schedule:
     """Return `triangular` with its height above `low` multiplied by gamma every step.
 
     Smith's own code, Keras and PyTorch do so. The text of the paper lets both boundaries decline.
@@ -182,7 +186,9 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 # --- Whole schedules ------------------------------------------------------------------------------
 
 
-def make_schedule(name: str, peak: Any, total_steps: int, warmup_steps: int = 0, **options: Any) -> optax.Schedule:
+def make_schedule(
+    name: str, peak: Any, total_steps: int, warmup_steps: int = 0, **options: Any
+) -> optax.Schedule:
     """Return `peak` times a shape, after a linear warm-up from 0 to the shape's first value.
 
     Args:
@@ -206,7 +212,9 @@ def make_schedule(name: str, peak: Any, total_steps: int, warmup_steps: int = 0,
     return lambda count: peak * shape(count)
 
 
-def cycle_ends(name: str, total_steps: int, warmup_steps: int = 0, **options: Any) -> tuple[int, ...]:
+def cycle_ends(
+    name: str, total_steps: int, warmup_steps: int = 0, **options: Any
+) -> tuple[int, ...]:
     """Return the numbers of steps after which a cycle is complete.
 
     There a snapshot ensemble takes its members (Huang et al. 2017, arXiv 1704.00109).
@@ -267,11 +275,15 @@ def _check(name: str, total_steps: int, warmup_steps: int, options: dict[str, An
     """Raise UserError for the first argument that is wrong."""
     known = options_of_schedule(name)
     if not 0 <= warmup_steps <= total_steps:
-        raise UserError(f"schedule.warmup_epochs: {warmup_steps} steps of warm-up do not fit in {total_steps} steps")
+        raise UserError(
+            f"schedule.warmup_epochs: {warmup_steps} steps of warm-up do not fit in {total_steps} steps"
+        )
     for option, value in options.items():
         if option not in known:
             takes = nearest(option, known) if known else "it takes none"
-            raise UserError(f"schedule.{option}: got {value!r}, which is no option of {name}; {takes}")
+            raise UserError(
+                f"schedule.{option}: got {value!r}, which is no option of {name}; {takes}"
+            )
         words, fits = _RANGES[option]
         if not fits(value):
             raise UserError(f"schedule.{option}: got {value}, takes {words}")

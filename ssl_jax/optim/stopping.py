@@ -51,7 +51,9 @@ def plateau_scale(
     return scale
 
 
-def should_stop(history: Sequence[float], *, patience: int, threshold: float = 0.0, better: str = "higher") -> bool:
+def should_stop(
+    history: Sequence[float], *, patience: int, threshold: float = 0.0, better: str = "higher"
+) -> bool:
     """Return whether the last `patience` evaluations brought no improvement.
 
     Args:
@@ -68,7 +70,9 @@ def should_stop(history: Sequence[float], *, patience: int, threshold: float = 0
     """
     _check("stopping", better, patience=patience, threshold=threshold)
     if patience < 1:
-        raise UserError(f"stopping.patience: got {patience}, takes a number of evaluations, at least 1")
+        raise UserError(
+            f"stopping.patience: got {patience}, takes a number of evaluations, at least 1"
+        )
     bad = 0
     for improved in improvements(history, threshold, better):
         bad = 0 if improved else bad + 1

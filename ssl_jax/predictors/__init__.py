@@ -1,5 +1,12 @@
 """Predictors, learned or written down in closed form."""
 
-from ssl_jax.predictors.predictor import KINDS, Memory, Predictor, in_closed_form, make_predictor, options_of
+from ssl_jax.predictors.predictor import (
+    KINDS,
+    Memory,
+    Predictor,
+    in_closed_form,
+    make_predictor,
+    options_of,
+)
 
 __all__ = ["KINDS", "Memory", "Predictor", "in_closed_form", "make_predictor", "options_of"]

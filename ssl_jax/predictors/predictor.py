@@ -1,8 +1,8 @@
 """The predictor, learned or written down, behind a few closures.
 
-`memory` is {"correlation": F (D, D)}, the running average of the projections' correlation (Tian et al. 2021,
-section 5; Höppe et al. 2022 eq. 7). The closed forms need it, and every kind keeps it, since its spectrum is what
-tells learning from collapse.
+`memory` is {"correlation": F (D, D)}, the running average of the projections' correlation (Tian et
+al. 2021, section 5; Höppe et al. 2022 eq. 7). The closed forms need it, and every kind keeps it,
+since its spectrum is what tells learning from collapse.
 """
 
 import inspect
@@ -24,16 +24,19 @@ Memory = dict[str, jax.Array]
 
 
 class Predictor(NamedTuple):
-    """What predicts the target's projections of one view from the online network's of the other, (B, D) each."""
+    """What predicts the target's projections of one view from the online network's of the other,
+    (B, D) each.
+    """
 
     # init(key) -> (params, memory)
     init: Callable[[jax.Array], tuple[Params, Memory]]
     # apply(params, memory, z (B, D)) -> p (B, D)
     apply: Callable[[Params, Memory, jax.Array], jax.Array]
-    # update(params, memory, corr (D, D), step) -> (params, memory), called once after each optimizer step with the
-    # correlation of that step's batch and the 0-based step number
+    # update(params, memory, corr (D, D), step) -> (params, memory), called once after each
+    # optimizer step with the correlation of that step's batch and the 0-based step number
     update: Callable[[Params, Memory, jax.Array, Any], tuple[Params, Memory]]
-    # matrix(params) -> W_p (D, D), acting on column vectors: p = W_p z where `linear`, else what stands for it
+    # matrix(params) -> W_p (D, D), acting on column vectors: p = W_p z where `linear`, else what
+    # stands for it
     matrix: Callable[[Params], jax.Array]
     # whether W_p is written down from the correlation; else gradients train it
     closed_form: bool
@@ -42,11 +45,14 @@ class Predictor(NamedTuple):
 
 
 def make_predictor(kind: str, dim: int, **options) -> Predictor:
-    """The predictor `kind` ("mlp", "linear", "direct_pred", "direct_copy") on projections of `dim` numbers.
+    """The predictor `kind` ("mlp", "linear", "direct_pred", "direct_copy") on projections of `dim`
+    numbers.
 
-    Options of every kind: rho in [0, 1), how much of the old correlation is kept each step (default 0.3).
+    Options of every kind: rho in [0, 1), how much of the old correlation is kept each step (default
+    0.3).
     mlp: hidden (512), symmetric (False), output_bias (False), init ("pytorch"), axis_name (None).
-    linear: symmetric (False), init. direct_pred: eps (0.1), eps_mode ("relative"), floor (1e-4), every (1), init.
+    linear: symmetric (False), init. direct_pred: eps (0.1), eps_mode ("relative"), floor (1e-4),
+        every (1), init.
     direct_copy: eps (0.3), every (1), init.
     """
     function = _function(kind)
@@ -67,7 +73,9 @@ def _function(kind: str) -> Callable[..., Predictor]:
     return KINDS[kind]
 
 
-def _mlp(dim, *, hidden=512, symmetric=False, output_bias=False, init="pytorch", axis_name=None, rho=0.3):
+def _mlp(
+    dim, *, hidden=512, symmetric=False, output_bias=False, init="pytorch", axis_name=None, rho=0.3
+):
     head = MLPHead(hidden, dim, output_bias=output_bias, preset=init, axis_name=axis_name)
 
     def init_params(key):
@@ -81,7 +89,9 @@ def _mlp(dim, *, hidden=512, symmetric=False, output_bias=False, init="pytorch",
         """W2 W1, without normalisation, bias and ReLU: as in the replication's Figure 2."""
         return matmul(params["linear1"]["kernel"], params["linear2"]["kernel"]).T
 
-    init, update = _with_memory(dim, rho, init_params, _after_each_step(symmetrise_mlp if symmetric else None))
+    init, update = _with_memory(
+        dim, rho, init_params, _after_each_step(symmetrise_mlp if symmetric else None)
+    )
     return Predictor(init, apply, update, matrix, closed_form=False, linear=False)
 
 
@@ -90,11 +100,17 @@ def _linear(dim, *, symmetric=False, init="pytorch", rho=0.3):
     return _one_layer(dim, rho, init, regulate, closed_form=False)
 
 
-def _direct_pred(dim, *, eps=0.1, eps_mode="relative", floor=1e-4, every=1, init="pytorch", rho=0.3):
+def _direct_pred(
+    dim, *, eps=0.1, eps_mode="relative", floor=1e-4, every=1, init="pytorch", rho=0.3
+):
     _check_eps(eps)
     if eps_mode not in EPS_MODES:
-        raise UserError(f"predictor.eps_mode: got {eps_mode!r}, takes one of {', '.join(EPS_MODES)}")
-    return in_closed_form(dim, lambda corr: direct_pred(corr, eps, eps_mode, floor), every=every, init=init, rho=rho)
+        raise UserError(
+            f"predictor.eps_mode: got {eps_mode!r}, takes one of {', '.join(EPS_MODES)}"
+        )
+    return in_closed_form(
+        dim, lambda corr: direct_pred(corr, eps, eps_mode, floor), every=every, init=init, rho=rho
+    )
 
 
 def _direct_copy(dim, *, eps=0.3, every=1, init="pytorch", rho=0.3):
@@ -102,8 +118,9 @@ def _direct_copy(dim, *, eps=0.3, every=1, init="pytorch", rho=0.3):
     return in_closed_form(dim, lambda corr: direct_copy(corr, eps), every=every, init=init, rho=rho)
 
 
-# Each function takes the dimension and, by keyword, options that all have a default. An option that is called like a
-# field of `config.predictor` gets that field; `init`, `output_bias` and `axis_name` come from the run's other fields.
+# Each function takes the dimension and, by keyword, options that all have a default. An option that
+# is called like a field of `config.predictor` gets that field; `init`, `output_bias` and
+# `axis_name` come from the run's other fields.
 KINDS: dict[str, Callable[..., Predictor]] = {
     "mlp": _mlp,
     "linear": _linear,
@@ -120,12 +137,14 @@ def in_closed_form(
     init: str = "pytorch",
     rho: float = 0.3,
 ) -> Predictor:
-    """The predictor of one layer that is not trained but written down from the correlation of the projections.
+    """The predictor of one layer that is not trained but written down from the correlation of the
+    projections.
 
     Args:
         dim: D, numbers of a projection.
         write: write(F (D, D)) -> W_p (D, D).
-        every: steps from one writing to the next; in between the optimizer's steps stand (the hybrid).
+        every: steps from one writing to the next; in between the optimizer's steps stand (the
+            hybrid).
         init: name of the initialisation, which holds until the first step is over.
         rho: how much of the old correlation is kept each step, in [0, 1).
 
@@ -143,8 +162,8 @@ def _check_eps(eps: float) -> None:
 
 
 def _with_memory(dim, rho, init_params, regulate):
-    """(init, update) of a predictor that keeps F_k = rho F_{k-1} + (1 - rho) C_k, the first batch stored as it is, and
-    then lets `regulate(params, F_k, step)` have its way with the parameters.
+    """(init, update) of a predictor that keeps F_k = rho F_{k-1} + (1 - rho) C_k, the first batch
+    stored as it is, and then lets `regulate(params, F_k, step)` have its way with the parameters.
     """
     if not 0 <= rho < 1:
         raise UserError(f"predictor.rho: got {rho}, takes a number in [0, 1)")
@@ -161,7 +180,9 @@ def _with_memory(dim, rho, init_params, regulate):
 
 
 def _one_layer(dim, rho, preset, regulate, *, closed_form) -> Predictor:
-    """p = W_p z, learned or written down by `regulate`; the parameters are {"linear": {"kernel": W_pᵀ}}."""
+    """p = W_p z, learned or written down by `regulate`; the parameters are {"linear": {"kernel":
+    W_pᵀ}}.
+    """
 
     def init_params(key):
         return {"linear": {"kernel": linear_init(preset)(key, (dim, dim))}}
@@ -190,6 +211,12 @@ def _set_every(every: int, write):
         if every == 1:
             return set_kernel(params, correlation)
         # lax.cond, so that the eigendecomposition is paid for only where its result is used.
-        return jax.lax.cond(jnp.asarray(step) % every == 0, set_kernel, lambda params, _: params, params, correlation)
+        return jax.lax.cond(
+            jnp.asarray(step) % every == 0,
+            set_kernel,
+            lambda params, _: params,
+            params,
+            correlation,
+        )
 
     return regulate

@@ -189,7 +189,9 @@ def probe_accuracies(
     accuracies = {}
     if protocol in ("original", "both"):
         original = original_probe(*data, num_classes=num_classes, seed=seed, **given)
-        accuracies["original_last_accuracy"] = accuracies["linear_accuracy"] = original.last_accuracy
+        accuracies["original_last_accuracy"] = accuracies["linear_accuracy"] = (
+            original.last_accuracy
+        )
         accuracies["original_best_test_epoch_accuracy"] = original.best_accuracy
     if protocol in ("seed", "both"):
         seeded = seed_probe(*data, num_classes=num_classes, seed=seed, loss=loss, **given)
@@ -199,11 +201,15 @@ def probe_accuracies(
     if newton_l2:
         newton = newton_probe(*data, num_classes=num_classes, l2=newton_l2, steps=newton_steps)
         accuracies["newton_accuracy"] = newton.last_accuracy
-    accuracies["knn_accuracy"] = knn_accuracy(*data, num_classes=num_classes, k=knn_k, temperature=knn_temperature)
+    accuracies["knn_accuracy"] = knn_accuracy(
+        *data, num_classes=num_classes, k=knn_k, temperature=knn_temperature
+    )
     return accuracies
 
 
-def few_labels(encoders: dict[str, Features], num_classes: int, per_class: int, draws: int, seed: int) -> dict:
+def few_labels(
+    encoders: dict[str, Features], num_classes: int, per_class: int, draws: int, seed: int
+) -> dict:
     """Compute the accuracy from few labels for several encoders on the same label draws.
 
     Args:

@@ -48,7 +48,9 @@ def extract(apply: Callable, image: np.ndarray, batch_size: int = 500) -> np.nda
     """
     chex.assert_rank(image, 4)
     if not len(image) or batch_size < 1:
-        raise UserError(f"features: got {len(image)} images in batches of {batch_size}, takes 1 or more of each")
+        raise UserError(
+            f"features: got {len(image)} images in batches of {batch_size}, takes 1 or more of each"
+        )
     batch_size = min(batch_size, len(image))
     # The variables go to the device once, not with every batch.
     apply = jax.device_put(apply if isinstance(apply, Partial) else Partial(apply))

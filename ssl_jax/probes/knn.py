@@ -45,9 +45,13 @@ def knn_accuracy(
     check_examples("train", bank_x, bank_y, num_classes)
     check_examples("test", query_x, query_y, num_classes)
     if not 1 <= k <= len(bank_x):
-        raise UserError(f"k of the nearest neighbours: got {k}, takes 1 to the {len(bank_x)} train features")
+        raise UserError(
+            f"k of the nearest neighbours: got {k}, takes 1 to the {len(bank_x)} train features"
+        )
     if not temperature > 0:
-        raise UserError(f"temperature of the nearest neighbours: got {temperature}, takes a number above 0")
+        raise UserError(
+            f"temperature of the nearest neighbours: got {temperature}, takes a number above 0"
+        )
     predicted = _predict(bank_x, bank_y, query_x, num_classes, k, temperature)
     return float(np.mean(np.asarray(predicted) == query_y))
 
@@ -77,7 +81,9 @@ def _unit(x: jax.Array) -> jax.Array:
     return x / jnp.maximum(jnp.linalg.norm(x), jnp.finfo(x.dtype).tiny)
 
 
-def vote(similarity: jax.Array, label: jax.Array, num_classes: int, temperature: float) -> jax.Array:
+def vote(
+    similarity: jax.Array, label: jax.Array, num_classes: int, temperature: float
+) -> jax.Array:
     """Return argmax_c sum_{i: label_i = c} exp(similarity_i / temperature) for one query.
 
     The largest similarity is subtracted first. This changes no winner, and no weight overflows.

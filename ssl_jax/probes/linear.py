@@ -84,7 +84,9 @@ def seed_probe(
     steps = epoch_steps(len(train_x), epochs, batch_size, drop_last=True)
     linear, order_keys = _start(glorot_linear, train_x.shape[1], num_classes, epochs, seed)
     optimizer, train, test = seed_optimizer(epochs * steps), (train_x, train_y), (test_x, test_y)
-    return _result(_fit(optimizer, linear, order_keys, train, test, steps, batch_size, loss), len(test_y))
+    return _result(
+        _fit(optimizer, linear, order_keys, train, test, steps, batch_size, loss), len(test_y)
+    )
 
 
 def original_probe(
@@ -124,7 +126,9 @@ def original_probe(
     linear, order_keys = _start(uniform_linear, train_x.shape[1], num_classes, epochs, seed)
     train_x, test_x = standardise(train_x, test_x)
     train, test = (train_x, train_y), (test_x, test_y)
-    return _result(_fit(original_optimizer(), linear, order_keys, train, test, steps, batch_size), len(test_y))
+    return _result(
+        _fit(original_optimizer(), linear, order_keys, train, test, steps, batch_size), len(test_y)
+    )
 
 
 def _check(
@@ -218,7 +222,9 @@ def epoch_steps(size: int, epochs: int, batch_size: int, drop_last: bool) -> int
     if epochs < 1:
         raise UserError(f"epochs of the linear probe: got {epochs}, takes at least 1")
     if not 1 <= batch_size <= size:
-        raise UserError(f"batch size of the linear probe: got {batch_size}, takes 1 to the {size} train features")
+        raise UserError(
+            f"batch size of the linear probe: got {batch_size}, takes 1 to the {size} train features"
+        )
     return size // batch_size if drop_last else -(-size // batch_size)
 
 
@@ -377,7 +383,9 @@ def ridge_probe(
     """
     _check(train_x, train_y, test_x, test_y, num_classes)
     if not penalties or min(penalties) <= 0:
-        raise UserError(f"penalties of the ridge probe: got {list(penalties)}, takes numbers above 0")
+        raise UserError(
+            f"penalties of the ridge probe: got {list(penalties)}, takes numbers above 0"
+        )
     train_x, test_x = standardise(train_x.astype(np.float64), test_x)
     one_hot = np.eye(num_classes)[train_y]
     spectrum = ridge_spectrum(train_x, one_hot)
@@ -491,7 +499,9 @@ def few_label_probe(
     return accuracy
 
 
-def draw_labelled(label: np.ndarray, num_classes: int, per_class: int, seed: int, draw: int) -> np.ndarray:
+def draw_labelled(
+    label: np.ndarray, num_classes: int, per_class: int, seed: int, draw: int
+) -> np.ndarray:
     """Draw `per_class` different examples of every class.
 
     Args:
@@ -514,5 +524,7 @@ def draw_labelled(label: np.ndarray, num_classes: int, per_class: int, seed: int
             f"as class {counts.argmin()} has no more train examples"
         )
     rng = np.random.default_rng([seed, draw])
-    chosen = [rng.choice(np.flatnonzero(label == c), per_class, replace=False) for c in range(num_classes)]
+    chosen = [
+        rng.choice(np.flatnonzero(label == c), per_class, replace=False) for c in range(num_classes)
+    ]
     return np.concatenate(chosen)

@@ -81,7 +81,9 @@ def check_settings(features: int, num_classes: int, l2: float, steps: int, loss:
     unknowns = (features + 1) * num_classes
     if unknowns > LARGEST:
         size = f"({features} features + 1) x {num_classes} classes = {unknowns} unknowns"
-        raise UserError(f"Newton probe: got {size}, takes at most {LARGEST}: its Hessian is that number squared")
+        raise UserError(
+            f"Newton probe: got {size}, takes at most {LARGEST}: its Hessian is that number squared"
+        )
 
 
 def with_ones(x: np.ndarray) -> np.ndarray:

@@ -28,8 +28,13 @@ def report(diagnosis: Diagnosis, method: str, step: int, steps: int) -> list[str
         f"  what it means   {MEANING[diagnosis.state]}",
         f"  how sure        {diagnosis.certainty}",
     ]
-    lines += [f"  {'measured' if i == 0 else '':15} {sign}" for i, sign in enumerate(diagnosis.signs)]
-    return lines + [f"  {'remedy' if i == 0 else '':15} {i + 1}. {line}" for i, line in enumerate(diagnosis.advice)]
+    lines += [
+        f"  {'measured' if i == 0 else '':15} {sign}" for i, sign in enumerate(diagnosis.signs)
+    ]
+    return lines + [
+        f"  {'remedy' if i == 0 else '':15} {i + 1}. {line}"
+        for i, line in enumerate(diagnosis.advice)
+    ]
 
 
 def draw(history: dict, diagnosis: Diagnosis, facts: Facts, title: str, path: Path) -> None:
@@ -58,7 +63,9 @@ def draw(history: dict, diagnosis: Diagnosis, facts: Facts, title: str, path: Pa
         "largest eigenvalue": (known["top_eigenvalue"], None, None),
         "loss": (known["loss"], signs.loss, None),
     }
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.1), layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(3.4 * len(panels), 3.1), layout="constrained"
+    )
     for axis, (name, (raw, smooth, alarm)) in zip(axes, panels.items(), strict=True):
         for values, style in (
             (raw, {"alpha": 0.35, "marker": ".", "ms": 3}),

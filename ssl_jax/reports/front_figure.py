@@ -1,4 +1,6 @@
-"""README.md's figure, from stored results: `python -m ssl_jax.reports.front_figure` draws docs/figures/front.png."""
+"""README.md's figure, from stored results: `python -m ssl_jax.reports.front_figure` draws
+docs/figures/front.png.
+"""
 
 import json
 from pathlib import Path
@@ -17,24 +19,32 @@ GREY, BLUE = "0.72", "#0072B2"
 
 
 def draw(results: Path, path: Path) -> dict[str, np.ndarray]:
-    """Draws what pretraining is worth, and the spectrum of a run that learns beside one that collapses.
+    """Draws what pretraining is worth, and the spectrum of a run that learns beside one that
+    collapses.
 
     Args:
         results: folder of the stored results, as `results/` has them.
         path: PNG to write.
-    Returns:
-        What was drawn: "digits" (3,) accuracies of raw pixels, untrained and pretrained encoder; "cifar10" (2,) of
-        untrained and pretrained encoder; "healthy", "collapsing" (T, SHOWN) shares of the trace of F.
+    Returns: What was drawn: "digits" (3,) accuracies of raw pixels, untrained and pretrained
+        encoder; "cifar10" (2,) of untrained and pretrained encoder; "healthy", "collapsing" (T,
+        SHOWN) shares of the trace of F.
     """
     few = _read(results / QUICKSTART)["few_label"]
     full = _read(results / FULL)
     drawn = {
-        "digits": np.array([few[name]["mean"] for name in ("raw_pixels", "random_init", "pretrained")]),
+        "digits": np.array(
+            [few[name]["mean"] for name in ("raw_pixels", "random_init", "pretrained")]
+        ),
         "cifar10": np.array([full["random_init_linear_accuracy"], full["linear_accuracy"]]),
     }
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained", width_ratios=(1.2, 1, 1))
+    figure, axes = plt.subplots(
+        1, 3, figsize=(10, 3.1), layout="constrained", width_ratios=(1.2, 1, 1)
+    )
     _bars(axes[0], drawn)
-    titles = {"healthy": (HEALTHY, "BYOL"), "collapsing": (COLLAPSING, "SimSiam with a symmetric predictor")}
+    titles = {
+        "healthy": (HEALTHY, "BYOL"),
+        "collapsing": (COLLAPSING, "SimSiam with a symmetric predictor"),
+    }
     for axis, (name, (file, title)) in zip(axes[1:], titles.items(), strict=True):
         run = _read(results / file)
         step, drawn[name] = spectrum_shares(run["dynamics"]["history"])
@@ -52,7 +62,11 @@ def draw(results: Path, path: Path) -> dict[str, np.ndarray]:
 
 def spectrum_shares(history: dict) -> tuple[np.ndarray, np.ndarray]:
     """(steps (T,), shares of the trace that the SHOWN largest eigenvalues of F have (T, SHOWN))."""
-    kept = [i for i, values in enumerate(history["corr_eigenvalues"]) if values and values[0] is not None]
+    kept = [
+        i
+        for i, values in enumerate(history["corr_eigenvalues"])
+        if values and values[0] is not None
+    ]
     values = np.array([history["corr_eigenvalues"][i] for i in kept], np.float64)
     values = -np.sort(-np.maximum(values, 0), axis=1)
     return np.array(history["step"])[kept], values[:, :SHOWN] / values.sum(axis=1, keepdims=True)
@@ -71,10 +85,22 @@ def _bars(axis, drawn: dict[str, np.ndarray]) -> None:
     axis.set(ylim=(0, 108), xlim=(-0.6, 6.5))
     axis.set_ylabel("test accuracy, %", fontsize=8)
     axis.text(
-        1, -0.2, "digits,\n10 labels a class", va="top", ha="center", transform=axis.get_xaxis_transform(), fontsize=8
+        1,
+        -0.2,
+        "digits,\n10 labels a class",
+        va="top",
+        ha="center",
+        transform=axis.get_xaxis_transform(),
+        fontsize=8,
     )
     axis.text(
-        4.1, -0.2, "CIFAR-10,\nlinear probe", va="top", ha="center", transform=axis.get_xaxis_transform(), fontsize=8
+        4.1,
+        -0.2,
+        "CIFAR-10,\nlinear probe",
+        va="top",
+        ha="center",
+        transform=axis.get_xaxis_transform(),
+        fontsize=8,
     )
     axis.set_title("What pretraining without labels is worth", fontsize=9)
 

@@ -6,7 +6,9 @@ from typing import Any
 TEXT, NUMBER = "---", "---:"  # how a column stands: to the left, to the right
 
 
-def table(header: Iterable[str], rows: Iterable[Sequence[Any]], first: str = TEXT, rest: str = TEXT) -> str:
+def table(
+    header: Iterable[str], rows: Iterable[Sequence[Any]], first: str = TEXT, rest: str = TEXT
+) -> str:
     """Return a table in Markdown.
 
     Args:

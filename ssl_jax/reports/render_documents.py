@@ -28,7 +28,10 @@ from ssl_jax.reports.replication.tables import markdown
 
 ROOT = Path(__file__).parents[2]
 ACCURACIES = ("linear_accuracy", "ridge_accuracy", "knn_accuracy")
-MARKED = re.compile(r"(<!-- (seeds|experiment|dynamics|labels|replication): (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(<!-- (seeds|experiment|dynamics|labels|replication): (\w+) -->\n).*?(<!-- end -->)",
+    re.DOTALL,
+)
 
 
 def read_results(name: str, root: Path = ROOT) -> list[dict]:
@@ -53,8 +56,12 @@ def seeds_table(results: list[dict]) -> str:
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method, runs in methods.items():
         cells = [_over_seeds([100 * r[name] for r in runs]) for name in ACCURACIES]
-        cells += [_over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")]
-        rows.append(f"| {method} | {len(runs)} | {' | '.join(cells)} | {sum(r['collapsed'] for r in runs)} |")
+        cells += [
+            _over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")
+        ]
+        rows.append(
+            f"| {method} | {len(runs)} | {' | '.join(cells)} | {sum(r['collapsed'] for r in runs)} |"
+        )
     return "\n".join(rows) + "\n"
 
 
@@ -73,7 +80,9 @@ def labels_table(result: dict) -> str:
     rows = [f"| {word} | {_percent(few[name])} |\n" for name, word in CONTENDERS.items()]
     made = f"{result['device']}, jax {result['versions']['jax']}"
     return (
-        head + "".join(rows) + f"\n± is the standard deviation over the same {few['draws']} draws of labels ({made}).\n"
+        head
+        + "".join(rows)
+        + f"\n± is the standard deviation over the same {few['draws']} draws of labels ({made}).\n"
     )
 
 
@@ -83,8 +92,12 @@ def _percent(spread: dict) -> str:
 
 RENDERERS = {
     "seeds": lambda name, root: seeds_table(read_results(name, root)),
-    "experiment": lambda name, root: registry.report(read_json(root / "results" / "experiments" / f"{name}.json")),
-    "dynamics": lambda name, root: table.report(read_json(root / "results" / "dynamics" / f"{name}.json")["runs"]),
+    "experiment": lambda name, root: registry.report(
+        read_json(root / "results" / "experiments" / f"{name}.json")
+    ),
+    "dynamics": lambda name, root: table.report(
+        read_json(root / "results" / "dynamics" / f"{name}.json")["runs"]
+    ),
     "labels": lambda name, root: labels_table(read_json(root / "results" / f"{name}.json")),
     "replication": lambda name, root: markdown(gather([root / "results"]), name),
 }
@@ -102,8 +115,12 @@ def documents(root: Path = ROOT) -> list[Path]:
 
 def main() -> None:
     """Render all documents and, with --figures, draw the figures of stored experiments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figures", type=Path, help="also draw every stored experiment's figures into DIR/NAME/")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--figures", type=Path, help="also draw every stored experiment's figures into DIR/NAME/"
+    )
     folder = parser.parse_args().figures
     for path in documents():
         path.write_text(render(path.read_text()))

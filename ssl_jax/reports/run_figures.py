@@ -78,7 +78,9 @@ def _curves(
     from_zero: bool = False,
 ) -> None:
     """Draw one panel for each column against the epoch."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained"
+    )
     for axis, (name, label) in zip(axes, panels.items(), strict=True):
         known = np.isfinite(columns[name])
         axis.plot(
@@ -173,7 +175,9 @@ def draw_views(
         np.asarray(to_unit(image)),
         *(np.asarray(to_display(view, mean, std)) for view in pairs),
     ]
-    figure, axes = plt.subplots(3, len(image), figsize=(1.2 * len(image), 3.9), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        3, len(image), figsize=(1.2 * len(image), 3.9), layout="constrained", squeeze=False
+    )
     for row, pictures, label in zip(axes, rows, ("image", "view 1", "view 2"), strict=True):
         for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)

@@ -28,7 +28,9 @@ FIGURE5 = {
 }  # at a learning rate of 0.01: weight decay 4e-4, target.tau 0.996
 
 
-def figure3(path: Path, etas: Sequence[float] = (0.0, 0.01, 1.0), cells: int = 48) -> dict[str, np.ndarray]:
+def figure3(
+    path: Path, etas: Sequence[float] = (0.0, 0.01, 1.0), cells: int = 48
+) -> dict[str, np.ndarray]:
     """Draw phase portraits of (p, s) at τ = 1 and α_p = 1.
 
     They show the flow, the invariant parabola, the fixed points and the basin of collapse.
@@ -41,7 +43,9 @@ def figure3(path: Path, etas: Sequence[float] = (0.0, 0.01, 1.0), cells: int = 4
     Returns:
         eta (E,), p and s (cells,), and collapses (E, cells, cells), booleans by s and p.
     """
-    figure, axes = plt.subplots(1, len(etas), figsize=(4.1 * len(etas), 3.9), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, len(etas), figsize=(4.1 * len(etas), 3.9), layout="constrained", sharey=True
+    )
     kept_or_dead = plt.matplotlib.colors.ListedColormap(["white", "#F3D9C6"])
     p, s = np.meshgrid(np.linspace(-1.2, 1.6, cells), np.linspace(0, 1.6, cells))
     dies = []
@@ -49,7 +53,9 @@ def figure3(path: Path, etas: Sequence[float] = (0.0, 0.01, 1.0), cells: int = 4
         decays = BASE | {"eta_p": eta, "eta_s": eta}
         dp, ds, _ = theory.mode_rates(p, s, 1.0, **decays)
         dies.append(theory.collapses(p=p, s=s, **decays))
-        axis.pcolormesh(p, s, dies[-1], cmap=kept_or_dead, vmin=0, vmax=1, shading="nearest", rasterized=True)
+        axis.pcolormesh(
+            p, s, dies[-1], cmap=kept_or_dead, vmin=0, vmax=1, shading="nearest", rasterized=True
+        )
         axis.streamplot(p, s, dp, ds, color="0.6", linewidth=0.6, arrowsize=0.7, density=1.1)
         line = np.linspace(-1.2, 1.27, 200)
         axis.plot(line, line**2, color=COLOURS[0], lw=1.8, label="s = p²/$α_p$ (invariant)")
@@ -64,7 +70,11 @@ def figure3(path: Path, etas: Sequence[float] = (0.0, 0.01, 1.0), cells: int = 4
         axis.title.set_fontsize(10)
     axes[0].set_ylabel("eigenvalue s of F")
     axes[0].fill_between([0], [0], [0], color=kept_or_dead(1.0), label="collapses (s → 0)")
-    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: handle
+        for axis in axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8)
     figure.suptitle("One mode of predictor and features: τ = 1, $α_p$ = 1, σ² = 0", fontsize=11)
     _save(figure, path)
@@ -88,7 +98,9 @@ def figure4(
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.8), layout="constrained")
     p = np.linspace(-0.15, 1.1, 400)
-    dp = np.array([theory.mode_rates(p, p**2, 1.0, alpha_p=1, eta_p=eta, eta_s=eta)[0] for eta in etas])
+    dp = np.array(
+        [theory.mode_rates(p, p**2, 1.0, alpha_p=1, eta_p=eta, eta_s=eta)[0] for eta in etas]
+    )
     for eta, row, colour, style in zip(etas, dp, COLOURS, STYLES, strict=False):
         left.plot(
             p,
@@ -179,11 +191,15 @@ def figure5(
     for axis in axes[1]:
         axis.set_xlabel("time t (1 = 100 steps at rate 0.01)")
     start = "p(0) = 0.1, s(0) = p², $W_a$(0) = 0"
-    figure.suptitle(f"Weight decay and target average over time: $α_p$ = 1, σ² = 0, {start}", fontsize=11)
+    figure.suptitle(
+        f"Weight decay and target average over time: $α_p$ = 1, σ² = 0, {start}", fontsize=11
+    )
     _save(figure, path)
     drawn = {"time": times}
     for key, (values, *panels) in zip(("eta", "beta"), sweeps.values(), strict=True):
-        drawn |= {key: values} | {f"{key}_{n}": x for n, x in zip(("p", "s", "tau", "k"), panels, strict=True)}
+        drawn |= {key: values} | {
+            f"{key}_{n}": x for n, x in zip(("p", "s", "tau", "k"), panels, strict=True)
+        }
     return drawn
 
 
@@ -237,7 +253,9 @@ def figure7(
         (online**2).sum((-2, -1)) * (target**2).sum((-2, -1)),
     )
     correlation = inner[..., 1:] / np.sqrt(squares[..., 1:])
-    figure, axes = plt.subplots(1, len(etas), figsize=(3.6 * len(etas), 3.4), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, len(etas), figsize=(3.6 * len(etas), 3.4), layout="constrained", sharey=True
+    )
     _runs(axes, etas, times[1:], correlation, COLOURS[0])
     for axis in axes:
         axis.set(xscale="log", ylim=(correlation.min() - 0.002, 1.001))
@@ -274,7 +292,9 @@ def figure8(
     _, w_p = theory.simulate_reduced(start, w_p, times=times, symmetric=False, **decays)
     turned = np.swapaxes(w_p, -1, -2)
     a, b = (np.linalg.norm((w_p + sign * turned) / 2, axis=(-2, -1)) for sign in (1, -1))
-    figure, axes = plt.subplots(1, len(etas), figsize=(3.6 * len(etas), 3.4), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, len(etas), figsize=(3.6 * len(etas), 3.4), layout="constrained", sharey=True
+    )
     _runs(axes, etas, times, a, COLOURS[0], label="‖A‖, symmetric part")
     _runs(axes, etas, times, b, COLOURS[1], label="‖B‖, antisymmetric part", style="--")
     axes[0].set_ylabel("Frobenius norm")
@@ -312,7 +332,9 @@ def figure9(
     decays = {"alpha_p": 1.0, "eta_p": np.array(etas)[:, None], "eta_s": np.array(etas)[:, None]}
     f, w_p = theory.simulate_reduced(w @ np.swapaxes(w, -1, -2), w_p, times=times, **decays)
     norm = np.linalg.norm(f @ w_p - w_p @ f, axis=(-2, -1))
-    figure, axes = plt.subplots(1, len(etas), figsize=(3.6 * len(etas), 3.4), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, len(etas), figsize=(3.6 * len(etas), 3.4), layout="constrained", sharey=True
+    )
     _runs(axes, etas, times, norm, COLOURS[0])
     axes[0].set_ylabel("‖[F, $W_p$]‖ (Frobenius)")
     for axis in axes:
@@ -400,7 +422,9 @@ def phase_diagram(
     }
     numbers = {"p": p, "s": s, "eta_p": eta_p[None, :], "alpha_p": alpha_p[:, None], "eta_s": eta_s}
     dies = [theory.collapses(tau=tau, beta=beta, **numbers) for tau, beta in targets.values()]
-    figure, axes = plt.subplots(1, len(targets), figsize=(3.4 * len(targets), 3.9), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, len(targets), figsize=(3.4 * len(targets), 3.9), layout="constrained", sharey=True
+    )
     two = plt.matplotlib.colors.ListedColormap(["#0072B2", "#E69F00"])
     for axis, name, map_ in zip(axes, targets, dies, strict=True):
         axis.pcolormesh(eta_p, alpha_p, map_, cmap=two, vmin=0, vmax=1, shading="nearest")
@@ -412,7 +436,9 @@ def phase_diagram(
         axes[0].fill_between([eta_s], [1], [1], color=colour, label=label)
     axes[0].plot([], [], color="black", lw=0.8, ls=":", label="$η_p$ = $η_s$")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-    figure.suptitle(f"Does a mode collapse? Start p = {p:g}, s = {s:g}; $η_s$ = {eta_s:g}, σ² = 0", fontsize=11)
+    figure.suptitle(
+        f"Does a mode collapse? Start p = {p:g}, s = {s:g}; $η_s$ = {eta_s:g}, σ² = 0", fontsize=11
+    )
     _save(figure, path)
     return {
         "eta_p": eta_p,
@@ -472,7 +498,9 @@ def _rest(axis: "Axes", decays: dict[str, Any]) -> None:
     if decays["eta_p"] == 0:
         axis.plot([0, 1], [0, 0], color="black", lw=2, ls=":", clip_on=False)
         for xs, ys in (([-1.2, 0], [0, 0]), ([1, 1.6], [0, 0]), ([1, 1], [0, 1.6])):
-            axis.plot(xs, ys, color="black", lw=2, clip_on=False, label="lines at rest (dotted: unstable)")
+            axis.plot(
+                xs, ys, color="black", lw=2, clip_on=False, label="lines at rest (dotted: unstable)"
+            )
         return
     for point in theory.fixed_points(**decays):
         _point(axis, point.p, point.s, point.stable, "stable" if point.stable else "saddle")
@@ -480,7 +508,9 @@ def _rest(axis: "Axes", decays: dict[str, Any]) -> None:
 
 def _point(axis: "Axes", x: float, y: float, stable: bool, label: str | None = None) -> None:
     face = "black" if stable else "white"
-    axis.plot(x, y, "o", ms=7, mec="black", mfc=face, zorder=5, clip_on=False, label=label, ls="none")
+    axis.plot(
+        x, y, "o", ms=7, mec="black", mfc=face, zorder=5, clip_on=False, label=label, ls="none"
+    )
 
 
 def _save(figure: "Figure", path: Path) -> None:

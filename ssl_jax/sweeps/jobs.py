@@ -16,7 +16,9 @@ SCALES = ("mini", "full")
 
 
 class Job(NamedTuple):
-    """One seed of one cell. out: its work directory; store: its file there, or None where no store is kept."""
+    """One seed of one cell. out: its work directory; store: its file there, or None where no store
+    is kept.
+    """
 
     cell: str
     seed: int
@@ -38,10 +40,18 @@ def check_fields(config: Config) -> None:
     if config.scale not in SCALES:
         raise UserError(f"scale: got {config.scale!r}, {nearest(config.scale, SCALES)}")
     seeds = list(config.seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or not all(type(s) is int and 0 <= s < 2**32 for s in seeds):
-        raise UserError(f"seeds: got {tuple(seeds)}, takes different whole numbers of at least 0, e.g. 0,1,2")
+    if (
+        not seeds
+        or len(set(seeds)) < len(seeds)
+        or not all(type(s) is int and 0 <= s < 2**32 for s in seeds)
+    ):
+        raise UserError(
+            f"seeds: got {tuple(seeds)}, takes different whole numbers of at least 0, e.g. 0,1,2"
+        )
     if not 0 <= config.minutes < float("inf"):
-        raise UserError(f"minutes: got {config.minutes}, takes a number of at least 0; 0 for no end")
+        raise UserError(
+            f"minutes: got {config.minutes}, takes a number of at least 0; 0 for no end"
+        )
     known = config.overrides[config.scale]
     for name in chosen(config):
         if name not in known:
@@ -75,15 +85,28 @@ def cell_config(config: Config, cell: str, seed: int) -> Config:
 
 def identity(config: Config) -> dict:
     """What all starts of one sweep have in common."""
-    base = {name: value for name, value in spread(config[config.scale].to_dict()).items() if not is_free(name)}
+    base = {
+        name: value
+        for name, value in spread(config[config.scale].to_dict()).items()
+        if not is_free(name)
+    }
     overrides = config.overrides[config.scale].to_dict()
-    return {"task": "sweep", "sweep": config.sweep, "scale": config.scale, config.scale: base, "overrides": overrides}
+    return {
+        "task": "sweep",
+        "sweep": config.sweep,
+        "scale": config.scale,
+        config.scale: base,
+        "overrides": overrides,
+    }
 
 
 def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
-    """UserError for whatever would break later: every cell as its run will check it, directory, store."""
+    """UserError for whatever would break later: every cell as its run will check it, directory,
+    store.
+    """
     cells, datasets = {job.cell: job.config for job in jobs}, {}
-    for check in (pretraining.prepare, lambda config: check_read(config, datasets)):  # no image before all are prepared
+    # no image before all are prepared
+    for check in (pretraining.prepare, lambda config: check_read(config, datasets)):
         for cell, settings in cells.items():
             try:
                 check(settings)
@@ -110,8 +133,8 @@ def check_read(config: Config, datasets: dict) -> None:
 
 
 def refuse_other(field: str, path: Path, inside: list[str], config: dict) -> None:
-    """UserError where the file `path` is of another configuration. Fields that only one of the two has are let pass:
-    a program grows.
+    """UserError where the file `path` is of another configuration. Fields that only one of the two
+    has are let pass: a program grows.
     """
     if not path.exists():
         return
@@ -120,12 +143,16 @@ def refuse_other(field: str, path: Path, inside: list[str], config: dict) -> Non
         earlier = earlier.get(name, {})
     old, new = spread(earlier), spread(config)
     differing = [
-        f"{n} {old[n]!r} -> {new[n]!r}" for n in sorted(old.keys() & new.keys()) if not is_free(n) and old[n] != new[n]
+        f"{n} {old[n]!r} -> {new[n]!r}"
+        for n in sorted(old.keys() & new.keys())
+        if not is_free(n) and old[n] != new[n]
     ]
     if differing:
         more = f"; and {len(differing) - LISTED} more" if len(differing) > LISTED else ""
         way = (
-            "--config.again=True replaces it; or take another folder" if field == "store" else "take another directory"
+            "--config.again=True replaces it; or take another folder"
+            if field == "store"
+            else "take another directory"
         )
         listed = "; ".join(differing[:LISTED])
         raise UserError(f"{field}: {path} is of another configuration ({listed}{more}); {way}")

@@ -1,11 +1,14 @@
-"""Who works on what, between processes that share nothing but a folder, on one machine or on several.
+"""Who works on what, between processes that share nothing but a folder, on one machine or on
+several.
 
-A lease is a folder of numbered files: 1, 2, 3, ... The newest rules. To take the lease is to create the next number,
-which the file system lets one process do and no other (O_EXCL), so of any number of processes that found the newest
-free, or its holder gone, one wins. No file is ever removed, so no number is given twice.
+A lease is a folder of numbered files: 1, 2, 3, ... The newest rules. To take the lease is to create
+the next number, which the file system lets one process do and no other (O_EXCL), so of any number
+of processes that found the newest free, or its holder gone, one wins. No file is ever removed, so
+no number is given twice.
 
-A holder touches its file every BEAT seconds. It is gone when its process has ended (seen at once on the same machine)
-or when its file was not touched for STALE seconds. One that was only asleep finds a newer number beside its own when it
+A holder touches its file every BEAT seconds. It is gone when its process has ended (seen at once on
+the same machine) or when its file was not touched for STALE seconds. One that was only asleep finds
+a newer number beside its own when it
 wakes: it has lost the lease.
 """
 
@@ -28,7 +31,9 @@ class LeaseLost(Exception):
 
 
 def claim(folder: Path, stale: float = STALE) -> Path | None:
-    """The lease file that this process now holds, or None where the lease is held, by this process too."""
+    """The lease file that this process now holds, or None where the lease is held, by this process
+    too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     last = newest(folder)
     if last is not None and not is_free(last, stale):
@@ -45,19 +50,24 @@ def claim(folder: Path, stale: float = STALE) -> Path | None:
 
 @contextlib.contextmanager
 def holding(path: Path, beat: float = BEAT) -> Iterator[Callable[[], None]]:
-    """Keeps the claimed `path` alive, and frees it at the end. Gives check(), which raises LeaseLost if it is."""
+    """Keeps the claimed `path` alive, and frees it at the end. Gives check(), which raises
+    LeaseLost if it is.
+    """
     ended, lost = threading.Event(), threading.Event()
 
     def keep() -> None:
         while not ended.wait(beat):
-            with contextlib.suppress(OSError):  # the next beat may succeed; if none does, the lease is lost in the end
+            # the next beat may succeed; if none does, the lease is lost in the end
+            with contextlib.suppress(OSError):
                 if newest(path.parent) != path:
                     return lost.set()
                 os.utime(path)
 
     def check() -> None:
         if lost.is_set():
-            raise LeaseLost(f"taken over by {holder(path.parent)}, after this process had been silent for too long")
+            raise LeaseLost(
+                f"taken over by {holder(path.parent)}, after this process had been silent for too long"
+            )
 
     thread = threading.Thread(target=keep, daemon=True)
     thread.start()
@@ -101,11 +111,18 @@ def holder(folder: Path) -> str:
 
 def signature() -> dict:
     """What a lease file says of its holder."""
-    return {"host": platform.node(), "pid": os.getpid(), "machine": machine(), "birth": birth(os.getpid())}
+    return {
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "machine": machine(),
+        "birth": birth(os.getpid()),
+    }
 
 
 def birth(pid: int) -> str | None:
-    """When the process `pid` of this machine began, for numbers are used again; None where it has ended."""
+    """When the process `pid` of this machine began, for numbers are used again; None where it has
+    ended.
+    """
     if Path("/proc/self/stat").exists():
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -26,17 +26,26 @@ def keep(config: Config, job: Job) -> None:
         return
     content = read_json(job.out / "result.json")
     content |= {"sweep": config.sweep, "scale": config.scale, "cell": job.cell, "seed": job.seed}
-    content |= {"command": command(config.files[config.scale], job), "config": result_json.fields(job.config.to_dict())}
+    content |= {
+        "command": command(config.files[config.scale], job),
+        "config": result_json.fields(job.config.to_dict()),
+    }
     content |= {"dynamics": thinned(job.out)}
     job.store.parent.mkdir(parents=True, exist_ok=True)
     write_json(job.store, content)
 
 
 def command(file: str, job: Job) -> str:
-    """The command that trains this cell by itself: every field in which it differs from the configuration `file`."""
+    """The command that trains this cell by itself: every field in which it differs from the
+    configuration `file`.
+    """
     plain = flatten(result_json.fields(runpy.run_path(str(ROOT / file))["get_config"]().to_dict()))
     fields = flatten(result_json.fields(job.config.to_dict()))
-    words = [f"--config.{name}={spelled(fields[name])}" for name in fields if fields[name] != plain.get(name)]
+    words = [
+        f"--config.{name}={spelled(fields[name])}"
+        for name in fields
+        if fields[name] != plain.get(name)
+    ]
     start = ["python", "launch.py", "--config", file, "--workdir", f"runs/{job.cell}-{job.seed}"]
     return shlex.join(start + words)
 
@@ -46,16 +55,26 @@ def spelled(value) -> str:
 
 
 def thinned(directory: Path) -> dict | None:
-    """First and last record of dynamics.npz, and some in between of the largest modes; None if none was kept."""
+    """First and last record of dynamics.npz, and some in between of the largest modes; None if none
+    was kept.
+    """
     try:
         arrays = read_dynamics(directory)
     except UserError:  # none was made, or it cannot be read
         return None
-    spectra = [name for name in ("corr_eigenvalues", "predictor_eigenvalues", "alignment") if name in arrays]
+    spectra = [
+        name
+        for name in ("corr_eigenvalues", "predictor_eigenvalues", "alignment")
+        if name in arrays
+    ]
     few = np.unique(np.linspace(0, len(arrays["step"]) - 1, RECORDS).round().astype(int))
     return {
-        "first": {name: rounded(array[0], DIGITS) for name, array in arrays.items() if array.ndim == 1},
+        "first": {
+            name: rounded(array[0], DIGITS) for name, array in arrays.items() if array.ndim == 1
+        },
         "last": {name: rounded(array[-1], DIGITS) for name, array in arrays.items()},
-        "history": {name: rounded(arrays[name][few], DIGITS) for name in ("step", "epoch") if name in arrays}
+        "history": {
+            name: rounded(arrays[name][few], DIGITS) for name in ("step", "epoch") if name in arrays
+        }
         | {name: rounded(arrays[name][few, :MODES], DIGITS) for name in spectra},
     }

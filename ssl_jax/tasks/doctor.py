@@ -1,4 +1,6 @@
-"""The task "doctor": what ails a pretraining run, from its work directory alone; and the same while a run goes on."""
+"""The task "doctor": what ails a pretraining run, from its work directory alone; and the same while
+a run goes on.
+"""
 
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from ssl_jax.workdir.metrics_csv import read_rows
 def doctor(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """Reads the run, says what it has, and writes result.json and figures/doctor.png."""
     if not config.run:
-        raise UserError("run: got '', takes the work directory of a pretraining run (--config.run=DIR)")
+        raise UserError(
+            "run: got '', takes the work directory of a pretraining run (--config.run=DIR)"
+        )
     source = Path(config.run)
     settings = read_settings(source)
     rows = whole_rows(source / "metrics.csv")
@@ -27,9 +31,19 @@ def doctor(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
     diagnosis = diagnose(history, facts)
     out = open_workdir(directory, config.to_dict())
     last = {"step": int(rows[-1]["step"]), "steps": facts.total_steps}
-    result = {"task": "doctor", "run": str(source), "method": settings["method"]} | last | diagnosis_json(diagnosis)
+    result = (
+        {"task": "doctor", "run": str(source), "method": settings["method"]}
+        | last
+        | diagnosis_json(diagnosis)
+    )
     write_json(out / "result.json", result)
-    draw(history, diagnosis, facts, f"{settings['method']}: {diagnosis.state}", out / "figures" / "doctor.png")
+    draw(
+        history,
+        diagnosis,
+        facts,
+        f"{settings['method']}: {diagnosis.state}",
+        out / "figures" / "doctor.png",
+    )
     for line in report(diagnosis, settings["method"], **last):
         say(line)
     say(f"result in {out / 'result.json'}, figure in {out / 'figures' / 'doctor.png'}")
@@ -39,7 +53,9 @@ def read_settings(source: Path) -> dict:
     """config.json of a pretraining run; UserError where a field that the doctor needs is not there."""
     settings = read_json(source / "config.json")
     if settings.get("task") != "pretrain":
-        raise UserError(f"run: {source} holds a {settings.get('task')!r} task, takes a pretraining run")
+        raise UserError(
+            f"run: {source} holds a {settings.get('task')!r} task, takes a pretraining run"
+        )
     try:
         facts = facts_of(settings, 0)
         _ = facts.sees_scale, facts.learned, settings["epochs"], settings["method"]
@@ -57,13 +73,17 @@ def whole_rows(path: Path) -> Rows:
         rows = read_rows(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); mend it, or take another run") from error
-    if lacking := [name for name in NEEDED if name not in (lines[0].strip().split(",") if lines else ())]:
+    if lacking := [
+        name for name in NEEDED if name not in (lines[0].strip().split(",") if lines else ())
+    ]:
         raise UserError(f"{path}: damaged, its first line lacks {', '.join(lacking)}")
     if not rows:
         raise UserError(f"{path}: no row yet; takes a run that has logged one (log_every steps)")
     for number, line in enumerate(lines, 1):
         if line.count(",") != lines[0].count(","):
-            raise UserError(f"{path}: damaged, line {number} has another number of columns than the first")
+            raise UserError(
+                f"{path}: damaged, line {number} has another number of columns than the first"
+            )
     if not (np.diff([0, *(row["step"] for row in rows)]) > 0).all():
         raise UserError(f"{path}: damaged, its steps do not ascend")
     return rows

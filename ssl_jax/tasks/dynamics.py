@@ -1,4 +1,6 @@
-"""The task "dynamics": recorded runs side by side as in the replication's Figures 2 to 4, and the theory over each."""
+"""The task "dynamics": recorded runs side by side as in the replication's Figures 2 to 4, and the
+theory over each.
+"""
 
 import re
 from collections import Counter
@@ -18,10 +20,24 @@ from ssl_jax.workdir.directory import check_workdir, open_workdir, read_json, wr
 from ssl_jax.workdir.dynamics_npz import read_dynamics
 from ssl_jax.workdir.metrics_csv import read_rows
 
-RECORDED = {  # what is drawn or counted; () one number a record, (3,) one a part of the network, ("D",) one a mode
-    **dict.fromkeys(("corr_eigenvalues", "predictor_eigenvalues", "alignment", "mode_predictor"), ("D",)),
+# what is drawn or counted; () one number a record, (3,) one a part of the network, ("D",) one a
+# mode
+RECORDED = {
+    **dict.fromkeys(
+        ("corr_eigenvalues", "predictor_eigenvalues", "alignment", "mode_predictor"), ("D",)
+    ),
     **dict.fromkeys(("parameter_norm", "gradient_norm", "update_norm"), (3,)),
-    **dict.fromkeys(("epoch", "asymmetry", "asymmetry_l1", "commutator_relative", "effective_rank", "mean_share"), ()),
+    **dict.fromkeys(
+        (
+            "epoch",
+            "asymmetry",
+            "asymmetry_l1",
+            "commutator_relative",
+            "effective_rank",
+            "mean_share",
+        ),
+        (),
+    ),
     **dict.fromkeys(("relative_spread", "online_target_cosine", "weight_cosine", "loss"), ()),
 }
 NOT_PLAIN = r"[^-.\w]+"  # of a file's name
@@ -33,7 +49,9 @@ def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: 
     """figures/*.png, table.md, overlay.md and result.json of the runs that the configuration names."""
     paths = [Path(word.strip()) for word in config.runs.split(",") if word.strip()]
     if not paths:
-        raise UserError("runs: got '', takes work directories with commas between them (--config.runs=DIR1,DIR2)")
+        raise UserError(
+            "runs: got '', takes work directories with commas between them (--config.runs=DIR1,DIR2)"
+        )
     check_workdir(directory, config.to_dict())
     runs = named([read_run(path) for path in paths])
     same_size(runs)
@@ -42,19 +60,30 @@ def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: 
         say(f"wrote {draw(runs, out / 'figures' / f'{name}.png')}")
     fits = {run.name: theory_fit.fit_run(run, bool(find_spec("diffrax"))) for run in runs}
     for run in runs:
-        name = "overlay.png" if len(runs) == 1 else f"overlay-{re.sub(NOT_PLAIN, '-', run.name)}.png"
+        name = (
+            "overlay.png" if len(runs) == 1 else f"overlay-{re.sub(NOT_PLAIN, '-', run.name)}.png"
+        )
         say(f"wrote {theory_fit_figure.draw(run, fits[run.name], out / 'figures' / name)}")
     records = {run.name: tables.run_record(run) for run in runs}
     table = tables.report(records)
     (out / "table.md").write_text(table)
-    (out / "overlay.md").write_text("\n".join(theory_fit.report(run, fits[run.name]) for run in runs))
-    results = {name: of_run | {"theory": theory_fit.fit_json(fits[name])} for name, of_run in records.items()}
-    write_json(out / "result.json", {"task": "dynamics", "runs": results, "published": tables.PUBLISHED})
+    (out / "overlay.md").write_text(
+        "\n".join(theory_fit.report(run, fits[run.name]) for run in runs)
+    )
+    results = {
+        name: of_run | {"theory": theory_fit.fit_json(fits[name])}
+        for name, of_run in records.items()
+    }
+    write_json(
+        out / "result.json", {"task": "dynamics", "runs": results, "published": tables.PUBLISHED}
+    )
     say(table)
 
 
 def read_run(path: Path) -> figures.Run:
-    """A recorded run, finished or not; NaN for arrays that are damaged. UserError where there is none."""
+    """A recorded run, finished or not; NaN for arrays that are damaged. UserError where there is
+    none.
+    """
     if not path.is_dir():
         raise UserError(f"runs: no directory {path}, takes work directories of pretraining runs")
     config = read_json(path / "config.json")
@@ -64,9 +93,14 @@ def read_run(path: Path) -> figures.Run:
     if lacking := lacking + [name for name in SECTIONS if not isinstance(config.get(name), dict)]:
         raise UserError(f"{path / 'config.json'}: damaged, lacks {', '.join(lacking)}")
     kind = config["predictor"].get("kind")
-    for field, value, known in (("loss", config["loss"], OBJECTIVES), ("predictor.kind", kind, KINDS)):
+    for field, value, known in (
+        ("loss", config["loss"], OBJECTIVES),
+        ("predictor.kind", kind, KINDS),
+    ):
         if value not in known:
-            raise UserError(f"{path / 'config.json'}: {field}: got {value!r}, takes {', '.join(known)}")
+            raise UserError(
+                f"{path / 'config.json'}: {field}: got {value!r}, takes {', '.join(known)}"
+            )
     found = read_dynamics(path)
     size, records = config["projector"]["out"], len(found["step"])
     arrays, lost = {"step": found["step"]}, []
@@ -78,25 +112,37 @@ def read_run(path: Path) -> figures.Run:
     logged = read_log(path / "metrics.csv")
     if "epoch" in lost and len(logged):
         arrays["epoch"] = found["step"] * logged[-1, 1] / logged[-1, 0]
-    rates = logged[:, [0, 2]] if len(logged) else np.array([[0, config["optimizer"]["learning_rate"]]])
+    rates = (
+        logged[:, [0, 2]] if len(logged) else np.array([[0, config["optimizer"]["learning_rate"]]])
+    )
     return figures.Run(config["method"], path, config, arrays, rates, tuple(lost))
 
 
 def read_log(path: Path) -> np.ndarray:
     """(N, 3): step, epoch, learning rate of the rows of metrics.csv that have them."""
     try:
-        rows = [[row.get(name, np.nan) for name in ("step", "epoch", "learning_rate")] for row in read_rows(path)]
+        rows = [
+            [row.get(name, np.nan) for name in ("step", "epoch", "learning_rate")]
+            for row in read_rows(path)
+        ]
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}), takes the table that training writes") from error
+        raise UserError(
+            f"{path}: damaged ({error}), takes the table that training writes"
+        ) from error
     table = np.array(rows).reshape(-1, 3)
     return table[np.isfinite(table).all(1)]
 
 
 def named(runs: list[figures.Run]) -> list[figures.Run]:
-    """Each run under its method, with the seed and then the directory where that is needed to tell them apart."""
+    """Each run under its method, with the seed and then the directory where that is needed to tell
+    them apart.
+    """
     for more in (lambda run: f"seed {run.config['seed']}", lambda run: str(run.path)):
         count = Counter(run.name for run in runs)
-        runs = [run._replace(name=f"{run.name}, {more(run)}") if count[run.name] > 1 else run for run in runs]
+        runs = [
+            run._replace(name=f"{run.name}, {more(run)}") if count[run.name] > 1 else run
+            for run in runs
+        ]
     return runs
 
 
@@ -105,4 +151,6 @@ def same_size(runs: list[figures.Run]) -> None:
     for run in runs:
         if run.size != runs[0].size:
             sizes = f"{runs[0].path} has {runs[0].size}, {run.path} has {run.size}"
-            raise UserError(f"runs: {sizes} modes (projector.out), takes runs of one size in one figure")
+            raise UserError(
+                f"runs: {sizes} modes (projector.out), takes runs of one size in one figure"
+            )

@@ -45,24 +45,36 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
     feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, plan.resident)
     fresh = jax.device_get(pretraining.fresh_state(config, init))
     session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted)
-    encode = accuracies.make_encode(parts.network, make_normalise(parts.recipe.mean, parts.recipe.std))
+    encode = accuracies.make_encode(
+        parts.network, make_normalise(parts.recipe.mean, parts.recipe.std)
+    )
     state = train(session, make_job(session, encode))
     if state is not None:
         finish(session, state, encode)
 
 
 def make_job(session: Session, encode: Callable) -> TrainingJob:
-    """Pretraining, as `train` sees it; encode(params, stats, image) -> features, as the probes take them."""
+    """Pretraining, as `train` sees it; encode(params, stats, image) -> features, as the probes take
+    them.
+    """
     config, plan, parts, dataset = session.config, session.plan, session.parts, session.dataset
     key, matrix = jax.random.key(config.seed), parts.predictor.matrix
-    run = pretraining.compile_step(config, parts, session.feed.data, plan.devices, key, dataset.side)
-    signs_of = jax.jit(lambda state: collapse_signs(state.memory["correlation"], matrix(state.params["predictor"])))
+    run = pretraining.compile_step(
+        config, parts, session.feed.data, plan.devices, key, dataset.side
+    )
+    signs_of = jax.jit(
+        lambda state: collapse_signs(state.memory["correlation"], matrix(state.params["predictor"]))
+    )
     probe = config.probe
 
     def header(start):
-        print_training(config, dataset.name, len(dataset.pretrain.image), plan.devices, plan.cadence, start)
+        print_training(
+            config, dataset.name, len(dataset.pretrain.image), plan.devices, plan.cadence, start
+        )
         order = forward_order(parts.network, parts.predictor)
-        print_layers(layer_table(session.fresh.params, parts.rules, config, order), config.optimizer)
+        print_layers(
+            layer_table(session.fresh.params, parts.rules, config, order), config.optimizer
+        )
 
     def signs(state):
         row = {name: float(value) for name, value in jax.device_get(signs_of(state)).items()}
@@ -71,7 +83,9 @@ def make_job(session: Session, encode: Callable) -> TrainingJob:
     def evaluate(state, step):
         sizes = probe.validation_size, probe.knn_k, probe.knn_temperature
         accuracy = accuracies.validate(encode, state.params, state.stats, dataset, *sizes)
-        say(f"epoch {session.epoch(step):g}: kNN {accuracy:.4f} on the last {probe.validation_size} training images")
+        say(
+            f"epoch {session.epoch(step):g}: kNN {accuracy:.4f} on the last {probe.validation_size} training images"
+        )
         return {BEST: accuracy}
 
     def adjust(state, rows):
@@ -87,17 +101,24 @@ def make_job(session: Session, encode: Callable) -> TrainingJob:
 
 
 def make_track(matrix: Callable) -> Callable[[PretrainState], dict]:
-    """track(state) -> what dynamics.npz holds of it, NaN for the spectra before F has seen a batch; `matrix`: the
-    predictor's.
+    """track(state) -> what dynamics.npz holds of it, NaN for the spectra before F has seen a batch;
+    `matrix`: the predictor's.
     """
     weights = jax.jit(measure_weights)
     spectra = jax.jit(measure_spectra)
 
     def track(state):
-        # The spectra on one device, from the host: eigenvalues of a matrix that is not symmetric are taken there.
+        # The spectra on one device, from the host: eigenvalues of a matrix that is not symmetric
+        # are taken there.
         corr, w = jax.device_get((state.memory["correlation"], matrix(state.params["predictor"])))
         record = jax.device_get(spectra(corr, w) | weights(state.params, state.target))
-        own = ("predictor_eigenvalues", "asymmetry", "asymmetry_l1", "parameter_norm", "weight_cosine")
+        own = (
+            "predictor_eigenvalues",
+            "asymmetry",
+            "asymmetry_l1",
+            "parameter_norm",
+            "weight_cosine",
+        )
         return record if corr.any() else {name: record[name] for name in own}
 
     return track
@@ -105,14 +126,24 @@ def make_track(matrix: Callable) -> Callable[[PretrainState], dict]:
 
 def finish(session: Session, state: PretrainState, encode: Callable) -> None:
     """Probes, verdict, result.json and figures of a finished run."""
-    config, recipe, dataset, out = session.config, session.parts.recipe, session.dataset, session.out
+    config, recipe, dataset, out = (
+        session.config,
+        session.parts.recipe,
+        session.dataset,
+        session.out,
+    )
     result, features = judge_all(config, recipe, state, session.fresh, dataset, encode, out)
     if not is_writer():
         return
     rows = metrics_csv.read_rows(out / "metrics.csv")
     last, eigenvalues = rows[-1], symmetric_eigh(state.memory["correlation"])[0][::-1]
     judged = history.examine(rows, facts_of(config.to_dict(), int(state.step)), out)
-    result = {"task": "pretrain"} | result_json.describe(config.to_dict()) | {"steps": int(state.step)} | result
+    result = (
+        {"task": "pretrain"}
+        | result_json.describe(config.to_dict())
+        | {"steps": int(state.step)}
+        | result
+    )
     result |= result_json.spent(rows, int(state.step)) | result_json.provenance()
     result |= {
         "collapsed": judged.collapsed,

@@ -6,7 +6,9 @@ from ssl_jax.runtime.terminal import say
 from ssl_jax.train.loop import Cadence
 
 
-def print_training(config, name: str, images: int, devices: list, cadence: Cadence, start: int) -> None:
+def print_training(
+    config, name: str, images: int, devices: list, cadence: Cadence, start: int
+) -> None:
     """What is about to run, on how many images of the set `name`."""
     total = len(devices) * jax.process_count()
     norm = "over all devices" if config.sync_batch_norm else "each device its own"
@@ -21,10 +23,16 @@ def print_layers(layers: list, optimizer) -> None:
     """By which rule every parameter is updated: `layers`: `layer_table`; `optimizer`: its section."""
     decay = f"{optimizer.decay} decay, scale {optimizer.decay_scale}, layers {optimizer.layerwise or 'alike'}"
     say(f"{optimizer.name}, {decay}")
-    say(f"{'':>3} {'layer':34} {'parameters':>11} {'decayed':>11} {'factor':>7} {'weight decay':>13} {'rate':>9}")
+    say(
+        f"{'':>3} {'layer':34} {'parameters':>11} {'decayed':>11} {'factor':>7} {'weight decay':>13} {'rate':>9}"
+    )
     for i, name, size, decayed, factor, weight_decay, rate in layers:
-        say(f"{i:>3} {name:34} {size:11,} {decayed:11,} {factor:7.3f} {weight_decay:13.4g} {rate:9.4g}")
-    say(f"    {'in all':34} {sum(row.size for row in layers):11,} {sum(row.decayed for row in layers):11,}")
+        say(
+            f"{i:>3} {name:34} {size:11,} {decayed:11,} {factor:7.3f} {weight_decay:13.4g} {rate:9.4g}"
+        )
+    say(
+        f"    {'in all':34} {sum(row.size for row in layers):11,} {sum(row.decayed for row in layers):11,}"
+    )
 
 
 def print_accuracies(result: dict) -> None:

@@ -15,7 +15,14 @@ from ssl_jax.data.batches import steps_per_epoch
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
 from ssl_jax.probes import accuracies
-from ssl_jax.probes.accuracies import Features, calibrate, few_labels, probe_accuracies, raw_pixels, take_features
+from ssl_jax.probes.accuracies import (
+    Features,
+    calibrate,
+    few_labels,
+    probe_accuracies,
+    raw_pixels,
+    take_features,
+)
 from ssl_jax.reports import run_figures
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks.printing import print_accuracies
@@ -29,13 +36,17 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     """Judges a checkpoint of a finished or running pretraining, from its files alone."""
     checks.check_probe(config)
     if not config.checkpoint:
-        raise UserError("checkpoint: got '', takes the work directory of a pretraining run (--config.checkpoint=DIR)")
+        raise UserError(
+            "checkpoint: got '', takes the work directory of a pretraining run (--config.checkpoint=DIR)"
+        )
     source = Path(config.checkpoint)
     trained = read_trained(source)
     steps = checkpoints.steps_in(source / "checkpoints")
     step = steps[-1] if config.step == -1 else config.step
     if step not in steps:
-        raise UserError(f"step: got {step}, {source} has {', '.join(map(str, steps))}; -1 takes the newest")
+        raise UserError(
+            f"step: got {step}, {source} has {', '.join(map(str, steps))}; -1 takes the newest"
+        )
     trained.data.data_dir = config.data_dir or trained.data.data_dir
     trained.probe = config.probe
     out = check_workdir(directory, config.to_dict())
@@ -47,8 +58,12 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     checks.check_few_labels(trained.probe, dataset)
     fresh = jax.device_get(pretraining.fresh_state(trained, pretraining.make_init(parts, data)))
     like = {"params": {k: fresh.params[k] for k in ("encoder", "projector")}, "stats": fresh.stats}
-    state = fresh._replace(step=step, **checkpoints.restore_parts(source / "checkpoints", step, like))
-    encode = accuracies.make_encode(parts.network, make_normalise(parts.recipe.mean, parts.recipe.std))
+    state = fresh._replace(
+        step=step, **checkpoints.restore_parts(source / "checkpoints", step, like)
+    )
+    encode = accuracies.make_encode(
+        parts.network, make_normalise(parts.recipe.mean, parts.recipe.std)
+    )
     result_json.open_on_one(directory, config.to_dict())
     say(f"probing {source} at step {step}: {trained.method} on {dataset.name}")
     result, features = judge_all(trained, parts.recipe, state, fresh, dataset, encode, out)
@@ -58,17 +73,26 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         | {"steps": step}
         | result
     )
-    result |= result_json.spent(metrics_csv.read_rows(source / "metrics.csv"), step) | result_json.provenance()
+    result |= (
+        result_json.spent(metrics_csv.read_rows(source / "metrics.csv"), step)
+        | result_json.provenance()
+    )
     write_json(out / "result.json", result)
     run_figures.draw_features(features, dataset.label_names, out / "figures" / "features.png")
     print_accuracies(result)
 
 
 def judge_all(
-    config: Config, recipe: Recipe, trained: PretrainState, fresh: PretrainState, dataset: Dataset, encode, out: Path
+    config: Config,
+    recipe: Recipe,
+    trained: PretrainState,
+    fresh: PretrainState,
+    dataset: Dataset,
+    encode,
+    out: Path,
 ) -> tuple[dict, Features]:
-    """(accuracies, features) of the encoder in `trained`; beside them those of the untrained one in `fresh`, and of
-    raw pixels, where asked for.
+    """(accuracies, features) of the encoder in `trained`; beside them those of the untrained one in
+    `fresh`, and of raw pixels, where asked for.
     """
     begin = time.perf_counter()
     settings = config.probe
@@ -95,7 +119,9 @@ def judge_all(
         fingerprint = base | {"encoder": name, "parameters": fingerprint_of(params["encoder"])}
         return take_features(encode, params, stats, dataset, path, fingerprint)
 
-    contenders = {"pretrained": features_of(f"step-{int(trained.step)}", trained.params, trained.stats)}
+    contenders = {
+        "pretrained": features_of(f"step-{int(trained.step)}", trained.params, trained.stats)
+    }
     result: dict = probe_accuracies(contenders["pretrained"], dataset.num_classes, **chosen)
     if settings.random_init:
         normalise = make_normalise(recipe.mean, recipe.std)

@@ -22,10 +22,12 @@ from ssl_jax.types import Config, Interrupted
 class Task(NamedTuple):
     """A row of the table of tasks."""
 
-    run: Callable[[Config, str, Interrupted], None]  # run(configuration, work directory, interrupted)
+    # run(configuration, work directory, interrupted)
+    run: Callable[[Config, str, Interrupted], None]
     needs: str  # a section or field that the task's configurations have
     several: bool = False  # whether it may run in several processes
-    configs: str = ""  # where its configurations are, as an error names them; "": in configs/NAME.py alone
+    # where its configurations are, as an error names them; "": in configs/NAME.py alone
+    configs: str = ""
 
 
 MANY = "a --config of that task"
@@ -49,8 +51,12 @@ def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
         raise UserError(f"task: got {config.task!r}, {nearest(config.task, TASKS)}")
     task = TASKS[config.task]
     if not task.several and jax.process_count() > 1:
-        raise UserError(f"--processes: got {jax.process_count()}, the task {config.task} runs in one")
+        raise UserError(
+            f"--processes: got {jax.process_count()}, the task {config.task} runs in one"
+        )
     if task.needs not in config or ("experiment" in config and config.task != "experiment"):
         takes = task.configs or f"--config configs/{config.task}.py"
-        raise UserError(f"task: got {config.task!r} in a configuration of another task; takes {takes}")
+        raise UserError(
+            f"task: got {config.task!r} in a configuration of another task; takes {takes}"
+        )
     task.run(config, directory, interrupted)

@@ -1,8 +1,8 @@
 """The supervised task: the same data, loop, checkpoints and devices as pretraining, with labels.
 
-Three test accuracies, each under its own name: of the last epoch; of the epoch that held-out training images judge
-best; and the mean of the ten best epochs *by test accuracy*, which the layer-wise pre-weight-decay paper reports and
-which looks at the test set to choose.
+Three test accuracies, each under its own name: of the last epoch; of the epoch that held-out
+training images judge best; and the mean of the ten best epochs *by test accuracy*, which the
+layer-wise pre-weight-decay paper reports and which looks at the test set to choose.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,9 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     check_exclude(config, init)
     dataset = read_dataset(config)
     train, validation = hold_out(dataset, config.data.validation_size)
-    train = train._replace(label=redraw(train.label, config.data.random_labels, dataset.num_classes, config.seed))
+    train = train._replace(
+        label=redraw(train.label, config.data.random_labels, dataset.num_classes, config.seed)
+    )
     feed = make_feed(train.image, config.batch_size, config.seed, plan.resident, label=train.label)
     fresh = jax.device_get(fresh_state(config, parts, init))
     session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted)
@@ -58,7 +60,7 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
         finish(session, state, snapshots)
 
 
-# --- Before training --------------------------------------------------------------------------------------
+# --- Before training ------------------------------------------------------------------------------
 
 
 def compile_step(session: Session, augment: Callable) -> Callable:
@@ -82,17 +84,23 @@ def snapshot_steps(config: Config, total: int, steps_per_epoch: int) -> tuple[in
     if not config.snapshots:
         return ()
     options = schedule_options(config, config.schedule.name, steps_per_epoch)
-    ends = cycle_ends(config.schedule.name, total, config.schedule.warmup_epochs * steps_per_epoch, **options)
+    ends = cycle_ends(
+        config.schedule.name, total, config.schedule.warmup_epochs * steps_per_epoch, **options
+    )
     every = config.eval_every * steps_per_epoch
     if not every or any(end % every for end in ends[:-1]):
-        raise UserError(f"eval_every: got {config.eval_every}, must divide the epochs at which cycles end")
+        raise UserError(
+            f"eval_every: got {config.eval_every}, must divide the epochs at which cycles end"
+        )
     return ends
 
 
-# --- While training ---------------------------------------------------------------------------------------
+# --- While training -------------------------------------------------------------------------------
 
 
-def make_job(session: Session, augment: Callable, validation: Split | None, snapshots: tuple[int, ...]) -> TrainingJob:
+def make_job(
+    session: Session, augment: Callable, validation: Split | None, snapshots: tuple[int, ...]
+) -> TrainingJob:
     """Supervised training, as `training.train` sees it.
 
     Args:
@@ -104,13 +112,17 @@ def make_job(session: Session, augment: Callable, validation: Split | None, snap
     config, plan, parts, dataset = session.config, session.plan, session.parts, session.dataset
     run = compile_step(session, augment)
     normalise = make_normalise(config.augment.mean, config.augment.std)
-    logits = jax.jit(lambda params, stats, image: parts.classifier.logits(params, stats, normalise(image)))
+    logits = jax.jit(
+        lambda params, stats, image: parts.classifier.logits(params, stats, normalise(image))
+    )
     rule = parts.rules["encoder"]
     images = images_left(config, plan.data)
 
     def header(start):
         print_training(config, dataset.name, images, plan.devices, plan.cadence, start)
-        print_layers(layer_table(session.fresh.params, parts.rules, config, parts.order), config.optimizer)
+        print_layers(
+            layer_table(session.fresh.params, parts.rules, config, parts.order), config.optimizer
+        )
 
     def signs(state):
         scale = rate_scale(state)
@@ -123,7 +135,9 @@ def make_job(session: Session, augment: Callable, validation: Split | None, snap
             scores[JUDGE] = (extract(apply, validation.image), validation.label)
         if step in snapshots and is_writer():
             save_snapshot(session.out, step, scores["test_accuracy"][0])
-        accuracies = {name: float(np.mean(np.argmax(x, axis=1) == y)) for name, (x, y) in scores.items()}
+        accuracies = {
+            name: float(np.mean(np.argmax(x, axis=1) == y)) for name, (x, y) in scores.items()
+        }
         judged = f", validation {accuracies[JUDGE]:.4f}" if JUDGE in accuracies else ""
         say(f"epoch {session.epoch(step):g}: test {accuracies['test_accuracy']:.4f}{judged}")
         return accuracies
@@ -155,7 +169,7 @@ def save_snapshot(out: Path, step: int, logits: np.ndarray) -> None:
     scratch.replace(folder / f"step-{step}.npy")
 
 
-# --- After training ---------------------------------------------------------------------------------------
+# --- After training -------------------------------------------------------------------------------
 
 
 def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...]) -> None:
@@ -164,12 +178,21 @@ def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...])
         return
     config, out = session.config, session.out
     rows = metrics_csv.read_rows(out / "metrics.csv")
-    result = {"task": "supervised"} | result_json.describe(config.to_dict()) | {"steps": int(state.step)}
-    result |= {"stopped_early": int(state.step) < session.plan.cadence.total, "loss": rows[-1]["loss"]}
+    result = (
+        {"task": "supervised"} | result_json.describe(config.to_dict()) | {"steps": int(state.step)}
+    )
+    result |= {
+        "stopped_early": int(state.step) < session.plan.cadence.total,
+        "loss": rows[-1]["loss"],
+    }
     result |= {"train_accuracy": rows[-1]["train_accuracy"]} | summary(rows)
-    result |= {"opposing_ratio": float(np.nanmean([row["opposing_ratio"] for row in rows] or [np.nan]))}
+    result |= {
+        "opposing_ratio": float(np.nanmean([row["opposing_ratio"] for row in rows] or [np.nan]))
+    }
     if snapshots:
-        result["snapshot_ensemble"] = ensemble(out, [step for step in snapshots if step <= state.step], session.dataset)
+        result["snapshot_ensemble"] = ensemble(
+            out, [step for step in snapshots if step <= state.step], session.dataset
+        )
     result |= result_json.spent(rows, int(state.step)) | result_json.provenance()
     write_json(out / "result.json", {k: None if v != v else v for k, v in result.items()})
     run_figures.draw_supervised(out)
@@ -179,7 +202,9 @@ def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...])
 
 
 def summary(rows: list[dict[str, float]]) -> dict:
-    """The test accuracies of a run by the names under which people quote them, from the rows of metrics.csv."""
+    """The test accuracies of a run by the names under which people quote them, from the rows of
+    metrics.csv.
+    """
     judged = [row for row in rows if row["test_accuracy"] == row["test_accuracy"]]
     test = np.array([row["test_accuracy"] for row in judged])
     best = np.sort(test)[-BEST_EPOCHS:]
@@ -200,7 +225,16 @@ def summary(rows: list[dict[str, float]]) -> dict:
 
 
 def ensemble(out: Path, steps: list[int], dataset: Dataset) -> dict:
-    """Test accuracy of each snapshot and of their mean probabilities (Huang et al. 2017, arXiv 1704.00109)."""
+    """Test accuracy of each snapshot and of their mean probabilities (Huang et al. 2017, arXiv
+    1704.00109).
+    """
     members = [np.load(out / "snapshots" / f"step-{step}.npy") for step in steps]
-    right = [float(np.mean(np.argmax(p, axis=1) == dataset.test.label)) for p in [*members, np.mean(members, axis=0)]]
-    return {"steps": steps, "member_test_accuracies": right[:-1], "ensemble_test_accuracy": right[-1]}
+    right = [
+        float(np.mean(np.argmax(p, axis=1) == dataset.test.label))
+        for p in [*members, np.mean(members, axis=0)]
+    ]
+    return {
+        "steps": steps,
+        "member_test_accuracies": right[:-1],
+        "ensemble_test_accuracy": right[-1],
+    }

@@ -1,13 +1,14 @@
 """A sweep: the cells of a table, each an ordinary pretraining run in DIR/SCALE/CELL/seed-N.
 
-The same command on the same directory runs what is not finished: first one seed of every cell, then the next of every
-one. Any number of processes may run it at once, on machines that share the directory; none takes what another works on
-(`sweeps.lease`). A cell that breaks stops no other: the command tells it at once and again at the end, and ends with
-status 1 (2: the command itself is wrong, and nothing ran). DIR/SCALE/CELL/seed-N.failed.txt says where it broke; the
-next start tries it again.
+The same command on the same directory runs what is not finished: first one seed of every cell, then
+the next of every one. Any number of processes may run it at once, on machines that share the
+directory; none takes what another works on (`sweeps.lease`). A cell that breaks stops no other: the
+command tells it at once and again at the end, and ends with status 1 (2: the command itself is
+wrong, and nothing ran). DIR/SCALE/CELL/seed-N.failed.txt says where it broke; the next start tries
+it again.
 
-A finished cell is written to STORE/SWEEP/SCALE/CELL/seed-N.json, small enough to be kept with the program. What the
-store has is not run again elsewhere.
+A finished cell is written to STORE/SWEEP/SCALE/CELL/seed-N.json, small enough to be kept with the
+program. What the store has is not run again elsewhere.
 """
 
 import contextlib
@@ -37,7 +38,10 @@ Pretrain = Callable[[Config, str, Interrupted], None]
 
 
 def sweep(
-    config: Config, directory: str, interrupted: Interrupted = lambda: False, pretrain: Pretrain = pretrain
+    config: Config,
+    directory: str,
+    interrupted: Interrupted = lambda: False,
+    pretrain: Pretrain = pretrain,
 ) -> None:
     """Runs by `pretrain` whatever is not finished of the sweep that `config` describes."""
     check_fields(config)
@@ -52,7 +56,9 @@ def sweep(
         if (job.out / "result.json").exists():
             keep(config, job)
         else:
-            say(f"{job.name}: done elsewhere, {job.store} has it (--config.again=True runs it here)")
+            say(
+                f"{job.name}: done elsewhere, {job.store} has it (--config.again=True runs it here)"
+            )
     with asked_to_stop(config.minutes, interrupted) as (stop, pressed):
         failed = run_all(config, jobs, stop, pretrain, began)
     end(config, jobs, failed, pressed())
@@ -61,7 +67,9 @@ def sweep(
 def run_all(
     config: Config, jobs: list[Job], stop: Callable[[], bool], pretrain: Pretrain, began: float
 ) -> dict[str, str]:
-    """Runs the jobs until all are done, or have failed since `began`, or stop(); {name: why} of those that failed."""
+    """Runs the jobs until all are done, or have failed since `began`, or stop(); {name: why} of
+    those that failed.
+    """
     failed: dict[str, str] = {}
     told: set[str] = set()
     before, start = sum(is_done(job, config.again) for job in jobs), time.monotonic()
@@ -85,8 +93,12 @@ def run_all(
     return failed
 
 
-def run_if_free(config: Config, job: Job, stop: Callable[[], bool], pretrain: Pretrain, failed: dict) -> bool:
-    """Runs the job, or goes on with it, unless another process is at it; whether it was free. Notes it in `failed`."""
+def run_if_free(
+    config: Config, job: Job, stop: Callable[[], bool], pretrain: Pretrain, failed: dict
+) -> bool:
+    """Runs the job, or goes on with it, unless another process is at it; whether it was free. Notes
+    it in `failed`.
+    """
     path = lease.claim(lease_of(job))
     if path is None:
         return False
@@ -192,14 +204,17 @@ def asked_to_stop(
 def end(config: Config, jobs: list[Job], failed: dict[str, str], pressed: bool) -> None:
     """The last lines; status 1 if any cell failed, 130 after Ctrl-C."""
     done = sum(is_done(job, config.again) for job in jobs)
-    names = {job.name for job in jobs if not is_done(job, config.again)}  # what failed here another may have ended
+    # what failed here another may have ended
+    names = {job.name for job in jobs if not is_done(job, config.again)}
     failed = {name: line for name, line in failed.items() if name in names}
     for name, line in failed.items():
         say(f"failed: {name}: {line}")
     if done + len(failed) < len(jobs):
         say(f"stopped with {done} of {len(jobs)} cells done; the same command goes on from here")
     else:
-        say(f"{config.sweep} at scale {config.scale}: {done} of {len(jobs)} cells done, {len(failed)} failed")
+        say(
+            f"{config.sweep} at scale {config.scale}: {done} of {len(jobs)} cells done, {len(failed)} failed"
+        )
     if pressed:
         raise KeyboardInterrupt
     if failed:

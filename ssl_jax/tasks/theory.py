@@ -1,4 +1,6 @@
-"""The task "theory": figures of what the linear theory predicts. Nothing is trained and no data read."""
+"""The task "theory": figures of what the linear theory predicts. Nothing is trained and no data
+read.
+"""
 
 import importlib.metadata
 from importlib.util import find_spec
@@ -15,9 +17,13 @@ SMALL = 64  # numbers; of a larger array result.json says shape, range and mean
 
 
 def theory(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
-    """Draws figures/NAME.png of the figure that the configuration names, or of all, and writes result.json."""
+    """Draws figures/NAME.png of the figure that the configuration names, or of all, and writes
+    result.json.
+    """
     if config.figure not in (*FIGURES, "all"):
-        raise UserError(f"figure: got {config.figure!r}, {nearest(config.figure, (*FIGURES, 'all'))}")
+        raise UserError(
+            f"figure: got {config.figure!r}, {nearest(config.figure, (*FIGURES, 'all'))}"
+        )
     out = open_workdir(directory, config.to_dict())
     names = list(FIGURES) if config.figure == "all" else [config.figure]
     numbers = {}
@@ -25,7 +31,8 @@ def theory(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
         path = out / "figures" / f"{name}.png"
         numbers[name] = {key: told(value) for key, value in FIGURES[name](path).items()}
         say(f"wrote {path}")
-    found = [name for name in ("jax", "numpy", "diffrax") if find_spec(name)]  # some figures need no diffrax
+    # some figures need no diffrax
+    found = [name for name in ("jax", "numpy", "diffrax") if find_spec(name)]
     versions = {name: importlib.metadata.version(name) for name in found}
     write_json(out / "result.json", {"task": "theory", "figures": numbers, "versions": versions})
 

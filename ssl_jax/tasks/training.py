@@ -1,4 +1,6 @@
-"""From a fresh state to the end of training, or from the last checkpoint to it: the same for every task that trains."""
+"""From a fresh state to the end of training, or from the last checkpoint to it: the same for every
+task that trains.
+"""
 
 import time
 from collections.abc import Callable
@@ -22,7 +24,8 @@ from ssl_jax.types import Config, Interrupted, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
 from ssl_jax.workdir.dynamics_npz import Record, resume_dynamics, write_dynamics
 
-WRITE_EVERY = 30  # seconds between two writes of dynamics.npz where no checkpoint is due: it is written whole
+# seconds between two writes of dynamics.npz where no checkpoint is due: it is written whole
+WRITE_EVERY = 30
 
 
 class TrainingJob(NamedTuple):
@@ -38,7 +41,8 @@ class TrainingJob(NamedTuple):
     signs: Callable[[Any], dict]
     # evaluate(state, step) -> more of a row, every eval_every epochs.
     evaluate: Callable[[Any, int], dict]
-    # adjust(state, all rows so far) -> (state, whether to end here), after an evaluation and at a restart.
+    # adjust(state, all rows so far) -> (state, whether to end here), after an evaluation and at a
+    # restart.
     adjust: Callable[[Any, list[dict]], tuple[Any, bool]]
     # Columns beside the progress bar.
     shown: tuple[str, ...]
@@ -83,15 +87,20 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
             gone = start // session.plan.steps_per_epoch
             raise UserError(f"epochs: got {config.epochs}, {out} has already gone {gone}")
         state = checkpoints.restore(manager, session.fresh) if start else session.fresh
-        result_json.open_on_one(str(out), config.to_dict())  # a start that is refused above leaves everything as it was
+        # a start that is refused above leaves everything as it was
+        result_json.open_on_one(str(out), config.to_dict())
         rows = result_json.begin_log(out, start)
-        log = Log(manager, start, rows, begin_dynamics(out, job, state, start) if cadence.track else [])
+        log = Log(
+            manager, start, rows, begin_dynamics(out, job, state, start) if cadence.track else []
+        )
         state, enough = job.adjust(state, rows)
         if not enough:
             job.header(start)
             state, step = _loop(session, job, log, state)
             if step < cadence.total and not job.adjust(state, rows)[1]:
-                say(f"stopped at step {step} of {cadence.total}, saved; the same command goes on from here")
+                say(
+                    f"stopped at step {step} of {cadence.total}, saved; the same command goes on from here"
+                )
                 return None
     return jax.device_get(state)
 
@@ -106,7 +115,9 @@ def _loop(session: Session, job: TrainingJob, log: Log, state: PyTree) -> tuple[
     """(state, step reached)."""
     config, devices, cadence = session.config, session.plan.devices, session.plan.cadence
     size = parallel.steps_per_call(config.steps_per_call, devices)
-    calls = session.feed.batches(plan_calls(log.start, cadence, size), parallel.process_rows(config.batch_size))
+    calls = session.feed.batches(
+        plan_calls(log.start, cadence, size), parallel.process_rows(config.batch_size)
+    )
     with progress_bar(cadence.total, log.start) as bar, lapack_on_one_thread():
         return train_loop(
             job.run,
@@ -148,7 +159,9 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: tqdm) -> Hooks:
 
     def save(state, step, row):
         write()  # first: a record that is missing after a restart would never be made again
-        checkpoints.save(log.manager, state, step, {job.best: row[job.best]} if job.best in row else {})
+        checkpoints.save(
+            log.manager, state, step, {job.best: row[job.best]} if job.best in row else {}
+        )
 
     def stop(event):
         flag = session.interrupted()
@@ -160,7 +173,10 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: tqdm) -> Hooks:
         bar.update(step - bar.n)
         if row:
             shown = {name: row[name] for name in job.shown if name in row}
-            texts = {name: f"{value:.0f}" if value >= 100 else f"{value:.3g}" for name, value in shown.items()}
+            texts = {
+                name: f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+                for name, value in shown.items()
+            }
             bar.set_postfix(texts)
 
     def adjust(state):

@@ -29,8 +29,12 @@ def views(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
 
 
 def draw_views(config: Config, recipe, dataset: Dataset, out: Path, count: int = 8) -> None:
-    """figures/views.png: each of the first images beside two views of it, as training would draw them at step 0."""
+    """figures/views.png: each of the first images beside two views of it, as training would draw
+    them at step 0.
+    """
     image = dataset.pretrain.image[:count]
-    keys = example_keys(jax.random.key(config.seed), jnp.zeros((), jnp.int32), jnp.arange(len(image)))
+    keys = example_keys(
+        jax.random.key(config.seed), jnp.zeros((), jnp.int32), jnp.arange(len(image))
+    )
     pairs = jax.jit(make_views(recipe, dataset.side))(keys, image)
     run_figures.draw_views(image, pairs, recipe.mean, recipe.std, out / "figures" / "views.png")

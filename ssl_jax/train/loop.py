@@ -1,6 +1,7 @@
 """The loop: calls the compiled program, and at every event reads, records, evaluates and saves.
 
-It knows no probe, no file and no configuration: what happens at an event is handed to it as callables.
+It knows no probe, no file and no configuration: what happens at an event is handed to it as
+callables.
 """
 
 import time
@@ -27,11 +28,17 @@ class Cadence(NamedTuple):
 
     def next_event(self, step: int) -> int:
         """The first step after `step` that ends a row of metrics.csv."""
-        return min(self.total, *((step // every + 1) * every for every in (self.log, self.evaluate, self.save)))
+        return min(
+            self.total,
+            *((step // every + 1) * every for every in (self.log, self.evaluate, self.save)),
+        )
 
     def next_stop(self, step: int) -> int:
         """The first step after `step` at which anything happens."""
-        return min(self.next_event(step), (step // self.track + 1) * self.track if self.track else self.total)
+        return min(
+            self.next_event(step),
+            (step // self.track + 1) * self.track if self.track else self.total,
+        )
 
     def due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.total
@@ -59,7 +66,8 @@ class Hooks(NamedTuple):
 
 
 def plan_calls(first: int, cadence: Cadence, size: int) -> Iterable[tuple[int, int]]:
-    """(first step, count) of each call: `size` steps where no event lies inside, single steps otherwise.
+    """(first step, count) of each call: `size` steps where no event lies inside, single steps
+    otherwise.
 
     So at most two programs are ever compiled.
     """
@@ -80,11 +88,12 @@ def train_loop(
     seconds_before: float,
     hooks: Hooks,
 ) -> tuple[Any, int]:
-    """Runs from step `start` to the end, or until `hooks.stop(...)`; returns the state and the step reached.
+    """Runs from step `start` to the end, or until `hooks.stop(...)`; returns the state and the step
+    reached.
 
-    run(state, batches) -> (state, metrics, each (count,)). A loss or a state that is not finite raises
-    UserError and nothing is saved after it. Rows hold the mean over the steps since the last event, and the wall time
-    of all starts together (`seconds_before`: of the earlier ones).
+    run(state, batches) -> (state, metrics, each (count,)). A loss or a state that is not finite
+    raises UserError and nothing is saved after it. Rows hold the mean over the steps since the last
+    event, and the wall time of all starts together (`seconds_before`: of the earlier ones).
     """
     step, pending = start, []
     begin = mark = time.perf_counter()
@@ -103,7 +112,8 @@ def train_loop(
         try:
             means = _mean_of(pending, step)
         except UserError:
-            hooks.record({"step": step, "loss": float("nan")})  # blank in metrics.csv: where a divergence can be read
+            # blank in metrics.csv: where a divergence can be read
+            hooks.record({"step": step, "loss": float("nan")})
             raise
         row = {"step": step, **means, **hooks.signs(state)}
         now = time.perf_counter()
@@ -128,16 +138,20 @@ def train_loop(
 
 
 def require_finite(state: Any, step: int) -> None:
-    """UserError that names the first part of the state with a number that is not finite: it must not be saved, or
-    every later start would go on from it.
+    """UserError that names the first part of the state with a number that is not finite: it must
+    not be saved, or every later start would go on from it.
     """
     for path, value in jax.tree.leaves_with_path(jax.device_get(state)):
         if not np.all(np.isfinite(value)):
-            raise UserError(f"{keystr(path, simple=True, separator='/')}: not finite at step {step}; {ADVICE}")
+            raise UserError(
+                f"{keystr(path, simple=True, separator='/')}: not finite at step {step}; {ADVICE}"
+            )
 
 
 def _mean_of(pending: list[dict], step: int) -> dict[str, float]:
-    """Means over the steps since the last event; UserError that names the first step with a loss not finite."""
+    """Means over the steps since the last event; UserError that names the first step with a loss
+    not finite.
+    """
     host = jax.device_get(pending)
     joined = {name: np.concatenate([m[name] for m in host]) for name in host[0]}
     bad = np.flatnonzero(~np.isfinite(joined["loss"]))

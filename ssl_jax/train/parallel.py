@@ -1,8 +1,9 @@
 """The one file that says pmap: a pure step becomes a program for all devices and several steps.
 
-The state is unstacked (`in_axes=None`, `out_axes=None`): it is saved, restored and read with no device axis, and
-donated, so that a step needs no second copy of it. Every replica computes the same state, because gradients,
-statistics and correlation are averaged inside the step; a test asserts it.
+The state is unstacked (`in_axes=None`, `out_axes=None`): it is saved, restored and read with no
+device axis, and donated, so that a step needs no second copy of it. Every replica computes the same
+state, because gradients, statistics and correlation are averaged inside the step; a test asserts
+it.
 """
 
 from collections.abc import Callable
@@ -22,9 +23,13 @@ def pick_devices(count: int) -> list:
     """The first `count` local devices, or all of them for 0. Several processes use all of theirs."""
     devices = jax.local_devices()
     if count < 0 or count > len(devices):
-        raise UserError(f"devices: got {count}, takes 0 (all) to {len(devices)}, as many as this machine shows")
+        raise UserError(
+            f"devices: got {count}, takes 0 (all) to {len(devices)}, as many as this machine shows"
+        )
     if count not in (0, len(devices)) and jax.process_count() > 1:
-        raise UserError(f"devices: got {count}; several processes each use all their devices, leave it at 0")
+        raise UserError(
+            f"devices: got {count}; several processes each use all their devices, leave it at 0"
+        )
     return devices[: count or None]
 
 
@@ -32,14 +37,17 @@ def per_device(batch_size: int, devices: list) -> int:
     """Examples a device takes of the global batch; UserError where they do not divide."""
     total = len(devices) * jax.process_count()
     if batch_size < 1 or batch_size % total:
-        raise UserError(f"batch_size: got {batch_size}, must be a positive multiple of the {total} devices")
+        raise UserError(
+            f"batch_size: got {batch_size}, must be a positive multiple of the {total} devices"
+        )
     return batch_size // total
 
 
 def axis(devices: list) -> str | None:
     """AXIS to average over, or None where one device has all of the batch.
 
-    There an average changes nothing, but it is a boundary that XLA does not fuse across: a tenth of a step on a CPU.
+    There an average changes nothing, but it is a boundary that XLA does not fuse across: a tenth of
+    a step on a CPU.
     """
     return AXIS if len(devices) * jax.process_count() > 1 else None
 
@@ -53,9 +61,10 @@ def process_rows(batch_size: int) -> slice:
 def parallelise(step: Callable, load: Callable, devices: list) -> Callable:
     """run(state, data, batches, key) -> (state, metrics of every step, each (count,)).
 
-    step(state, batch, key) is pure and averages over `axis(devices)`; load(data, batch) -> images makes the batch's
-    "image" from `data`, which lives on every device, and takes the place of its "index". batches: host arrays
-    (count, B, ...), `count` steps of this process's rows, taken one after the other inside the compiled program.
+    step(state, batch, key) is pure and averages over `axis(devices)`; load(data, batch) -> images
+    makes the batch's "image" from `data`, which lives on every device, and takes the place of its
+    "index". batches: host arrays (count, B, ...), `count` steps of this process's rows, taken one
+    after the other inside the compiled program.
     """
 
     def one(state, data, batch, key):
@@ -64,15 +73,23 @@ def parallelise(step: Callable, load: Callable, devices: list) -> Callable:
 
     def many(state, data, batches, key):
         count = len(batches["position"])
-        if count == 1:  # no loop: on a CPU, XLA's own convolution inside one is some thirty times slower
+        # no loop: on a CPU, XLA's own convolution inside one is some thirty times slower
+        if count == 1:
             state, metrics = one(state, data, jax.tree.map(lambda x: x[0], batches), key)
             return state, jax.tree.map(lambda x: x[None], metrics)
         return jax.lax.scan(lambda state, batch: one(state, data, batch, key), state, batches)
 
     program = jax.pmap(
-        many, AXIS, in_axes=(None, None, 0, None), out_axes=None, donate_argnums=0, devices=_listed(devices)
+        many,
+        AXIS,
+        in_axes=(None, None, 0, None),
+        out_axes=None,
+        donate_argnums=0,
+        devices=_listed(devices),
     )
-    return lambda state, data, batches, key: program(state, data, _by_device(batches, len(devices)), key)
+    return lambda state, data, batches, key: program(
+        state, data, _by_device(batches, len(devices)), key
+    )
 
 
 def replicate(data: Any, devices: list) -> Any:
@@ -82,7 +99,9 @@ def replicate(data: Any, devices: list) -> Any:
 
 
 def steps_per_call(value: int | str, devices: list) -> int:
-    """ "auto" is 1 on the CPU, where XLA's own convolutions are slow in a compiled loop, and 10 elsewhere."""
+    """ "auto" is 1 on the CPU, where XLA's own convolutions are slow in a compiled loop, and 10
+    elsewhere.
+    """
     return count_or_auto("steps_per_call", value, 1 if devices[0].platform == "cpu" else 10)
 
 
@@ -113,5 +132,7 @@ def _by_device(batches, devices: int):
 
 
 def _listed(devices: list):
-    """None lets pmap find the devices of all processes by itself; a list names those of a single process."""
+    """None lets pmap find the devices of all processes by itself; a list names those of a single
+    process.
+    """
     return devices if jax.process_count() == 1 else None

@@ -1,4 +1,5 @@
-"""Orbax checkpoints of a run: the latest two and the best one, written in the background, each whole or absent.
+"""Orbax checkpoints of a run: the latest two and the best one, written in the background, each
+whole or absent.
 
 Arrays are saved as NumPy, so that they restore on any number of devices.
 """
@@ -21,10 +22,11 @@ _UNRANKED = -1.0
 
 
 def open_manager(directory: Path, best: str) -> ocp.CheckpointManager:
-    """A manager on `directory` that keeps the latest two steps and the one whose metric `best` is largest.
+    """A manager on `directory` that keeps the latest two steps and the one whose metric `best` is
+    largest.
 
-    Orbax's own `best_fn` would delete the latest step where it is not among the best, and a resumed run would go
-    backwards; the union of two policies does not.
+    Orbax's own `best_fn` would delete the latest step where it is not among the best, and a resumed
+    run would go backwards; the union of two policies does not.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
 
@@ -34,7 +36,8 @@ def open_manager(directory: Path, best: str) -> ocp.CheckpointManager:
     best_one = policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best_one]),
-        best_fn=rank,  # without it the metrics are not written, and the best one is forgotten at the next start
+        # without it the metrics are not written, and the best one is forgotten at the next start
+        best_fn=rank,
         cleanup_tmp_directories=True,
     )
     try:
@@ -45,30 +48,45 @@ def open_manager(directory: Path, best: str) -> ocp.CheckpointManager:
         ) from error
 
 
-def save(manager: ocp.CheckpointManager, state: PyTree, step: int, metrics: dict[str, float]) -> None:
+def save(
+    manager: ocp.CheckpointManager, state: PyTree, step: int, metrics: dict[str, float]
+) -> None:
     """Starts writing `state` as `step`; a step that is already there stays as it is."""
     if step in manager.all_steps():
         return
-    manager.save(step, args=ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(jax.device_get(state))}), metrics=metrics)
+    manager.save(
+        step,
+        args=ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(jax.device_get(state))}),
+        metrics=metrics,
+    )
 
 
 def restore(manager: ocp.CheckpointManager, like: PyTree) -> PyTree:
-    """The newest checkpoint as NumPy arrays of the structure, shapes and types of `like`; UserError otherwise."""
+    """The newest checkpoint as NumPy arrays of the structure, shapes and types of `like`; UserError
+    otherwise.
+    """
     return restore_parts(Path(str(manager.directory)), latest_step(manager), like)
 
 
 def restore_parts(directory: Path, step: int, like: PyTree) -> PyTree:
-    """Only the parts of the state that `like` names, e.g. {"params": ..., "stats": ...}, from one checkpoint."""
+    """Only the parts of the state that `like` names, e.g. {"params": ..., "stats": ...}, from one
+    checkpoint.
+    """
     folder = directory.resolve() / str(step)
     target = jax.tree.map(np.asarray, jax.device_get(like))
     state = _read(folder, target)
-    # Orbax notices neither: it fills a gap with the target itself, and gives a NumPy target any shape.
-    for (path, want), got in zip(jax.tree.leaves_with_path(target), jax.tree.leaves(state), strict=True):
+    # Orbax notices neither: it fills a gap with the target itself, and gives a NumPy target any
+    # shape.
+    for (path, want), got in zip(
+        jax.tree.leaves_with_path(target), jax.tree.leaves(state), strict=True
+    ):
         name = keystr(path, simple=True, separator="/")
         if got is want:
             raise UserError(f"{folder}: has no {name}, which this configuration needs")
         if np.shape(got) != np.shape(want):
-            raise UserError(f"{folder}: {name} has shape {np.shape(got)}, this configuration needs {np.shape(want)}")
+            raise UserError(
+                f"{folder}: {name} has shape {np.shape(got)}, this configuration needs {np.shape(want)}"
+            )
     return state
 
 
@@ -84,20 +102,25 @@ def steps_in(directory: Path) -> list[int]:
     """Complete steps in a checkpoint folder, ascending; UserError where there are none."""
     steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit() and p.is_dir())
     if not steps:
-        raise UserError(f"{directory}: no checkpoint found; expected a work directory of a pretraining run")
+        raise UserError(
+            f"{directory}: no checkpoint found; expected a work directory of a pretraining run"
+        )
     return steps
 
 
 def _read(folder: Path, target: PyTree) -> PyTree:
     """What Orbax makes of a checkpoint; UserError where it cannot."""
     hook = sys.unraisablehook
-    sys.unraisablehook = lambda late: None if "Event loop is closed" in str(late.exc_value) else hook(late)
+    sys.unraisablehook = lambda late: (
+        None if "Event loop is closed" in str(late.exc_value) else hook(late)
+    )
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             args = ocp.args.PyTreeRestore(item=target, partial_restore=True)
             state = checkpointer.restore(folder / STATE, args=args)
     except Exception as error:  # Orbax, TensorStore and the file system each raise their own kinds
-        # The hook stays: reads that were under way still report to the event loop that Orbax has closed by now.
+        # The hook stays: reads that were under way still report to the event loop that Orbax has
+        # closed by now.
         reason = str(error).strip().split("\n")[0][:160]
         raise UserError(
             f"{folder}: this checkpoint cannot be read ({reason}); it may be truncated: delete this folder to go on "

@@ -1,6 +1,7 @@
 """What lies in a work directory, and when a second start on it is refused.
 
-config.json (as it ran), metrics.csv, dynamics.npz, checkpoints/, features/, result.json, figures/*.png.
+config.json (as it ran), metrics.csv, dynamics.npz, checkpoints/, features/, result.json,
+figures/*.png.
 """
 
 import json
@@ -11,8 +12,8 @@ from typing import Any
 
 from ssl_jax.errors import UserError
 
-# The fields, and the sections (with a dot behind), in which two starts of one run may differ, on one machine or on two.
-# They decide where it runs and what is seen of it, not what it trains.
+# The fields, and the sections (with a dot behind), in which two starts of one run may differ, on
+# one machine or on two. They decide where it runs and what is seen of it, not what it trains.
 FREE = (
     "data.data_dir",
     "data_dir",
@@ -26,8 +27,8 @@ FREE = (
     "eval_every",
     "checkpoint_every",
 )
-# Two starts of one run may differ in these, too: the last one judges the network. Results that stand in one table may
-# not: their accuracies would not be comparable.
+# Two starts of one run may differ in these, too: the last one judges the network. Results that
+# stand in one table may not: their accuracies would not be comparable.
 PROBES = ("probe.",)
 # Fields that older work directories lack, with the values that mean what their runs did.
 LATER: dict[str, Any] = {"regularisers.variance": 0.0}
@@ -35,32 +36,42 @@ LISTED = 8  # differing fields that are told one by one
 
 
 def check_workdir(path: str, config: dict) -> Path:
-    """The directory, not yet touched; UserError where it cannot be written, or holds a run that another configuration
-    began.
+    """The directory, not yet touched; UserError where it cannot be written, or holds a run that
+    another configuration began.
     """
     directory = Path(path)
-    existing = next(p for p in (directory, *directory.absolute().parents) if p.exists() or p.is_symlink())
+    existing = next(
+        p for p in (directory, *directory.absolute().parents) if p.exists() or p.is_symlink()
+    )
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         why = "may not be written" if existing.is_dir() else "is not a directory"
-        raise UserError(f"--workdir: got {directory}, but {existing} {why}; takes a directory that can be written")
+        raise UserError(
+            f"--workdir: got {directory}, but {existing} {why}; takes a directory that can be written"
+        )
     if (directory / "config.json").exists():
         refuse_other(read_json(directory / "config.json"), config, directory)
     return directory
 
 
 def open_workdir(path: str, config: dict) -> Path:
-    """The directory, made if need be, with `config` written into it. Only after everything else was found right."""
+    """The directory, made if need be, with `config` written into it. Only after everything else was
+    found right.
+    """
     directory = check_workdir(path, config)
     try:
         (directory / "figures").mkdir(parents=True, exist_ok=True)
         write_json(directory / "config.json", config)
     except OSError as error:
-        raise UserError(f"--workdir: {error.filename or directory} cannot be written ({error.strerror})") from error
+        raise UserError(
+            f"--workdir: {error.filename or directory} cannot be written ({error.strerror})"
+        ) from error
     return directory
 
 
 def refuse_other(earlier: dict, config: dict, directory: Path) -> None:
-    """UserError that lists the fields in which `config` would compute something else than `earlier` did."""
+    """UserError that lists the fields in which `config` would compute something else than `earlier`
+    did.
+    """
     old, new = flatten(earlier), flatten(config)
     old = {name: value for name, value in LATER.items() if name in new} | old
     if old.get("task") != new.get("task"):
@@ -102,7 +113,11 @@ def spread(tree: dict, prefix: str = "") -> dict[str, Any]:
     """As `flatten`, with the unset fields."""
     flat = {}
     for name, value in tree.items():
-        inner = spread(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        inner = (
+            spread(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{name}": value}
+        )
         flat |= {k: list(v) if isinstance(v, tuple) else v for k, v in inner.items()}
     return flat
 
@@ -116,14 +131,19 @@ def read_json(path: Path) -> dict:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:  # bytes that are no text, text that is no JSON
-        raise UserError(f"{path}: damaged, not JSON ({error}); mend it, or take another work directory") from error
+        raise UserError(
+            f"{path}: damaged, not JSON ({error}); mend it, or take another work directory"
+        ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: damaged, holds a {type(content).__name__}; mend it, or take another work directory")
+        raise UserError(
+            f"{path}: damaged, holds a {type(content).__name__}; mend it, or take another work directory"
+        )
     return content
 
 
 def write_json(path: Path, content: dict) -> None:
     """Written whole or not at all."""
-    scratch = path.with_suffix(f".{platform.node()}.{os.getpid()}.tmp")  # several machines may share the directory
+    # several machines may share the directory
+    scratch = path.with_suffix(f".{platform.node()}.{os.getpid()}.tmp")
     scratch.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(scratch, path)

@@ -1,16 +1,18 @@
 """`dynamics.npz`: what a run's dynamics were, one record every `dynamics.every` steps.
 
-T records of D modes, arrays of float32, NaN where a record has no such number (step 0 has seen no batch):
+T records of D modes, arrays of float32, NaN where a record has no such number (step 0 has seen no
+batch):
 
-    step, epoch (T,)                taken so far; the first record is of step 0, the last of the end of the run
-    loss, relative_spread (T,)      of the step's own batch; loss_NAME (T,) of each term, where the loss has several
-    mean_share, online_target_cosine (T,), gradient_norm, update_norm (T, 3)     `dynamics.measure.measure_step`
-    weight_cosine (T,), parameter_norm (T, 3)                                    `dynamics.measure.measure_weights`
-    corr_eigenvalues, predictor_eigenvalues, alignment, mode_predictor (T, D),
-    asymmetry, asymmetry_l1, effective_rank, commutator, commutator_relative (T,)   `dynamics.measure.measure_spectra`
+    step, epoch (T,)                taken so far; the first record is of step 0, the last of the end
+    of the run loss, relative_spread (T,)      of the step's own batch; loss_NAME (T,) of each term,
+    where the loss has several mean_share, online_target_cosine (T,), gradient_norm, update_norm (T,
+    3)     `dynamics.measure.measure_step` weight_cosine (T,), parameter_norm (T, 3)
+    `dynamics.measure.measure_weights` corr_eigenvalues, predictor_eigenvalues, alignment,
+    mode_predictor (T, D), asymmetry, asymmetry_l1, effective_rank, commutator, commutator_relative
+    (T,)   `dynamics.measure.measure_spectra`
 
-The spectra are of F, the running average that the run keeps of its projections' correlation, and of W_p; a two-layer
-predictor stands for W_p as the product of its matrices.
+The spectra are of F, the running average that the run keeps of its projections' correlation, and of
+W_p; a two-layer predictor stands for W_p as the product of its matrices.
 """
 
 import os
@@ -27,44 +29,61 @@ Record = dict[str, np.ndarray]
 
 
 def read_dynamics(directory: Path) -> dict[str, np.ndarray]:
-    """All arrays in float64, those that cannot be read left out, with a line on standard error; UserError where there
-    are none.
+    """All arrays in float64, those that cannot be read left out, with a line on standard error;
+    UserError where there are none.
     """
     path = Path(directory) / NAME
     if not path.exists():
-        raise UserError(f"{path}: not there; record a run's dynamics with --config.dynamics.every=STEPS")
+        raise UserError(
+            f"{path}: not there; record a run's dynamics with --config.dynamics.every=STEPS"
+        )
     arrays, lost = _readable(path)
     if "step" not in arrays:
-        raise UserError(f"{path}: damaged, its steps cannot be read; train again with --config.dynamics.every=STEPS")
+        raise UserError(
+            f"{path}: damaged, its steps cannot be read; train again with --config.dynamics.every=STEPS"
+        )
     if lost:
         print(f"{path}: damaged, left out: {', '.join(lost)}", file=sys.stderr)
     return {name: array.astype(np.float64) for name, array in arrays.items()}
 
 
 def resume_dynamics(directory: Path, step: int) -> list[Record]:
-    """The records up to `step`, from which a run goes on. A damaged file is kept beside, as dynamics.damaged.npz."""
+    """The records up to `step`, from which a run goes on. A damaged file is kept beside, as
+    dynamics.damaged.npz.
+    """
     path = Path(directory) / NAME
     if not path.exists():
         return []
     arrays, lost = _readable(path)
     if lost or "step" not in arrays:
         os.replace(path, path.with_name("dynamics.damaged.npz"))
-        print(f"{path}: damaged, kept as dynamics.damaged.npz; lost: {', '.join(lost) or 'all'}", file=sys.stderr)
+        print(
+            f"{path}: damaged, kept as dynamics.damaged.npz; lost: {', '.join(lost) or 'all'}",
+            file=sys.stderr,
+        )
     steps = arrays.get("step", np.zeros(0))
-    return [{name: array[i] for name, array in arrays.items()} for i in np.flatnonzero(steps <= step)]
+    return [
+        {name: array[i] for name, array in arrays.items()} for i in np.flatnonzero(steps <= step)
+    ]
 
 
 def write_dynamics(directory: Path, records: list[Record]) -> None:
     """The whole file, or, where writing fails, the one before."""
     shapes = {name: np.shape(value) for record in records for name, value in record.items()}
     arrays = {
-        name: np.stack([np.asarray(r.get(name, np.full(shape, np.nan)), np.float32) for r in records])
+        name: np.stack(
+            [np.asarray(r.get(name, np.full(shape, np.nan)), np.float32) for r in records]
+        )
         for name, shape in shapes.items()
     }
     path = Path(directory) / NAME
     scratch = path.with_name(f"dynamics.{os.getpid()}.tmp")
     with scratch.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays | {"step": np.array([int(r["step"]) for r in records])})
+        np.savez(
+            file,
+            allow_pickle=False,
+            **arrays | {"step": np.array([int(r["step"]) for r in records])},
+        )
     os.replace(scratch, path)
 
 

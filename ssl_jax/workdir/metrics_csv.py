@@ -25,7 +25,8 @@ COLUMNS: tuple[str, ...] = (
     "images_per_second",
     "seconds",
 )
-TERM = "loss_"  # before the name of a loss's term: a column of its own, after the others, in runs that have several
+# before the name of a loss's term: a column of its own, after the others, in runs that have several
+TERM = "loss_"
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
@@ -35,7 +36,9 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     rows = csv.DictReader(whole)
     known = _columns(rows.fieldnames or ())
-    return [{k: float(v) if v else float("nan") for k, v in row.items() if k in known} for row in rows]
+    return [
+        {k: float(v) if v else float("nan") for k, v in row.items() if k in known} for row in rows
+    ]
 
 
 def truncate_after(path: Path, step: int) -> list[dict[str, float]]:
@@ -46,7 +49,9 @@ def truncate_after(path: Path, step: int) -> list[dict[str, float]]:
 
 
 def append_row(path: Path, row: dict[str, float]) -> None:
-    """One more row; columns that it lacks stay blank. The first row with terms of the loss gives them their columns."""
+    """One more row; columns that it lacks stay blank. The first row with terms of the loss gives
+    them their columns.
+    """
     columns = _columns_of(path)
     if more := [name for name in _columns(row) if name not in columns]:
         columns += tuple(more)
@@ -56,8 +61,13 @@ def append_row(path: Path, row: dict[str, float]) -> None:
 
 
 def as_written(row: dict[str, float]) -> dict[str, float]:
-    """The row as `read_rows` will find it: what is decided on it is decided again alike after a restart."""
-    return {name: float(text) if text else float("nan") for name, text in _text(row, _columns(row)).items()}
+    """The row as `read_rows` will find it: what is decided on it is decided again alike after a
+    restart.
+    """
+    return {
+        name: float(text) if text else float("nan")
+        for name, text in _text(row, _columns(row)).items()
+    }
 
 
 def _columns(names: Iterable[str]) -> tuple[str, ...]:

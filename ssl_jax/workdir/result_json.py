@@ -1,4 +1,6 @@
-"""What every run writes into its work directory besides checkpoints: where it ran, how long it took, what it was."""
+"""What every run writes into its work directory besides checkpoints: where it ran, how long it
+took, what it was.
+"""
 
 import importlib.metadata
 import os
@@ -36,7 +38,9 @@ def fields(config: dict) -> dict:
     """The configuration as it ran, without the place where this machine keeps its data."""
     if "data" not in config:
         return config
-    return config | {"data": {name: value for name, value in config["data"].items() if name != "data_dir"}}
+    return config | {
+        "data": {name: value for name, value in config["data"].items() if name != "data_dir"}
+    }
 
 
 def spent(rows: list[dict[str, float]], step: int) -> dict:

@@ -41,7 +41,8 @@ class Plan(NamedTuple):
     threads: int = 1  # jobs at once
     title: str = ""  # printed beforehand
     unit: str = "parts"  # what the cells are called
-    whole: Callable[[str, Arrays], bool] = lambda name, arrays: True  # whether a cell that lies there has all of it
+    # whether a cell that lies there has all of it
+    whole: Callable[[str, Arrays], bool] = lambda name, arrays: True
 
 
 class Cell(NamedTuple):
@@ -65,7 +66,9 @@ def in_turn(plan: Callable[..., dict[str, Cell]]) -> Callable[..., Plan]:
         def jobs(missing: list[str]) -> list[Job]:
             return [Job([name], partial(make, name)) for name in missing]
 
-        return Plan({name: name for name in cells}, {name: cell.steps for name, cell in cells.items()}, jobs)
+        return Plan(
+            {name: name for name in cells}, {name: cell.steps for name, cell in cells.items()}, jobs
+        )
 
     return stage
 
@@ -89,17 +92,24 @@ def compute(out: Path, plan: Plan, interrupted: Callable[[], bool]) -> dict[Any,
     jobs = plan.jobs([name for name in names if name not in found])
     if plan.title:
         each = next(iter(plan.steps.values()), 0)
-        say(f"{plan.title}: {len(names)} {plan.unit} of {each} steps, {len(found)} of them done before")
+        say(
+            f"{plan.title}: {len(names)} {plan.unit} of {each} steps, {len(found)} of them done before"
+        )
 
     def work(job: Job, progress: Progress) -> None:
-        for name, arrays in zip(job.names, job.make(progress), strict=False):  # no arrays where it was stopped
+        # no arrays where it was stopped
+        for name, arrays in zip(job.names, job.make(progress), strict=False):
             write_cell(paths[name], arrays)
             found[name] = arrays
 
-    with progress_bar(sum(plan.steps[name] for name in names), sum(plan.steps[name] for name in found)) as bar:
+    with progress_bar(
+        sum(plan.steps[name] for name in names), sum(plan.steps[name] for name in found)
+    ) as bar:
         run_jobs(work, jobs, plan.threads, bar.update, interrupted)
     if len(found) < len(names):
-        say(f"stopped after {len(found)} of {len(names)} {plan.unit}, saved; the same command goes on from here")
+        say(
+            f"stopped after {len(found)} of {len(names)} {plan.unit}, saved; the same command goes on from here"
+        )
         return None
     return {key: found[name] for key, name in plan.names.items()}
 
@@ -137,7 +147,10 @@ def run_jobs(
 
     with ThreadPoolExecutor(threads, thread_name_prefix="members") as pool:
         futures = [
-            pool.submit(lambda job: None if stopping() else work(job, Progress(locked, stopping)), j) for j in jobs
+            pool.submit(
+                lambda job: None if stopping() else work(job, Progress(locked, stopping)), j
+            )
+            for j in jobs
         ]
         try:
             for future in as_completed(futures):
@@ -153,7 +166,9 @@ def read_cell(path: Path) -> Arrays:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it, and it is computed again") from error
+        raise UserError(
+            f"{path}: damaged ({error}); delete it, and it is computed again"
+        ) from error
 
 
 def write_cell(path: Path, arrays: Arrays) -> None:

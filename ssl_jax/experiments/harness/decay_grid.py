@@ -1,7 +1,7 @@
 """The experiments on weight decay: grids of runs, several of which are trained at once.
 
-A run is a kind (what is static: one compiled program) and a member of it (learning rate, decay, seed). Each has a
-cell of its own.
+A run is a kind (what is static: one compiled program) and a member of it (learning rate, decay,
+seed). Each has a cell of its own.
 """
 
 import os
@@ -22,7 +22,14 @@ from ssl_jax.data.dataset import Description, Split
 from ssl_jax.data.splits import hold_out
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments.harness.cells import Job, Plan, Progress, seeds_of
-from ssl_jax.experiments.harness.dispatched import Member, Program, dispatched, make_program, stack, watch
+from ssl_jax.experiments.harness.dispatched import (
+    Member,
+    Program,
+    dispatched,
+    make_program,
+    stack,
+    watch,
+)
 from ssl_jax.experiments.harness.experiment import Experiment
 from ssl_jax.experiments.harness.members import train_members
 from ssl_jax.losses import LOSSES
@@ -57,8 +64,10 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 class Kind(NamedTuple):
-    """What is static in a run. encoder: fields that differ from the configuration's; begin: a key of BEGINNINGS;
-    watched: measures opposing penalties; ahead: judges also where the next decay will have put the weights.
+    """What is static in a run. encoder: fields that differ from the configuration's; begin: a key
+    of BEGINNINGS;
+    watched: measures opposing penalties; ahead: judges also where the next decay will have put the
+        weights.
     """
 
     optimizer: str
@@ -80,8 +89,18 @@ class Run(NamedTuple):
     def name(self) -> str:
         """Of its file."""
         kind, (rate, decay, seed) = self.kind, self.member
-        words = [kind.optimizer, kind.decay, kind.layerwise.replace("/", "_"), *(f"{k}_{v}" for k, v in kind.encoder)]
-        words += [kind.begin if kind.begin != "fresh" else "", f"rate{rate:.9g}", f"decay{decay:.9g}", f"seed{seed}"]
+        words = [
+            kind.optimizer,
+            kind.decay,
+            kind.layerwise.replace("/", "_"),
+            *(f"{k}_{v}" for k, v in kind.encoder),
+        ]
+        words += [
+            kind.begin if kind.begin != "fresh" else "",
+            f"rate{rate:.9g}",
+            f"decay{decay:.9g}",
+            f"seed{seed}",
+        ]
         return "-".join(word for word in words if word)
 
 
@@ -104,20 +123,26 @@ def arm(config: Config, name: str, **fields) -> Kind:
         raise UserError(f"arms: got {name!r}, {nearest(name, ARMS)}")
     decay, layered = ARMS[name]
     return Kind(
-        **{"optimizer": config.optimizer.name, "decay": decay} | fields | {"layerwise": config.layerwise * layered}
+        **{"optimizer": config.optimizer.name, "decay": decay}
+        | fields
+        | {"layerwise": config.layerwise * layered}
     )
 
 
 def numbers(field: str, values: Sequence[float], most: float = np.inf) -> list[float]:
     """The values as floats; UserError where one is none, or lies outside [0, most]."""
-    legal = [isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= most for v in values]
+    legal = [
+        isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= most for v in values
+    ]
     if not (values and all(legal)) or len(set(values)) < len(values):
         most_words = "" if most == np.inf else f" and at most {most:g}"
-        raise UserError(f"{field}: got {tuple(values)}, takes different numbers of at least 0{most_words}")
+        raise UserError(
+            f"{field}: got {tuple(values)}, takes different numbers of at least 0{most_words}"
+        )
     return [float(v) for v in values]
 
 
-# --- The experiment ---------------------------------------------------------------------------------------------------
+# --- The experiment -------------------------------------------------------------------------------
 
 
 class Stage(NamedTuple):
@@ -125,8 +150,10 @@ class Stage(NamedTuple):
 
     title: str
     runs: Callable[..., Mapping[Any, Run]]  # (config, *found by the stages before it) -> {key: run}
-    keep: Callable[[Laboratory], tuple[int, ...]] = lambda lab: ()  # steps after which all parameters are kept
-    # lab -> after(program, kind, states) -> {name: (G, ...)}, more of a run at the end of its training
+    # steps after which all parameters are kept
+    keep: Callable[[Laboratory], tuple[int, ...]] = lambda lab: ()
+    # lab -> after(program, kind, states) -> {name: (G, ...)}, more of a run at the end of its
+    # training
     after: Callable[[Laboratory], Callable | None] = lambda lab: None
 
 
@@ -142,15 +169,21 @@ def decay_experiment(*stages: Stage, summarise: Callable[..., dict[str, Any]]) -
         for each in (together, workers):
             each(config)
         data, shapes = describe_dataset(config), {}
-        for run in {(r.kind, r.member.weight_decay): r for r in stages[0].runs(config).values()}.values():
+        for run in {
+            (r.kind, r.member.weight_decay): r for r in stages[0].runs(config).values()
+        }.values():
             check_run(config, run, data, shapes)
         steps_per_epoch(images_left(config, data), config.batch_size)
         if config.data.test_size > data.test:
-            raise UserError(f"data.test_size: got {config.data.test_size}, takes at most {data.test}, or 0 for all")
+            raise UserError(
+                f"data.test_size: got {config.data.test_size}, takes at most {data.test}, or 0 for all"
+            )
         build_augment(config, data)
 
     def counted(config: Config, lab: Laboratory, *found) -> dict[str, Any]:
-        runs = {run for i, stage in enumerate(stages) for run in stage.runs(config, *found[:i]).values()}
+        runs = {
+            run for i, stage in enumerate(stages) for run in stage.runs(config, *found[:i]).values()
+        }
         return summarise(lab, *found) | {"runs": len(runs), "steps": steps_of(lab)}
 
     return Experiment(
@@ -189,7 +222,9 @@ def steps_of(lab: Laboratory) -> int:
 
 
 def check_run(config: Config, run: Run, data: Description, shapes: dict) -> None:
-    """UserError where a network, optimizer or decay of this run cannot be had. shapes: what is known of networks."""
+    """UserError where a network, optimizer or decay of this run cannot be had. shapes: what is
+    known of networks.
+    """
     key = run.kind.encoder
     if key not in shapes:
         classifier = build_classifier(config, run.kind, data.num_classes)
@@ -210,8 +245,12 @@ def together(config: Config) -> int:
 
 def workers(config: Config) -> int:
     """Calls at once: a small network keeps one core busy, so there is one for each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return parallel.count_or_auto("workers", config.workers, cores if jax.default_backend() == "cpu" else 1)
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return parallel.count_or_auto(
+        "workers", config.workers, cores if jax.default_backend() == "cpu" else 1
+    )
 
 
 def in_batches(split: Split) -> list[tuple[jax.Array, jax.Array]]:
@@ -220,13 +259,18 @@ def in_batches(split: Split) -> list[tuple[jax.Array, jax.Array]]:
     short = -len(split.label) % size
     image = np.pad(split.image, [(0, short), (0, 0), (0, 0), (0, 0)], mode="edge")
     label = np.pad(split.label, (0, short), constant_values=-1)
-    return [(jnp.asarray(image[i : i + size]), jnp.asarray(label[i : i + size])) for i in range(0, len(label), size)]
+    return [
+        (jnp.asarray(image[i : i + size]), jnp.asarray(label[i : i + size]))
+        for i in range(0, len(label), size)
+    ]
 
 
 def arms_of(config: Config) -> list[str]:
     """The arms to compare, WD among them, beside which the others are put."""
     if "WD" not in config.arms or len(config.arms) < 2:
-        raise UserError(f"arms: got {tuple(config.arms)}, takes WD and at least one of RWD, PWD, LPWD")
+        raise UserError(
+            f"arms: got {tuple(config.arms)}, takes WD and at least one of RWD, PWD, LPWD"
+        )
     return list(config.arms)
 
 
@@ -235,15 +279,19 @@ def fresh_seeds(config: Config) -> list[int]:
     return [seed + 1 for seed in seeds_of(config)]
 
 
-# --- Programs -------------------------------------------------------------------------------------------------------
+# --- Programs -------------------------------------------------------------------------------------
 
 
 def build_classifier(config: Config, kind: Kind, num_classes: int) -> Classifier:
-    encoder = make_encoder(**dict(config.encoder) | dict(kind.encoder), init=config.init, precision=config.precision)
+    encoder = make_encoder(
+        **dict(config.encoder) | dict(kind.encoder), init=config.init, precision=config.precision
+    )
     return make_classifier(encoder, num_classes, init=config.init)
 
 
-def build_optimizer(config: Config, kind: Kind, order: Sequence[str]) -> Callable[[Any, Any], Optimizer]:
+def build_optimizer(
+    config: Config, kind: Kind, order: Sequence[str]
+) -> Callable[[Any, Any], Optimizer]:
     """(learning rate, weight decay) -> optimizer."""
     fields = config.optimizer
     return lambda rate, decay: make_optimizer(
@@ -302,13 +350,19 @@ BEGINNINGS: dict[str, Callable[[Params, Optimizer], Params]] = {
 def layer_names(params: Params, index: tuple[PyTree, int], order: Sequence[str]) -> list[str]:
     """The first module of each layer."""
     layers: dict[int, set[str]] = {i: set() for i in range(1, index[1] + 1)}
-    for (path, _), i in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(index[0]), strict=True):
+    for (path, _), i in zip(
+        jax.tree.leaves_with_path(params), jax.tree.leaves(index[0]), strict=True
+    ):
         layers[i].add(jax.tree_util.keystr(path[:-1], simple=True, separator="/"))
     return [min(modules, key=order.index) for modules in layers.values()]
 
 
-def judge(lab: Laboratory, program: Program, kind: Kind, states: PyTree, members: Member) -> dict[str, np.ndarray]:
-    """ "test_accuracy", "test_loss" and those of validation (G,); where the kind says so, "..._ahead" as well."""
+def judge(
+    lab: Laboratory, program: Program, kind: Kind, states: PyTree, members: Member
+) -> dict[str, np.ndarray]:
+    """ "test_accuracy", "test_loss" and those of validation (G,); where the kind says so,
+    "..._ahead" as well.
+    """
     points = {"": states} | ({"_ahead": program.ahead(states, members)} if kind.ahead else {})
     scores = {}
     for suffix, at in points.items():
@@ -322,16 +376,20 @@ def judged(score: Callable, batches: list) -> tuple[np.ndarray, np.ndarray]:
     """(accuracy, mean cross-entropy) of score(image, label) -> sums, over batches."""
     sums = [score(image, label) for image, label in batches]
     size = sum(int(np.sum(np.asarray(label) >= 0)) for _, label in batches)
-    return tuple(np.sum([np.asarray(s[name], np.float64) for s in sums], axis=0) / size for name in ("right", "loss"))
+    return tuple(
+        np.sum([np.asarray(s[name], np.float64) for s in sums], axis=0) / size
+        for name in ("right", "loss")
+    )
 
 
-# --- Training -------------------------------------------------------------------------------------------------------
+# --- Training -------------------------------------------------------------------------------------
 
 
 def plan_runs(stage: Stage, config: Config, lab: Laboratory, *found) -> Plan:
     """The cells of a stage: the arrays of a run are those of `train_chunk`."""
     runs = stage.runs(config, *found)
-    # Of two runs that differ in `ahead` alone, and so share a cell, the one that records more is trained.
+    # Of two runs that differ in `ahead` alone, and so share a cell, the one that records more is
+    # trained.
     by_name = {run.name: run for run in sorted(runs.values(), key=lambda run: run.kind.ahead)}
     size = together(config)
     keep, after = stage.keep(lab), stage.after(lab)
@@ -345,12 +403,22 @@ def plan_runs(stage: Stage, config: Config, lab: Laboratory, *found) -> Plan:
 
     def jobs(missing: list[str]) -> list[Job]:
         left = [by_name[name] for name in missing]
-        programs = {kind: build_program(lab, kind)[0] for kind in dict.fromkeys(run.kind for run in left)}
-        chunks = [chunk for kind in programs for chunk in cut([run for run in left if run.kind == kind], size)]
-        return [Job([run.name for run in chunk], partial(make, programs[chunk[0].kind], chunk)) for chunk in chunks]
+        programs = {
+            kind: build_program(lab, kind)[0] for kind in dict.fromkeys(run.kind for run in left)
+        }
+        chunks = [
+            chunk
+            for kind in programs
+            for chunk in cut([run for run in left if run.kind == kind], size)
+        ]
+        return [
+            Job([run.name for run in chunk], partial(make, programs[chunk[0].kind], chunk))
+            for chunk in chunks
+        ]
 
     def whole(name: str, arrays: dict[str, np.ndarray]) -> bool:
-        return not by_name[name].kind.ahead or "test_accuracy_ahead" in arrays  # one may be of the other run's
+        # one may be of the other run's
+        return not by_name[name].kind.ahead or "test_accuracy_ahead" in arrays
 
     names = {key: run.name for key, run in runs.items()}
     steps = dict.fromkeys(by_name, steps_of(lab))
@@ -361,11 +429,13 @@ def cut(runs: list[Run], size: int) -> list[list[Run]]:
     return [runs[i : i + size] for i in range(0, len(runs), size)]
 
 
-def train_chunk(lab: Laboratory, program: Program, chunk: list[Run], size: int, stop, keep, after) -> list[dict]:
+def train_chunk(
+    lab: Laboratory, program: Program, chunk: list[Run], size: int, stop, keep, after
+) -> list[dict]:
     """The arrays of each run, and "seconds"; [] where it was stopped.
 
-    A short chunk is filled up to `size`, so that one program serves all. stop(steps) hears of steps, those of all
-    runs together; keep, after: as `Stage` has them of this lab.
+    A short chunk is filled up to `size`, so that one program serves all. stop(steps) hears of
+    steps, those of all runs together; keep, after: as `Stage` has them of this lab.
     """
     begun, kind, epochs = time.perf_counter(), chunk[0].kind, lab.config.epochs
     members = [run.member for run in chunk] + [chunk[-1].member] * (size - len(chunk))
@@ -384,4 +454,7 @@ def train_chunk(lab: Laboratory, program: Program, chunk: list[Run], size: int, 
     states, recorded = trained
     recorded |= after(program, kind, states) if after else {}
     seconds = np.array((time.perf_counter() - begun) / len(chunk))
-    return [{name: value[i] for name, value in recorded.items()} | {"seconds": seconds} for i in range(len(chunk))]
+    return [
+        {name: value[i] for name, value in recorded.items()} | {"seconds": seconds}
+        for i in range(len(chunk))
+    ]

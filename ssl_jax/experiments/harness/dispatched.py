@@ -1,11 +1,13 @@
-"""Networks of any size: members that differ in learning rate, weight decay and seed share a compiled program.
+"""Networks of any size: members that differ in learning rate, weight decay and seed share a
+compiled program.
 
-What is static (network, optimizer, kind of decay, layer-wise rule) makes the program; the rest are its arguments, so
-that nothing is compiled twice, and `vmap` trains G members at once. On a CPU G = 1 is the fastest for convolutions:
-with a kernel for each member they become grouped ones, at two to four times the cost of one member after the other.
+What is static (network, optimizer, kind of decay, layer-wise rule) makes the program; the rest are
+its arguments, so that nothing is compiled twice, and `vmap` trains G members at once. On a CPU G =
+1 is the fastest for convolutions: with a kernel for each member they become grouped ones, at two to
+four times the cost of one member after the other.
 
-A member's seed alone decides its initialisation, the order of its data and its augmentation: two members that differ
-only in rates share all three. Leading axes: G members, E epochs.
+A member's seed alone decides its initialisation, the order of its data and its augmentation: two
+members that differ only in rates share all three. Leading axes: G members, E epochs.
 """
 
 import threading
@@ -38,10 +40,11 @@ class Member(NamedTuple):
 class Program(NamedTuple):
     """Compiled functions of G members and their states, which are stacked.
 
-    init(members, image (2, H, W, C)) -> states;
-    step(states, members, image (N, H, W, C) uint8, label (N,), index (G, B)) -> (states, loss (G,)), donating states;
-    ahead(states, members) -> states whose weights are where the next gradient would be taken (`Optimizer.pre`);
-    score(states, image (B, H, W, C) uint8, label (B,)) -> {"right", "loss"} (G,), sums over the labels not negative.
+    init(members, image (2, H, W, C)) -> states; step(states, members, image (N, H, W, C) uint8,
+    label (N,), index (G, B)) -> (states, loss (G,)), donating states; ahead(states, members) ->
+    states whose weights are where the next gradient would be taken (`Optimizer.pre`); score(states,
+    image (B, H, W, C) uint8, label (B,)) -> {"right", "loss"} (G,), sums over the labels not
+    negative.
     """
 
     init: Callable
@@ -51,14 +54,18 @@ class Program(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """State of a `watch`ed optimizer; sums: {name: (n + 1,)} over all steps, of n layers and of the whole network."""
+    """State of a `watch`ed optimizer; sums: {name: (n + 1,)} over all steps, of n layers and of the
+    whole network.
+    """
 
     inner: PyTree
     sums: dict[str, jax.Array]
 
 
 def watch(optimizer: Optimizer, index: tuple[PyTree, int]) -> Optimizer:
-    """The same steps, with opposing penalties summed up in the state; index: as `layer_index` gives it."""
+    """The same steps, with opposing penalties summed up in the state; index: as `layer_index` gives
+    it.
+    """
 
     def init(params):
         return Watched(optimizer.init(params), {name: jnp.zeros(index[1] + 1) for name in OPPOSING})
@@ -88,8 +95,9 @@ def make_program(
     num_classes: int,
     begin: Callable[[Any, Member], Any] = lambda params, member: params,
 ) -> Program:
-    """optimizer(learning_rate, weight_decay), both traced, of a member; augment, loss: as the supervised step has them;
-    normalise(image uint8) -> float: for `score`; begin(params, member) -> where it begins, from its fresh weights.
+    """optimizer(learning_rate, weight_decay), both traced, of a member; augment, loss: as the
+    supervised step has them; normalise(image uint8) -> float: for `score`; begin(params, member) ->
+    where it begins, from its fresh weights.
     """
 
     def own(member: Member) -> Optimizer:
@@ -97,15 +105,26 @@ def make_program(
 
     def init(member: Member, image) -> SupervisedState:
         state = init_supervised(
-            init_key(jax.random.key(member.seed)), image.astype(jnp.float32), classifier, own(member)
+            init_key(jax.random.key(member.seed)),
+            image.astype(jnp.float32),
+            classifier,
+            own(member),
         )
         return state._replace(params=begin(state.params, member))
 
     def step(state: SupervisedState, member: Member, image, label, index):
         take = make_supervised_step(
-            augment=augment, classifier=classifier, optimizer=own(member), loss=loss, num_classes=num_classes
+            augment=augment,
+            classifier=classifier,
+            optimizer=own(member),
+            loss=loss,
+            num_classes=num_classes,
         )
-        batch = {"image": image[index], "label": label[index], "position": jnp.arange(len(index), dtype=jnp.int32)}
+        batch = {
+            "image": image[index],
+            "label": label[index],
+            "position": jnp.arange(len(index), dtype=jnp.int32),
+        }
         state, metrics = take(state, batch, jax.random.key(member.seed))
         return state, metrics["loss"]
 
@@ -116,7 +135,11 @@ def make_program(
         return count(classifier.logits(state.params, state.stats, normalise(image)), label)
 
     return Program(
-        one_compiles(jax.jit(jax.vmap(init, (0, None)), compiler_options={"xla_backend_optimization_level": 1})),
+        one_compiles(
+            jax.jit(
+                jax.vmap(init, (0, None)), compiler_options={"xla_backend_optimization_level": 1}
+            )
+        ),
         one_compiles(jax.jit(jax.vmap(step, (0, 0, None, None, 0)), donate_argnums=0)),
         one_compiles(jax.jit(jax.vmap(ahead))),
         one_compiles(jax.jit(jax.vmap(score, (0, None, None)))),
@@ -124,15 +147,24 @@ def make_program(
 
 
 def count(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
-    """{"right", "loss"} (): right answers and cross-entropy, summed; a negative label only fills up a batch."""
+    """{"right", "loss"} (): right answers and cross-entropy, summed; a negative label only fills up
+    a batch.
+    """
     counts = label >= 0
-    nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(label, 0)[:, None], axis=1)[:, 0]
+    nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(label, 0)[:, None], axis=1)[
+        :, 0
+    ]
     right = counts & (jnp.argmax(logits, axis=-1) == label)
-    return {"right": jnp.sum(right.astype(jnp.float32)), "loss": jnp.sum(jnp.where(counts, nats, 0.0))}
+    return {
+        "right": jnp.sum(right.astype(jnp.float32)),
+        "loss": jnp.sum(jnp.where(counts, nats, 0.0)),
+    }
 
 
 def one_compiles(function: Callable) -> Callable:
-    """The function, whose first call keeps other threads waiting, so that they need not compile it as well."""
+    """The function, whose first call keeps other threads waiting, so that they need not compile it
+    as well.
+    """
     lock, done = threading.Lock(), threading.Event()
 
     def call(*arguments):
@@ -146,11 +178,14 @@ def one_compiles(function: Callable) -> Callable:
     return call
 
 
-def dispatched(program: Program, members: Sequence[Member], image: jax.Array, label: jax.Array) -> Members:
+def dispatched(
+    program: Program, members: Sequence[Member], image: jax.Array, label: jax.Array
+) -> Members:
     """Members (G,), a step of which is one call of the program.
 
     Args:
-        program: their program; a watched optimizer's sums are recorded as "opposing_ratio" and "opposing_fraction".
+        program: their program; a watched optimizer's sums are recorded as "opposing_ratio" and
+            "opposing_fraction".
         members: G of them.
         image: (N, H, W, C) uint8, all training images.
         label: (N,).
@@ -176,4 +211,6 @@ def opposing_sums(states: PyTree) -> dict[str, np.ndarray]:
     """{"opposing_NAME": (G, n + 1)} of a watched optimizer, {} of another."""
     if not isinstance(states.opt_state, Watched):
         return {}
-    return {f"opposing_{name}": np.asarray(x, np.float64) for name, x in states.opt_state.sums.items()}
+    return {
+        f"opposing_{name}": np.asarray(x, np.float64) for name, x in states.opt_state.sums.items()
+    }

@@ -25,20 +25,26 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 class Experiment(NamedTuple):
-    """What an experiment is made of; `run` leads through it. Mistakes are told before anything is computed or written:
-    by `check`, `prepare` and the first of the stages.
+    """What an experiment is made of; `run` leads through it. Mistakes are told before anything is
+    computed or written: by `check`, `prepare` and the first of the stages.
     """
 
-    # stage(config, parts, *found) -> Plan; found: what each stage before it computed, by the keys of its plan
+    # stage(config, parts, *found) -> Plan; found: what each stage before it computed, by the keys
+    # of its plan
     stages: Sequence[Callable[..., Plan]]
-    # summarise(config, parts, *found) -> what result.json holds of it, which table and figures are drawn from
+    # summarise(config, parts, *found) -> what result.json holds of it, which table and figures are
+    # drawn from
     summarise: Callable[..., dict[str, Any]]
     prepare: Callable[[Config], Any] = read_dataset  # config -> parts, which the stages share
-    check: Callable[[Config], object] = lambda config: None  # config -> UserError where a field is wrong
-    ranges: dict[str, tuple[float, float]] = {}  # smallest and largest value of fields that no other part checks
+    # config -> UserError where a field is wrong
+    check: Callable[[Config], object] = lambda config: None
+    # smallest and largest value of fields that no other part checks
+    ranges: dict[str, tuple[float, float]] = {}
 
 
-def run(experiment: Experiment, config: Config, directory: str, interrupted: Callable[[], bool]) -> None:
+def run(
+    experiment: Experiment, config: Config, directory: str, interrupted: Callable[[], bool]
+) -> None:
     """Computes what the work directory does not hold yet, then reports and draws.
 
     Args:
@@ -62,7 +68,8 @@ def run(experiment: Experiment, config: Config, directory: str, interrupted: Cal
         if len(found) == len(experiment.stages):
             break
         plan = experiment.stages[len(found)](config, parts, *found)
-    cells = {id(cell): cell for stage in found for cell in stage.values()}  # once each, whatever number of keys it has
+    # once each, whatever number of keys it has
+    cells = {id(cell): cell for stage in found for cell in stage.values()}
     seconds = sum(float(cell["seconds"]) for cell in cells.values())
     finish(out, config, experiment.summarise(config, parts, *found), seconds)
 
@@ -78,7 +85,10 @@ def finish(out: Path, config: Config, summary: dict[str, Any], seconds: float) -
     """
     result = {"task": "experiment", "experiment": config.experiment}
     result |= {"dataset": config.data.name} if "data" in config else {}
-    result |= summary | {"config": result_json.fields(config.to_dict()), "seconds": round(seconds, 1)}
+    result |= summary | {
+        "config": result_json.fields(config.to_dict()),
+        "seconds": round(seconds, 1),
+    }
     write_json(out / "result.json", result | result_json.provenance())
     text = registry.report(result)
     (out / "table.md").write_text(text)

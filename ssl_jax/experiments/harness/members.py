@@ -1,8 +1,10 @@
-"""Members: trainings of one network that share a compiled program, and the loop that leads them through their epochs.
+"""Members: trainings of one network that share a compiled program, and the loop that leads them
+through their epochs.
 
-Members differ in numbers alone (learning rate, weight decay, seed, ...). Two makers of `Members` stand beside this
-file: `stacked`, a table of small networks whose whole epoch is one loop on the device, and `dispatched`, networks of
-any size, one call for each step.
+Members differ in numbers alone (learning rate, weight decay, seed, ...). Two makers of `Members`
+stand beside this
+file: `stacked`, a table of small networks whose whole epoch is one loop on the device, and
+`dispatched`, networks of any size, one call for each step.
 """
 
 from collections.abc import Callable
@@ -22,10 +24,12 @@ class Members(NamedTuple):
     seeds: list[int]  # whose order of the data a call takes, one for each row of its index
     axes: int  # how many there are
     init: Callable[[], PyTree]  # () -> states
-    call: Callable[[PyTree, np.ndarray], tuple[PyTree, jax.Array]]  # states, index (rows, steps, B) -> states, losses
+    # states, index (rows, steps, B) -> states, losses
+    call: Callable[[PyTree, np.ndarray], tuple[PyTree, jax.Array]]
     mean: Callable[[list], np.ndarray]  # the losses of an epoch's calls -> their means (axes...)
     steps_per_call: Callable[[int], int] = lambda epoch: 1  # of the steps of an epoch
-    sums: Callable[[PyTree], Recorded] = lambda states: {}  # what the states add up: recorded as means over an epoch
+    # what the states add up: recorded as means over an epoch
+    sums: Callable[[PyTree], Recorded] = lambda states: {}
 
 
 def train_members(
@@ -45,14 +49,15 @@ def train_members(
         order: (seed, step) -> (B,) indices of the examples that the step takes.
         epochs: how many, E.
         steps_per_epoch: full batches in an epoch.
-        record: (states, epoch) -> {name: (axes..., ...)}, asked after every epoch, and as epoch 0 before the first.
+        record: (states, epoch) -> {name: (axes..., ...)}, asked after every epoch, and as epoch 0
+            before the first.
         stop: (steps) -> whether to end now; asked after each call, with the number of its steps.
         keep: steps after which all parameters are kept, K of them; those of calls of one step.
 
-    Returns:
-        None where `stop` came first, else the states and what was recorded: "loss" (axes..., E), the mean over each
-        epoch's steps; what `record` gave, stacked along the axis behind the members'; what `Members.sums` gave, as
-        means (axes..., E, ...) over each epoch's steps; "parameters" (axes..., K, P) float32.
+    Returns: None where `stop` came first, else the states and what was recorded: "loss" (axes...,
+        E), the mean over each epoch's steps; what `record` gave, stacked along the axis behind the
+        members'; what `Members.sums` gave, as means (axes..., E, ...) over each epoch's steps;
+        "parameters" (axes..., K, P) float32.
     """
     states, rows, kept = members.init(), {}, []
     before, size = members.sums(states), members.steps_per_call(steps_per_epoch)
@@ -60,7 +65,12 @@ def train_members(
     for epoch in range(epochs):
         losses = []
         for first in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch, size):
-            index = np.stack([[order(seed, step) for step in range(first, first + size)] for seed in members.seeds])
+            index = np.stack(
+                [
+                    [order(seed, step) for step in range(first, first + size)]
+                    for seed in members.seeds
+                ]
+            )
             states, loss = members.call(states, index)
             losses.append(loss)
             jax.block_until_ready(losses[-2:][0])  # one call ahead of the device, not an epoch

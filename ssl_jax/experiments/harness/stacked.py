@@ -1,7 +1,9 @@
-"""Whole trainings of small networks, all members of one shape in one compiled program, an epoch in one call of it.
+"""Whole trainings of small networks, all members of one shape in one compiled program, an epoch in
+one call of it.
 
-Members stand in a table: a row for each seed, a column for each setting of the knobs (learning rate, decay, ...) or of
-the initialisation. Members of one row share initialisation key, order of the data and augmentation.
+Members stand in a table: a row for each seed, a column for each setting of the knobs (learning
+rate, decay, ...) or of the initialisation. Members of one row share initialisation key, order of
+the data and augmentation.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,9 +31,10 @@ JUDGED_TOGETHER = 1000  # images
 class Setting(NamedTuple):
     """What all members share.
 
-    judged: images by a name, on which all members' accuracies are taken after the epochs `judged_after` (None: each);
-    images by name and their labels (N,), or (seeds, N) where every seed has its own, as `train` may have, too.
-    normalise(image uint8) -> what the network sees in evaluation mode; augment: as `augment.labelled` makes it.
+    judged: images by a name, on which all members' accuracies are taken after the epochs
+    `judged_after` (None: each); images by name and their labels (N,), or (seeds, N) where every
+    seed has its own, as `train` may have, too. normalise(image uint8) -> what the network sees in
+    evaluation mode; augment: as `augment.labelled` makes it.
     loops: whether an epoch is one loop on the device, which convolutions on the CPU do badly.
     """
 
@@ -51,7 +54,9 @@ def steps_per_epoch(setting: Setting) -> int:
     """Full batches in an epoch; UserError where there is none."""
     size = len(setting.train.image)
     if not 1 <= setting.batch_size <= size:
-        raise UserError(f"batch_size: got {setting.batch_size}, takes 1 to the {size} training images")
+        raise UserError(
+            f"batch_size: got {setting.batch_size}, takes 1 to the {size} training images"
+        )
     return size // setting.batch_size
 
 
@@ -66,14 +71,16 @@ def train_table(
     watched_after: Sequence[int] | None = None,
     advance: Callable[[int], object] = lambda steps: None,
 ) -> dict[str, np.ndarray]:
-    """Trains members (S seeds, R settings) to the end; what was seen of them, each array (S, R, epochs, ...).
+    """Trains members (S seeds, R settings) to the end; what was seen of them, each array (S, R,
+    epochs, ...).
 
     Args:
         setting: what they share.
         build: (**knobs) -> optimizer, with a scalar of each knob, traced.
         knobs: name -> (R,) numbers.
         seeds: (S,).
-        start: (key) -> (params, stats), both with the leading axis R; None: the classifier's own, the same for all R.
+        start: (key) -> (params, stats), both with the leading axis R; None: the classifier's own,
+            the same for all R.
         watch: (state) -> {name: array} of one member.
         watched_after: epochs after which it is asked; None: all, and 0, before training.
         advance: hears of so many more finished steps.
@@ -115,8 +122,14 @@ def stacked(
 ) -> Members:
     """Members (S, R), the arguments being those of `train_table`."""
     rates = {name: jnp.asarray(value, float) for name, value in knobs.items()}
-    keys, label = jax.vmap(jax.random.key)(jnp.asarray(seeds)), _by_seed(setting.train.label, len(seeds))
-    data, program = {"image": jnp.asarray(setting.train.image), "label": jnp.asarray(label)}, _training(setting, build)
+    keys, label = (
+        jax.vmap(jax.random.key)(jnp.asarray(seeds)),
+        _by_seed(setting.train.label, len(seeds)),
+    )
+    data, program = (
+        {"image": jnp.asarray(setting.train.image), "label": jnp.asarray(label)},
+        _training(setting, build),
+    )
     return Members(
         seeds=list(seeds),
         axes=2,
@@ -129,31 +142,47 @@ def stacked(
 
 def _training(setting: Setting, build: Callable) -> Callable:
     """program(state, knobs, keys, data, index (S, steps, B)) -> (state, loss (S, R, steps))."""
-    fixed: dict[str, Any] = {"augment": setting.augment, "classifier": setting.classifier, "loss": LOSSES["softmax"]}
+    fixed: dict[str, Any] = {
+        "augment": setting.augment,
+        "classifier": setting.classifier,
+        "loss": LOSSES["softmax"],
+    }
     position = jnp.arange(setting.batch_size)
 
     def member(state, knobs, key, data, index):
-        step = make_supervised_step(**fixed, optimizer=build(**knobs), num_classes=setting.num_classes)
+        step = make_supervised_step(
+            **fixed, optimizer=build(**knobs), num_classes=setting.num_classes
+        )
 
         def one(state, index):
-            batch = {"image": data["image"][index], "label": data["label"][index], "position": position}
+            batch = {
+                "image": data["image"][index],
+                "label": data["label"][index],
+                "position": position,
+            }
             state, metrics = step(state, batch, key)
             return state, metrics["loss"]
 
-        if len(index) == 1:  # no loop: on a CPU, XLA's own convolution inside one is some thirty times slower
+        # no loop: on a CPU, XLA's own convolution inside one is some thirty times slower
+        if len(index) == 1:
             state, loss = one(state, index[0])
             return state, loss[None]
         return jax.lax.scan(one, state, index)
 
     row = jax.vmap(member, in_axes=(0, 0, None, None, None))
-    return jax.jit(jax.vmap(row, in_axes=(0, None, 0, {"image": None, "label": 0}, 0)), donate_argnums=0)
+    return jax.jit(
+        jax.vmap(row, in_axes=(0, None, 0, {"image": None, "label": 0}, 0)), donate_argnums=0
+    )
 
 
-def _fresh(setting: Setting, build: Callable, rates: dict, keys: jax.Array, start: Callable | None) -> SupervisedState:
+def _fresh(
+    setting: Setting, build: Callable, rates: dict, keys: jax.Array, start: Callable | None
+) -> SupervisedState:
     """States (S, R) at step 0, as `train.supervised.init_supervised` makes one.
 
-    Layer by layer, not compiled: layers of one shape then share a program, and the many QR decompositions of orthogonal
-    layers, which wait for each other's threads on a CPU where they are one program, come one after the other.
+    Layer by layer, not compiled: layers of one shape then share a program, and the many QR
+    decompositions of orthogonal layers, which wait for each other's threads on a CPU where they are
+    one program, come one after the other.
     """
     image = jnp.zeros((2, *setting.train.image.shape[1:]))
     width = len(next(iter(rates.values())))
@@ -183,10 +212,13 @@ def _judging(setting: Setting, seeds: int) -> Callable:
 
     def accuracy(state, image, label):
         parts = [slice(i, i + JUDGED_TOGETHER) for i in range(0, len(image), JUDGED_TOGETHER)]
-        return sum(np.asarray(count(state, image[part], label[:, part])) for part in parts) / len(image)
+        return sum(np.asarray(count(state, image[part], label[:, part])) for part in parts) / len(
+            image
+        )
 
     return lambda state: {
-        f"{name}_accuracy": accuracy(state, split.image, labels[name]) for name, split in setting.judged.items()
+        f"{name}_accuracy": accuracy(state, split.image, labels[name])
+        for name, split in setting.judged.items()
     }
 
 
@@ -201,5 +233,9 @@ def _by_seed(label: np.ndarray, seeds: int) -> np.ndarray:
 
 
 def plain(image_size: int, **fields: Any) -> tuple[Callable, Callable]:
-    """(augment, normalise) for pixels in [0, 1] as they are, or with the augmentations that `fields` name."""
-    return make_augment(image_size=image_size, **{"flip": 0.0, **fields}), make_normalise((0.0,), (1.0,))
+    """(augment, normalise) for pixels in [0, 1] as they are, or with the augmentations that
+    `fields` name.
+    """
+    return make_augment(image_size=image_size, **{"flip": 0.0, **fields}), make_normalise(
+        (0.0,), (1.0,)
+    )

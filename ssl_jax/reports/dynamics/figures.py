@@ -76,7 +76,9 @@ def figure2(runs: Sequence[Run], path: Path) -> Path:
 
 def figure3(runs: Sequence[Run], path: Path) -> Path:
     """Draw the signed alignment of every mode over time, as lines and as a map of mode by time."""
-    figure, axes = _columns(runs, "Alignment of F's eigenvectors with the predictor: cos($v_j$, $W_p v_j$)")
+    figure, axes = _columns(
+        runs, "Alignment of F's eigenvectors with the predictor: cos($v_j$, $W_p v_j$)"
+    )
     for run, (top, bottom) in zip(runs, axes.T, strict=True):
         _lines(top, run, run.arrays["alignment"])
         top.axhline(0, color="0.4", lw=0.7)
@@ -85,7 +87,9 @@ def figure3(runs: Sequence[Run], path: Path) -> Path:
         colours = {"cmap": "RdBu", "vmin": -1, "vmax": 1, "shading": "nearest", "rasterized": True}
         if known.any():
             values = run.arrays["alignment"][known].T
-            bottom.pcolormesh(run.arrays["epoch"][known], np.arange(1, run.size + 1), values, **colours)
+            bottom.pcolormesh(
+                run.arrays["epoch"][known], np.arange(1, run.size + 1), values, **colours
+            )
         else:
             _none(bottom)
         bottom.grid(False)
@@ -163,7 +167,9 @@ FIGURES = {"figure2": figure2, "figure3": figure3, "figure4": figure4, "signs": 
 def _columns(runs: Sequence[Run], title: str) -> tuple["Figure", np.ndarray]:
     """Return a figure and its axes (2, R), one column a run."""
     wide = max(3.3 * len(runs) + 1.2, 5.5)
-    figure, axes = plt.subplots(2, len(runs), figsize=(wide, 6.2), layout="constrained", sharex="col", squeeze=False)
+    figure, axes = plt.subplots(
+        2, len(runs), figsize=(wide, 6.2), layout="constrained", sharex="col", squeeze=False
+    )
     figure.suptitle(_title(title, runs), fontsize=11)
     for axis in axes.flat:
         axis.grid(alpha=0.25)
@@ -186,7 +192,9 @@ def _lines(axis: "Axes", run: Run, curves: np.ndarray) -> None:
 
 
 def _none(axis: "Axes") -> None:
-    axis.text(0.5, 0.5, "none recorded", transform=axis.transAxes, ha="center", color="0.4", fontsize=8)
+    axis.text(
+        0.5, 0.5, "none recorded", transform=axis.transAxes, ha="center", color="0.4", fontsize=8
+    )
 
 
 def _share(axes: np.ndarray) -> None:
@@ -199,7 +207,9 @@ def _share(axes: np.ndarray) -> None:
 @functools.cache
 def ranks() -> "ListedColormap":
     """Return Matplotlib's colours of the modes by rank: viridis without its palest end."""
-    return plt.matplotlib.colors.ListedColormap(plt.get_cmap("viridis")(np.linspace(0, 0.92, 256)), "ranks")
+    return plt.matplotlib.colors.ListedColormap(
+        plt.get_cmap("viridis")(np.linspace(0, 0.92, 256)), "ranks"
+    )
 
 
 def _ranks(figure: "Figure", axes: np.ndarray, runs: Sequence[Run]) -> None:
@@ -208,7 +218,9 @@ def _ranks(figure: "Figure", axes: np.ndarray, runs: Sequence[Run]) -> None:
     bar.set_label("rank of the mode", fontsize=9)
 
 
-def _each(axis: "Axes", runs: Sequence[Run], name: str, part: int | None = None, style: Any = None) -> None:
+def _each(
+    axis: "Axes", runs: Sequence[Run], name: str, part: int | None = None, style: Any = None
+) -> None:
     """Draw one line for each run."""
     for i, run in enumerate(runs):
         curve = run.arrays[name] if part is None else run.arrays[name][:, part]
@@ -225,7 +237,11 @@ def _each(axis: "Axes", runs: Sequence[Run], name: str, part: int | None = None,
 
 def _legend(figure: "Figure", *axes: "Axes") -> None:
     """Name every run once, below the panels."""
-    found = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    found = {
+        label: line
+        for axis in axes
+        for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     if found:
         figure.legend(
             found.values(),

@@ -63,12 +63,18 @@ def features(run: Run) -> dict[str, Any]:
     a = run.arrays
     top = a["corr_eigenvalues"][:, 0]
     known = np.flatnonzero(np.isfinite(top))
-    at = [known[np.argmin(np.abs(a["step"][known] - share / 100 * a["step"][-1]))] for share in MOMENTS if len(known)]
+    at = [
+        known[np.argmin(np.abs(a["step"][known] - share / 100 * a["step"][-1]))]
+        for share in MOMENTS
+        if len(known)
+    ]
     alignment, predictor = _last(a["alignment"]), _last(a["predictor_eigenvalues"])
     return {
         "aligned": None if alignment is None else int(np.sum(alignment > ALIGNED)),
         "large": None if predictor is None else int(np.sum(predictor > LARGE)),
-        "large_share": None if predictor is None else int(np.sum(predictor > SHARE * max(predictor.max(), 0))),
+        "large_share": None
+        if predictor is None
+        else int(np.sum(predictor > SHARE * max(predictor.max(), 0))),
         "top_predictor": None if predictor is None else float(predictor.max()),
         "asymmetry_l1": _ends(a["asymmetry_l1"]),
         "asymmetry": _ends(a["asymmetry"]),
@@ -142,10 +148,16 @@ def report(runs: dict[str, dict[str, Any]]) -> str:
         "Under 0 % stands the first record with a spectrum; the replication's is of the end of its first epoch.",
         "Eigenvalues of F and W_p go with the scale of the weights, of which the cosine loss sees "
         "nothing: compare what is relative to the largest.",
-        *(f"{name}: damaged, left out: {', '.join(run['damaged'])}." for name, run in runs.items() if run["damaged"]),
+        *(
+            f"{name}: damaged, left out: {', '.join(run['damaged'])}."
+            for name, run in runs.items()
+            if run["damaged"]
+        ),
     ]
     if not all(make_predictor(run["predictor"], run["dim"]).linear for run in runs.values()):
-        notes.append("W_p of a two-layer predictor: product of its matrices, without bias, BatchNorm and ReLU.")
+        notes.append(
+            "W_p of a two-layer predictor: product of its matrices, without bias, BatchNorm and ReLU."
+        )
     return f"{table(header, rows, rest=NUMBER)}\n" + "\n".join(f"* {note}" for note in notes) + "\n"
 
 

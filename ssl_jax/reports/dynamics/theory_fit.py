@@ -43,15 +43,27 @@ def fit_run(run: Run, integrates: bool) -> Fit:
             f"{kind} writes W_p down from F's eigenvectors: the predictor follows no flow, and p is a function of s"
         )
     if optimizer["name"] not in DESCENT:
-        return Fit(f"the theory is the flow of gradient descent, and this run's optimizer is {optimizer['name']}")
+        return Fit(
+            f"the theory is the flow of gradient descent, and this run's optimizer is {optimizer['name']}"
+        )
     if c["loss"] not in LOSSES:
-        return Fit(f"the theory is of the losses {' and '.join(LOSSES)}, and this run's is {c['loss']}")
+        return Fit(
+            f"the theory is of the losses {' and '.join(LOSSES)}, and this run's is {c['loss']}"
+        )
     # Runs of before there were any lack the section.
     if added := [name for name, weight in c.get("regularisers", {}).items() if weight]:
-        return Fit(f"the theory's loss is the prediction's alone, and this run adds regularisers.{added[0]} to it")
+        return Fit(
+            f"the theory's loss is the prediction's alone, and this run adds regularisers.{added[0]} to it"
+        )
     if optimizer["layerwise"]:
-        return Fit("every layer has a decay of its own (optimizer.layerwise), and the theory has one")
-    if lost := [name for name in ("mode_predictor", "corr_eigenvalues", "alignment", "loss") if name in run.lost]:
+        return Fit(
+            "every layer has a decay of its own (optimizer.layerwise), and the theory has one"
+        )
+    if lost := [
+        name
+        for name in ("mode_predictor", "corr_eigenvalues", "alignment", "loss")
+        if name in run.lost
+    ]:
         return Fit(f"dynamics.npz is damaged, without {', '.join(lost)}")
     if not integrates:
         return Fit("diffrax is not installed: pip install -e '.[theory]'")
@@ -61,7 +73,9 @@ def fit_run(run: Run, integrates: bool) -> Fit:
         rate = np.interp(a["step"], *run.rates.T) / optimizer["learning_rate"]
         time = flow_time(a["step"], rate, per_step)
         measured = time, a["mode_predictor"], a["corr_eigenvalues"], a["alignment"]
-        units = calibrate(*measured, flow, -a["loss"] / (2 * c["loss_scale"]) if scale_free else None)
+        units = calibrate(
+            *measured, flow, -a["loss"] / (2 * c["loss_scale"]) if scale_free else None
+        )
         return Fit(None, units, forecast(*measured, units, scale_free=scale_free))
     except (UnfitError, UserError) as error:
         return Fit(str(error))
@@ -92,13 +106,17 @@ def flow_of(config: dict) -> tuple[theory.Flow, float]:
 def describe_fit(run: Run, fit: Fit) -> str:
     """Return sentences on the run's calibration, and on where theory and run differ."""
     if fit.units is None or fit.outcome is None:
-        parts = [f"The theory cannot be fitted to this run: {fit.reason}. Drawn is what was measured."]
+        parts = [
+            f"The theory cannot be fitted to this run: {fit.reason}. Drawn is what was measured."
+        ]
     else:
         parts = [describe_calibration(run, fit.units, fit.outcome), describe_decays(run, fit.units)]
         if fit.units.fit < 0.5:
             parts.append("The modes follow the flow badly: take the forecast with care.")
     if not run.predictor.linear:
-        parts.append("The theory's predictor is one matrix; this one has two layers, of which W_p is the bare product.")
+        parts.append(
+            "The theory's predictor is one matrix; this one has two layers, of which W_p is the bare product."
+        )
     return " ".join(parts)
 
 
@@ -132,7 +150,9 @@ def describe_calibration(run: Run, units: Calibration, outcome: Forecast) -> str
 def describe_decays(run: Run, units: Calibration) -> str:
     """Return sentences on the decays, and on what the theory leaves out."""
     flow = flow_of(run.config)[0]
-    own = f"α_p = {flow.alpha_p:.3g}, η_p = {flow.eta_p:.2g}, η_s = {flow.eta_s:.2g} from config.json"
+    own = (
+        f"α_p = {flow.alpha_p:.3g}, η_p = {flow.eta_p:.2g}, η_s = {flow.eta_s:.2g} from config.json"
+    )
     apart = "The theory has one k for all modes (isotropic data), a linear network, a target that keeps up."
     if not run.objective.sees_scale:
         apart = (

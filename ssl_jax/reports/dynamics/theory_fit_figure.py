@@ -84,8 +84,12 @@ def trajectories(axis: "Axes", run: Run, fit: Fit) -> None:
     axis.legend(fontsize=7, loc="lower right").set_zorder(9)
     axis.grid(alpha=0.2)
     colours = plt.cm.ScalarMappable(plt.Normalize(1, run.size), ranks())
-    axis.figure.colorbar(colours, ax=axis, pad=0.01, aspect=40).set_label("rank of the mode", fontsize=8)
-    names = ("p / q", "s / S") if fit.units else ("p, eigenvalue of $W_p$ in F's mode", "s / largest s")
+    axis.figure.colorbar(colours, ax=axis, pad=0.01, aspect=40).set_label(
+        "rank of the mode", fontsize=8
+    )
+    names = (
+        ("p / q", "s / S") if fit.units else ("p, eigenvalue of $W_p$ in F's mode", "s / largest s")
+    )
     axis.set(xlabel=names[0], ylabel=names[1])
 
 
@@ -117,7 +121,9 @@ def portrait(axis: "Axes", units: Calibration) -> None:
     """Draw parabola, separatrix, basin of collapse and fixed points, in the theory's units."""
     decays, floor = units.decays(), axis.get_ylim()[0]
     line = np.linspace(axis.get_xlim()[0], axis.get_xlim()[1], 400)
-    axis.plot(line, np.maximum(line**2, floor / 10), color=COLOURS[0], lw=1.6, label="invariant parabola")
+    axis.plot(
+        line, np.maximum(line**2, floor / 10), color=COLOURS[0], lw=1.6, label="invariant parabola"
+    )
     points, border = theory.fixed_points(**decays), theory.separatrix(**decays, points=200)
     if border is not None:
         p, s = border[0], np.maximum(border[1], floor / 10)
@@ -167,7 +173,9 @@ def outcomes(axis: "Axes", outcome: Forecast) -> None:
     for label, (which, shape, colour, full) in groups.items():
         look: dict[str, Any] = {"mec": colour, "mfc": colour if full else "white"}
         count = f"{label}: {which.sum()}"
-        axis.plot(outcome.p[which], outcome.measured[which], shape, ms=5.5, ls="none", label=count, **look)
+        axis.plot(
+            outcome.p[which], outcome.measured[which], shape, ms=5.5, ls="none", label=count, **look
+        )
     axis.set(
         xlabel="theory: p / q at the end",
         ylabel="measured p / q at the end",

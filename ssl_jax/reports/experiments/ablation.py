@@ -4,10 +4,20 @@ from ssl_jax.reports.experiments.parts import numbers_table, panels, percent
 
 
 def report(r: dict) -> str:
-    header = ["method", "learning rate", "decay", "d of a step", "last epoch", "best epoch by validation"]
+    header = [
+        "method",
+        "learning rate",
+        "decay",
+        "d of a step",
+        "last epoch",
+        "best epoch by validation",
+    ]
     rows = [
         [name, f"{m['learning_rate']:g}", f"{m['weight_decay']:g}", f"{r['share'][name]:.3g}"]
-        + [percent(m[key], digits=2) for key in ("test", "best_validation_epoch", "mean_of_best_10_epochs")]
+        + [
+            percent(m[key], digits=2)
+            for key in ("test", "best_validation_epoch", "mean_of_best_10_epochs")
+        ]
         for name, m in r["methods"].items()
     ]
     methods = numbers_table([*header, f"mean of the best 10 of {r['epochs']} test epochs"], rows)
@@ -35,8 +45,12 @@ def draw(r: dict) -> dict:
     for gap, terms in r["gaps"].items():
         for term, value in terms.items():
             width = [[100 * (value["interval"] or 0)]] * 2
-            colour = "black" if term == "whole" else "tab:blue" if "rounding" in term else "tab:orange"
-            axis.errorbar([100 * value["mean"]], [place], xerr=width, fmt="o", ms=4, capsize=2, color=colour)
+            colour = (
+                "black" if term == "whole" else "tab:blue" if "rounding" in term else "tab:orange"
+            )
+            axis.errorbar(
+                [100 * value["mean"]], [place], xerr=width, fmt="o", ms=4, capsize=2, color=colour
+            )
             labels.append(f"{gap}: {term}")
             places.append(place)
             place -= 1

@@ -48,11 +48,17 @@ def without_gradient(variant: dict) -> str:
 
 def found_adam_l2(result: dict) -> str:
     variants, scales = result["variants"], result["gradient_scale"]
-    adam, others = variants["Adam with L2"], [v for name, v in variants.items() if name != "Adam with L2"]
+    adam, others = (
+        variants["Adam with L2"],
+        [v for name, v in variants.items() if name != "Adam with L2"],
+    )
     low, high = ends(adam)
     times = adam["shrinkage"][low] / adam["shrinkage"][high]
-    even = max(1e-4, *(abs(share - 1) for v in others for share in filled(v)))  # the digits that are kept
-    apart = {name: np.nanmax(floats(v["mean"])) for name, v in result["distance_between_kinds"].items()}
+    # the digits that are kept
+    even = max(1e-4, *(abs(share - 1) for v in others for share in filled(v)))
+    apart = {
+        name: np.nanmax(floats(v["mean"])) for name, v in result["distance_between_kinds"].items()
+    }
     return (
         f"Under Adam with L2, weights with gradients of about {scales[low]:.1g} shrink {times:.3g} times as fast as "
         f"those with gradients of about {scales[high]:.1g}. In the three others every weight shrinks by learning rate "
@@ -66,7 +72,8 @@ def compared(l2: dict, decoupled: dict) -> str:
     (a, da), (b, db) = at(decoupled["test_at_best"]), at(l2["test_at_best"])
     widths = f" (± {100 * (da or 0):.1f} and {100 * (db or 0):.1f})"
     return (
-        f"At the λ that held-out images choose, AdamW reaches {100 * a:.1f} % and Adam with L2 {100 * b:.1f} %{widths}."
+        f"At the λ that held-out images choose, AdamW reaches {100 * a:.1f} % and Adam with L2 "
+        f"{100 * b:.1f} %{widths}."
     )
 
 
@@ -79,13 +86,26 @@ def draw(result: dict) -> dict:
     for (name, v), mark in zip(result["variants"].items(), "os^v", strict=True):
         y = np.where(floats(v["weights_in_bin"]) >= ENOUGH, floats(v["shrinkage"]), np.nan)
         # SGD's two lie on AdamW's: hollow marks of different sizes keep all three in sight.
-        left.loglog(result["gradient_scale"], y, mark, ls="-", ms={"o": 9, "s": 6}.get(mark, 4), mfc="none", label=name)
+        left.loglog(
+            result["gradient_scale"],
+            y,
+            mark,
+            ls="-",
+            ms={"o": 9, "s": 6}.get(mark, 4),
+            mfc="none",
+            label=name,
+        )
         draw_percent(right, x, v["test"], marker=mark, ms=4, label=name)
-    left.set(xlabel="root mean square of a weight's gradient", ylabel=r"shrinkage a step / ($\eta\lambda$)")
+    left.set(
+        xlabel="root mean square of a weight's gradient",
+        ylabel=r"shrinkage a step / ($\eta\lambda$)",
+    )
     left.set_title(f"what decay takes of a weight, λ = {result['measured_decay']:g}", fontsize=9)
     left.legend(fontsize=8)
     right.set(xscale="log", xlabel="λ", ylabel="test accuracy, %")
-    ticks = [10.0**k for k in range(math.ceil(math.log10(least)), 1 + math.floor(math.log10(x.max())))]
+    ticks = [
+        10.0**k for k in range(math.ceil(math.log10(least)), 1 + math.floor(math.log10(x.max())))
+    ]
     right.set_xticks([*([least / 10] if decays.min() == 0 else []), *ticks])
     right.set_xticklabels([*(["0"] if decays.min() == 0 else []), *(f"{tick:g}" for tick in ticks)])
     best = max(max(v["test"]["mean"]) for v in result["variants"].values())

@@ -30,7 +30,10 @@ def report(result: dict) -> str:
         [f"ε = {e:g}", *(percent(result["adadelta"]["test"], next(errors)) for _ in result["rho"])]
         for e in result["eps"]
     ]
-    tables += ["Adadelta, in the manner of table 2:", table(["", *(f"ρ = {rho:g}" for rho in result["rho"])], rows)]
+    tables += [
+        "Adadelta, in the manner of table 2:",
+        table(["", *(f"ρ = {rho:g}" for rho in result["rho"])], rows),
+    ]
     head = ["optimizer", "best rate", "its test error", *(f"{rate:g}" for rate in rates)]
     tables += [
         "All of them, best first; the best rate is that of held-out training images (* at the edge of the range):",
@@ -46,12 +49,21 @@ def by_error(optimizers: dict) -> list[tuple[str, dict]]:
 
 def sweep_row(name: str, row: dict, rates: int) -> list[str]:
     best = f"{row['best_rate']:g}{'*' if row['at_the_edge'] else ''}"
-    return [name, best, percent(row["test_at_best"]), *(f"{100 * row['test']['mean'][i]:.1f}" for i in range(rates))]
+    return [
+        name,
+        best,
+        percent(row["test_at_best"]),
+        *(f"{100 * row['test']['mean'][i]:.1f}" for i in range(rates)),
+    ]
 
 
 def beside_best(result: dict, by: int) -> float | None:
-    """Median test error over the optimizers, `by` places in the list of rates after each one's best."""
-    places = [(row, result["rates"].index(row["best_rate"]) + by) for row in result["optimizers"].values()]
+    """Median test error over the optimizers, `by` places in the list of rates after each one's
+    best.
+    """
+    places = [
+        (row, result["rates"].index(row["best_rate"]) + by) for row in result["optimizers"].values()
+    ]
     errors = [row["test"]["mean"][i] for row, i in places if 0 <= i < len(result["rates"])]
     return float(np.median(errors)) if errors else None
 
@@ -59,10 +71,14 @@ def beside_best(result: dict, by: int) -> float | None:
 def found_optimizers(result: dict) -> str:
     ranked = by_error(result["optimizers"])
     (best, first), (worst, last) = ranked[0], ranked[-1]
-    level = [name for name, row in ranked[1:] if overlap(row["test_at_best"], first["test_at_best"])]
+    level = [
+        name for name, row in ranked[1:] if overlap(row["test_at_best"], first["test_at_best"])
+    ]
     adadelta = result["adadelta"]["test"]["mean"]
     beside = {by: beside_best(result, by) for by in (-1, 0, 1)}
-    medians = " / ".join("none" if error is None else f"{100 * error:.1f}" for error in beside.values())
+    medians = " / ".join(
+        "none" if error is None else f"{100 * error:.1f}" for error in beside.values()
+    )
     return (
         f"Each at its own best rate, {best} has the least test error, {percent(first['test_at_best'])} %, and {worst} "
         f"the largest, {percent(last['test_at_best'])} %; of the others, {len(level)} have intervals that overlap "
@@ -86,13 +102,23 @@ def draw(result: dict) -> dict:
         for j, error in enumerate(errors[i]):
             chosen = rates[j] == row["best_rate"]
             dark = np.log10(max(error, 0.5)) > np.mean(shown.get_clim())
-            style = {"color": "white" if dark else "black", "weight": "bold" if chosen else "normal"}
+            style = {
+                "color": "white" if dark else "black",
+                "weight": "bold" if chosen else "normal",
+            }
             axis.text(j, i, f"{error:.1f}", ha="center", va="center", fontsize=7, **style)
             if chosen:
-                axis.add_patch(plt.Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, ec="crimson", lw=1.6))
+                axis.add_patch(
+                    plt.Rectangle(
+                        (j - 0.46, i - 0.44), 0.92, 0.88, fill=False, ec="crimson", lw=1.6
+                    )
+                )
     axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], fontsize=8)
     axis.set_yticks(range(len(ranked)), [name for name, _ in ranked], fontsize=8)
     axis.set_xlabel("learning rate", fontsize=8)
     epochs = result["config"]["epochs"]
-    axis.set_title(f"test error in %, {result['dataset']}, {epochs} epochs (red: best on held-out images)", fontsize=9)
+    axis.set_title(
+        f"test error in %, {result['dataset']}, {epochs} epochs (red: best on held-out images)",
+        fontsize=9,
+    )
     return {"optimizers": figure}

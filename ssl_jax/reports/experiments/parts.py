@@ -1,7 +1,8 @@
-"""What the experiments' reports are made of: numbers with their intervals, tables, curves and heat maps.
+"""What the experiments' reports are made of: numbers with their intervals, tables, curves and heat
+maps.
 
-A score is {"mean", "interval"} as `intervals.mean_and_interval` gives it: numbers or lists of them, fractions for
-accuracies, None for what was not finite; the interval is None of a single seed.
+A score is {"mean", "interval"} as `intervals.mean_and_interval` gives it: numbers or lists of them,
+fractions for accuracies, None for what was not finite; the interval is None of a single seed.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from ssl_jax.reports.markdown import NUMBER, table
 
 Curve = tuple[Any, Any]  # means (N,), half-widths (N,) or None
 
-# --- Numbers and tables ---------------------------------------------------------------------------------------------
+# --- Numbers and tables ---------------------------------------------------------------------------
 
 
 def paragraphs(*parts: str) -> str:
@@ -59,13 +60,15 @@ def spread(count: int) -> list[int]:
     return sorted({0, count // 2, count - 1})
 
 
-# --- Figures --------------------------------------------------------------------------------------------------------
+# --- Figures --------------------------------------------------------------------------------------
 
 
 def panels(rows: int, columns: int, width: float = 4.4, height: float = 3.4, **options):
     """(figure, axes (rows, columns)); width and height in inches, of each panel."""
     size = width * columns, height * rows
-    return plt.subplots(rows, columns, figsize=size, dpi=120, layout="constrained", squeeze=False, **options)
+    return plt.subplots(
+        rows, columns, figsize=size, dpi=120, layout="constrained", squeeze=False, **options
+    )
 
 
 def curve_of(score: dict) -> Curve:
@@ -115,7 +118,15 @@ def curves(
     for axis, (name, lines) in zip(axes[0], shown.items(), strict=True):
         for label, curve in lines.items():
             places = np.arange(1, len(curve[0]) + 1) if x is None else np.asarray(x)
-            draw_curve(axis, places, curve, 0.2, marker="o" if len(places) < 30 else None, ms=3, label=label)
+            draw_curve(
+                axis,
+                places,
+                curve,
+                0.2,
+                marker="o" if len(places) < 30 else None,
+                ms=3,
+                label=label,
+            )
         axis.set(xlabel=xlabel, xscale="log" if log else "linear")
         axis.set_title(name, fontsize=9)
         axis.grid(alpha=0.3)
@@ -145,13 +156,20 @@ def heat_maps(
         shared: whether one scale of colours serves all panels but `difference`.
     """
     everything = np.concatenate([values.ravel() for values in shown.values()])
-    maps = [(name, v, "viridis", limits(everything if shared else v), True) for name, v in shown.items()]
+    maps = [
+        (name, v, "viridis", limits(everything if shared else v), True) for name, v in shown.items()
+    ]
     for name, values in (difference or {}).items():
         width = max(np.abs(limits(values)))
         maps.append((name, values, "RdBu", (-width, width), False))
     figure, axes = panels(1, len(maps))
     for axis, (name, values, colours, (low, high), circled) in zip(axes[0], maps, strict=True):
-        label_cells(axis, values, axis.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto"), form)
+        label_cells(
+            axis,
+            values,
+            axis.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto"),
+            form,
+        )
         axis.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays], fontsize=7)
         axis.set_yticks(range(len(rates)), [f"{rate:.3g}" for rate in rates], fontsize=7)
         axis.set(xlabel="weight decay", ylabel="learning rate")
@@ -176,4 +194,6 @@ def label_cells(axis, values: np.ndarray, drawn, form: str) -> None:
         red, green, blue, _ = drawn.cmap(drawn.norm(value)) if np.isfinite(value) else (1, 1, 1, 1)
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
         text = format(value, form) if np.isfinite(value) else "NaN"
-        axis.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+        axis.text(
+            j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black"
+        )

@@ -6,7 +6,11 @@ from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.markdown import table
 
 ROWS = {"none": "no average of the target", "average": "target averaged"}
-NAMES = {"twin": "linear network", "cosine": "digits, cosine loss", "euclidean": "digits, squared distance"}
+NAMES = {
+    "twin": "linear network",
+    "cosine": "digits, cosine loss",
+    "euclidean": "digits, squared distance",
+}
 
 
 def named(measurement: str) -> str:
@@ -21,23 +25,36 @@ def measured(result: dict) -> list[str]:
 
 def report(result: dict) -> str:
     """A row for every measurement."""
-    head = ["network", "target", "cells that agree", "mean difference of shares", "predicted alive", "measured alive"]
+    head = [
+        "network",
+        "target",
+        "cells that agree",
+        "mean difference of shares",
+        "predicted alive",
+        "measured alive",
+    ]
     lines = []
     for name in measured(result):
         for target in ROWS:
             part = result[f"{name}-{target}"]
             shares = (f"{100 * np.mean(part[side]):.0f}%" for side in ("predicted", "measured"))
             agree, differ = f"{100 * part['agreement']:.0f}%", f"{part['difference']:.3f}"
-            lines.append([named(name), "averaged" if target == "average" else "none", agree, differ, *shares])
+            lines.append(
+                [named(name), "averaged" if target == "average" else "none", agree, differ, *shares]
+            )
     return table(head, lines)
 
 
 def draw(result: dict) -> dict:
-    """phase_diagram: predicted, linear network, digits; control: digits against what their own start predicts,
-    under both losses where there are two.
+    """phase_diagram: predicted, linear network, digits; control: digits against what their own
+    start predicts, under both losses where there are two.
     """
     twin, *losses = measured(result)
-    first = [("theory", twin, "predicted"), (named(twin), twin, "measured"), (named(losses[0]), losses[0], "measured")]
+    first = [
+        ("theory", twin, "predicted"),
+        (named(twin), twin, "measured"),
+        (named(losses[0]), losses[0], "measured"),
+    ]
     own = [("theory, from the digits' start", losses[0], "predicted")]
     own += [(named(loss), loss, "measured") for loss in reversed(losses)]
     return {"phase_diagram": maps(result, first), "control": maps(result, own)}
@@ -54,7 +71,11 @@ def maps(result: dict, columns: list[tuple[str, str, str]]):
         for axis, (title, measurement, side) in zip(row, columns, strict=True):
             part = result[f"{measurement}-{target}"]
             share = np.array(part[side], float)
-            images.append(axis.pcolormesh(eta_p, alpha_p, share, cmap="cividis", vmin=0, vmax=1, shading="nearest"))
+            images.append(
+                axis.pcolormesh(
+                    eta_p, alpha_p, share, cmap="cividis", vmin=0, vmax=1, shading="nearest"
+                )
+            )
             axis.contour(eta_p, alpha_p, part["predicted"], levels=[0.5], colors=LINE, linewidths=2)
             axis.set(xscale="log", yscale="log")
             axis.tick_params(labelsize=8)
@@ -66,7 +87,9 @@ def maps(result: dict, columns: list[tuple[str, str, str]]):
                 axis.set_title(title, fontsize=10)
             if side == "measured":
                 label = f"{100 * part['agreement']:.0f}% of cells agree"
-                axis.text(0.03, 0.97, label, transform=axis.transAxes, va="top", fontsize=8, bbox=BOX)
+                axis.text(
+                    0.03, 0.97, label, transform=axis.transAxes, va="top", fontsize=8, bbox=BOX
+                )
         row[0].set_ylabel(f"{name}\n$α_p$: rate of $W_p$ over rate of W", fontsize=9)
     for axis in axes[1]:
         axis.set_xlabel("$η_p$: decay of $W_p$", fontsize=9)

@@ -11,7 +11,13 @@ def report(result: dict) -> str:
         return "yes" if flag else "no"
 
     rows = [
-        [r["labels"], word(r["augmented"]), word(r["weight_decay"]), percent(r["train"]), percent(r["test"])]
+        [
+            r["labels"],
+            word(r["augmented"]),
+            word(r["weight_decay"]),
+            percent(r["train"]),
+            percent(r["test"]),
+        ]
         for r in result["rows"]
     ]
     head = ["labels", "augmentation", "weight decay", "train accuracy, %", "test accuracy, %"]
@@ -28,12 +34,21 @@ def found_random_labels(result: dict) -> str:
     chosen = {(r["labels"], r["augmented"], bool(r["weight_decay"])): r for r in result["rows"]}
     true, random, decayed, crops = (
         chosen[key]
-        for key in (("true", False, False), ("random", False, False), ("random", False, True), ("random", True, False))
+        for key in (
+            ("true", False, False),
+            ("random", False, False),
+            ("random", False, True),
+            ("random", True, False),
+        )
     )
     both = chosen["random", True, True]
     known = [np.argmax(floats(r["train_curve"]) >= 0.99) + 1 for r in (true, random)]
     learnt = all(max(r["train_curve"]) >= 0.99 for r in (true, random))
-    pace = f" (99 % after {known[0]} epochs with true labels, {known[1]} with random ones)" if learnt else ""
+    pace = (
+        f" (99 % after {known[0]} epochs with true labels, {known[1]} with random ones)"
+        if learnt
+        else ""
+    )
     return (
         f"On random labels the network reaches a training accuracy of {percent(random['train'])} %{pace}, and on test "
         f"images {percent(random['test'])} %, where the largest class makes {100 * result['largest_class']:.1f} %; on "
@@ -47,12 +62,20 @@ def draw(result: dict) -> dict:
     figure, axes = panels(1, 3, 4.0, 3.4)
     for axis, (name, title) in zip(
         axes[0],
-        {"train": "train accuracy, %", "test": "test accuracy, %", "loss": "training loss, nats"}.items(),
+        {
+            "train": "train accuracy, %",
+            "test": "test accuracy, %",
+            "loss": "training loss, nats",
+        }.items(),
         strict=True,
     ):
         for row in result["rows"]:
             curve = floats(row[f"{name}_curve"]) * (1 if name == "loss" else 100)
-            extras = [word for word, on in (("augmented", row["augmented"]), ("decayed", row["weight_decay"])) if on]
+            extras = [
+                word
+                for word, on in (("augmented", row["augmented"]), ("decayed", row["weight_decay"]))
+                if on
+            ]
             style = {"color": "C0" if row["labels"] == "true" else "C3", "lw": 1.3}
             style |= {
                 "ls": (
@@ -63,7 +86,10 @@ def draw(result: dict) -> dict:
                 )
             }
             axis.plot(
-                np.arange(1, len(curve) + 1), curve, label=", ".join([f"{row['labels']} labels", *extras]), **style
+                np.arange(1, len(curve) + 1),
+                curve,
+                label=", ".join([f"{row['labels']} labels", *extras]),
+                **style,
             )
         axis.set(xlabel="epoch")
         axis.set_title(title, fontsize=9)

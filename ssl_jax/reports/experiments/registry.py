@@ -1,8 +1,8 @@
 """Tables, findings and figures of the experiments by name, from their result.json alone.
 
-`python -m ssl_jax.reports.experiments.registry RESULT.json [--figures FOLDER]` renders a stored result anew.
-Accuracies are fractions in a result and per cent in a table; ± is the half-width of Student's 95 % interval over the
-seeds, and of their differences where two arms share seeds.
+`python -m ssl_jax.reports.experiments.registry RESULT.json [--figures FOLDER]` renders a stored
+result anew. Accuracies are fractions in a result and per cent in a table; ± is the half-width of
+Student's 95 % interval over the seeds, and of their differences where two arms share seeds.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from ssl_jax.reports.experiments import (
     zero_shot,
 )
 
-# Each has report(result) -> its tables in Markdown and what was found, in sentences made of the result's numbers, and
-# draw(result) -> {NAME: figure}.
+# Each has report(result) -> its tables in Markdown and what was found, in sentences made of the
+# result's numbers, and draw(result) -> {NAME: figure}.
 REPORTS: dict[str, ModuleType] = {
     "ablation": ablation,
     "adam_l2": adam_l2,

@@ -12,12 +12,20 @@ def report(result: dict) -> str:
     steps = result["step"][-1]
     rows = [["closed form", "", "", "0", f"{100 * result['closed_accuracy']:.1f}"]]
     error = result["newton_error"]
-    rows.append(["one Newton step", "", "", "too large for it" if error is None else f"{error:.1e}", ""])
+    rows.append(
+        ["one Newton step", "", "", "too large for it" if error is None else f"{error:.1e}", ""]
+    )
     for run in result["runs"]:
         last = run["error"][-1]
         rows.append(
-            [f"gradient descent, {run['rate_in_units_of_1_over_L']:.4g} / L", f"{run['factor']:.5f}"]
-            + [f"{run['observed_factor']:.5f}", "diverged" if last is None or last > 1 else f"{last:.1e}"]
+            [
+                f"gradient descent, {run['rate_in_units_of_1_over_L']:.4g} / L",
+                f"{run['factor']:.5f}",
+            ]
+            + [
+                f"{run['observed_factor']:.5f}",
+                "diverged" if last is None or last > 1 else f"{last:.1e}",
+            ]
             + [f"{100 * run['test_accuracy']:.1f}"]
         )
     head = ["", "predicted factor a step", "observed", "relative error", "test accuracy, %"]
@@ -55,12 +63,19 @@ def draw(result: dict) -> dict:
         left.semilogy(step, floats(run["predicted"]), lw=0.9, color=f"C{i}")
     if result["newton_error"] is not None:
         left.semilogy([1], [result["newton_error"]], "k*", ms=9, label="one Newton step")
-    left.set(xscale="symlog", xlabel="step", ylabel="distance to the closed form / its norm", ylim=(1e-17, 1e3))
+    left.set(
+        xscale="symlog",
+        xlabel="step",
+        ylabel="distance to the closed form / its norm",
+        ylim=(1e-17, 1e3),
+    )
     left.set_xlim(0, step[-1])
     left.set_title("dots: gradient descent; lines: predicted from the eigenvalues", fontsize=9)
     left.legend(fontsize=7, loc="lower left")
     values = floats(result["eigenvalues"])
-    right.semilogy(np.arange(1, len(values) + 1), np.where(values > 1e-12, values, np.nan), ".-", ms=3)
+    right.semilogy(
+        np.arange(1, len(values) + 1), np.where(values > 1e-12, values, np.nan), ".-", ms=3
+    )
     right.axhline(result["l2"], color="C3", lw=1, label="λ")
     right.set(xlabel="rank", ylabel="eigenvalue of the covariance")
     right.legend(fontsize=8)

@@ -2,14 +2,23 @@
 
 import numpy as np
 
-from ssl_jax.reports.experiments.parts import curves, floats, heat_maps, numbers_table, percent, spread
+from ssl_jax.reports.experiments.parts import (
+    curves,
+    floats,
+    heat_maps,
+    numbers_table,
+    percent,
+    spread,
+)
 
 
 def report(r: dict) -> str:
     """Test accuracy in every cell, arm by arm; then what the grid says as a whole."""
     parts = []
     header = ["learning rate \\ decay", *(f"{decay:g}" for decay in r["weight_decays"])]
-    tables = {name: (arm["test"], ".1f") for name, arm in r["arms"].items()} | {"LPWD - WD": (r["difference"], "+.1f")}
+    tables = {name: (arm["test"], ".1f") for name, arm in r["arms"].items()} | {
+        "LPWD - WD": (r["difference"], "+.1f")
+    }
     for name, (values, form) in tables.items():
         rows = [
             [f"{rate:g}", *("not finite" if x is None else f"{100 * x:{form}}" for x in row)]
@@ -28,8 +37,12 @@ def report(r: dict) -> str:
         ]
         for name, arm in r["arms"].items()
     ]
-    best = numbers_table(["best cell by held-out images", "learning rate", "decay", "test accuracy, %"], chosen)
-    over, best_cells = (percent(r[f"difference_{of}"], signed=True, digits=2) for of in ("over_grid", "at_own_best"))
+    best = numbers_table(
+        ["best cell by held-out images", "learning rate", "decay", "test accuracy, %"], chosen
+    )
+    over, best_cells = (
+        percent(r[f"difference_{of}"], signed=True, digits=2) for of in ("over_grid", "at_own_best")
+    )
     differences = floats(r["difference"]["mean"])
     counted = f"ahead in {np.sum(differences > 0)} and behind in {np.sum(differences < 0)} of {differences.size} cells"
     words = f"LPWD - WD: {over} points over all cells, {counted}, {best_cells} between the best cells.\n"
@@ -46,14 +59,20 @@ def report_opposing(r: dict) -> str:
         for rate, row in zip(r["learning_rates"], over_training, strict=True)
     ]
     table = numbers_table(header, rows)
-    most = over_training[np.unravel_index(np.nanargmax(over_training[..., -1]), over_training.shape[:2])]
-    layers = ", ".join(f"{name} {1000 * x:.2f}" for name, x in zip(r["layers"], most[:-1], strict=True))
+    most = over_training[
+        np.unravel_index(np.nanargmax(over_training[..., -1]), over_training.shape[:2])
+    ]
+    layers = ", ".join(
+        f"{name} {1000 * x:.2f}" for name, x in zip(r["layers"], most[:-1], strict=True)
+    )
     words = f"By layer, where it is largest: {layers}."
     return f"WD, opposing penalty A in thousandths of the whole penalty, mean over training\n\n{table}\n{words}\n"
 
 
 def draw(r: dict) -> dict:
-    """robustness (the paper's figure 4), opposing (2a), opposing_grid (2b), opposing_layers and strong_penalty (1)."""
+    """robustness (the paper's figure 4), opposing (2a), opposing_grid (2b), opposing_layers and
+    strong_penalty (1).
+    """
     rates, decays = r["learning_rates"], r["weight_decays"]
     panels = {name: 100 * floats(arm["test"]["mean"]) for name, arm in r["arms"].items()}
     title = "test accuracy after the last epoch, %; circle: the best"
@@ -88,6 +107,11 @@ def draw_opposing(r: dict, opposing: dict[str, np.ndarray]) -> dict:
         f"rate {rates[i]:g}, decay {decays[j]:g}": {
             name: (ratio[i, j, :, k], None) for k, name in enumerate(r["layers"])
         }
-        for i, j in ((int(np.argmax(rates)), int(np.argmax(decays))), (len(rates) // 2, len(decays) // 2))
+        for i, j in (
+            (int(np.argmax(rates)), int(np.argmax(decays))),
+            (len(rates) // 2, len(decays) // 2),
+        )
     }
-    return figures | {"opposing_layers": curves(layers, "epoch", "opposing penalty A of WD by layer")}
+    return figures | {
+        "opposing_layers": curves(layers, "epoch", "opposing penalty A of WD by layer")
+    }

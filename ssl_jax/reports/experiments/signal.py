@@ -14,16 +14,23 @@ SEEN = 1e-2  # gradient norm that counts as one that a layer can learn from
 
 def report(result: dict) -> str:
     members = result["members"]
-    depths, activations, inits = (list(dict.fromkeys(m[k] for m in members)) for k in ("depth", "activation", "init"))
+    depths, activations, inits = (
+        list(dict.fromkeys(m[k] for m in members)) for k in ("depth", "activation", "init")
+    )
     cells = {(m["depth"], m["activation"], m["init"]): m for m in members}
 
     def entry(member) -> str:
-        accuracy = f"{100 * member['test']['mean']:.1f} ({smallest(member):.1f}, {ratio(member):+.1f})"
+        accuracy = (
+            f"{100 * member['test']['mean']:.1f} ({smallest(member):.1f}, {ratio(member):+.1f})"
+        )
         return f"**{accuracy}**" if trained(member) else accuracy
 
     tables = []
     for depth in depths:
-        rows = [[f"{depth}, {a}", *(entry(cells[depth, a, init]) for init in inits)] for a in activations]
+        rows = [
+            [f"{depth}, {a}", *(entry(cells[depth, a, init]) for init in inits)]
+            for a in activations
+        ]
         tables.append(table(["layers, activation", *inits], rows))
     intro = (
         f"Test accuracy in % after {result['config']['epochs']} epochs, mean of {result['config']['seeds']} seeds, "
@@ -60,10 +67,15 @@ def found_signal(members: list[dict]) -> str:
     sentences = []
     for depth in sorted({m["depth"] for m in members}):
         here = [m for m in members if m["depth"] == depth]
-        sentences.append(f"Of {len(here)} networks of {depth} layers {sum(map(trained, here))} trained.")
+        sentences.append(
+            f"Of {len(here)} networks of {depth} layers {sum(map(trained, here))} trained."
+        )
     for words, holds in (
         (f"a gradient of at least {SEEN:g} in every layer before training", seen),
-        ("a smaller one in some layer, but all alike within a factor of 10", lambda m: level(m) and not seen(m)),
+        (
+            "a smaller one in some layer, but all alike within a factor of 10",
+            lambda m: level(m) and not seen(m),
+        ),
         ("a smaller one in some layer, and not alike", lambda m: not level(m) and not seen(m)),
     ):
         chosen = [m for m in members if holds(m)]
@@ -73,7 +85,9 @@ def found_signal(members: list[dict]) -> str:
 
 def draw(result: dict) -> dict:
     members = result["members"]
-    depths, activations, inits = (list(dict.fromkeys(m[k] for m in members)) for k in ("depth", "activation", "init"))
+    depths, activations, inits = (
+        list(dict.fromkeys(m[k] for m in members)) for k in ("depth", "activation", "init")
+    )
     cells = {(m["depth"], m["activation"], m["init"]): m for m in members}
 
     figure, axes = panels(len(depths), len(activations), 2.6, 2.2, sharex="row", sharey=True)
@@ -81,7 +95,13 @@ def draw(result: dict) -> dict:
         for axis, activation in zip(row, activations, strict=True):
             for init in inits:
                 norms = floats(cells[depth, activation, init]["log10_gradient"][0])
-                axis.plot(np.arange(1, len(norms) + 1), norms, marker="." if depth < 15 else None, lw=1.2, label=init)
+                axis.plot(
+                    np.arange(1, len(norms) + 1),
+                    norms,
+                    marker="." if depth < 15 else None,
+                    lw=1.2,
+                    label=init,
+                )
             axis.set(ylim=(-12.5, 2.5), xlim=(1, depth + 1))
             axis.set_yticks(range(-12, 3, 4), [rf"$10^{{{k}}}$" for k in range(-12, 3, 4)])
             axis.grid(alpha=0.3)
@@ -89,8 +109,16 @@ def draw(result: dict) -> dict:
         row[len(row) // 2].set_xlabel("layer (last: head)", fontsize=8)
     for axis, activation in zip(axes[0], activations, strict=True):
         axis.set_title(activation, fontsize=9)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(inits), fontsize=8)
-    figure.suptitle(f"norm of the gradient by each layer's weights before training, {result['dataset']}", fontsize=10)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(inits),
+        fontsize=8,
+    )
+    figure.suptitle(
+        f"norm of the gradient by each layer's weights before training, {result['dataset']}",
+        fontsize=10,
+    )
     return {"initialisation": figure} | {
         f"training-{d}": training_maps(result, cells, d, activations, inits) for d in depths
     }
@@ -115,6 +143,13 @@ def training_maps(result: dict, cells: dict, depth: int, activations: list, init
         axis.set_title(init, fontsize=8)
     figure.supxlabel("epoch", fontsize=8)
     figure.supylabel("layer", fontsize=8)
-    figure.colorbar(plt.cm.ScalarMappable(**scale), ax=axes, label=r"$\log_{10}$ of the gradient's norm", shrink=0.6)
-    figure.suptitle(f"gradient norm while training, {depth} layers; test accuracy in the corner", fontsize=9)
+    figure.colorbar(
+        plt.cm.ScalarMappable(**scale),
+        ax=axes,
+        label=r"$\log_{10}$ of the gradient's norm",
+        shrink=0.6,
+    )
+    figure.suptitle(
+        f"gradient norm while training, {depth} layers; test accuracy in the corner", fontsize=9
+    )
     return figure

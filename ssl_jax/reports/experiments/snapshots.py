@@ -7,16 +7,28 @@ from ssl_jax.reports.markdown import table
 
 
 def report(result: dict) -> str:
-    differences = {"snapshot ensemble": ""} | {k: percent(v, digits=2) for k, v in result["ensemble_minus"].items()}
+    differences = {"snapshot ensemble": ""} | {
+        k: percent(v, digits=2) for k, v in result["ensemble_minus"].items()
+    }
     rows = [
         [name, percent(v["accuracy"], digits=2), f"{v['nll']['mean']:.3f}", differences[name]]
         for name, v in result["kinds"].items()
     ]
     seeds, config = result["ensemble_of_seeds"], result["config"]
     rows.append(
-        [f"ensemble of {config['seeds']} plain runs", f"{100 * seeds['accuracy']:.2f}", f"{seeds['nll']:.3f}", ""]
+        [
+            f"ensemble of {config['seeds']} plain runs",
+            f"{100 * seeds['accuracy']:.2f}",
+            f"{seeds['nll']:.3f}",
+            "",
+        ]
     )
-    head = ["", "test accuracy, %", "negative log-likelihood, nats", "snapshot ensemble minus it, points"]
+    head = [
+        "",
+        "test accuracy, %",
+        "negative log-likelihood, nats",
+        "snapshot ensemble minus it, points",
+    ]
     intro = (
         f"{config['cycles']} cycles in {config['epochs']} epochs on {result['dataset']}, {config['seeds']} seeds; "
         "differences are paired by seed, with 95 % intervals."
@@ -51,12 +63,33 @@ def draw(result: dict) -> dict:
     left.set_ylim(100 * np.quantile(mean, 0.05) - 2, 100 * max(mean) + 2)
     cycles = np.arange(1, len(result["members"]["accuracy"]["mean"]) + 1)
     draw_percent(
-        right, cycles, result["members"]["accuracy"], marker="o", ms=4, color="C1", label="snapshot of cycle m alone"
+        right,
+        cycles,
+        result["members"]["accuracy"],
+        marker="o",
+        ms=4,
+        color="C1",
+        label="snapshot of cycle m alone",
     )
-    draw_percent(right, cycles, result["last_members"], marker="s", ms=4, color="C2", label="ensemble of the last m")
-    right.axhline(100 * result["kinds"]["plain run"]["accuracy"]["mean"], color="C0", lw=1.2, label="plain run")
+    draw_percent(
+        right,
+        cycles,
+        result["last_members"],
+        marker="s",
+        ms=4,
+        color="C2",
+        label="ensemble of the last m",
+    )
+    right.axhline(
+        100 * result["kinds"]["plain run"]["accuracy"]["mean"],
+        color="C0",
+        lw=1.2,
+        label="plain run",
+    )
     several = f"ensemble of {result['config']['seeds']} plain runs"
-    right.axhline(100 * result["ensemble_of_seeds"]["accuracy"], color="black", lw=1, ls="--", label=several)
+    right.axhline(
+        100 * result["ensemble_of_seeds"]["accuracy"], color="black", lw=1, ls="--", label=several
+    )
     right.set(xlabel="m", xticks=cycles, ylabel="test accuracy, %")
     for axis in (left, right):
         axis.legend(fontsize=8, loc="lower right" if axis is left else "best")

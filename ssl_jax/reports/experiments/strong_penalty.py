@@ -6,7 +6,13 @@ from ssl_jax.reports.experiments.parts import curve_of, curves, numbers_table, p
 
 def report(r: dict) -> str:
     rows = [
-        [f"{optimizer}, {fields['learning_rate']:g}", name, loss(arm), percent(arm["test"], digits=2), ahead(name, arm)]
+        [
+            f"{optimizer}, {fields['learning_rate']:g}",
+            name,
+            loss(arm),
+            percent(arm["test"], digits=2),
+            ahead(name, arm),
+        ]
         for optimizer, fields in r["optimizers"].items()
         for name, arm in fields["arms"].items()
     ]
@@ -16,7 +22,11 @@ def report(r: dict) -> str:
 
 def loss(arm: dict) -> str:
     mean, interval = arm["loss"]["mean"], arm["loss"]["interval"]
-    return "not finite" if mean is None else f"{mean:.3f}" + (f" ± {interval:.3f}" if interval is not None else "")
+    return (
+        "not finite"
+        if mean is None
+        else f"{mean:.3f}" + (f" ± {interval:.3f}" if interval is not None else "")
+    )
 
 
 def draw(r: dict) -> dict:
@@ -25,4 +35,6 @@ def draw(r: dict) -> dict:
         for optimizer, fields in r["optimizers"].items()
         for label, key in (("training loss", "loss_curve"), ("test accuracy", "test_curve"))
     }
-    return {"strong_penalty": curves(shown, "epoch", f"strong penalty: decay {r['weight_decay']:g}")}
+    return {
+        "strong_penalty": curves(shown, "epoch", f"strong penalty: decay {r['weight_decay']:g}")
+    }

@@ -20,4 +20,6 @@ def draw(r: dict) -> dict:
         label: {name: curve_of(curve[key]) for name, curve in r["networks"].items()}
         for label, key in (("test accuracy", "accuracy"), ("test cross-entropy", "loss"))
     }
-    return {"zero_shot": curves(shown, "s: weights times (1 - s / 100)", "zero-shot decay", x=r["s"])}
+    return {
+        "zero_shot": curves(shown, "s: weights times (1 - s / 100)", "zero-shot decay", x=r["s"])
+    }

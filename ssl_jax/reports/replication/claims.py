@@ -141,9 +141,13 @@ def symmetric(published: dict[tuple[str, str], float]) -> Evaluate:
     def evaluate(cells: Cells) -> tuple[str, list[str]]:
         lines, verdicts = [], []
         for cell, theirs in published.items():
-            first, last = (recorded(cells.get(cell, []), when, "asymmetry_l1") for when in ("first", "last"))
+            first, last = (
+                recorded(cells.get(cell, []), when, "asymmetry_l1") for when in ("first", "last")
+            )
             if len(last):
-                lines.append(f"{cell[1]}: {first.mean():.2f} -> {last.mean():.2f} (published: 1.41 -> {theirs:g})")
+                lines.append(
+                    f"{cell[1]}: {first.mean():.2f} -> {last.mean():.2f} (published: 1.41 -> {theirs:g})"
+                )
                 verdicts.append(HOLDS if np.all(last < 0.5 * first) else FAILS)
         return combine_verdicts(verdicts), lines
 
@@ -206,7 +210,12 @@ CLAIMS = (
     Claim(
         "No decay at all is worse than decay of the predictor",
         "table 3",
-        greater(*((_3(f"{name}_wdp"), _3(f"{name}_nowd")) for name in ("byol_sym", "byol", "simsiam_sym", "simsiam"))),
+        greater(
+            *(
+                (_3(f"{name}_wdp"), _3(f"{name}_nowd"))
+                for name in ("byol_sym", "byol", "simsiam_sym", "simsiam")
+            )
+        ),
     ),
     Claim(
         "DirectPred beats a one-layer predictor trained by SGD",

@@ -100,7 +100,9 @@ def page(gathered: Gathered) -> str:
 
 def section(cells: Cells, scale: str) -> str:
     """Return everything at one scale."""
-    parts = [f"<h2>{scale.capitalize()} scale</h2><p>{escape(SCALE_WORDS[scale])} {escape(baseline_line(cells))}</p>"]
+    parts = [
+        f"<h2>{scale.capitalize()} scale</h2><p>{escape(SCALE_WORDS[scale])} {escape(baseline_line(cells))}</p>"
+    ]
     parts += [claims(cells)]
     parts += [
         image(
@@ -108,7 +110,9 @@ def section(cells: Cells, scale: str) -> str:
             "Accuracy of every cell, ours and published, and of the untrained encoder",
         )
     ]
-    parts += [f"<h3>{escape(TITLES.get(s, s))}</h3>{table(s, cells, scale)}" for s in sweeps_of(cells)]
+    parts += [
+        f"<h3>{escape(TITLES.get(s, s))}</h3>{table(s, cells, scale)}" for s in sweeps_of(cells)
+    ]
     if titles := not_run(cells):
         parts.append(f'<p class="soft">Not run at this scale: {escape(titles)}.</p>')
     if spectra := draw_spectra(cells):
@@ -137,7 +141,9 @@ def table(sweep: str, cells: Cells, scale: str) -> str:
             texts[3] = f'<a href="#{anchor(scale, sweep, published.cell)}">{texts[3]}</a>'
         if published.note:
             texts[2] = f'<span title="{escape(published.note, quote=True)}">{texts[2]}*</span>'
-        lines.append(f"<tr{'' if runs else ' class=absent'}>{''.join(f'<td>{text}</td>' for text in texts)}</tr>")
+        lines.append(
+            f"<tr{'' if runs else ' class=absent'}>{''.join(f'<td>{text}</td>' for text in texts)}</tr>"
+        )
     below = "".join(f"<br>* {escape(note)}" for note in notes_of(sweep, cells))
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     below = below.removeprefix("<br>")
@@ -160,14 +166,15 @@ def runs_of(cells: Cells, scale: str) -> Iterable[str]:
     for (sweep, cell), runs in cells.items():
         inner = []
         for run in runs:
-            facts = (
-                f"seed {run['seed']}: linear {100 * run['linear_accuracy']:.2f}; {run.get('device', 'device not said')}"
-            )
+            device = run.get("device", "device not said")
+            facts = f"seed {run['seed']}: linear {100 * run['linear_accuracy']:.2f}; {device}"
             if run.get("seconds"):
                 facts += f"; {run['seconds']:.0f} s of training"
             if run.get("verdict"):
                 facts += f"; {run['verdict']}"
-            inner.append(f'<p>{escape(facts)}</p><pre class="command">{escape(run.get("command", ""))}</pre>')
+            inner.append(
+                f'<p>{escape(facts)}</p><pre class="command">{escape(run.get("command", ""))}</pre>'
+            )
         config = escape(json.dumps(runs[0]["config"], indent=1))
         name = f"{TITLES.get(sweep, sweep).partition(':')[0]}, {cell}"
         yield (
@@ -216,7 +223,9 @@ def image(figure: "Figure", words: str) -> str:
 
 def draw_accuracies(cells: Cells) -> "Figure":
     """Draw a line for each published cell: seeds, mean and interval, and the published number."""
-    lines = [(sweep, published) for sweep in sweeps_of(cells) for published in lines_of(sweep, cells)]
+    lines = [
+        (sweep, published) for sweep in sweeps_of(cells) for published in lines_of(sweep, cells)
+    ]
     figure, axes = plt.subplots(figsize=(8, 0.29 * len(lines) + 1.1), layout="constrained")
     for y, (sweep, published) in enumerate(lines):
         _draw_cell(
@@ -254,10 +263,14 @@ def draw_accuracies(cells: Cells) -> "Figure":
 
 def _draw_cell(axes: "Axes", y: int, published: Published, values: list[float]) -> None:
     if published.accuracy is not None:
-        axes.plot(published.accuracy, y, "D", ms=5.5, mfc="none", mec=THEIRS, mew=1.4, label="published")
+        axes.plot(
+            published.accuracy, y, "D", ms=5.5, mfc="none", mec=THEIRS, mew=1.4, label="published"
+        )
     if not values:
         return
-    axes.plot(values, [y] * len(values), "o", ms=4, color=OURS, alpha=0.45, mew=0, label="ours, each seed")
+    axes.plot(
+        values, [y] * len(values), "o", ms=4, color=OURS, alpha=0.45, mew=0, label="ours, each seed"
+    )
     if len(values) > 1:
         ours = accuracy([{"linear_accuracy": v / 100} for v in values])
         axes.errorbar(
@@ -287,7 +300,9 @@ def draw_spectra(cells: Cells) -> "Figure | None":
                 found[name] = history
     if not found:
         return None
-    figure, axes = plt.subplots(1, len(found), figsize=(2.1 * len(found) + 1, 2.6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(found), figsize=(2.1 * len(found) + 1, 2.6), sharey=True, layout="constrained"
+    )
     for axis, (name, history) in zip(np.ravel(axes), found.items(), strict=True):
         values = np.array(history["corr_eigenvalues"], np.float64)
         colours = plt.get_cmap("viridis")(np.linspace(0, 0.92, values.shape[1]))

@@ -55,13 +55,19 @@ WANG = (
 )
 TIAN_8 = (
     Published("directpred_100", "DirectPred", "100 epochs", 85.21, 0.23, BEST_EPOCH),
-    Published("directpred5_100", "DirectPred, every 5 steps", "100 epochs", 84.93, 0.29, BEST_EPOCH),
+    Published(
+        "directpred5_100", "DirectPred, every 5 steps", "100 epochs", 84.93, 0.29, BEST_EPOCH
+    ),
     Published("linear_100", "SGD", "100 epochs", 84.49, 0.20, NOT_SAID),
     Published("directpred_300", "DirectPred", "300 epochs", 88.88, 0.15, BEST_EPOCH),
-    Published("directpred5_300", "DirectPred, every 5 steps", "300 epochs", 88.83, 0.10, BEST_EPOCH),
+    Published(
+        "directpred5_300", "DirectPred, every 5 steps", "300 epochs", 88.83, 0.10, BEST_EPOCH
+    ),
     Published("linear_300", "SGD", "300 epochs", 88.57, 0.15, NOT_SAID),
     Published("directpred_500", "DirectPred", "500 epochs", 89.52, 0.04, BEST_EPOCH),
-    Published("directpred5_500", "DirectPred, every 5 steps", "500 epochs", 89.56, 0.13, BEST_EPOCH),
+    Published(
+        "directpred5_500", "DirectPred, every 5 steps", "500 epochs", 89.56, 0.13, BEST_EPOCH
+    ),
     Published("linear_500", "SGD", "500 epochs", 89.33, 0.27, NOT_SAID),
 )
 # By the name of the sweep that runs it.

@@ -13,7 +13,9 @@ from ssl_jax.workdir.directory import FREE, is_free, spread
 
 NEEDED = ("sweep", "scale", "cell", "seed", "linear_accuracy", "effective_rank", "config")
 SCALES = ("full", "mini")
-PROTOCOL = {"original_table8": "original_best_test_epoch_accuracy"}  # the accuracy that its paper publishes
+PROTOCOL = {
+    "original_table8": "original_best_test_epoch_accuracy"
+}  # the accuracy that its paper publishes
 
 Runs = list[dict]  # result files of one cell at one scale, one a seed
 Cells = dict[tuple[str, str], Runs]  # by (sweep, cell)
@@ -34,7 +36,9 @@ def gather(folders: Iterable[Path]) -> Gathered:
     """
     found: dict[str, Cells] = {}
     left_out: list[str] = []
-    for path in sorted(path for folder in folders for path in Path(folder).glob("*/*/*/seed-*.json")):
+    for path in sorted(
+        path for folder in folders for path in Path(folder).glob("*/*/*/seed-*.json")
+    ):
         run = _read(path, left_out)
         if run is None:
             continue
@@ -66,8 +70,12 @@ def _read(path: Path, left_out: list[str]) -> dict | None:
     if lacking:
         left_out.append(f"{path}: lacks {', '.join(lacking)}")
     elif moved:
-        left_out.append(f"{path}: says {moved[0]} {run[moved[0]]!r}, but is stored under {place[moved[0]]!r}")
-    elif wrong := [name for name in (accuracy_of(sweep), "effective_rank") if not is_number(run.get(name))]:
+        left_out.append(
+            f"{path}: says {moved[0]} {run[moved[0]]!r}, but is stored under {place[moved[0]]!r}"
+        )
+    elif wrong := [
+        name for name in (accuracy_of(sweep), "effective_rank") if not is_number(run.get(name))
+    ]:
         left_out.append(f"{path}: {wrong[0]} is {run.get(wrong[0])!r}, no number")
     elif not isinstance(run["config"], dict):
         left_out.append(f"{path}: config is {run['config']!r}, no configuration")
@@ -97,7 +105,11 @@ def _conflict(run: dict, other: dict) -> str | None:
         for field in ours.keys() & theirs.keys()
         if ours[field] != theirs[field] and not is_free(field, FREE + OWN)
     )
-    return f"{apart[0]} is {ours[apart[0]]}, and {theirs[apart[0]]} in {other['path']}" if apart else None
+    return (
+        f"{apart[0]} is {ours[apart[0]]}, and {theirs[apart[0]]} in {other['path']}"
+        if apart
+        else None
+    )
 
 
 OWN = ("seed",)  # in which runs of one cell differ, beside what starts of one run may differ in
@@ -131,5 +143,6 @@ def state(runs: Runs) -> str:
     names = [run.get("state", "collapsed" if run.get("collapsed") else "healthy") for run in runs]
     counted = {name: names.count(name) for name in names}
     return ", ".join(
-        name if count == len(names) else f"{name} ({count} of {len(names)})" for name, count in counted.items()
+        name if count == len(names) else f"{name} ({count} of {len(names)})"
+        for name, count in counted.items()
     )

@@ -101,7 +101,9 @@ def _row(sweep: str, published: Published, runs: Runs, scale: str) -> list[str]:
         return [*place, "not run", "", "", "", "", "", "", ""]
     ours = accuracy(runs, accuracy_of(sweep))
     others = [
-        str(accuracy(runs, f"{name}_accuracy")) if all(is_number(run.get(f"{name}_accuracy")) for run in runs) else ""
+        str(accuracy(runs, f"{name}_accuracy"))
+        if all(is_number(run.get(f"{name}_accuracy")) for run in runs)
+        else ""
         for name in PROBES
     ]
     rank = f"{np.mean([run['effective_rank'] for run in runs]):.1f}"
@@ -151,7 +153,10 @@ def markdown(gathered: Gathered, scale: str) -> str:
         parts.append(f"Not run at this scale: {titles}.\n")
     if lines := baseline_line(cells):
         parts.append(f"{lines}\n")
-    claims = [[c.statement, c.source, verdict, "; ".join(lines)] for c, verdict, lines in evaluate_claims(cells)]
+    claims = [
+        [c.statement, c.source, verdict, "; ".join(lines)]
+        for c, verdict, lines in evaluate_claims(cells)
+    ]
     parts.append(f"**Claims**\n\n{table(('claim', 'where', 'here', 'on what it rests'), claims)}")
     return "\n".join(parts)
 
