@@ -2,8 +2,7 @@
 Zhang et al. 2017.
 
     python launch.py --config configs/experiments/random_labels.py --workdir runs/random_labels
-    python launch.py --config configs/experiments/random_labels.py:cifar10 --workdir
-    runs/random_labels-cifar10
+    python launch.py --config configs/experiments/random_labels.py:cifar10 --workdir runs/random10
 
 The second is for a GPU: a small convolutional network on all of CIFAR-10, not measured.
 
