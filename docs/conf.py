@@ -88,12 +88,12 @@ def as_text(app, what, name, obj, options, lines: list[str]) -> None:
     while i < len(lines):
         line = lines[i]
         if SECTION.match(line):
-            out += ["", line]
             i += 1
+            block = []
             while i < len(lines) and (not lines[i].strip() or lines[i].startswith(" ")):
-                out.append(escaped(lines[i]))
+                block.append(escaped(lines[i]))
                 i += 1
-            out.append("")
+            out += ["", *section_of(line, block), ""]
         elif line.startswith(">>>"):  # an example, up to the next empty line
             out.append("")
             while i < len(lines) and lines[i].strip():
@@ -115,6 +115,25 @@ def as_text(app, what, name, obj, options, lines: list[str]) -> None:
         if sections
         else out
     )
+
+
+def section_of(title: str, block: list[str]) -> list[str]:
+    """A section, with one indentation for what goes on. Returns is a list where several things are
+    named, and a field already: Napoleon would take its first word for a type.
+    """
+    base = min((len(line) - len(line.lstrip()) for line in block if line.strip()), default=0)
+    texts = [(line.startswith(" " * (base + 1)), line.strip()) for line in block]
+    if title not in ("Returns:", "Yields:"):
+        indented = ["        " * deep + "    " * (not deep) + text for deep, text in texts]
+        return [title, *(line.rstrip() for line in indented)]
+    field = f":{title[:-1].lower()}:"
+    named = [not deep and bool(re.match(r"[^:]+: ", text)) for deep, text in texts]
+    if sum(named) < 2:
+        return [field, *("    " + text if text else "" for _, text in texts)]
+    lines = [field]
+    for entry, (_, text) in zip(named, texts, strict=True):
+        lines += ["", f"    * {text}"] if entry else [f"      {text}" if text else ""]
+    return lines
 
 
 def escaped(line: str) -> str:
