@@ -20,16 +20,23 @@ from ml_collections import ConfigDict, config_flags
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.runtime.memory import use_huge_pages
 
+TRAINING = ("pretrain", "supervised", "probe", "sweep", "experiment")  # the tasks whose steps are worth a new start
 TAKES = {int: "a whole number", float: "a number", bool: "true or false", tuple: "numbers with commas between them"}
 
 
-def main(argv: list[str]) -> int:
-    """Exit status of the command line `argv`, whose first word is the program's name."""
+def main(argv: list[str], own_process: bool = False) -> int:
+    """Exit status of the command line `argv`, whose first word is the program's name.
+
+    own_process: whether the process serves this command alone, so that it may start anew.
+    """
     try:
         if {"-h", "--help"} & set(argv):
             print(f"{__doc__}\nConfigurations: {', '.join(known_configs())}")
         else:
-            run(parse_flags(argv))
+            values = parse_flags(argv)
+            if own_process and values["config"].value.task in TRAINING:
+                use_huge_pages()
+            run(values)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -175,5 +182,4 @@ def known_configs() -> list[str]:
 
 
 if __name__ == "__main__":
-    use_huge_pages()
-    sys.exit(main(sys.argv))
+    sys.exit(main(sys.argv, own_process=True))

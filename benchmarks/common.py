@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.runtime.memory import use_huge_pages
 from ssl_jax.workdir.result_json import processor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,9 +30,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "
 
 def parse(description: str, **choices: Any) -> argparse.Namespace:
     """--quick, --out FILE, and one option for each of `choices` (name=default). Huge pages as launch.py asks for."""
-    import launch
-
-    launch.use_huge_pages()
+    use_huge_pages()
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small settings, under two minutes on two cores")
     parser.add_argument("--out", type=Path, help="file for the results as JSON")

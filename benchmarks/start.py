@@ -31,20 +31,26 @@ SETTINGS = {
 CHILD = """
 import json, sys, time
 import launch
-launch.use_huge_pages()  # the process anew, as from the command line
-begin = time.time()
-import ssl_jax.tasks.registry
-imported = time.time() - begin
-import jax
-from ssl_jax.tasks import training
 
-def one_step(run, state, batches, **rest):
-    jax.block_until_ready(run(state, next(iter(batches))))
-    print(json.dumps({"import_s": imported, "at": time.time()}))
-    raise SystemExit(0)
+run_task = launch.run
 
-training.train_loop = one_step
-sys.exit(launch.main(sys.argv))
+def run(values):
+    begin = time.time()
+    import ssl_jax.tasks.registry
+    imported = time.time() - begin
+    import jax
+    from ssl_jax.tasks import training
+
+    def one_step(run, state, batches, **rest):
+        jax.block_until_ready(run(state, next(iter(batches))))
+        print(json.dumps({"import_s": imported, "at": time.time()}))
+        raise SystemExit(0)
+
+    training.train_loop = one_step
+    run_task(values)
+
+launch.run = run
+sys.exit(launch.main(sys.argv, own_process=True))
 """
 
 

@@ -1,5 +1,6 @@
 """A user's mistake is one `error:` line that names what was wrong, status 2, and nothing is left or changed on disk."""
 
+import os
 import re
 import shlex
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 import launch
 from ssl_jax.builders import pretraining
+from ssl_jax.runtime import memory
 from ssl_jax.train import parallel
 from ssl_jax.train.parallel import steps_per_call
 
@@ -296,6 +298,7 @@ def test_a_refused_command_as_a_process(tmp_path):
 @pytest.mark.parametrize("platform, chosen, anew", [("linux", None, 1), ("linux", "", 0), ("darwin", None, 0)])
 def test_memory_is_kept_unless_the_user_decides(platform, chosen, anew, monkeypatch):
     calls = []
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(launch.os, "execv", lambda path, words: calls.append(words))
     monkeypatch.setattr(launch.sys, "platform", platform)
     monkeypatch.setattr(launch.sys, "orig_argv", ["python3", "-W", "error", "launch.py", "--help"])
@@ -307,6 +310,105 @@ def test_memory_is_kept_unless_the_user_decides(platform, chosen, anew, monkeypa
     assert not anew or "hugetlb=1" in launch.os.environ["GLIBC_TUNABLES"]
     launch.use_huge_pages()
     assert len(calls) == anew, "once is enough"
+
+
+@pytest.fixture
+def begun_anew(monkeypatch):
+    """The commands by which the process would have started anew."""
+    calls = []
+    monkeypatch.setattr(launch.os, "execv", lambda path, words: calls.append(words))
+    monkeypatch.setattr(launch.sys, "platform", "linux")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    yield calls
+    os.environ.pop("GLIBC_TUNABLES", None)  # which the function itself set
+
+
+COMMANDS = {
+    "configs/quickstart.py": True,
+    "configs/supervised.py:mlp": True,
+    "configs/probe.py": True,
+    "configs/sweeps/table2.py": True,
+    "configs/experiments/signal.py": True,
+    "configs/theory.py": False,
+    "configs/doctor.py": False,
+    "configs/dynamics.py": False,
+    "configs/report.py": False,
+    "configs/quickstart.py --config.task=views": False,
+}
+
+
+@pytest.mark.parametrize("own_process", [True, False])
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_process_of_its_own_that_trains_starts_anew(words, own_process, begun_anew, monkeypatch, tmp_path):
+    reached = []
+    monkeypatch.setattr(launch, "run", lambda values: reached.append(values["config"].value.task))
+    argv = ["launch.py", "--config", *words.split(), f"--workdir={tmp_path}/new"]
+    assert launch.main(argv, own_process=own_process) == 0 and len(reached) == 1
+    assert len(begun_anew) == (own_process and COMMANDS[words])
+
+
+def test_training_tasks_are_tasks_and_the_others_are_known():
+    from ssl_jax.tasks.registry import TASKS
+
+    assert set(TASKS) - set(launch.TRAINING) == {"views", "theory", "doctor", "dynamics", "report"}
+    assert set(launch.TRAINING) <= set(TASKS)
+
+
+def test_a_mistake_is_told_before_the_process_starts_anew(begun_anew, capfd):
+    assert launch.main(["launch.py", *QUICK.split(), "--workdir=W", "--config.epochz=1"], own_process=True) == 2
+    assert capfd.readouterr().err.startswith("error: ") and not begun_anew
+
+
+def test_an_accelerator_needs_no_new_start(begun_anew, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    launch.use_huge_pages()
+    assert not begun_anew and "GLIBC_TUNABLES" not in os.environ
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    launch.use_huge_pages()
+    assert len(begun_anew) == 1
+
+
+GPU, TPU = {"/dev/nvidia[0-9]*": ["/dev/nvidia0"]}, {"/dev/accel*": ["/dev/accel0"]}
+
+
+@pytest.mark.parametrize(
+    "environment, devices, packages, expected",
+    [
+        ({}, {}, [], False),
+        ({}, GPU, ["jax_plugins"], True),
+        ({}, GPU, [], False),  # a device that JAX has no way to
+        ({}, {}, ["jax_plugins"], False),  # a CUDA build on a machine without a GPU
+        ({}, TPU, ["libtpu"], True),
+        ({"JAX_PLATFORMS": "cpu"}, GPU, ["jax_plugins"], False),
+        ({"JAX_PLATFORMS": "CPU,cuda"}, GPU, ["jax_plugins"], False),
+        ({"JAX_PLATFORM_NAME": "cpu"}, GPU, ["jax_plugins"], False),
+        ({"JAX_PLATFORMS": "cuda,cpu"}, {}, [], True),
+        ({"JAX_PLATFORMS": ""}, GPU, ["jax_plugins"], True),
+        ({"CUDA_VISIBLE_DEVICES": ""}, GPU, ["jax_plugins"], False),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, GPU, ["jax_plugins"], False),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, GPU, ["jax_plugins"], True),
+        ({"CUDA_VISIBLE_DEVICES": ""}, TPU, ["libtpu"], True),
+    ],
+)
+def test_an_accelerator_is_expected_where_jax_would_find_one(environment, devices, packages, expected, monkeypatch):
+    for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(memory, "glob", lambda pattern: devices.get(pattern, []))
+    monkeypatch.setattr(memory, "find_spec", lambda name: name if name in packages else None)
+    assert memory.accelerator_expected() == expected
+
+
+def test_this_machine_is_told_as_jax_tells_it():
+    """Without imports of JAX, in a process of its own, beside JAX's own answer."""
+    words = "import sys; from ssl_jax.runtime.memory import accelerator_expected as a; e = a(); "
+    words += "assert 'jax' not in sys.modules; import jax; print(e == (jax.default_backend() != 'cpu'))"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_PLATFORM")}
+    command = [sys.executable, "-c", words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "True"
 
 
 def documented() -> list[str]:
