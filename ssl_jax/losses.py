@@ -64,9 +64,8 @@ class Objective(NamedTuple):
         mean: the mean of a tree of arrays over all devices, which may be differentiated.
 
     Returns:
-        loss: (), to be made small.
-        terms: scalars by name, the parts that the loss is made of; where there are several, they
-            are recorded.
+        (loss, terms). loss () is to be made small. terms are scalars by name, the parts that the
+        loss is made of; where there are several, they are recorded.
     """
 
     loss: Callable[[Pair, Pair, Pair, Mapping[str, jax.Array], Callable], tuple[jax.Array, Terms]]

@@ -71,7 +71,8 @@ def run(command: str, folder: Path) -> str:
 
 
 def test_the_page_has_examples():
-    assert "Add a predictor" in sections()
+    things = ("a predictor", "an objective", "a task", "a data source", "an experiment")
+    assert list(sections()) == [f"Add {thing}" for thing in things]
 
 
 @pytest.mark.slow

@@ -45,18 +45,20 @@ def test_regularised_objective(name, added):
     check_objective(regularised(OBJECTIVES[name], {added: WEIGHT}))
 
 
-def of_rows(name, p, t):
-    """(B,), NumPy float64."""
-    if name == "euclidean":
-        return np.sum((p - t) ** 2, 1) / 2
+def cosine_rows(p, t):
     return -np.sum(p * t, 1) / np.linalg.norm(p, axis=1) / np.linalg.norm(t, axis=1)
+
+
+# name -> rows(p, t): (B,), NumPy float64
+ROWS = {"cosine": cosine_rows, "euclidean": lambda p, t: np.sum((p - t) ** 2, 1) / 2}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_loss_is_the_mean_over_the_batch_of_both_directions(name):
     (p, z, t), memory = batch_of_projections()
     p64, t64 = ([np.float64(one) for one in pair] for pair in (p, t))
-    expected = np.mean(of_rows(name, p64[0], t64[1])) + np.mean(of_rows(name, p64[1], t64[0]))
+    rows = ROWS[name]
+    expected = np.mean(rows(p64[0], t64[1])) + np.mean(rows(p64[1], t64[0]))
     value, terms = OBJECTIVES[name](p, z, t, memory, alone)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert len(terms) == 1

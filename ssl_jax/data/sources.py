@@ -6,12 +6,24 @@ where the examples carry one, else as stored. It depends on no seed, so that "th
 same everywhere.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from ssl_jax.data.dataset import Dataset, Description, Split
 from ssl_jax.data.digits import describe_digits, read_digits
 from ssl_jax.data.tfds import describe_prepared, read_prepared
 from ssl_jax.errors import UserError
+
+
+class Source(NamedTuple):
+    """A set that TFDS does not prepare. `image_size` is the side that was asked for, or None."""
+
+    describe: Callable[[int | None], Description]  # describe(image_size), without an image read
+    read: Callable[[str | None, int | None], Dataset]  # read(cache_dir, image_size)
+
+
+SOURCES = {"digits": Source(describe_digits, read_digits)}
 
 
 def describe(
@@ -31,8 +43,8 @@ def describe(
     """
     data_dir = _check_place(data_dir, image_size)
     about = (
-        describe_digits(image_size)
-        if name == "digits"
+        SOURCES[name].describe(image_size)
+        if name in SOURCES
         else describe_prepared(name, data_dir, image_size)
     )
     if train_size is None:
@@ -52,7 +64,7 @@ def load_dataset(
     `cache.cache_roots`).
 
     Args:
-        name: "digits", or a TFDS set, with `/config` and `:version` where wanted.
+        name: one of `SOURCES`, or a TFDS set, with `/config` and `:version` where wanted.
         data_dir: TFDS directory that holds the set, prepared as array_record. None: TFDS's own
             default, where a missing set is downloaded and prepared.
         train_size: keep the first so many images of the official order, in `train` and in
@@ -64,8 +76,8 @@ def load_dataset(
     """
     data_dir = _check_place(data_dir, image_size)
     dataset = (
-        read_digits(cache_dir, image_size)
-        if name == "digits"
+        SOURCES[name].read(cache_dir, image_size)
+        if name in SOURCES
         else read_prepared(name, data_dir, cache_dir, image_size)
     )
     return dataset if train_size is None else _first(dataset, train_size)

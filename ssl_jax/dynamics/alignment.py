@@ -19,13 +19,13 @@ def eigenspace_alignment(corr: jax.Array, w: jax.Array) -> dict[str, jax.Array]:
         w: W_p, (D, D); it need not be symmetric.
 
     Returns:
-        corr_eigenvalues (D,): s_j of F, largest first, with eigenvectors v_j.
-        predictor_eigenvalues (D,): real parts of the eigenvalues of W_p, largest first.
-        alignment (D,): cos(v_j, W_p v_j) = v_j . W_p v_j / ||W_p v_j||, signed, in the order of
-            s_j. It is 1 where v_j is an eigenvector of W_p with a positive eigenvalue, and 0 where
-            W_p v_j is zero.
-        asymmetry (): sum |W_p - W_p^T| / sum |W_p| over entries, as in the replication's code; 0
-            for a symmetric matrix. `linalg.asymmetry` is the same in the Frobenius norm.
+        * corr_eigenvalues (D,): s_j of F, largest first, with eigenvectors v_j.
+        * predictor_eigenvalues (D,): real parts of the eigenvalues of W_p, largest first.
+        * alignment (D,): cos(v_j, W_p v_j) = v_j . W_p v_j / ||W_p v_j||, signed, in the order of
+          s_j. It is 1 where v_j is an eigenvector of W_p with a positive eigenvalue, and 0 where
+          W_p v_j is zero.
+        * asymmetry (): sum |W_p - W_p^T| / sum |W_p| over entries, as in the replication's code; 0
+          for a symmetric matrix. `linalg.asymmetry` is the same in the Frobenius norm.
     """
     chex.assert_rank([corr, w], 2)
     chex.assert_equal_shape([corr, w])

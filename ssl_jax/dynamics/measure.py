@@ -39,10 +39,10 @@ def measure_step(
         mean: average over the devices.
 
     Returns:
-        gradient_norm, update_norm (3,): Euclidean norm of each of `PARTS`.
-        mean_share (): ||E z||² / E ||z||², which is 1 where all projections are one vector.
-        online_target_cosine (): mean cosine of both networks' projections of the same view; 1
-            without an average.
+        * gradient_norm, update_norm (3,): Euclidean norm of each of `PARTS`.
+        * mean_share (): ||E z||² / E ||z||², which is 1 where all projections are one vector.
+        * online_target_cosine (): mean cosine of both networks' projections of the same view; 1
+          without an average.
     """
     centre = mean(jnp.mean(jnp.stack(z), axis=(0, 1)))
     cosine = mean(jnp.mean(jnp.sum(unit(jnp.stack(z)) * unit(jnp.stack(t)), axis=-1)))

@@ -4,15 +4,23 @@ It knows no probe, no file and no configuration: what happens at an event is han
 callables.
 """
 
+# JAX leaves the types of leaves, and of functions over them, unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.tree_util import keystr
 
 from ssl_jax.errors import UserError
+from ssl_jax.optim.decay import leaves_with_path
+from ssl_jax.train.parallel import HostBatches
+from ssl_jax.train.pretrain import Metrics
+
+Row = dict[str, Any]  # numbers by name, a row of metrics.csv
 
 ADVICE = "the last checkpoint before it is kept. Lower optimizer.learning_rate, or run in float32"
 
@@ -27,20 +35,21 @@ class Cadence(NamedTuple):
     track: int = 0  # between two records of the dynamics; 0: none
 
     def next_event(self, step: int) -> int:
-        """The first step after `step` that ends a row of metrics.csv."""
+        """Return the first step after `step` that ends a row of metrics.csv."""
         return min(
             self.total,
             *((step // every + 1) * every for every in (self.log, self.evaluate, self.save)),
         )
 
     def next_stop(self, step: int) -> int:
-        """The first step after `step` at which anything happens."""
+        """Return the first step after `step` at which anything happens."""
         return min(
             self.next_event(step),
             (step // self.track + 1) * self.track if self.track else self.total,
         )
 
     def due(self, step: int, every: int) -> bool:
+        """Return whether `step` is a multiple of `every` or the last of the run."""
         return step % every == 0 or step == self.total
 
 
@@ -48,28 +57,33 @@ class Hooks(NamedTuple):
     """What the loop calls, and when. An event is a step that ends a row of metrics.csv."""
 
     # signs(state) -> floats by name, at every event.
-    signs: Callable[[Any], dict]
+    signs: Callable[[Any], Row]
     # evaluate(state, step) -> floats by name, every `cadence.evaluate` steps.
-    evaluate: Callable[[Any, int], dict]
+    evaluate: Callable[[Any, int], Row]
     # record(row), at every event.
-    record: Callable[[dict], None]
+    record: Callable[[Row], None]
     # save(state, step, row), every `cadence.save` steps and before a stop.
-    save: Callable[[Any, int, dict], None]
+    save: Callable[[Any, int, Row], None]
     # stop(whether it is an event) -> whether to stop here, asked after each call.
     stop: Callable[[bool], bool]
     # progress(step, row), after each call; the row is {} where it is no event.
-    progress: Callable[[int, dict], None]
+    progress: Callable[[int, Row], None]
     # adjust(state) -> (state, whether to end here), after each evaluation has been recorded.
     adjust: Callable[[Any], tuple[Any, bool]] = lambda state: (state, False)
     # track(state, step, metrics), every `cadence.track` steps, with the metrics of the step itself.
-    track: Callable[[Any, int, dict], None] = lambda state, step, metrics: None
+    track: Callable[[Any, int, Metrics], None] = lambda state, step, metrics: None
 
 
 def plan_calls(first: int, cadence: Cadence, size: int) -> Iterable[tuple[int, int]]:
-    """(first step, count) of each call: `size` steps where no event lies inside, single steps
-    otherwise.
+    """Split the run into calls, so that at most two programs are ever compiled.
 
-    So at most two programs are ever compiled.
+    Args:
+        first: steps taken before the first call.
+        cadence: what happens when; an event ends a call.
+        size: steps of a call with no event inside. All other calls take a single step.
+
+    Yields:
+        The steps taken before each call, and the steps that it takes.
     """
     while first < cadence.total:
         count = size if cadence.next_stop(first) - first >= size else 1
@@ -78,9 +92,9 @@ def plan_calls(first: int, cadence: Cadence, size: int) -> Iterable[tuple[int, i
 
 
 def train_loop(
-    run: Callable,
+    run: Callable[[Any, HostBatches], tuple[Any, Metrics]],
     state: Any,
-    batches: Iterable[dict],
+    batches: Iterable[HostBatches],
     *,
     start: int,
     cadence: Cadence,
@@ -88,14 +102,29 @@ def train_loop(
     seconds_before: float,
     hooks: Hooks,
 ) -> tuple[Any, int]:
-    """Runs from step `start` to the end, or until `hooks.stop(...)`; returns the state and the step
-    reached.
+    """Run from step `start` to the end, or until a hook stops it.
 
-    run(state, batches) -> (state, metrics, each (count,)). A loss or a state that is not finite
-    raises UserError and nothing is saved after it. Rows hold the mean over the steps since the last
-    event, and the wall time of all starts together (`seconds_before`: of the earlier ones).
+    Rows hold the mean over the steps since the last event, and the wall time of all starts
+    together.
+
+    Args:
+        run: state, batches -> state, metrics of every step, each (count, ...).
+        state: the state at step `start`.
+        batches: for each call, arrays (count, B, ...) of its `count` steps, "position" among them.
+        start: steps taken before.
+        cadence: what happens when.
+        batch_size: examples of a step over all devices.
+        seconds_before: wall time of the earlier starts.
+        hooks: what to call at an event.
+
+    Returns:
+        The last state, and the step reached.
+
+    Raises:
+        UserError: a loss or a state is not finite. Nothing is saved after it.
     """
-    step, pending = start, []
+    step = start
+    pending: list[Metrics] = []
     begin = mark = time.perf_counter()
     marked = start
     for batch in batches:
@@ -115,7 +144,7 @@ def train_loop(
             # blank in metrics.csv: where a divergence can be read
             hooks.record({"step": step, "loss": float("nan")})
             raise
-        row = {"step": step, **means, **hooks.signs(state)}
+        row: Row = {"step": step, **means, **hooks.signs(state)}
         now = time.perf_counter()
         row |= {
             "images_per_second": (step - marked) * batch_size / (now - mark),
@@ -138,21 +167,22 @@ def train_loop(
 
 
 def require_finite(state: Any, step: int) -> None:
-    """UserError that names the first part of the state with a number that is not finite: it must
-    not be saved, or every later start would go on from it.
+    """Raise a UserError that names the first part of the state with a number that is not finite.
+
+    Such a state must not be saved, or every later start would go on from it.
     """
-    for path, value in jax.tree.leaves_with_path(jax.device_get(state)):
+    for path, value in leaves_with_path(jax.device_get(state)):
         if not np.all(np.isfinite(value)):
-            raise UserError(
-                f"{keystr(path, simple=True, separator='/')}: not finite at step {step}; {ADVICE}"
-            )
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UserError(f"{name}: not finite at step {step}; {ADVICE}")
 
 
-def _mean_of(pending: list[dict], step: int) -> dict[str, float]:
-    """Means over the steps since the last event; UserError that names the first step with a loss
-    not finite.
+def _mean_of(pending: list[Metrics], step: int) -> dict[str, float]:
+    """Average over the steps since the last event.
+
+    A UserError names the first step whose loss is not finite.
     """
-    host = jax.device_get(pending)
+    host: list[HostBatches] = jax.device_get(pending)
     joined = {name: np.concatenate([m[name] for m in host]) for name in host[0]}
     bad = np.flatnonzero(~np.isfinite(joined["loss"]))
     if bad.size:

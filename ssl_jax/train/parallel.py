@@ -6,22 +6,34 @@ state, because gradients, statistics and correlation are averaged inside the ste
 it.
 """
 
-from collections.abc import Callable
+# JAX leaves the types of leaves, and of functions over them, unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ssl_jax.errors import UserError
+from ssl_jax.train.pretrain import Batch, Metrics, Step
+from ssl_jax.types import PyTree
 
 AXIS = "batch"
 
+Device = Any  # a jax.Device, which a type checker does not know
+HostBatches = dict[str, npt.NDArray[Any]]  # arrays (count, B, ...) of `count` steps, by name
+# state, data, batches, key -> state, metrics of every step, each (count, ...)
+Program = Callable[[Any, PyTree, HostBatches, jax.Array], tuple[Any, Metrics]]
 
-def pick_devices(count: int) -> list:
-    """The first `count` local devices, or all of them for 0. Several processes use all of theirs."""
-    devices = jax.local_devices()
+
+def pick_devices(count: int) -> list[Device]:
+    """Return the first `count` local devices, or all for 0. Several processes use all of theirs."""
+    devices: list[Device] = jax.local_devices()  # pyright: ignore[reportUnknownVariableType]
     if count < 0 or count > len(devices):
         raise UserError(
             f"devices: got {count}, takes 0 (all) to {len(devices)}, as many as this machine shows"
@@ -33,8 +45,8 @@ def pick_devices(count: int) -> list:
     return devices[: count or None]
 
 
-def per_device(batch_size: int, devices: list) -> int:
-    """Examples a device takes of the global batch; UserError where they do not divide."""
+def per_device(batch_size: int, devices: Sequence[Device]) -> int:
+    """Count the examples a device takes of the global batch; UserError if they do not divide."""
     total = len(devices) * jax.process_count()
     if batch_size < 1 or batch_size % total:
         raise UserError(
@@ -43,8 +55,8 @@ def per_device(batch_size: int, devices: list) -> int:
     return batch_size // total
 
 
-def axis(devices: list) -> str | None:
-    """AXIS to average over, or None where one device has all of the batch.
+def axis(devices: Sequence[Device]) -> str | None:
+    """Return AXIS to average over, or None where one device has all of the batch.
 
     There an average changes nothing, but it is a boundary that XLA does not fuse across: a tenth of
     a step on a CPU.
@@ -53,25 +65,34 @@ def axis(devices: list) -> str | None:
 
 
 def process_rows(batch_size: int) -> slice:
-    """The rows of the global batch that this process feeds to its devices."""
+    """Return the rows of the global batch that this process feeds to its devices."""
     share = batch_size // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
-def parallelise(step: Callable, load: Callable, devices: list) -> Callable:
-    """run(state, data, batches, key) -> (state, metrics of every step, each (count,)).
+def parallelise(
+    step: Step, load: Callable[[PyTree, Batch], jax.Array], devices: list[Device]
+) -> Program:
+    """Compile a step into a program for all devices and several steps.
 
-    step(state, batch, key) is pure and averages over `axis(devices)`; load(data, batch) -> images
-    makes the batch's "image" from `data`, which lives on every device, and takes the place of its
-    "index". batches: host arrays (count, B, ...), `count` steps of this process's rows, taken one
-    after the other inside the compiled program.
+    Args:
+        step: state, batch, key -> state, metrics; pure, and averages over `axis(devices)`.
+        load: makes the batch's "image" (B, H, W, C) from `data`, which lives on every device, and
+            the batch. The image takes the place of the batch's "index".
+        devices: those of this process.
+
+    Returns:
+        The program run(state, data, batches, key) -> (state, metrics). Its batches are host arrays
+        (count, B, ...), `count` steps of this process's rows, taken one after the other inside the
+        compiled program. Its metrics are those of every step, each (count, ...). It donates the
+        state.
     """
 
-    def one(state, data, batch, key):
+    def one(state: Any, data: PyTree, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
         rest = {name: value for name, value in batch.items() if name != "index"}
         return step(state, rest | {"image": load(data, batch)}, key)
 
-    def many(state, data, batches, key):
+    def many(state: Any, data: PyTree, batches: Batch, key: jax.Array) -> tuple[Any, Metrics]:
         count = len(batches["position"])
         # no loop: on a CPU, XLA's own convolution inside one is some thirty times slower
         if count == 1:
@@ -92,21 +113,35 @@ def parallelise(step: Callable, load: Callable, devices: list) -> Callable:
     )
 
 
-def replicate(data: Any, devices: list) -> Any:
-    """The arrays on each of this process's devices, so that no call moves them again."""
+def replicate(data: PyTree, devices: Sequence[Device]) -> PyTree:
+    """Put the arrays on each of this process's devices, so that no call moves them again."""
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
     return jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
 
 
-def steps_per_call(value: int | str, devices: list) -> int:
-    """ "auto" is 1 on the CPU, where XLA's own convolutions are slow in a compiled loop, and 10
+def steps_per_call(value: int | str, devices: Sequence[Device]) -> int:
+    """Return how many steps one call takes.
+
+    "auto" is 1 on the CPU, where XLA's own convolutions are slow in a compiled loop, and 10
     elsewhere.
     """
     return count_or_auto("steps_per_call", value, 1 if devices[0].platform == "cpu" else 10)
 
 
 def count_or_auto(field: str, value: int | str, auto: int) -> int:
-    """The number that a field of text holds, or `auto` where it says so."""
+    """Read a whole number from a field of text.
+
+    Args:
+        field: name of the field, for the error.
+        value: "auto", or a number of at least 1, maybe as text.
+        auto: what "auto" stands for.
+
+    Returns:
+        The number.
+
+    Raises:
+        UserError: the value is neither.
+    """
     if value == "auto":
         return auto
     if not str(value).isdecimal() or int(value) < 1:
@@ -115,24 +150,25 @@ def count_or_auto(field: str, value: int | str, auto: int) -> int:
 
 
 def any_process(flag: bool) -> bool:
-    """True on every process as soon as it is on one, so that all of them stop at the same step."""
+    """Return True on every process once it is on one, so that all stop at the same step."""
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
-def _by_device(batches, devices: int):
-    """(count, B, ...) -> (devices, count, B / devices, ...)."""
+def _by_device(batches: HostBatches, devices: int) -> HostBatches:
+    """Share the rows out, (count, B, ...) -> (devices, count, B / devices, ...)."""
 
-    def split(x):
+    def split(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         count, rows = x.shape[:2]
         return np.swapaxes(np.reshape(x, (count, devices, rows // devices, *x.shape[2:])), 0, 1)
 
     return jax.tree.map(split, batches)
 
 
-def _listed(devices: list):
-    """None lets pmap find the devices of all processes by itself; a list names those of a single
-    process.
+def _listed(devices: list[Device]) -> list[Device] | None:
+    """Return the devices for pmap: a list for a single process.
+
+    None lets pmap find the devices of all processes by itself.
     """
     return devices if jax.process_count() == 1 else None

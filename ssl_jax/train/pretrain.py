@@ -4,6 +4,10 @@ They differ in three things only, all handed in: the predictor (learned or in cl
 it is made symmetric, and how slowly the target follows (tau = 0: it *is* the online network).
 """
 
+# JAX and Optax leave the types of leaves, and of functions over them, unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
 from collections.abc import Callable
 from typing import Any
 
@@ -14,49 +18,70 @@ from ssl_jax.dynamics.collapse import relative_spread
 from ssl_jax.dynamics.measure import measure_step
 from ssl_jax.dynamics.penalties import opposing_penalty
 from ssl_jax.linalg import second_moment
-from ssl_jax.losses import OBJECTIVES
+from ssl_jax.losses import OBJECTIVES, Pair
 from ssl_jax.models import Network
-from ssl_jax.optim import Optimizer
-from ssl_jax.predictors import Predictor
+from ssl_jax.optim import Optimizer, Schedule
+from ssl_jax.predictors import Memory, Predictor
 from ssl_jax.train.state import PretrainState
-from ssl_jax.types import Params, PyTree
+from ssl_jax.types import Params, PyTree, Scalar
 
-# of a state: PretrainState, SupervisedState
-Step = Callable[[Any, dict, jax.Array], tuple[Any, dict]]
+Batch = dict[str, jax.Array]  # arrays of B examples each, by name
+Metrics = dict[str, jax.Array]  # numbers of one step, by name
+# state, batch, key -> state, metrics; the state is a PretrainState or a SupervisedState
+Step = Callable[[Any, Batch, jax.Array], tuple[Any, Metrics]]
+Mean = Callable[[PyTree], PyTree]  # the mean of a tree of arrays over the devices
+# keys (B,), images (B, H, W, C) -> two views of each image
+Views = Callable[[jax.Array, jax.Array], Pair]
+# one of `losses.OBJECTIVES`, maybe regularised; `losses.Objective` says what it takes and returns
+Loss = Callable[[Pair, Pair, Pair, Memory, Mean], tuple[jax.Array, Metrics]]
 
 
 def make_pretrain_step(
     *,
-    views: Callable,
+    views: Views,
     network: Network,
     predictor: Predictor,
     optimizer: Optimizer,
-    tau: Callable | None,
-    objective: Callable = OBJECTIVES["cosine"],
+    tau: Schedule | None,
+    objective: Loss = OBJECTIVES["cosine"],
     loss_scale: float = 1.0,
     tracked: bool = False,
     opposing: bool = False,
     axis_name: str | None = None,
 ) -> Step:
-    """step(state, batch, key) -> (state, metrics), pure.
+    """Build the pure function step(state, batch, key) -> (state, metrics).
 
-    batch: "image" (B, H, W, C) uint8 and "position" (B,) int32, the examples' places in the global
-    batch, which their randomness follows. key: the run's, the same at every step and on every
-    device. tau: step -> rate of the target average, or None for no average. objective: one of
-    `losses.OBJECTIVES`, maybe regularised. loss_scale: c in c * objective (1: the replication, 2:
-    the original authors' code). tracked: whether to add what `measure_step` says of the step.
-    opposing: whether to measure where the weight decay pushes weights up. axis_name: the mapped
-    device axis, None for a single device.
-    metrics: "loss" (), "relative_spread" (); "loss_NAME" () for each term of an objective that has
-    several; and "opposing_ratio", "opposing_fraction" () where measured.
+    Its batch holds "image" (B, H, W, C) uint8 and "position" (B,) int32. A position is an example's
+    place in the global batch, and the example's randomness follows it. Its key is the run's, the
+    same at every step and on every device.
+
+    Args:
+        views: makes two views of each image, from keys (B,) and images (B, H, W, C).
+        network: encoder and projector.
+        predictor: learned or in closed form.
+        optimizer: makes the step of a gradient.
+        tau: step -> rate of the target average. None: no average, the target is the online network.
+        objective: one of `losses.OBJECTIVES`, maybe regularised.
+        loss_scale: c in c * objective. 1: the replication; 2: the original authors' code.
+        tracked: whether to add what `measure_step` says of the step.
+        opposing: whether to measure where the weight decay pushes weights up.
+        axis_name: the mapped device axis. None: a single device.
+
+    Returns:
+        The step. Its metrics are
+        loss (): loss_scale times the objective.
+        relative_spread (): that of the first view's projections.
+        loss_NAME (): each term of an objective that has several.
+        opposing_ratio, opposing_fraction (): where `opposing` asks for them.
+        All entries of `measure_step`, where `tracked` asks for them.
     """
-    mean = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
+    mean: Mean = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
 
-    def step(state: PretrainState, batch: dict, key: jax.Array) -> tuple[PretrainState, dict]:
+    def step(state: PretrainState, batch: Batch, key: jax.Array) -> tuple[PretrainState, Metrics]:
         view1, view2 = views(example_keys(key, state.step, batch["position"]), batch["image"])
         params = optimizer.pre(state.params, state.opt_state)
 
-        def loss_of(params):
+        def loss_of(params: Params) -> tuple[jax.Array, tuple[PyTree, Pair, Pair, Metrics]]:
             # Each view passes by itself: BatchNorm's statistics are one view's, never both
             # together.
             z1, stats = network.train(params, state.stats, view1)
@@ -64,21 +89,27 @@ def make_pretrain_step(
             z = z1, z2
             # Without an average the target is the online network, so its output is z, with no
             # gradient.
-            t = jax.lax.stop_gradient(z if tau is None else target_projections(state, view1, view2))
-            p = tuple(predictor.apply(params["predictor"], state.memory, one) for one in z)
+            t = z if tau is None else (target_projection(view1), target_projection(view2))
+            t = jax.lax.stop_gradient(t)
+            p = prediction(params, z1), prediction(params, z2)
             loss, terms = objective(p, z, t, state.memory, mean)
             return loss_scale * loss, (stats, z, t, terms)
 
-        def target_projections(state, *images):
-            return tuple(network.train(state.target, state.stats, image)[0] for image in images)
+        def prediction(params: Params, z: jax.Array) -> jax.Array:
+            return predictor.apply(params["predictor"], state.memory, z)
+
+        def target_projection(view: jax.Array) -> jax.Array:
+            return network.train(state.target, state.stats, view)[0]
 
         (loss, (stats, z, t, terms)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-        grads = mean(grads)
-        penalty = opposing_of_step(optimizer, grads, state.opt_state, params) if opposing else {}
+        grads: Params = mean(grads)
+        penalty: Metrics = (
+            opposing_of_step(optimizer, grads, state.opt_state, params) if opposing else {}
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         params: Params = optax.apply_updates(params, updates)
 
-        corr = mean(second_moment(*z))
+        corr: jax.Array = mean(second_moment(*z))
         predictor_params, memory = predictor.update(
             params["predictor"], state.memory, corr, state.step
         )
@@ -86,7 +117,7 @@ def make_pretrain_step(
 
         target = state.target if tau is None else average(state.target, params, tau(state.step))
         several = {f"loss_{name}": value for name, value in terms.items()} if len(terms) > 1 else {}
-        metrics = (
+        metrics: Metrics = (
             mean({"loss": loss, "relative_spread": relative_spread(z[0]), **several}) | penalty
         )
         if tracked:
@@ -99,8 +130,15 @@ def make_pretrain_step(
 
 
 def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Array:
-    """One key for each example (B,), a function of the run's key, the step and the place in the
-    global batch.
+    """Return one key for each example.
+
+    Args:
+        key: the run's.
+        step: (), steps taken before this one.
+        position: (B,) int32, places in the global batch.
+
+    Returns:
+        Keys (B,), each a function of the key, the step and the example's place alone.
     """
     step_key = jax.random.fold_in(key, step)
     return jax.vmap(lambda place: jax.random.fold_in(step_key, place))(position)
@@ -108,17 +146,36 @@ def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Ar
 
 def opposing_of_step(
     optimizer: Optimizer, grads: Params, opt_state: PyTree, params: Params
-) -> dict:
-    """{"opposing_ratio", "opposing_fraction"} of the decay in this step. What it computes of the
-    step the compiler finds again in `optimizer.update`, and computes once.
+) -> Metrics:
+    """Measure how much of this step's weight decay opposes it.
+
+    What it computes of the step the compiler finds again in `optimizer.update`, and computes once.
+
+    Args:
+        optimizer: the step's.
+        grads: gradients, a tree like params.
+        opt_state: the optimizer's state before the step.
+        params: weights at which the gradients were taken.
+
+    Returns:
+        opposing_ratio, opposing_fraction (): ratio and fraction of `opposing_penalty`.
     """
     measured = opposing_penalty(params, *optimizer.apart(grads, opt_state, params))
     return {f"opposing_{name}": measured[name] for name in ("ratio", "fraction")}
 
 
-def average(target, online, tau):
-    """W_a <- W_a + (1 - tau)(W - W_a) over the parameters that the target has (Höppe et al. 2022,
-    section 3.1).
+def average(target: Params, online: Params, tau: Scalar) -> Params:
+    """Move the target towards the online network: W_a <- W_a + (1 - tau)(W - W_a).
+
+    Höppe et al. 2022, section 3.1.
+
+    Args:
+        target: W_a, a dict of parts.
+        online: W, a dict with at least the parts of the target.
+        tau: rate of the average, from 0 (a copy of the online network) to 1 (no change).
+
+    Returns:
+        The new target, a tree like the old one.
     """
-    shared = {part: online[part] for part in target}
+    shared: Params = {part: online[part] for part in target}
     return jax.tree.map(lambda a, w: a + (1 - tau) * (w - a), target, shared)

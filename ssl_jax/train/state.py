@@ -1,5 +1,9 @@
 """Everything that a pretraining run remembers, as one frozen pytree of arrays."""
 
+# JAX leaves the types of leaves, and of functions over them, unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
 from typing import NamedTuple
 
 import jax
@@ -12,23 +16,18 @@ from ssl_jax.types import Params, PyTree
 
 
 class PretrainState(NamedTuple):
-    """step () int32, steps taken so far; params {"encoder", "projector", "predictor"}, online;
-    stats, BatchNorm's running statistics of encoder and projector; target {"encoder", "projector"},
-    or {} where no average is kept; opt_state; memory, the predictor's (the correlation F).
-    """
+    """The state of pretraining, all that a checkpoint holds."""
 
-    step: jax.Array
-    params: Params
-    stats: PyTree
-    target: Params
-    opt_state: PyTree
-    memory: Memory
+    step: jax.Array  # () int32, steps taken so far
+    params: Params  # {"encoder", "projector", "predictor"}, the online network
+    stats: PyTree  # BatchNorm's running statistics of encoder and projector
+    target: Params  # {"encoder", "projector"}, or {} where no average is kept
+    opt_state: PyTree  # the optimizer's
+    memory: Memory  # the predictor's: the correlation F
 
 
 def init_key(key: jax.Array) -> jax.Array:
-    """The key from which the run of this key draws its first weights, apart from all that it draws
-    in its steps.
-    """
+    """Return the key of a run's first weights, apart from all that its key draws in its steps."""
     return jax.random.fold_in(key, 0x1217)
 
 
@@ -40,15 +39,25 @@ def init_state(
     optimizer: Optimizer,
     has_target: bool,
 ) -> PretrainState:
-    """A fresh state for images shaped like `image` (B, H, W, C). The target starts as a copy of the
-    online net.
+    """Draw a fresh state. The target starts as a copy of the online network.
+
+    Args:
+        key: draws the weights.
+        image: images (B, H, W, C) in the shape of those to come.
+        network: encoder and projector.
+        predictor: draws its parameters and its memory from a key.
+        optimizer: gives the state that belongs to the parameters.
+        has_target: whether a target network is kept apart from the online one.
+
+    Returns:
+        The state at step 0.
     """
     trunk_key, predictor_key = jax.random.split(key)
     trunk, stats = network.init(trunk_key, image)
     predictor_params, memory = predictor.init(predictor_key)
     params = {**trunk, "predictor": predictor_params}
     # A copy, not a reference: a buffer that stands twice in the state cannot be donated.
-    target = jax.tree.map(jnp.copy, trunk) if has_target else {}
+    target: Params = jax.tree.map(jnp.copy, trunk) if has_target else {}
     return PretrainState(
         jnp.zeros((), jnp.int32), params, stats, target, optimizer.init(params), memory
     )

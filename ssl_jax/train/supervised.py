@@ -1,8 +1,13 @@
-"""The step of supervised training: augment, forward, loss, gradients, optimizer. The same loop
-drives it.
+"""The step of supervised training: augment, forward, loss, gradients, optimizer.
+
+The same loop drives it.
 """
 
-from collections.abc import Callable
+# JAX and Optax leave the types of leaves, and of functions over them, unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,57 +17,84 @@ import optax
 from ssl_jax.losses import jensen_shannon
 from ssl_jax.models import Classifier
 from ssl_jax.optim import Optimizer
-from ssl_jax.train.pretrain import Step, example_keys, opposing_of_step
+from ssl_jax.train.pretrain import Batch, Mean, Metrics, Step, example_keys, opposing_of_step
 from ssl_jax.types import Params, PyTree
+
+# keys (B,), images (B, H, W, C), targets (B, K) -> versions of the images (B, H, W, C), targets
+Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple[Sequence[jax.Array], jax.Array]]
 
 
 class SupervisedState(NamedTuple):
-    """step () int32; params {"encoder", "head"}; stats, BatchNorm's running statistics; opt_state."""
+    """The state of supervised training, all that a checkpoint holds."""
 
-    step: jax.Array
-    params: Params
-    stats: PyTree
-    opt_state: PyTree
+    step: jax.Array  # () int32, steps taken so far
+    params: Params  # {"encoder", "head"}
+    stats: PyTree  # BatchNorm's running statistics
+    opt_state: PyTree  # the optimizer's
 
 
 def init_supervised(
     key: jax.Array, image: jax.Array, classifier: Classifier, optimizer: Optimizer
 ) -> SupervisedState:
-    """A fresh state for images shaped like `image` (B, H, W, C)."""
+    """Draw a fresh state.
+
+    Args:
+        key: draws the weights.
+        image: images (B, H, W, C) in the shape of those to come.
+        classifier: encoder and head.
+        optimizer: gives the state that belongs to the parameters.
+
+    Returns:
+        The state at step 0.
+    """
     params, stats = classifier.init(key, image)
     return SupervisedState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
 
 
 def make_supervised_step(
     *,
-    augment: Callable,
+    augment: Augment,
     classifier: Classifier,
     optimizer: Optimizer,
-    loss: Callable,
+    loss: Callable[[jax.Array, jax.Array], jax.Array],
     num_classes: int,
     consistency: float = 0.0,
     opposing: bool = False,
     axis_name: str | None = None,
 ) -> Step:
-    """step(state, batch, key) -> (state, metrics), pure.
+    """Build the pure function step(state, batch, key) -> (state, metrics).
 
-    batch: "image" (B, H, W, C) uint8, "label" (B,) int32, "position" (B,) int32 as in pretraining.
-    augment(keys, image, target) -> (images, target): one version of each image, or AugMix's three;
-    loss(logits, target) -> (B,);
-    consistency: weight of the Jensen-Shannon divergence between the versions. opposing: whether to
-    measure where the weight decay pushes weights up. metrics: "loss" (), "train_accuracy" () of the
-    first version, and "opposing_ratio", "opposing_fraction" () where measured.
+    Its batch holds "image" (B, H, W, C) uint8, "label" (B,) int32 and "position" (B,) int32. The
+    positions and the key are those of pretraining.
+
+    Args:
+        augment: makes one version of each image, or AugMix's three, and their targets (B, K).
+        classifier: encoder and head.
+        optimizer: makes the step of a gradient.
+        loss: logits (B, K), targets (B, K) -> (B,).
+        num_classes: K.
+        consistency: weight of the Jensen-Shannon divergence between the versions.
+        opposing: whether to measure where the weight decay pushes weights up.
+        axis_name: the mapped device axis. None: a single device.
+
+    Returns:
+        The step. Its metrics are
+        loss (): mean over the batch, with the consistency.
+        train_accuracy (): that of the first version.
+        opposing_ratio, opposing_fraction (): where `opposing` asks for them.
     """
-    mean = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
+    mean: Mean = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
 
-    def step(state: SupervisedState, batch: dict, key: jax.Array) -> tuple[SupervisedState, dict]:
+    def step(
+        state: SupervisedState, batch: Batch, key: jax.Array
+    ) -> tuple[SupervisedState, Metrics]:
         target = jax.nn.one_hot(batch["label"], num_classes)
         images, target = augment(
             example_keys(key, state.step, batch["position"]), batch["image"], target
         )
         params = optimizer.pre(state.params, state.opt_state)
 
-        def loss_of(params):
+        def loss_of(params: Params) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
             # All versions pass together: BatchNorm's statistics are those of the whole mixture, as
             # AugMix has it.
             dropout_key = batch_key(key, state.step, axis_name)
@@ -76,12 +108,14 @@ def make_supervised_step(
             return value, (stats, versions[0])
 
         (value, (stats, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-        grads = mean(grads)
-        penalty = opposing_of_step(optimizer, grads, state.opt_state, params) if opposing else {}
+        grads: Params = mean(grads)
+        penalty: Metrics = (
+            opposing_of_step(optimizer, grads, state.opt_state, params) if opposing else {}
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        params = optax.apply_updates(params, updates)
+        params: Params = optax.apply_updates(params, updates)
         right = jnp.argmax(logits, axis=-1) == jnp.argmax(target, axis=-1)
-        metrics = (
+        metrics: Metrics = (
             mean({"loss": value, "train_accuracy": jnp.mean(right.astype(jnp.float32))}) | penalty
         )
         return SupervisedState(state.step + 1, params, mean(stats), opt_state), metrics
@@ -90,8 +124,15 @@ def make_supervised_step(
 
 
 def batch_key(key: jax.Array, step: jax.Array, axis_name: str | None) -> jax.Array:
-    """The key of what is drawn once for a device's share of a batch (dropout), apart from every
-    example's.
+    """Return the key of what is drawn once for a device's share of a batch, such as dropout.
+
+    Args:
+        key: the run's.
+        step: (), steps taken before this one.
+        axis_name: the mapped device axis. None: a single device.
+
+    Returns:
+        A key apart from that of every example.
     """
     key = jax.random.fold_in(jax.random.fold_in(key, step), 2**31 - 1)
     return jax.random.fold_in(key, jax.lax.axis_index(axis_name) if axis_name else 0)
