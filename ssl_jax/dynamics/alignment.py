@@ -19,6 +19,8 @@ def eigenspace_alignment(corr: jax.Array, w: jax.Array) -> dict[str, jax.Array]:
         w: W_p, (D, D); it need not be symmetric.
 
     Returns:
+        A dict of these entries.
+
         * corr_eigenvalues (D,): s_j of F, largest first, with eigenvectors v_j.
         * predictor_eigenvalues (D,): real parts of the eigenvalues of W_p, largest first.
         * alignment (D,): cos(v_j, W_p v_j) = v_j . W_p v_j / ||W_p v_j||, signed, in the order of

@@ -39,6 +39,8 @@ def measure_step(
         mean: average over the devices.
 
     Returns:
+        A dict of these entries.
+
         * gradient_norm, update_norm (3,): Euclidean norm of each of `PARTS`.
         * mean_share (): ||E z||² / E ||z||², which is 1 where all projections are one vector.
         * online_target_cosine (): mean cosine of both networks' projections of the same view; 1
