@@ -447,6 +447,15 @@ def test_a_mistake_is_told_before_the_process_starts_anew(begun_anew, capfd):
     assert capfd.readouterr().err.startswith("error: ") and not begun_anew
 
 
+def test_an_accelerator_needs_no_new_start(begun_anew, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    launch.use_huge_pages()
+    assert not begun_anew and "GLIBC_TUNABLES" not in os.environ
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    launch.use_huge_pages()
+    assert len(begun_anew) == 1
+
+
 GPU, TPU = {"/dev/nvidia[0-9]*": ["/dev/nvidia0"]}, {"/dev/accel*": ["/dev/accel0"]}
 
 
@@ -481,15 +490,15 @@ def test_an_accelerator_is_expected_where_jax_would_find_one(
     assert memory.accelerator_expected() == expected
 
 
-def test_this_machine_is_told_as_jax_tells_it(monkeypatch):
+def test_this_machine_is_told_as_jax_tells_it():
     """Without imports of JAX, in a process of its own, beside JAX's own answer."""
     words = "import sys; from ssl_jax.runtime.memory import accelerator_expected as a; e = a(); "
     words += (
         "assert 'jax' not in sys.modules; import jax; print(e == (jax.default_backend() != 'cpu'))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", words], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("JAX_PLATFORM")}
+    command = [sys.executable, "-c", words]
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "True"
 
 
