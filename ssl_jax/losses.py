@@ -2,7 +2,7 @@
 
 Of two views: `OBJECTIVES`, by name, and `REGULARISERS`, which are added to any of them. Of an image
 and its class: `LOSSES`, by name. There `logits` (..., K) are the scores of K classes and `target`
-(..., K) is their distribution, one-hot or mixed; the loss (...) is one number an example.
+(..., K) is their distribution, one-hot or mixed. The loss (...) is one number an example.
 """
 
 # JAX and its relatives leave the types of arrays' members, and of functions over them, unknown.

@@ -7,6 +7,8 @@ Both are functions of the correlation F of the projections.
 # pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 
@@ -62,5 +64,5 @@ def direct_copy(corr: jax.Array, eps: float = 0.3) -> jax.Array:
 
     Wang et al. 2021 (arXiv 2110.04947). It needs no eigenvectors.
     """
-    norm: jax.Array = jnp.linalg.norm(corr)
+    norm = cast(jax.Array, jnp.linalg.norm(corr))
     return corr / jnp.where(norm > 0, norm, 1) + eps * jnp.eye(corr.shape[0], dtype=corr.dtype)

@@ -265,13 +265,15 @@ def _set_every(every: int, write: Write) -> Regulate:
         if every == 1:
             return set_kernel(params, correlation)
         # lax.cond, so that the eigendecomposition is paid for only where its result is used.
-        new: Params = jax.lax.cond(
-            jnp.asarray(step) % every == 0,
-            set_kernel,
-            lambda params, _: params,
-            params,
-            correlation,
+        return cast(
+            Params,
+            jax.lax.cond(
+                jnp.asarray(step) % every == 0,
+                set_kernel,
+                lambda params, _: params,
+                params,
+                correlation,
+            ),
         )
-        return cast(Params, new)
 
     return regulate
