@@ -520,7 +520,10 @@ def documented() -> list[str]:
         f"--config {cell} --workdir DIR"
         for cell in re.findall(r"\| `(configs/[^`|]*)` \|", texts[0])
     }
-    return sorted(words for words in found if not re.search(r"NAME|METHOD|TABLE|CONFIG|\[", words))
+    # test_contributing.py runs what is of a configuration that an example makes.
+    made = [name for text in texts for name in re.findall(r"^# (configs/\S+\.py)$", text, re.M)]
+    left_out = re.compile("|".join([r"NAME|METHOD|TABLE|CONFIG|\[", *map(re.escape, made)]))
+    return sorted(words for words in found if not left_out.search(words))
 
 
 def test_the_documentation_has_commands():

@@ -1,6 +1,13 @@
-"""Predictors written down in closed form from the correlation F of the projections: DirectPred,
-DirectCopy.
+"""DirectPred and DirectCopy: predictors written down in closed form.
+
+Both are functions of the correlation F of the projections.
 """
+
+# JAX and its relatives leave the types of arrays' members, and of functions over them, unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +21,29 @@ EPS_MODES = ("relative", "literal")
 def direct_pred(
     corr: jax.Array, eps: float = 0.1, eps_mode: str = "relative", floor: float = 1e-4
 ) -> jax.Array:
-    """W_p = U diag(p) Uᵀ from F = U diag(s) Uᵀ, both (D, D) float32.
+    """Compute DirectPred, W_p = U diag(p) Uᵀ, from F = U diag(s) Uᵀ.
 
     With m = max_j s_j and negative s_j (rounding) taken as 0:
-      "relative": p_j = max(sqrt(s_j / m) + eps, floor), what both published codes compute; F's
-          scale cancels.
-      "literal":  p_j = max(sqrt(s_j) + eps * m, floor), as printed in Tian et al. 2021 eq. 18
-          (arXiv 2102.06810)
-                  and Höppe et al. 2022 eq. 5; there eps acts as eps * sqrt(m) of the relative form.
-    F = 0 gives eps * I (relative), so that a dead network still yields a finite predictor.
+
+        "relative"   p_j = max(sqrt(s_j / m) + eps, floor)
+        "literal"    p_j = max(sqrt(s_j) + eps * m, floor)
+
+    Both published codes compute the relative form, in which F's scale cancels. The literal form is
+    printed in Tian et al. 2021 (arXiv 2102.06810) eq. 18 and Höppe et al. 2022 eq. 5. There eps
+    acts as eps * sqrt(m) of the relative form. F = 0 gives eps * I (relative), so that a dead
+    network still yields a finite predictor.
+
+    Args:
+        corr: F (D, D) float32.
+        eps: what is added to the eigenvalues, see above.
+        eps_mode: "relative" or "literal".
+        floor: lower bound of the eigenvalues of W_p.
+
+    Returns:
+        W_p (D, D) float32, symmetric.
+
+    Raises:
+        UserError: `eps_mode` is unknown.
     """
     if eps_mode not in EPS_MODES:
         raise UserError(
@@ -39,8 +60,9 @@ def direct_pred(
 
 
 def direct_copy(corr: jax.Array, eps: float = 0.3) -> jax.Array:
-    """W_p = F / ||F||_F + eps I, (D, D): DirectCopy (Wang et al. 2021, arXiv 2110.04947), no
-    eigenvectors needed.
+    """Compute DirectCopy, W_p = F / ||F||_F + eps I, from F (D, D).
+
+    Wang et al. 2021 (arXiv 2110.04947). It needs no eigenvectors.
     """
-    norm = jnp.linalg.norm(corr)
+    norm = cast(jax.Array, jnp.linalg.norm(corr))
     return corr / jnp.where(norm > 0, norm, 1) + eps * jnp.eye(corr.shape[0], dtype=corr.dtype)

@@ -9,18 +9,19 @@ from ssl_jax.types import Params
 
 
 def symmetrise_linear(params: Params) -> Params:
-    """W <- (W + Wᵀ) / 2 for {"linear": {"kernel" (D, D)}}. Tian et al. 2021, section 3,
-    "symmetrized W_p".
+    """Set W <- (W + Wᵀ) / 2 in {"linear": {"kernel": (D, D)}}.
+
+    Tian et al. 2021, section 3, "symmetrized W_p".
     """
     kernel = params["linear"]["kernel"]
     return {**params, "linear": {**params["linear"], "kernel": (kernel + kernel.T) / 2}}
 
 
 def symmetrise_mlp(params: Params) -> Params:
-    """V = (W1 + W2ᵀ) / 2, W1 <- V, W2 <- Vᵀ, so that the product W2 W1 = VᵀV is symmetric and
-    positive.
+    """Set W1 <- V and W2 <- Vᵀ with V = (W1 + W2ᵀ) / 2.
 
-    Kernels: linear1 (D, H) = W1ᵀ, linear2 (H, D) = W2ᵀ.
+    So the product W2 W1 = VᵀV is symmetric and positive. The kernels are linear1 (D, H) = W1ᵀ and
+    linear2 (H, D) = W2ᵀ.
     """
     v = (params["linear1"]["kernel"].T + params["linear2"]["kernel"]) / 2
     return {

@@ -5,9 +5,13 @@ al. 2021, section 5; Höppe et al. 2022 eq. 7). The closed forms need it, and ev
 since its spectrum is what tells learning from collapse.
 """
 
+# JAX and its relatives leave the types of arrays' members, and of functions over them, unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,40 +24,60 @@ from ssl_jax.predictors.direct import EPS_MODES, direct_copy, direct_pred
 from ssl_jax.predictors.learned import symmetrise_linear, symmetrise_mlp
 from ssl_jax.types import Params
 
-Memory = dict[str, jax.Array]
+Memory = dict[str, jax.Array]  # {"correlation": F (D, D)}
+Step = jax.Array | int  # the 0-based number of an optimizer step
+Init = Callable[[jax.Array], tuple[Params, Memory]]  # init(key) -> (params, memory)
+# update(params, memory, corr (D, D), step) -> (params, memory)
+Update = Callable[[Params, Memory, jax.Array, Step], tuple[Params, Memory]]
+# regulate(params, F (D, D), step) -> params
+Regulate = Callable[[Params, jax.Array, Step], Params]
+Write = Callable[[jax.Array], jax.Array]  # write(F (D, D)) -> W_p (D, D)
 
 
 class Predictor(NamedTuple):
-    """What predicts the target's projections of one view from the online network's of the other,
-    (B, D) each.
+    """What predicts the target's projections of one view from the online network's of the other.
+
+    Both are (B, D).
     """
 
     # init(key) -> (params, memory)
-    init: Callable[[jax.Array], tuple[Params, Memory]]
+    init: Init
     # apply(params, memory, z (B, D)) -> p (B, D)
     apply: Callable[[Params, Memory, jax.Array], jax.Array]
     # update(params, memory, corr (D, D), step) -> (params, memory), called once after each
     # optimizer step with the correlation of that step's batch and the 0-based step number
-    update: Callable[[Params, Memory, jax.Array, Any], tuple[Params, Memory]]
+    update: Update
     # matrix(params) -> W_p (D, D), acting on column vectors: p = W_p z where `linear`, else what
     # stands for it
     matrix: Callable[[Params], jax.Array]
-    # whether W_p is written down from the correlation; else gradients train it
+    # whether W_p is written down from the correlation. If not, gradients train it
     closed_form: bool
     # whether `apply` is nothing but a product with `matrix`
     linear: bool = True
 
 
-def make_predictor(kind: str, dim: int, **options) -> Predictor:
-    """The predictor `kind` ("mlp", "linear", "direct_pred", "direct_copy") on projections of `dim`
-    numbers.
+def make_predictor(kind: str, dim: int, **options: Any) -> Predictor:
+    """Build the predictor `kind` on projections of `dim` numbers.
 
-    Options of every kind: rho in [0, 1), how much of the old correlation is kept each step (default
-    0.3).
-    mlp: hidden (512), symmetric (False), output_bias (False), init ("pytorch"), axis_name (None).
-    linear: symmetric (False), init. direct_pred: eps (0.1), eps_mode ("relative"), floor (1e-4),
-        every (1), init.
-    direct_copy: eps (0.3), every (1), init.
+    The options and their defaults:
+
+        mlp          hidden (512), symmetric (False), output_bias (False), axis_name (None)
+        linear       symmetric (False)
+        direct_pred  eps (0.1), eps_mode ("relative"), floor (1e-4), every (1)
+        direct_copy  eps (0.3), every (1)
+        every kind   init ("pytorch"), rho (0.3)
+
+    Args:
+        kind: a key of `KINDS`.
+        dim: D, the length of a projection.
+        **options: options of the kind. rho in [0, 1) is how much of the old correlation is kept
+            each step.
+
+    Returns:
+        The predictor (B, D) -> (B, D).
+
+    Raises:
+        UserError: the kind is unknown, or `dim` or an option is out of its range.
     """
     function = _function(kind)
     if dim < 1:
@@ -62,7 +86,7 @@ def make_predictor(kind: str, dim: int, **options) -> Predictor:
 
 
 def options_of(kind: str) -> frozenset[str]:
-    """The names of the options that the predictor `kind` takes, read off its function."""
+    """Return the names of the options that the predictor `kind` takes."""
     parameters = inspect.signature(_function(kind)).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
@@ -74,35 +98,51 @@ def _function(kind: str) -> Callable[..., Predictor]:
 
 
 def _mlp(
-    dim, *, hidden=512, symmetric=False, output_bias=False, init="pytorch", axis_name=None, rho=0.3
-):
+    dim: int,
+    *,
+    hidden: int = 512,
+    symmetric: bool = False,
+    output_bias: bool = False,
+    init: str = "pytorch",
+    axis_name: str | None = None,
+    rho: float = 0.3,
+) -> Predictor:
     head = MLPHead(hidden, dim, output_bias=output_bias, preset=init, axis_name=axis_name)
 
-    def init_params(key):
-        return head.init(key, jnp.zeros((2, dim)), train=True)["params"]
+    def init_params(key: jax.Array) -> Params:
+        return cast(Params, head.init(key, jnp.zeros((2, dim)), train=True)["params"])
 
-    def apply(params, memory, z):
+    def apply(params: Params, memory: Memory, z: jax.Array) -> jax.Array:
         # The predictor is never evaluated, so its running statistics are not kept.
         return head.apply({"params": params}, z, train=True, mutable=["batch_stats"])[0]
 
-    def matrix(params):
-        """W2 W1, without normalisation, bias and ReLU: as in the replication's Figure 2."""
+    def matrix(params: Params) -> jax.Array:
+        """Return W2 W1, without normalisation, bias and ReLU: as in the replication's Figure 2."""
         return matmul(params["linear1"]["kernel"], params["linear2"]["kernel"]).T
 
-    init, update = _with_memory(
+    begin, update = _with_memory(
         dim, rho, init_params, _after_each_step(symmetrise_mlp if symmetric else None)
     )
-    return Predictor(init, apply, update, matrix, closed_form=False, linear=False)
+    return Predictor(begin, apply, update, matrix, closed_form=False, linear=False)
 
 
-def _linear(dim, *, symmetric=False, init="pytorch", rho=0.3):
+def _linear(
+    dim: int, *, symmetric: bool = False, init: str = "pytorch", rho: float = 0.3
+) -> Predictor:
     regulate = _after_each_step(symmetrise_linear if symmetric else None)
     return _one_layer(dim, rho, init, regulate, closed_form=False)
 
 
 def _direct_pred(
-    dim, *, eps=0.1, eps_mode="relative", floor=1e-4, every=1, init="pytorch", rho=0.3
-):
+    dim: int,
+    *,
+    eps: float = 0.1,
+    eps_mode: str = "relative",
+    floor: float = 1e-4,
+    every: int = 1,
+    init: str = "pytorch",
+    rho: float = 0.3,
+) -> Predictor:
     _check_eps(eps)
     if eps_mode not in EPS_MODES:
         raise UserError(
@@ -113,13 +153,15 @@ def _direct_pred(
     )
 
 
-def _direct_copy(dim, *, eps=0.3, every=1, init="pytorch", rho=0.3):
+def _direct_copy(
+    dim: int, *, eps: float = 0.3, every: int = 1, init: str = "pytorch", rho: float = 0.3
+) -> Predictor:
     _check_eps(eps)
     return in_closed_form(dim, lambda corr: direct_copy(corr, eps), every=every, init=init, rho=rho)
 
 
 # Each function takes the dimension and, by keyword, options that all have a default. An option that
-# is called like a field of `config.predictor` gets that field; `init`, `output_bias` and
+# is called like a field of `config.predictor` gets that field. `init`, `output_bias` and
 # `axis_name` come from the run's other fields.
 KINDS: dict[str, Callable[..., Predictor]] = {
     "mlp": _mlp,
@@ -131,25 +173,27 @@ KINDS: dict[str, Callable[..., Predictor]] = {
 
 def in_closed_form(
     dim: int,
-    write: Callable[[jax.Array], jax.Array],
+    write: Write,
     *,
     every: int = 1,
     init: str = "pytorch",
     rho: float = 0.3,
 ) -> Predictor:
-    """The predictor of one layer that is not trained but written down from the correlation of the
-    projections.
+    """Build a predictor of one layer that is written down from the projections' correlation.
 
     Args:
-        dim: D, numbers of a projection.
+        dim: D, the length of a projection.
         write: write(F (D, D)) -> W_p (D, D).
-        every: steps from one writing to the next; in between the optimizer's steps stand (the
+        every: steps from one writing to the next. In between the optimizer's steps stand (the
             hybrid).
         init: name of the initialisation, which holds until the first step is over.
         rho: how much of the old correlation is kept each step, in [0, 1).
 
     Returns:
-        The predictor; its parameters are {"linear": {"kernel": W_pᵀ}}.
+        The predictor (B, D) -> (B, D). Its parameters are {"linear": {"kernel": W_pᵀ}}.
+
+    Raises:
+        UserError: `every` or `rho` is out of its range.
     """
     if every < 1:
         raise UserError(f"predictor.every: got {every}, takes a whole number of steps, at least 1")
@@ -161,17 +205,23 @@ def _check_eps(eps: float) -> None:
         raise UserError(f"predictor.eps: got {eps}, takes a number in [0, 1]")
 
 
-def _with_memory(dim, rho, init_params, regulate):
-    """(init, update) of a predictor that keeps F_k = rho F_{k-1} + (1 - rho) C_k, the first batch
-    stored as it is, and then lets `regulate(params, F_k, step)` have its way with the parameters.
+def _with_memory(
+    dim: int, rho: float, init_params: Callable[[jax.Array], Params], regulate: Regulate
+) -> tuple[Init, Update]:
+    """Return (init, update) of a predictor that keeps F_k = rho F_{k-1} + (1 - rho) C_k.
+
+    The first batch is stored as it is. `regulate(params, F_k, step)` then has its way with the
+    parameters.
     """
     if not 0 <= rho < 1:
         raise UserError(f"predictor.rho: got {rho}, takes a number in [0, 1)")
 
-    def init(key):
+    def init(key: jax.Array) -> tuple[Params, Memory]:
         return init_params(key), {"correlation": jnp.zeros((dim, dim))}
 
-    def update(params, memory, corr, step):
+    def update(
+        params: Params, memory: Memory, corr: jax.Array, step: Step
+    ) -> tuple[Params, Memory]:
         average = rho * memory["correlation"] + (1 - rho) * corr
         correlation = jnp.where(jnp.asarray(step) == 0, corr, average)
         return regulate(params, correlation, step), {"correlation": correlation}
@@ -179,44 +229,51 @@ def _with_memory(dim, rho, init_params, regulate):
     return init, update
 
 
-def _one_layer(dim, rho, preset, regulate, *, closed_form) -> Predictor:
-    """p = W_p z, learned or written down by `regulate`; the parameters are {"linear": {"kernel":
-    W_pᵀ}}.
+def _one_layer(
+    dim: int, rho: float, preset: str, regulate: Regulate, *, closed_form: bool
+) -> Predictor:
+    """Return p = W_p z, learned or written down by `regulate`.
+
+    The parameters are {"linear": {"kernel": W_pᵀ}}.
     """
 
-    def init_params(key):
+    def init_params(key: jax.Array) -> Params:
         return {"linear": {"kernel": linear_init(preset)(key, (dim, dim))}}
 
-    def apply(params, memory, z):
+    def apply(params: Params, memory: Memory, z: jax.Array) -> jax.Array:
         return z @ params["linear"]["kernel"]
 
-    def matrix(params):
+    def matrix(params: Params) -> jax.Array:
         return params["linear"]["kernel"].T
 
     init, update = _with_memory(dim, rho, init_params, regulate)
     return Predictor(init, apply, update, matrix, closed_form)
 
 
-def _after_each_step(projection):
+def _after_each_step(projection: Callable[[Params], Params] | None) -> Regulate:
+    """Return the regulation that applies `projection`, or none, to the parameters."""
     return lambda params, correlation, step: params if projection is None else projection(params)
 
 
-def _set_every(every: int, write):
-    """Overwrites W_p where step mod every == 0."""
+def _set_every(every: int, write: Write) -> Regulate:
+    """Return the regulation that overwrites W_p where step mod every == 0."""
 
-    def set_kernel(params, correlation):
+    def set_kernel(params: Params, correlation: jax.Array) -> Params:
         return {"linear": {"kernel": write(correlation).T}}
 
-    def regulate(params, correlation, step):
+    def regulate(params: Params, correlation: jax.Array, step: Step) -> Params:
         if every == 1:
             return set_kernel(params, correlation)
         # lax.cond, so that the eigendecomposition is paid for only where its result is used.
-        return jax.lax.cond(
-            jnp.asarray(step) % every == 0,
-            set_kernel,
-            lambda params, _: params,
-            params,
-            correlation,
+        return cast(
+            Params,
+            jax.lax.cond(
+                jnp.asarray(step) % every == 0,
+                set_kernel,
+                lambda params, _: params,
+                params,
+                correlation,
+            ),
         )
 
     return regulate
