@@ -16,7 +16,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.types import PyTree
+from ssl_jax.types import Mean
 
 NORM_FLOOR = 1e-12  # of torch.nn.functional.normalize
 
@@ -54,7 +54,6 @@ def half_squared(p: jax.Array, z: jax.Array) -> jax.Array:
 
 Pair = tuple[jax.Array, jax.Array]  # one array (B, D) of each view
 Terms = dict[str, jax.Array]  # scalars () by name, the parts that a loss is made of
-Mean = Callable[[PyTree], PyTree]  # the mean of a tree of arrays over all devices
 Distance = Callable[[jax.Array, jax.Array], jax.Array]  # distance(p, t) of (B, D) is (B,)
 # loss(p, z, t, memory, mean) -> (loss, terms), as `Objective` says
 PairLoss = Callable[[Pair, Pair, Pair, Mapping[str, jax.Array], Mean], tuple[jax.Array, Terms]]

@@ -23,9 +23,9 @@ from ssl_jax.optim import Optimizer, Schedule
 from ssl_jax.optim.schedules import target_rate
 from ssl_jax.predictors import Predictor, make_predictor, options_of
 from ssl_jax.train import parallel
-from ssl_jax.train.pretrain import Step, make_pretrain_step
+from ssl_jax.train.pretrain import make_pretrain_step
 from ssl_jax.train.state import PretrainState, init_state
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Step
 
 GROUPS = ("encoder", "projector", "predictor")
 

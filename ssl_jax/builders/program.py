@@ -9,9 +9,8 @@ from jax.stages import Wrapped
 from ssl_jax.data.batches import load
 from ssl_jax.optim.decay import check_mask
 from ssl_jax.train import parallel
-from ssl_jax.train.pretrain import Step
 from ssl_jax.train.state import init_key
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Step
 
 
 def compile_once(function: Callable) -> Wrapped:

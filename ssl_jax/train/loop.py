@@ -18,7 +18,7 @@ import numpy as np
 from ssl_jax.errors import UserError
 from ssl_jax.optim.decay import leaves_with_path
 from ssl_jax.train.parallel import HostBatches
-from ssl_jax.train.pretrain import Metrics
+from ssl_jax.types import Metrics
 
 Row = dict[str, Any]  # numbers by name, a row of metrics.csv
 

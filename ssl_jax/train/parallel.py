@@ -20,8 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ssl_jax.errors import UserError
-from ssl_jax.train.pretrain import Batch, Metrics, Step
-from ssl_jax.types import PyTree
+from ssl_jax.types import Batch, Metrics, PyTree, Step
 
 AXIS = "batch"
 

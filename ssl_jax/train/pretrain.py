@@ -9,7 +9,6 @@ it is made symmetric, and how slowly the target follows (tau = 0: it *is* the on
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import optax
@@ -18,22 +17,15 @@ from ssl_jax.dynamics.collapse import relative_spread
 from ssl_jax.dynamics.measure import measure_step
 from ssl_jax.dynamics.penalties import opposing_penalty
 from ssl_jax.linalg import second_moment
-from ssl_jax.losses import OBJECTIVES, Pair
+from ssl_jax.losses import OBJECTIVES, Pair, PairLoss
 from ssl_jax.models import Network
 from ssl_jax.optim import Optimizer, Schedule
-from ssl_jax.predictors import Memory, Predictor
+from ssl_jax.predictors import Predictor
 from ssl_jax.train.state import PretrainState
-from ssl_jax.types import Params, PyTree, Scalar
+from ssl_jax.types import Batch, Mean, Metrics, Params, PyTree, Scalar, Step
 
-Batch = dict[str, jax.Array]  # arrays of B examples each, by name
-Metrics = dict[str, jax.Array]  # numbers of one step, by name
-# state, batch, key -> state, metrics; the state is a PretrainState or a SupervisedState
-Step = Callable[[Any, Batch, jax.Array], tuple[Any, Metrics]]
-Mean = Callable[[PyTree], PyTree]  # the mean of a tree of arrays over the devices
 # keys (B,), images (B, H, W, C) -> two views of each image
 Views = Callable[[jax.Array, jax.Array], Pair]
-# one of `losses.OBJECTIVES`, maybe regularised; `losses.Objective` says what it takes and returns
-Loss = Callable[[Pair, Pair, Pair, Memory, Mean], tuple[jax.Array, Metrics]]
 
 
 def make_pretrain_step(
@@ -43,7 +35,7 @@ def make_pretrain_step(
     predictor: Predictor,
     optimizer: Optimizer,
     tau: Schedule | None,
-    objective: Loss = OBJECTIVES["cosine"],
+    objective: PairLoss = OBJECTIVES["cosine"],
     loss_scale: float = 1.0,
     tracked: bool = False,
     opposing: bool = False,

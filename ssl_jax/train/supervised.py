@@ -17,8 +17,8 @@ import optax
 from ssl_jax.losses import jensen_shannon
 from ssl_jax.models import Classifier
 from ssl_jax.optim import Optimizer
-from ssl_jax.train.pretrain import Batch, Mean, Metrics, Step, example_keys, opposing_of_step
-from ssl_jax.types import Params, PyTree
+from ssl_jax.train.pretrain import example_keys, opposing_of_step
+from ssl_jax.types import Batch, Mean, Metrics, Params, PyTree, Step
 
 # keys (B,), images (B, H, W, C), targets (B, K) -> versions of the images (B, H, W, C), targets
 Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple[Sequence[jax.Array], jax.Array]]

@@ -24,8 +24,9 @@ from ssl_jax.losses import OBJECTIVES
 from ssl_jax.models import Network
 from ssl_jax.optim import Optimizer, assign_groups, by_group, make_optimizer
 from ssl_jax.predictors import make_predictor
-from ssl_jax.train.pretrain import Step, make_pretrain_step
+from ssl_jax.train.pretrain import make_pretrain_step
 from ssl_jax.train.state import PretrainState, init_state
+from ssl_jax.types import Step
 
 GROUPS = {"trunk": "(encoder|projector)/", "predictor": "predictor/"}
 
