@@ -6,7 +6,6 @@ image.
 
 import json
 import os
-import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -105,8 +104,7 @@ def _read(path: Path, wanted: str) -> dict[str, np.ndarray] | None:
                 return None
             return {name: arrays[name] for name in header["names"]}
     except Exception as error:  # zipfile, zlib, struct and NumPy each raise their own
-        message = f"{path}: damaged, features are computed again ({type(error).__name__})"
-        print(message, file=sys.stderr)
+        warn(f"{path}: damaged, features are computed again ({type(error).__name__})")
         return None
 
 

@@ -3,13 +3,17 @@
 The late import makes training start half a second earlier.
 """
 
+import os
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
+    # Matplotlib raises for a name that it does not know in there, and pyplot chooses for itself
+    # without one.
+    os.environ["MPLBACKEND"] = "Agg"
     import matplotlib
 
-    matplotlib.use("Agg")  # before pyplot is imported, which chooses for itself otherwise
+    matplotlib.use("Agg")
     from matplotlib import pyplot
 
     return getattr(pyplot, name)

@@ -6,7 +6,6 @@ stores small programs too, and bounds the growth.
 """
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 
 from ssl_jax.runtime.cache_directory import user_cache
+from ssl_jax.runtime.terminal import warn
 
 LIMIT = (
     2 * 10**9
@@ -36,10 +36,7 @@ def enable_compilation_cache() -> None:
         tempfile.TemporaryFile(dir=folder).close()
         delete_oldest(folder, LIMIT)
     except OSError as error:
-        print(
-            f"warning: {folder}: {error.strerror or error}; compiled programs are not kept",
-            file=sys.stderr,
-        )
+        warn(f"{folder}: {error.strerror or error}; compiled programs are not kept")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # JAX's default, 1 s, leaves the small programs out.
