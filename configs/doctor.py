@@ -4,8 +4,8 @@
 
     python launch.py --config configs/doctor.py --config.run=DIR --workdir OUT
 
-It trains nothing, reads no data, and takes a second or two. Every run also diagnoses itself while it
-goes on.
+It trains nothing, reads no data, and takes a second or two. Every run also diagnoses itself while
+it goes on.
 """
 
 from ml_collections import ConfigDict
