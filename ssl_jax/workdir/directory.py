@@ -78,6 +78,7 @@ def refuse_other(earlier: dict, config: dict, directory: Path) -> None:
         earlier: the configuration in the directory's config.json.
         config: the configuration of this start.
         directory: the work directory, for the message.
+
     Raises:
         UserError: the tasks differ, or fields outside `FREE` and `PROBES`, which it lists.
     """
