@@ -379,7 +379,8 @@ def require_same(name: str, ours: list[float], peer: list[float]) -> None:
     for step, (mine, theirs, tolerance) in enumerate(zip(ours, peer, TOLERANCE, strict=True)):
         if not math.isclose(mine, theirs, rel_tol=0, abs_tol=tolerance):
             sys.exit(
-                f"error: {name}: loss after {step} steps: ours {mine:.6f}, peer {theirs:.6f}: not the same work"
+                f"error: {name}: loss after {step} steps: ours {mine:.6f}, peer {theirs:.6f}: not "
+                "the same work"
             )
 
 

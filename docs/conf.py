@@ -65,7 +65,10 @@ def write_api(app) -> None:
             lines += [f"## `{module}`", "", "```{eval-rst}", f".. automodule:: {module}", "```", ""]
         write_if_new(out / f"{folder}.md", "\n".join(lines))
     names = "\n".join(sorted(folders))
-    intro = "# API\n\nEvery public module, by folder. [Architecture](../architecture.md) says what each is for."
+    intro = (
+        "# API\n\nEvery public module, by folder. [Architecture](../architecture.md) says what "
+        "each is for."
+    )
     index = f"{intro}\n\n```{{toctree}}\n{names}\n```\n"
     write_if_new(out / "index.md", index)
 

@@ -56,25 +56,26 @@ def test_signal_that_decides():
         member(0.1, *FADED, depth=10),
     ]
     assert found_signal(members) == (
-        "Of 3 networks of 3 layers 2 trained. Of 1 networks of 10 layers 0 trained. With a gradient of at least 0.01 "
-        "in every layer before training: 2 of 2. With a smaller one in some layer, but all alike within a factor of "
-        "10: 0 of 1. With a smaller one in some layer, and not alike: 0 of 1."
+        "Of 3 networks of 3 layers 2 trained. Of 1 networks of 10 layers 0 trained. With a "
+        "gradient of at least 0.01 in every layer before training: 2 of 2. With a smaller one in "
+        "some layer, but all alike within a factor of 10: 0 of 1. With a smaller one in some "
+        "layer, and not alike: 0 of 1."
     )
 
 
 def test_signal_that_decides_nothing():
     members = [member(0.1, *SEEN), member(1.0, *EVEN), member(0.95, *FADED)]
     assert found_signal(members) == (
-        "Of 3 networks of 3 layers 2 trained. With a gradient of at least 0.01 in every layer before training: 0 of 1. "
-        "With a smaller one in some layer, but all alike within a factor of 10: 1 of 1. With a smaller one in some "
-        "layer, and not alike: 1 of 1."
+        "Of 3 networks of 3 layers 2 trained. With a gradient of at least 0.01 in every layer "
+        "before training: 0 of 1. With a smaller one in some layer, but all alike within a factor "
+        "of 10: 1 of 1. With a smaller one in some layer, and not alike: 1 of 1."
     )
 
 
 def test_signal_of_which_there_is_one_kind_only():
     assert found_signal([member(1.0, *SEEN)]).endswith(
-        "before training: 1 of 1. With a smaller one in some layer, but all alike within a factor of 10: 0 of 0. With "
-        "a smaller one in some layer, and not alike: 0 of 0."
+        "before training: 1 of 1. With a smaller one in some layer, but all alike within a factor "
+        "of 10: 0 of 0. With a smaller one in some layer, and not alike: 0 of 0."
     )
 
 
@@ -121,11 +122,11 @@ def adam_result(adam, others=(1.0, 1.0, 1.0), sgd=(0.0, 0.003), apart=(0.0, 0.9)
 
 def test_adam_under_which_decay_is_not_l2():
     assert found_adam_l2(adam_result([2000.0, 50.0, 0.5])) == (
-        "Under Adam with L2, weights with gradients of about 1e-06 shrink 4e+03 times as fast as those with gradients "
-        "of about 0.01. In the three others every weight shrinks by learning rate times λ, to within 0.0001 of it. "
-        "After training, SGD's weights under the two kinds of decay differ by at most 0.003 of their norm, whatever λ; "
-        "Adam's by up to 0.9. At the λ that held-out images choose, AdamW reaches 95.0 % and Adam with L2 90.0 % (± "
-        "2.0 and 1.0)."
+        "Under Adam with L2, weights with gradients of about 1e-06 shrink 4e+03 times as fast as "
+        "those with gradients of about 0.01. In the three others every weight shrinks by learning "
+        "rate times λ, to within 0.0001 of it. After training, SGD's weights under the two kinds "
+        "of decay differ by at most 0.003 of their norm, whatever λ; Adam's by up to 0.9. At the λ "
+        "that held-out images choose, AdamW reaches 95.0 % and Adam with L2 90.0 % (± 2.0 and 1.0)."
     )
 
 
@@ -172,7 +173,8 @@ def test_adam_of_a_network_of_few_weights():
 def test_accuracies_of_adam_and_adamw_stand_side_by_side():
     a, b = variant([1.0], [60], best=0.9, interval=None), variant([1.0], [60], best=0.8)
     assert compared(a, b) == (
-        "At the λ that held-out images choose, AdamW reaches 80.0 % and Adam with L2 90.0 % (± 1.0 and 0.0)."
+        "At the λ that held-out images choose, AdamW reaches 80.0 % and Adam with L2 90.0 % (± 1.0 "
+        "and 0.0)."
     )
 
 
@@ -206,9 +208,10 @@ def test_optimizers_of_which_one_is_best():
         lion=swept(1.0, (0.06, 0.005), 0.9, 0.2, 0.06),
     )
     assert found_optimizers(result) == (
-        "Each at its own best rate, adam has the least test error, 3.0 ± 1.0 %, and sgd the largest, 7.0 ± 1.0 %; of "
-        "the others, 0 have intervals that overlap adam's. One rate below their best, at it and one above, the "
-        "optimizers' median error is 25.0 / 6.0 / 65.0 %. Over all its ε and ρ, Adadelta's lies between 5.0 and 90.0 %."
+        "Each at its own best rate, adam has the least test error, 3.0 ± 1.0 %, and sgd the "
+        "largest, 7.0 ± 1.0 %; of the others, 0 have intervals that overlap adam's. One rate below "
+        "their best, at it and one above, the optimizers' median error is 25.0 / 6.0 / 65.0 %. "
+        "Over all its ε and ρ, Adadelta's lies between 5.0 and 90.0 %."
     )
 
 
@@ -230,9 +233,10 @@ def test_optimizers_of_one_seed_and_one_rate():
         "rates": [1.0]
     }
     assert found_optimizers(result) == (
-        "Each at its own best rate, adam has the least test error, 4.0 %, and sgd the largest, 7.0 %; of the others, 0 "
-        "have intervals that overlap adam's. One rate below their best, at it and one above, the optimizers' median "
-        "error is none / 5.5 / none %. Over all its ε and ρ, Adadelta's lies between 5.0 and 90.0 %."
+        "Each at its own best rate, adam has the least test error, 4.0 %, and sgd the largest, 7.0 "
+        "%; of the others, 0 have intervals that overlap adam's. One rate below their best, at it "
+        "and one above, the optimizers' median error is none / 5.5 / none %. Over all its ε and ρ, "
+        "Adadelta's lies between 5.0 and 90.0 %."
     )
 
 
@@ -291,10 +295,11 @@ def random_result(random=(0.5, 0.7, 0.99, 0.985), true=(0.9, 0.995, 1.0, 1.0), l
 
 def test_random_labels_that_are_learned_by_heart():
     assert found_random_labels(random_result()) == (
-        "On random labels the network reaches a training accuracy of 100.0 ± 1.0 % (99 % after 2 epochs with true "
-        "labels, 3 with random ones), and on test images 10.5 ± 2.0 %, where the largest class makes 10.2 %; on true "
-        "labels 98.0 ± 1.0 and 97.0 ± 2.0 %. Weight decay leaves 60.0 ± 1.0 % of the random labels learnt, "
-        "augmentation 40.0 ± 1.0 %, both 30.0 ± 1.0 %."
+        "On random labels the network reaches a training accuracy of 100.0 ± 1.0 % (99 % after 2 "
+        "epochs with true labels, 3 with random ones), and on test images 10.5 ± 2.0 %, where the "
+        "largest class makes 10.2 %; on true labels 98.0 ± 1.0 and 97.0 ± 2.0 %. Weight decay "
+        "leaves 60.0 ± 1.0 % of the random labels learnt, augmentation 40.0 ± 1.0 %, both 30.0 ± "
+        "1.0 %."
     )
 
 
@@ -337,23 +342,24 @@ TAIL = (
 
 def test_snapshots_that_are_better_and_worse():
     assert found_snapshots(snapshots_result((0.01, 0.005), (-0.02, 0.0199))) == (
-        "The ensemble against its last member: +1.00 ± 0.50 points; against the plain run of the same cost: -2.00 ± "
-        f"1.99 points.{TAIL}"
+        "The ensemble against its last member: +1.00 ± 0.50 points; against the plain run of the "
+        f"same cost: -2.00 ± 1.99 points.{TAIL}"
     )
 
 
 def test_snapshots_of_which_it_cannot_be_told():
     """Also where the interval ends at zero."""
     assert found_snapshots(snapshots_result((0.01, 0.01), (-0.002, 0.003))) == (
-        "The ensemble against its last member: +1.00 ± 1.00 points, an interval that holds zero; against the plain run "
-        f"of the same cost: -0.20 ± 0.30 points, an interval that holds zero.{TAIL}"
+        "The ensemble against its last member: +1.00 ± 1.00 points, an interval that holds zero; "
+        "against the plain run of the same cost: -0.20 ± 0.30 points, an interval that holds "
+        f"zero.{TAIL}"
     )
 
 
 def test_snapshots_of_a_single_seed_have_no_interval():
     assert found_snapshots(snapshots_result((0.01,), (0.0,))) == (
-        "The ensemble against its last member: +1.00 points; against the plain run of the same cost: +0.00 points."
-        f"{TAIL}"
+        "The ensemble against its last member: +1.00 points; against the plain run of the same "
+        f"cost: +0.00 points.{TAIL}"
     )
 
 
@@ -384,18 +390,20 @@ def test_ridge_that_goes_as_predicted():
     )
     assert 0.9624**60 > 0.1 > 0.9624**61
     assert found_ridge(result) == (
-        "The error follows the prediction from the eigenvalues to within 2e-06 of itself wherever it converges. At the "
-        "best rate, 1.962 / L, a tenth of the error takes 61 steps in the end, which one Newton step reaches to 2e-10. "
-        "After 3000 steps 2 of 2 converging rates classify the test images as well as the closed form does."
+        "The error follows the prediction from the eigenvalues to within 2e-06 of itself wherever "
+        "it converges. At the best rate, 1.962 / L, a tenth of the error takes 61 steps in the "
+        "end, which one Newton step reaches to 2e-10. After 3000 steps 2 of 2 converging rates "
+        "classify the test images as well as the closed form does."
     )
 
 
 def test_ridge_that_does_not_go_as_predicted():
     result = ridge_result(descent(1.0, 0.5, 0.7, 0.93), descent(1.2, 0.6, 0.2, 0.939), newton=0.3)
     assert found_ridge(result) == (
-        "The error follows the prediction from the eigenvalues to within 0.7 of itself wherever it converges. At the "
-        "best rate, 1.000 / L, a tenth of the error takes 4 steps in the end, which one Newton step reaches to 3e-01. "
-        "After 3000 steps 0 of 2 converging rates classify the test images as well as the closed form does."
+        "The error follows the prediction from the eigenvalues to within 0.7 of itself wherever it "
+        "converges. At the best rate, 1.000 / L, a tenth of the error takes 4 steps in the end, "
+        "which one Newton step reaches to 3e-01. After 3000 steps 0 of 2 converging rates classify "
+        "the test images as well as the closed form does."
     )
 
 
@@ -432,19 +440,28 @@ def robustness_result(difference, over, best) -> dict:
             [[0.01, 0.02], [0.03, 0.0]],
             (0.015, 0.002),
             (0.004, 0.001),
-            "+1.50 ± 0.20 points over all cells, ahead in 3 and behind in 0 of 4 cells, +0.40 ± 0.10 between",
+            (
+                "+1.50 ± 0.20 points over all cells, ahead in 3 and behind in 0 of 4 cells, +0.40 "
+                "± 0.10 between"
+            ),
         ),
         (
             [[-0.01, -0.02], [0.03, -0.1]],
             (-0.025, 0.002),
             (-0.004, 0.001),
-            "-2.50 ± 0.20 points over all cells, ahead in 1 and behind in 3 of 4 cells, -0.40 ± 0.10 between",
+            (
+                "-2.50 ± 0.20 points over all cells, ahead in 1 and behind in 3 of 4 cells, -0.40 "
+                "± 0.10 between"
+            ),
         ),
         (
             [[None, None], [0.0, 0.0]],
             (0.0,),
             (None,),
-            "+0.00 points over all cells, ahead in 0 and behind in 0 of 4 cells, not finite between",
+            (
+                "+0.00 points over all cells, ahead in 0 and behind in 0 of 4 cells, not finite "
+                "between"
+            ),
         ),
     ],
 )

@@ -451,7 +451,10 @@ def test_starts_may_differ_in_what_any_run_may_but_in_no_probe(config, tmp_path)
 
 def words(tmp_path: Path, table: str, cells: str, *fields: str) -> list[str]:
     """Cells on the digits, in seconds."""
-    base = "data.name=digits views.recipe=digits encoder.name=convnet_digits dynamics.every=2 devices=1".split()
+    base = (
+        "data.name=digits views.recipe=digits encoder.name=convnet_digits dynamics.every=2 "
+        "devices=1"
+    ).split()
     own = [f"cells={cells}", "seeds=0,", f"store={tmp_path / 'store'}"]
     start = [
         "launch.py",

@@ -82,7 +82,10 @@ def test_what_a_continued_run_may_change(tmp_path, free):
 
 # What `pretrain`, `sweep`, `report` and the experiments each said for themselves, before there was
 # one list.
-EVERYWHERE = "data.data_dir data.resident devices steps_per_call log_every eval_every checkpoint_every dynamics.every"
+EVERYWHERE = (
+    "data.data_dir data.resident devices steps_per_call log_every eval_every checkpoint_every "
+    "dynamics.every"
+)
 ELSEWHERE = "data_dir together workers"  # fields of a sweep, and of experiments
 
 

@@ -197,7 +197,10 @@ def state_of_run(kinds: np.ndarray, signs: Signs, facts: Facts) -> tuple[str, st
     if step < clock and fading(signs.top):
         return (
             "too early",
-            f"the mean direction is still fading, for which weight decay takes about {clock:.0f} steps",
+            (
+                "the mean direction is still fading, for which weight decay takes about "
+                f"{clock:.0f} steps"
+            ),
         )
     return state, ""
 

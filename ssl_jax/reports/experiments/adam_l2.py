@@ -21,8 +21,8 @@ def report(result: dict) -> str:
     head = ["optimizer", "best λ", "test accuracy, %", "at the first λ, %"]
     head += ["shrinkage, small gradients", "large gradients", "no gradient"]
     intro = (
-        "The best λ is that of the held-out training images. Shrinkage: what the decay takes of a weight in one step, "
-        f"in units of learning rate times λ (λ = {result['measured_decay']:g})."
+        "The best λ is that of the held-out training images. Shrinkage: what the decay takes of a "
+        f"weight in one step, in units of learning rate times λ (λ = {result['measured_decay']:g})."
     )
     return paragraphs(intro, table(head, rows), found_adam_l2(result))
 
@@ -60,12 +60,12 @@ def found_adam_l2(result: dict) -> str:
         name: np.nanmax(floats(v["mean"])) for name, v in result["distance_between_kinds"].items()
     }
     return (
-        f"Under Adam with L2, weights with gradients of about {scales[low]:.1g} shrink {times:.3g} times as fast as "
-        f"those with gradients of about {scales[high]:.1g}. In the three others every weight shrinks by learning rate "
-        f"times λ, to within {even:.1g} of it. After training, SGD's weights under the two kinds of decay differ by at "
-        f"most {apart['SGD']:.1g} of their norm, whatever λ; Adam's by up to {apart['Adam']:.2g}. "
-        + compared(variants["Adam with L2"], variants["AdamW"])
-    )
+        f"Under Adam with L2, weights with gradients of about {scales[low]:.1g} shrink "
+        f"{times:.3g} times as fast as those with gradients of about {scales[high]:.1g}. In "
+        f"the three others every weight shrinks by learning rate times λ, to within {even:.1g} "
+        "of it. After training, SGD's weights under the two kinds of decay differ by at most "
+        f"{apart['SGD']:.1g} of their norm, whatever λ; Adam's by up to {apart['Adam']:.2g}. "
+    ) + compared(variants["Adam with L2"], variants["AdamW"])
 
 
 def compared(l2: dict, decoupled: dict) -> str:

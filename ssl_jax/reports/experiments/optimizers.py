@@ -14,8 +14,11 @@ def report(result: dict) -> str:
     rates, optimizers = result["rates"], result["optimizers"]
     config = result["config"]
     tables = [
-        f"Test error in % after {config['epochs']} epochs of {result['dataset']}, mean of {config['seeds']} seeds with "
-        "95 % intervals. Nothing is decayed, so that AdamW is Adam.",
+        (
+            f"Test error in % after {config['epochs']} epochs of {result['dataset']}, mean of "
+            f"{config['seeds']} seeds with 95 % intervals. Nothing is decayed, so that AdamW is "
+            "Adam."
+        ),
     ]
     shown = [name for name in SHOWN_OPTIMIZERS if name in optimizers]
     if shown:
@@ -36,7 +39,10 @@ def report(result: dict) -> str:
     ]
     head = ["optimizer", "best rate", "its test error", *(f"{rate:g}" for rate in rates)]
     tables += [
-        "All of them, best first; the best rate is that of held-out training images (* at the edge of the range):",
+        (
+            "All of them, best first; the best rate is that of held-out training images (* at the "
+            "edge of the range):"
+        ),
         table(head, [sweep_row(name, row, len(rates)) for name, row in by_error(optimizers)]),
     ]
     return paragraphs(*tables, found_optimizers(result))
@@ -80,10 +86,12 @@ def found_optimizers(result: dict) -> str:
         "none" if error is None else f"{100 * error:.1f}" for error in beside.values()
     )
     return (
-        f"Each at its own best rate, {best} has the least test error, {percent(first['test_at_best'])} %, and {worst} "
-        f"the largest, {percent(last['test_at_best'])} %; of the others, {len(level)} have intervals that overlap "
-        f"{best}'s. One rate below their best, at it and one above, the optimizers' median error is {medians} %. Over "
-        f"all its ε and ρ, Adadelta's lies between {100 * min(adadelta):.1f} and {100 * max(adadelta):.1f} %."
+        f"Each at its own best rate, {best} has the least test error, "
+        f"{percent(first['test_at_best'])} %, and {worst} the largest, "
+        f"{percent(last['test_at_best'])} %; of the others, {len(level)} have intervals that "
+        f"overlap {best}'s. One rate below their best, at it and one above, the optimizers' median "
+        f"error is {medians} %. Over all its ε and ρ, Adadelta's lies between "
+        f"{100 * min(adadelta):.1f} and {100 * max(adadelta):.1f} %."
     )
 
 

@@ -23,9 +23,9 @@ def report(result: dict) -> str:
     head = ["labels", "augmentation", "weight decay", "train accuracy, %", "test accuracy, %"]
     config = result["config"]
     intro = (
-        f"{config['encoder']['name']} of {result['parameters']:,} parameters on {result['images']} images of "
-        f"{result['dataset']}, {config['epochs']} epochs, {config['seeds']} seeds. Train accuracy is on the images "
-        "without augmentation and the labels that were trained on."
+        f"{config['encoder']['name']} of {result['parameters']:,} parameters on {result['images']} "
+        f"images of {result['dataset']}, {config['epochs']} epochs, {config['seeds']} seeds. Train "
+        "accuracy is on the images without augmentation and the labels that were trained on."
     )
     return paragraphs(intro, table(head, rows), found_random_labels(result))
 
@@ -50,10 +50,11 @@ def found_random_labels(result: dict) -> str:
         else ""
     )
     return (
-        f"On random labels the network reaches a training accuracy of {percent(random['train'])} %{pace}, and on test "
-        f"images {percent(random['test'])} %, where the largest class makes {100 * result['largest_class']:.1f} %; on "
-        f"true labels {percent(true['train'])} and {percent(true['test'])} %. Weight decay leaves "
-        f"{percent(decayed['train'])} % of the random labels learnt, augmentation {percent(crops['train'])} %, both "
+        f"On random labels the network reaches a training accuracy of {percent(random['train'])} "
+        f"%{pace}, and on test images {percent(random['test'])} %, where the largest class makes "
+        f"{100 * result['largest_class']:.1f} %; on true labels {percent(true['train'])} and "
+        f"{percent(true['test'])} %. Weight decay leaves {percent(decayed['train'])} % of the "
+        f"random labels learnt, augmentation {percent(crops['train'])} %, both "
         f"{percent(both['train'])} %."
     )
 

@@ -31,8 +31,9 @@ def report(result: dict) -> str:
     head = ["", "predicted factor a step", "observed", "relative error", "test accuracy, %"]
     largest, smallest = result["curvature"]
     intro = (
-        f"Pixels of {result['dataset']}, standardised; λ = {result['l2']:.3g} by leave-one-out; L = {largest:.4g}, "
-        f"condition number {largest / smallest:.3g}; gradient descent after {steps} steps."
+        f"Pixels of {result['dataset']}, standardised; λ = {result['l2']:.3g} by leave-one-out; L "
+        f"= {largest:.4g}, condition number {largest / smallest:.3g}; gradient descent after "
+        f"{steps} steps."
     )
     return paragraphs(intro, table(head, rows), found_ridge(result))
 
@@ -46,10 +47,11 @@ def found_ridge(result: dict) -> str:
     newton = result["newton_error"]
     step = "" if newton is None else f", which one Newton step reaches to {newton:.0e}"
     return (
-        f"The error follows the prediction from the eigenvalues to within {apart:.1g} of itself wherever it "
-        f"converges. At the best rate, {best['rate_in_units_of_1_over_L']:.3f} / L, a tenth of the error takes {tenth} "
-        f"steps in the end{step}. After {result['step'][-1]} steps {len(same)} of {len(runs)} converging rates "
-        "classify the test images as well as the closed form does."
+        f"The error follows the prediction from the eigenvalues to within {apart:.1g} of itself "
+        f"wherever it converges. At the best rate, {best['rate_in_units_of_1_over_L']:.3f} / L, a "
+        f"tenth of the error takes {tenth} steps in the end{step}. After {result['step'][-1]} "
+        f"steps {len(same)} of {len(runs)} converging rates classify the test images as well as "
+        "the closed form does."
     )
 
 

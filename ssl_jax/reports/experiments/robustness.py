@@ -25,7 +25,8 @@ def report(r: dict) -> str:
             for rate, row in zip(r["learning_rates"], values["mean"], strict=True)
         ]
         parts.append(
-            f"{name}, test accuracy after the last epoch, %, mean of {r['seeds']}\n\n{numbers_table(header, rows)}"
+            f"{name}, test accuracy after the last epoch, %, mean of "
+            f"{r['seeds']}\n\n{numbers_table(header, rows)}"
         )
     parts.append(report_opposing(r))
     chosen = [
@@ -44,8 +45,14 @@ def report(r: dict) -> str:
         percent(r[f"difference_{of}"], signed=True, digits=2) for of in ("over_grid", "at_own_best")
     )
     differences = floats(r["difference"]["mean"])
-    counted = f"ahead in {np.sum(differences > 0)} and behind in {np.sum(differences < 0)} of {differences.size} cells"
-    words = f"LPWD - WD: {over} points over all cells, {counted}, {best_cells} between the best cells.\n"
+    counted = (
+        f"ahead in {np.sum(differences > 0)} and behind in {np.sum(differences < 0)} of "
+        f"{differences.size} cells"
+    )
+    words = (
+        f"LPWD - WD: {over} points over all cells, {counted}, {best_cells} between the best "
+        "cells.\n"
+    )
     return "\n".join([*parts, best, words])
 
 
@@ -66,7 +73,10 @@ def report_opposing(r: dict) -> str:
         f"{name} {1000 * x:.2f}" for name, x in zip(r["layers"], most[:-1], strict=True)
     )
     words = f"By layer, where it is largest: {layers}."
-    return f"WD, opposing penalty A in thousandths of the whole penalty, mean over training\n\n{table}\n{words}\n"
+    return (
+        "WD, opposing penalty A in thousandths of the whole penalty, mean over "
+        f"training\n\n{table}\n{words}\n"
+    )
 
 
 def draw(r: dict) -> dict:

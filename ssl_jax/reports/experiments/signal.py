@@ -33,9 +33,10 @@ def report(result: dict) -> str:
         ]
         tables.append(table(["layers, activation", *inits], rows))
     intro = (
-        f"Test accuracy in % after {result['config']['epochs']} epochs, mean of {result['config']['seeds']} seeds, "
-        f"bold where training accuracy reached {TRAINED:.0%}. In brackets, before training and as powers of ten: the "
-        "smallest norm of any layer's gradient, and the first layer's over the last hidden one's."
+        f"Test accuracy in % after {result['config']['epochs']} epochs, mean of "
+        f"{result['config']['seeds']} seeds, bold where training accuracy reached {TRAINED:.0%}. "
+        "In brackets, before training and as powers of ten: the smallest norm of any layer's "
+        "gradient, and the first layer's over the last hidden one's."
     )
     return paragraphs(intro, *tables, found_signal(members))
 

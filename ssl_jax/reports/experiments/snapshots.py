@@ -30,8 +30,8 @@ def report(result: dict) -> str:
         "snapshot ensemble minus it, points",
     ]
     intro = (
-        f"{config['cycles']} cycles in {config['epochs']} epochs on {result['dataset']}, {config['seeds']} seeds; "
-        "differences are paired by seed, with 95 % intervals."
+        f"{config['cycles']} cycles in {config['epochs']} epochs on {result['dataset']}, "
+        f"{config['seeds']} seeds; differences are paired by seed, with 95 % intervals."
     )
     return paragraphs(intro, table(head, rows), found_snapshots(result))
 
@@ -46,9 +46,10 @@ def found_snapshots(result: dict) -> str:
 
     members = result["members"]["accuracy"]["mean"]
     return (
-        f"The ensemble against its last member: {against('its last member')}; against the plain run of the same cost: "
-        f"{against('plain run')}. Two members name different classes for {100 * result['disagreement']['mean']:.1f} % "
-        f"of the test images; the first one alone has {100 * members[0]:.1f} %, the last {100 * members[-1]:.1f} %."
+        f"The ensemble against its last member: {against('its last member')}; against the plain "
+        f"run of the same cost: {against('plain run')}. Two members name different classes for "
+        f"{100 * result['disagreement']['mean']:.1f} % of the test images; the first one alone has "
+        f"{100 * members[0]:.1f} %, the last {100 * members[-1]:.1f} %."
     )
 
 

@@ -146,7 +146,8 @@ def symmetric(published: dict[tuple[str, str], float]) -> Evaluate:
             )
             if len(last):
                 lines.append(
-                    f"{cell[1]}: {first.mean():.2f} -> {last.mean():.2f} (published: 1.41 -> {theirs:g})"
+                    f"{cell[1]}: {first.mean():.2f} -> {last.mean():.2f} (published: 1.41 -> "
+                    f"{theirs:g})"
                 )
                 verdicts.append(HOLDS if np.all(last < 0.5 * first) else FAILS)
         return combine_verdicts(verdicts), lines

@@ -101,7 +101,10 @@ def page(gathered: Gathered) -> str:
 def section(cells: Cells, scale: str) -> str:
     """Return everything at one scale."""
     parts = [
-        f"<h2>{scale.capitalize()} scale</h2><p>{escape(SCALE_WORDS[scale])} {escape(baseline_line(cells))}</p>"
+        (
+            f"<h2>{scale.capitalize()} scale</h2><p>{escape(SCALE_WORDS[scale])} "
+            f"{escape(baseline_line(cells))}</p>"
+        )
     ]
     parts += [claims(cells)]
     parts += [
@@ -156,7 +159,10 @@ def claims(cells: Cells) -> str:
     items = []
     for claim, verdict, lines in evaluate_claims(cells):
         evidence = "".join(f"<small>{escape(line)}</small>" for line in lines)
-        words = f"<b>{escape(claim.statement)}</b><i>{escape(verdict)}</i> ({escape(claim.source)}){evidence}"
+        words = (
+            f"<b>{escape(claim.statement)}</b><i>{escape(verdict)}</i> "
+            f"({escape(claim.source)}){evidence}"
+        )
         items.append(f'<li class="{kinds.get(verdict, "fails")}">{words}</li>')
     return f'<h3>Claims</h3><ul class="claims">{"".join(items)}</ul>'
 
