@@ -1,4 +1,4 @@
-"""Newton's method against scikit-learn, finite differences and the closed form of ridge regression."""
+"""Newton's method against scikit-learn, finite differences and ridge regression's closed form."""
 
 import numpy as np
 import pytest

@@ -206,7 +206,7 @@ def test_a_file_in_its_place(tmp_path, inside):
 
 
 def test_a_directory_that_may_not_be_written(tmp_path, monkeypatch):
-    """Asked of the operating system, which lets root do everything: so its answer is made up here."""
+    """The operating system lets root write anywhere, so the test replaces its answer."""
     monkeypatch.setattr(workdir.os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="may not be written"):
         workdir.check_workdir(str(tmp_path / "new"), CONFIG)

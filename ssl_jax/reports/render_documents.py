@@ -5,7 +5,7 @@ mark and `<!-- end -->`:
 
     <!-- seeds: NAME -->        one row a method: mean and standard deviation over its seeds, from
                                 results/NAME/METHOD/seed-N.json
-    <!-- experiment: NAME -->   an experiment's tables and findings, from
+    <!-- experiment: NAME -->   an experiment's tables and conclusion, from
                                 results/experiments/NAME.json
     <!-- dynamics: NAME -->     eigenspaces beside the replication's, from
                                 results/dynamics/NAME.json
@@ -75,7 +75,7 @@ CONTENDERS = {"pretrained": "pretrained", "random_init": "untrained", "raw_pixel
 
 
 def labels_table(result: dict) -> str:
-    """One row for each contender of the probe with few labels, and what made the numbers."""
+    """Return a row for each contender of the probe with few labels, and device and version."""
     few = result["few_label"]
     head = f"| encoder, {few['labels_per_class']} labels a class | test accuracy, % |\n|---|---|\n"
     rows = [f"| {word} | {_percent(few[name])} |\n" for name, word in CONTENDERS.items()]

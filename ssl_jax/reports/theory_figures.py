@@ -484,6 +484,7 @@ def _runs(
     times: np.ndarray,
     curves: np.ndarray,
     colour: str,
+    *,
     label: str = "",
     style: str = "-",
 ) -> None:

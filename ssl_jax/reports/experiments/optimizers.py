@@ -1,4 +1,6 @@
-"""Tables, finding and figure of the experiment optimizers."""
+"""Tables, conclusion and figure of the experiment optimizers."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -6,11 +8,15 @@ from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.experiments.parts import at, panels, paragraphs, percent
 from ssl_jax.reports.markdown import table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 SHOWN_RATES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the ADADELTA paper's table 1
 SHOWN_OPTIMIZERS = ("sgd", "momentum", "adagrad")
 
 
 def report(result: dict) -> str:
+    """Return the tables of test errors and the conclusion."""
     rates, optimizers = result["rates"], result["optimizers"]
     config = result["config"]
     tables = [
@@ -45,15 +51,25 @@ def report(result: dict) -> str:
         ),
         table(head, [sweep_row(name, row, len(rates)) for name, row in by_error(optimizers)]),
     ]
-    return paragraphs(*tables, found_optimizers(result))
+    return paragraphs(*tables, conclude_optimizers(result))
 
 
 def by_error(optimizers: dict) -> list[tuple[str, dict]]:
-    """The optimizers by test error at the rate that validation chose."""
+    """Return the optimizers ordered by test error at the rate that validation chose."""
     return sorted(optimizers.items(), key=lambda item: item[1]["test_at_best"]["mean"])
 
 
 def sweep_row(name: str, row: dict, rates: int) -> list[str]:
+    """Return a row of the table of all optimizers.
+
+    Args:
+        name: of the optimizer.
+        row: its entry in result.json.
+        rates: number of learning rates.
+
+    Returns:
+        Name, best rate, test error at it, and the test errors at all rates.
+    """
     best = f"{row['best_rate']:g}{'*' if row['at_the_edge'] else ''}"
     return [
         name,
@@ -64,8 +80,9 @@ def sweep_row(name: str, row: dict, rates: int) -> list[str]:
 
 
 def beside_best(result: dict, by: int) -> float | None:
-    """Median test error over the optimizers, `by` places in the list of rates after each one's
-    best.
+    """Return the median test error over the optimizers, `by` rates after each one's best rate.
+
+    None where no optimizer has such a rate.
     """
     places = [
         (row, result["rates"].index(row["best_rate"]) + by) for row in result["optimizers"].values()
@@ -74,7 +91,8 @@ def beside_best(result: dict, by: int) -> float | None:
     return float(np.median(errors)) if errors else None
 
 
-def found_optimizers(result: dict) -> str:
+def conclude_optimizers(result: dict) -> str:
+    """Return the conclusion: best and worst optimizer, and how much the rate matters."""
     ranked = by_error(result["optimizers"])
     (best, first), (worst, last) = ranked[0], ranked[-1]
     level = [
@@ -96,11 +114,13 @@ def found_optimizers(result: dict) -> str:
 
 
 def overlap(one: dict, other: dict) -> bool:
+    """Return whether the intervals of two scores overlap."""
     (a, da), (b, db) = at(one), at(other)
     return abs(a - b) <= (da or 0) + (db or 0)
 
 
-def draw(result: dict) -> dict:
+def draw(result: dict) -> "dict[str, Figure]":
+    """Return the figure optimizers: a map of test errors over optimizers and rates."""
     ranked, rates = by_error(result["optimizers"]), result["rates"]
     errors = 100 * np.array([row["test"]["mean"] for _, row in ranked])
     figure, axes = panels(1, 1, 1.8 + 0.62 * len(rates), 1.2 + 0.3 * len(ranked))

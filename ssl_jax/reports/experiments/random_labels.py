@@ -1,13 +1,20 @@
-"""Table, finding and figure of the experiment random_labels."""
+"""Table, conclusion and figure of the experiment random_labels."""
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssl_jax.reports.experiments.parts import floats, panels, paragraphs, percent
 from ssl_jax.reports.markdown import table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def report(result: dict) -> str:
-    def word(flag) -> str:
+    """Return the table of all runs and the conclusion."""
+
+    def word(flag: Any) -> str:
         return "yes" if flag else "no"
 
     rows = [
@@ -27,10 +34,11 @@ def report(result: dict) -> str:
         f"images of {result['dataset']}, {config['epochs']} epochs, {config['seeds']} seeds. Train "
         "accuracy is on the images without augmentation and the labels that were trained on."
     )
-    return paragraphs(intro, table(head, rows), found_random_labels(result))
+    return paragraphs(intro, table(head, rows), conclude_random_labels(result))
 
 
-def found_random_labels(result: dict) -> str:
+def conclude_random_labels(result: dict) -> str:
+    """Return the conclusion: how far random labels are learnt, and what prevents it."""
     chosen = {(r["labels"], r["augmented"], bool(r["weight_decay"])): r for r in result["rows"]}
     true, random, decayed, crops = (
         chosen[key]
@@ -59,7 +67,8 @@ def found_random_labels(result: dict) -> str:
     )
 
 
-def draw(result: dict) -> dict:
+def draw(result: dict) -> "dict[str, Figure]":
+    """Return the figure random_labels: accuracies and loss over the epochs."""
     figure, axes = panels(1, 3, 4.0, 3.4)
     for axis, (name, title) in zip(
         axes[0],

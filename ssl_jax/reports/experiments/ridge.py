@@ -1,14 +1,19 @@
-"""Table, finding and figure of the experiment ridge."""
+"""Table, conclusion and figure of the experiment ridge."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ssl_jax.reports.experiments.parts import floats, panels, paragraphs
 from ssl_jax.reports.markdown import table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def report(result: dict) -> str:
+    """Return the table of solvers and the conclusion."""
     steps = result["step"][-1]
     rows = [["closed form", "", "", "0", f"{100 * result['closed_accuracy']:.1f}"]]
     error = result["newton_error"]
@@ -35,10 +40,11 @@ def report(result: dict) -> str:
         f"= {largest:.4g}, condition number {largest / smallest:.3g}; gradient descent after "
         f"{steps} steps."
     )
-    return paragraphs(intro, table(head, rows), found_ridge(result))
+    return paragraphs(intro, table(head, rows), conclude_ridge(result))
 
 
-def found_ridge(result: dict) -> str:
+def conclude_ridge(result: dict) -> str:
+    """Return the conclusion: how well the eigenvalues predict gradient descent."""
     runs = [run for run in result["runs"] if run["factor"] < 1]
     apart = max((run["gap"] for run in runs), default=0.0)
     best = min(result["runs"], key=lambda run: run["factor"])
@@ -55,7 +61,8 @@ def found_ridge(result: dict) -> str:
     )
 
 
-def draw(result: dict) -> dict:
+def draw(result: dict) -> "dict[str, Figure]":
+    """Return the figure ridge: error by step beside its prediction, and the eigenvalues."""
     figure, axes = panels(1, 2, 5.0, 3.6, width_ratios=(1.6, 1))
     left, right = axes[0]
     step = floats(result["step"])

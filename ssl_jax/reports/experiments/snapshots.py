@@ -1,12 +1,18 @@
-"""Table, finding and figure of the experiment snapshots."""
+"""Table, conclusion and figure of the experiment snapshots."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ssl_jax.reports.experiments.parts import at, draw_percent, panels, paragraphs, percent
 from ssl_jax.reports.markdown import table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def report(result: dict) -> str:
+    """Return the table of ensembles and single networks, and the conclusion."""
     differences = {"snapshot ensemble": ""} | {
         k: percent(v, digits=2) for k, v in result["ensemble_minus"].items()
     }
@@ -33,10 +39,12 @@ def report(result: dict) -> str:
         f"{config['cycles']} cycles in {config['epochs']} epochs on {result['dataset']}, "
         f"{config['seeds']} seeds; differences are paired by seed, with 95 % intervals."
     )
-    return paragraphs(intro, table(head, rows), found_snapshots(result))
+    return paragraphs(intro, table(head, rows), conclude_snapshots(result))
 
 
-def found_snapshots(result: dict) -> str:
+def conclude_snapshots(result: dict) -> str:
+    """Return the conclusion: what the ensemble gains over its last member and a plain run."""
+
     def against(name: str) -> str:
         mean, width = at(result["ensemble_minus"][name])
         if width is None:
@@ -53,7 +61,8 @@ def found_snapshots(result: dict) -> str:
     )
 
 
-def draw(result: dict) -> dict:
+def draw(result: dict) -> "dict[str, Figure]":
+    """Return the figure snapshots: accuracy over the epochs, and by size of the ensemble."""
     figure, axes = panels(1, 2, 4.8, 3.5)
     left, right = axes[0]
     for name, label in (("plain", "plain run, one cosine"), ("cyclic", "warm restarts")):
