@@ -20,7 +20,8 @@ from configs.sweeps.cells import TABLES, sweep_config
 from ssl_jax.builders import pretraining
 from ssl_jax.errors import UserError
 from ssl_jax.reports.replication.published import PUBLISHED
-from ssl_jax.sweeps import jobs, lease
+from ssl_jax.runtime import lease
+from ssl_jax.sweeps import jobs
 from ssl_jax.tasks import sweep
 from ssl_jax.workdir.directory import flatten, open_workdir, write_json
 

@@ -8,7 +8,6 @@ a half-written file.
 
 import json
 import os
-import sys
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.cache_directory import user_cache
+from ssl_jax.runtime.terminal import warn
 
 Example = tuple[np.ndarray, int]
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -99,7 +99,7 @@ def read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays | None:
     try:
         return _read(stem, source, shape)
     except Exception as error:  # whatever is wrong with a cache, decoding again repairs it
-        print(f"warning: {stem}: the cache is damaged ({error}); decoding again", file=sys.stderr)
+        warn(f"{stem}: the cache is damaged ({error}); decoding again")
         return None
 
 

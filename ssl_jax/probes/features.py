@@ -16,6 +16,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ssl_jax.errors import UserError
+from ssl_jax.runtime.terminal import warn
 
 AHEAD = 4  # batches given to the device before the first is read back
 _HEADER = "__header__"  # stored beside the arrays: their fingerprint and their names

@@ -1,12 +1,15 @@
 """The table of tasks by name, and the call of the one that a configuration names."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments.registry import run_experiment
+from ssl_jax.runtime.terminal import is_writer
 from ssl_jax.tasks.doctor import doctor
 from ssl_jax.tasks.dynamics import dynamics
 from ssl_jax.tasks.pretrain import pretrain
@@ -16,7 +19,9 @@ from ssl_jax.tasks.supervised import supervised
 from ssl_jax.tasks.sweep import sweep
 from ssl_jax.tasks.theory import theory
 from ssl_jax.tasks.views import views
+from ssl_jax.train.parallel import any_process
 from ssl_jax.types import Config, Interrupted
+from ssl_jax.workdir.lock import locked
 
 
 class Task(NamedTuple):
@@ -26,6 +31,7 @@ class Task(NamedTuple):
     run: Callable[[Config, str, Interrupted], None]
     needs: str  # a section or field that the task's configurations have
     several: bool = False  # whether it may run in several processes
+    shared: bool = False  # whether several starts may share its work directory
     # where its configurations are, as an error names them; "": in configs/NAME.py alone
     configs: str = ""
 
@@ -37,7 +43,7 @@ TASKS = {
     "probe": Task(probe, needs="checkpoint", several=True),
     "views": Task(views, needs="views", several=True, configs=MANY),
     "experiment": Task(run_experiment, needs="experiment", configs=MANY),
-    "sweep": Task(sweep, needs="sweep", configs=MANY),
+    "sweep": Task(sweep, needs="sweep", shared=True, configs=MANY),
     "theory": Task(theory, needs="figure"),
     "doctor": Task(doctor, needs="run"),
     "dynamics": Task(dynamics, needs="runs"),
@@ -54,7 +60,8 @@ def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
         interrupted: whether somebody asked the task to save and stop.
 
     Raises:
-        UserError: `task` is unknown, does not fit the configuration, or takes one process only.
+        UserError: `task` is unknown, does not fit the configuration, or takes one process only;
+            another start holds the work directory.
     """
     if config.task not in TASKS:
         raise UserError(f"task: got {config.task!r}, {nearest(config.task, TASKS)}")
@@ -68,4 +75,24 @@ def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
         raise UserError(
             f"task: got {config.task!r} in a configuration of another task; takes {takes}"
         )
-    task.run(config, directory, interrupted)
+    with contextlib.nullcontext() if task.shared else only_start(Path(directory)):
+        task.run(config, directory, interrupted)
+
+
+@contextlib.contextmanager
+def only_start(directory: Path) -> Iterator[None]:
+    """Hold the work directory within this context, by process 0 for all of them.
+
+    Raises:
+        UserError: another start holds it; in every process.
+    """
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if is_writer():
+            try:
+                stack.enter_context(locked(directory))
+            except UserError as error:
+                refusal = error
+        if any_process(refusal is not None):
+            raise refusal or UserError(f"--workdir: got {directory}, refused by process 0")
+        yield

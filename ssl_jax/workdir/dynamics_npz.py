@@ -20,7 +20,6 @@ W_p; a two-layer predictor stands for W_p as the product of its matrices.
 """
 
 import os
-import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -28,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.errors import UserError
+from ssl_jax.runtime.terminal import warn
 
 NAME = "dynamics.npz"
 Record = dict[str, np.ndarray]
@@ -51,7 +51,7 @@ def read_dynamics(directory: Path) -> dict[str, np.ndarray]:
             "train again with --config.dynamics.every=STEPS"
         )
     if lost:
-        print(f"{path}: damaged, left out: {', '.join(lost)}", file=sys.stderr)
+        warn(f"{path}: damaged, left out: {', '.join(lost)}")
     return {name: array.astype(np.float64) for name, array in arrays.items()}
 
 
@@ -66,10 +66,7 @@ def resume_dynamics(directory: Path, step: int) -> list[Record]:
     arrays, lost = _readable(path)
     if lost or "step" not in arrays:
         os.replace(path, path.with_name("dynamics.damaged.npz"))
-        print(
-            f"{path}: damaged, kept as dynamics.damaged.npz; lost: {', '.join(lost) or 'all'}",
-            file=sys.stderr,
-        )
+        warn(f"{path}: damaged, kept as dynamics.damaged.npz; lost: {', '.join(lost) or 'all'}")
     steps = arrays.get("step", np.zeros(0))
     return [
         {name: array[i] for name, array in arrays.items()} for i in np.flatnonzero(steps <= step)
