@@ -33,11 +33,11 @@ def require_devices() -> None:
     """Raise UserError where JAX has no devices of the kind that it is told to use."""
     import jax
 
-    asked = os.environ.get("JAX_PLATFORMS") or jax.config.read("jax_platforms")
     try:
         jax.devices()
     # RuntimeError; AssertionError where a plugin is missing that a platform needs
     except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
         lines = str(error).strip().splitlines()
         why = f" ({lines[0][:200]})" if lines else ""
         raise UserError(

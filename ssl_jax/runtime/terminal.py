@@ -35,7 +35,7 @@ class Progress(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, *error: Any) -> object: ...
+    def __exit__(self, kind: Any, error: Any, traceback: Any, /) -> object: ...
 
 
 def is_writer() -> bool:
@@ -117,9 +117,9 @@ class ProgressLines:
             _write(self._line(done / seconds), sys.stderr)
             self._last = self.n, now
 
-    def set_postfix(self, ordered_dict: dict[str, str]) -> None:
+    def set_postfix(self, ordered_dict: dict[str, str] | None = None) -> None:
         """Show these texts by name at the end of the next line."""
-        self._texts = ordered_dict
+        self._texts = ordered_dict or {}
 
     def _line(self, rate: float) -> str:
         title = f"{self._title}: " if self._title else ""
@@ -132,7 +132,7 @@ class ProgressLines:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: Any, error: Any, traceback: Any, /) -> None:
         pass
 
 
