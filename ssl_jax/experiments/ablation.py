@@ -120,7 +120,7 @@ def kept_steps(lab: Laboratory) -> tuple[int, ...]:
 
 
 def summarise(
-    config: Config, chosen: dict[str, Setting], validation: dict, found: dict, steps: tuple
+    config: Config, chosen: dict[str, Setting], validation: dict, results: dict, steps: tuple
 ) -> dict:
     """The table of methods, the terms of every gap between neighbours, and how exactly the
     identities held.
@@ -128,7 +128,7 @@ def summarise(
 
     def over_seeds(label: str, values: str = "test_accuracy") -> np.ndarray:
         """(S, E, ...)"""
-        return np.stack([found[label, s][values] for s in range(config.seeds)])
+        return np.stack([results[label, s][values] for s in range(config.seeds)])
 
     def last(label: str, suffix: str = "") -> np.ndarray:
         return over_seeds(label, f"test_accuracy{suffix}")[:, -1]
@@ -158,7 +158,7 @@ def summarise(
         },
         "control": {"WD, one rounding error away": (last("WD, rounded"), last("WD"))},
     }
-    kept = {label: over_seeds(label, "parameters") for label, _ in found}
+    kept = {label: over_seeds(label, "parameters") for label, _ in results}
     shrink = 1 - share(config, chosen["PWD"])
     deviations = {
         "RWD against WD at (1 - d) eta": deviation(kept["RWD"], kept["WD@RWD, slowed"]),
@@ -208,7 +208,7 @@ EXPERIMENT = decay_experiment(
         lambda config, tried: arm_runs(config, choose(config, tried)),
         keep=kept_steps,
     ),
-    summarise=lambda lab, tried, found: summarise(
-        lab.config, choose(lab.config, tried), final_validation(tried), found, kept_steps(lab)
+    summarise=lambda lab, tried, results: summarise(
+        lab.config, choose(lab.config, tried), final_validation(tried), results, kept_steps(lab)
     ),
 )

@@ -33,7 +33,7 @@ VARIANTS = {
     "AdamW": ("adam", "decoupled", "adam_rate"),
 }
 EDGES = np.logspace(-8, 0, 33)  # of the bins by gradient scale
-KEPT = 0.99  # of the past, in the averages over steps
+EMA_DECAY = 0.99  # of the past, in the averages over steps
 
 
 def plan(config, dataset):
@@ -48,9 +48,9 @@ def plan(config, dataset):
     encoder = make_encoder("mlp", width=config.width, depth=config.depth)
     network = make_classifier(encoder, dataset.num_classes)
     augment, normalise = plain(dataset.side)
-    judged = {"validation": validation or train, "test": dataset.test}
+    eval_splits = {"validation": validation or train, "test": dataset.test}
     sizes = config.epochs, config.batch_size, augment, normalise, (config.epochs,)
-    setting = Setting(network, dataset.num_classes, train, judged, *sizes)
+    setting = Setting(network, dataset.num_classes, train, eval_splits, *sizes)
     steps = config.epochs * steps_per_epoch(setting)
     return {
         slug(name): Cell(steps, partial(_train, config, setting, variant))
@@ -67,17 +67,17 @@ def _train(config, setting: Setting, variant, advance):
 
     def build(weight_decay):
         one = partial(make_optimizer, name, config[rate])
-        return watched(one(weight_decay=weight_decay, decay=decay), one())
+        return measure_shrinkage(one(weight_decay=weight_decay, decay=decay), one())
 
     knobs = {"weight_decay": config.weight_decays}
-    options = {"watch": shares, "watched_after": (config.epochs,), "advance": advance}
+    options = {"measure": shares, "measure_epochs": (config.epochs,), "advance": advance}
     return train_table(setting, build, knobs, seeds_of(config), **options)
 
 
 # --- What decay takes of each weight --------------------------------------------------------------
 
 
-class Watched(NamedTuple):
+class ShrinkageState(NamedTuple):
     """Two optimizers' states, and averages over steps by parameter: (u_plain - u) theta, theta²,
     g².
     """
@@ -89,14 +89,14 @@ class Watched(NamedTuple):
     power: Params
 
 
-def watched(optimizer: Optimizer, plain: Optimizer) -> Optimizer:
+def measure_shrinkage(optimizer: Optimizer, plain: Optimizer) -> Optimizer:
     """`optimizer`, with what its decay did remembered: `plain` is the same without decay, and sees
     its gradients.
     """
 
     def init(params):
         zeros = jax.tree.map(jnp.zeros_like, params)
-        return Watched(optimizer.init(params), plain.init(params), zeros, zeros, zeros)
+        return ShrinkageState(optimizer.init(params), plain.init(params), zeros, zeros, zeros)
 
     def update(grads, state, params):
         updates, own = optimizer.update(grads, state.own, params)
@@ -105,9 +105,9 @@ def watched(optimizer: Optimizer, plain: Optimizer) -> Optimizer:
         square, power = (jax.tree.map(jnp.square, tree) for tree in (params, grads))
         past = (state.taken, state.square, state.power)
         averages = jax.tree.map(
-            lambda old, new: KEPT * old + (1 - KEPT) * new, past, (taken, square, power)
+            lambda old, new: EMA_DECAY * old + (1 - EMA_DECAY) * new, past, (taken, square, power)
         )
-        return updates, Watched(own, memory, *averages)
+        return updates, ShrinkageState(own, memory, *averages)
 
     return optimizer._replace(init=init, pre=lambda params, state: params, update=update)
 
@@ -117,7 +117,7 @@ def shares(state) -> dict:
     all): sums of "taken" and "square", whose ratio is the least-squares share of a weight that a
     step takes, and "count"; "weights" (n,), all kernels. Biases are left out.
     """
-    memory: Watched = state.opt_state
+    memory: ShrinkageState = state.opt_state
 
     def kernels(tree):
         return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree) if leaf.ndim > 1])

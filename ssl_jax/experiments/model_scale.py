@@ -91,14 +91,14 @@ def parameters_of(lab: Laboratory, kind: Kind) -> int:
 
 
 def scale_result(
-    config: Config, chosen: dict, found: dict[tuple, dict], counts: dict[str, int]
+    config: Config, chosen: dict, results: dict[tuple, dict], counts: dict[str, int]
 ) -> dict:
     """Per size: each arm's chosen decay, test accuracy of the last epoch, and what it is ahead of
     WD.
     """
 
     def last(size, name):
-        return np.array([found[size, name, s]["test_accuracy"][-1] for s in range(config.seeds)])
+        return np.array([results[size, name, s]["test_accuracy"][-1] for s in range(config.seeds)])
 
     def one(size, name):
         ahead = paired(last(size, name), last(size, "WD"))
@@ -116,10 +116,10 @@ def scale_result(
 
 
 def summarise(
-    lab: Laboratory, tried: dict[tuple, dict[str, np.ndarray]], found: dict[tuple, dict]
+    lab: Laboratory, tried: dict[tuple, dict[str, np.ndarray]], results: dict[tuple, dict]
 ) -> dict:
     counts = {size: parameters_of(lab, kind) for (size, _), kind in size_kinds(lab.config).items()}
-    return scale_result(lab.config, choose(lab.config, tried), found, counts)
+    return scale_result(lab.config, choose(lab.config, tried), results, counts)
 
 
 EXPERIMENT = decay_experiment(

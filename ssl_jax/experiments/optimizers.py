@@ -51,9 +51,9 @@ def plan(config, dataset):
         Tapered(tuple(config.widths), config.activation, config.init), dataset.num_classes
     )
     augment, normalise = plain(dataset.side)
-    judged = {"validation": validation or train, "test": dataset.test}
+    eval_splits = {"validation": validation or train, "test": dataset.test}
     sizes = config.epochs, config.batch_size, augment, normalise, (config.epochs,)
-    setting = Setting(network, dataset.num_classes, train, judged, *sizes)
+    setting = Setting(network, dataset.num_classes, train, eval_splits, *sizes)
     steps = config.epochs * steps_per_epoch(setting)
     cells = {
         name: Cell(steps, partial(_train, config, setting, name)) for name in config.optimizers

@@ -46,7 +46,7 @@ from ssl_jax.types import Config
 
 ALIVE = 0.01  # of an even share, from which on a mode counts as living
 TARGETS = {"none": False, "average": True}
-TOGETHER = 50  # steps in one call
+STEPS_PER_CALL = 50  # steps in one call
 
 RANGES: dict[str, tuple[float, float]] = {
     "cells": (2, 1000),
@@ -150,7 +150,7 @@ def steps_of(config: Config, network: str) -> int:
     return max(1, round(config[network].time / config.learning_rate))
 
 
-def square(config: Config, values: np.ndarray) -> np.ndarray:
+def on_grid(config: Config, values: np.ndarray) -> np.ndarray:
     """(..., A * E, D) -> (..., A, E, D)."""
     return values.reshape(*values.shape[:-2], config.cells, config.cells, values.shape[-1])
 
@@ -166,7 +166,7 @@ def predict(config: Config, s: np.ndarray, sigma2: np.ndarray, averaged: bool) -
         "eta_s": config.eta_s,
     }
     begin = {"p": config.p, "s": s[:, None, :], "sigma2": sigma2[:, None, None]}
-    return square(
+    return on_grid(
         config, ~theory.collapses(**begin, **flow, beta=config.beta if averaged else None)
     )
 
@@ -202,19 +202,19 @@ def train_twins(config: Config, averaged: bool, advance: Callable) -> dict[str, 
         linear_network.make_twin, w_p=config.p * jnp.eye(config.dim), **shared(config, averaged)
     )
 
-    def fresh(w, settings):
+    def init(w, settings):
         return begin(w, **settings)[0]
 
-    def go_on(steps, state, w, settings):
+    def train_steps(steps, state, w, settings):
         return linear_network.advance(
             state, begin(w, **settings)[1], image, jax.random.key(0), steps
         )
 
     w, settings = jnp.asarray(start, jnp.float32), make_grid(config).settings
-    state = jax.jit(over_seeds_and_cells(fresh, (0, None), (None, 0)))(w, settings)
+    state = jax.jit(over_seeds_and_cells(init, (0, None), (None, 0)))(w, settings)
     calls = chunks(steps_of(config, "twin"))
     programs = {
-        n: jax.jit(over_seeds_and_cells(partial(go_on, n), (0, 0, None), (0, None, 0)))
+        n: jax.jit(over_seeds_and_cells(partial(train_steps, n), (0, 0, None), (0, None, 0)))
         for n in set(calls)
     }
     for steps in calls:
@@ -222,13 +222,13 @@ def train_twins(config: Config, averaged: bool, advance: Callable) -> dict[str, 
         advance(steps)
     kernel = np.asarray(state.params["encoder"]["linear"]["kernel"], np.float64)  # (S, A * E, N, D)
     basis = np.linalg.eigh(start @ np.swapaxes(start, 1, 2))[1]
-    return {"spectrum": square(config, np.square(kernel @ basis[:, None]).sum(-2))}
+    return {"spectrum": on_grid(config, np.square(kernel @ basis[:, None]).sum(-2))}
 
 
 def chunks(steps: int) -> list[int]:
     """The steps of every call."""
-    whole, rest = divmod(steps, TOGETHER)
-    return [TOGETHER] * whole + [rest] * (rest > 0)
+    whole, rest = divmod(steps, STEPS_PER_CALL)
+    return [STEPS_PER_CALL] * whole + [rest] * (rest > 0)
 
 
 def over_seeds_and_cells(function: Callable, seeds: tuple, cells: tuple, out: Any = 0) -> Callable:
@@ -309,12 +309,12 @@ def train_digits(
     keys, rates = jax.vmap(jax.random.key)(jnp.asarray(seeds)), shared(config, averaged)
     tau = rates.pop("tau")
 
-    def fresh(key, settings):
-        return begin_digits(
+    def init(key, settings):
+        return init_digits(
             parts, key, linear_network.two_rates(**rates, **settings), averaged, config.p, config.s
         )
 
-    def go_on(state, settings, key, index):
+    def train_steps(state, settings, key, index):
         step = make_pretrain_step(
             views=parts.views,
             network=parts.network,
@@ -331,30 +331,35 @@ def train_digits(
 
         return jax.lax.scan(one, state, index)[0]
 
-    program = jax.jit(over_seeds_and_cells(go_on, (AXES, None, 0, 0), (AXES, 0, None, None), AXES))
-    look = jax.jit(over_seeds_and_cells(partial(signal, parts), (AXES, 0), (AXES, None)))
-    state = jax.jit(over_seeds_and_cells(fresh, (0, None), (None, 0), AXES))(keys, settings)
-    begun, done = look(state, keys), 0
+    program = jax.jit(
+        over_seeds_and_cells(train_steps, (AXES, None, 0, 0), (AXES, 0, None, None), AXES)
+    )
+    measure = jax.jit(
+        over_seeds_and_cells(partial(view_statistics, parts), (AXES, 0), (AXES, None))
+    )
+    state = jax.jit(over_seeds_and_cells(init, (0, None), (None, 0), AXES))(keys, settings)
+    begun, done = measure(state, keys), 0
     for steps in chunks(steps_of(config, "digits")):
         index = np.stack(
-            [order(seed, done, steps, config.digits.batch_size, len(parts.image)) for seed in seeds]
+            [
+                batch_order(seed, done, steps, config.digits.batch_size, len(parts.image))
+                for seed in seeds
+            ]
         )
         state = jax.block_until_ready(program(state, settings, keys, index))
         done += steps
         advance(steps)
-    return digits_found(config, loss, begun, look(state, keys))
+    return digits_arrays(config, loss, begun, measure(state, keys))
 
 
-def begin_digits(
-    parts: Digits, key, optimizer, averaged: bool, p: float, s: float
-) -> PretrainState:
-    """A fresh state with W_p = p I, and the projector's last layer scaled: mean eigenvalue of the
+def init_digits(parts: Digits, key, optimizer, averaged: bool, p: float, s: float) -> PretrainState:
+    """A init state with W_p = p I, and the projector's last layer scaled: mean eigenvalue of the
     correlation s.
     """
     state = init_state(
         init_key(key), parts.image[:2] / 255, parts.network, parts.predictor, optimizer, averaged
     )
-    factor = jnp.sqrt(s / jnp.mean(jnp.diagonal(signal(parts, state, key)["centred"])))
+    factor = jnp.sqrt(s / jnp.mean(jnp.diagonal(view_statistics(parts, state, key)["centred"])))
     projector = state.params["projector"]
     last = {"kernel": factor * projector["linear2"]["kernel"]}
     trunk = {"encoder": state.params["encoder"], "projector": projector | {"linear2": last}}
@@ -362,26 +367,31 @@ def begin_digits(
     return state._replace(params=trunk | {"predictor": predictor}, target=trunk if averaged else {})
 
 
-def order(seed: int, first: int, steps: int, batch_size: int, size: int) -> np.ndarray:
+def batch_order(seed: int, first: int, steps: int, batch_size: int, size: int) -> np.ndarray:
     """(steps, B) int32: the examples of these steps."""
     return np.stack(
         [batch_indices(seed, step, size, batch_size) for step in range(first, first + steps)]
     )
 
 
-def signal(parts: Digits, state: PretrainState, key: jax.Array) -> dict[str, jax.Array]:
+def view_statistics(parts: Digits, state: PretrainState, key: jax.Array) -> dict[str, jax.Array]:
     """What two views have in common: "centred" (D, D), the centred correlation between them, "unit"
     (D, D), the same of projections over their norms; "square" (), the mean squared norm, and "own"
     (), the variance of one view's projections, summed over D.
     """
     one, two = parts.project(state, key)
-    centred = between(one, two)
+    centred = view_correlation(one, two)
     own = (jnp.var(one, axis=0).sum() + jnp.var(two, axis=0).sum()) / 2
     square = (jnp.square(one).sum() + jnp.square(two).sum()) / (2 * len(one))
-    return {"centred": centred, "unit": between(unit(one), unit(two)), "square": square, "own": own}
+    return {
+        "centred": centred,
+        "unit": view_correlation(unit(one), unit(two)),
+        "square": square,
+        "own": own,
+    }
 
 
-def between(one: jax.Array, two: jax.Array) -> jax.Array:
+def view_correlation(one: jax.Array, two: jax.Array) -> jax.Array:
     """(D, D): symmetric part of the covariance of two views' projections (N, D), that is, the
     covariance of means.
     """
@@ -390,8 +400,8 @@ def between(one: jax.Array, two: jax.Array) -> jax.Array:
     return (product + product.T) / 2
 
 
-def digits_found(config: Config, loss: str, begun: dict, ended: dict) -> dict[str, np.ndarray]:
-    """As `train_digits` has it, from what `signal` saw of all members (S, A * E, ...)."""
+def digits_arrays(config: Config, loss: str, begun: dict, ended: dict) -> dict[str, np.ndarray]:
+    """As `train_digits` has it, from what `view_statistics` saw of all members (S, A * E, ...)."""
     begun, ended = (
         jax.tree.map(lambda x: np.asarray(x, np.float64), seen) for seen in (begun, ended)
     )
@@ -399,8 +409,8 @@ def digits_found(config: Config, loss: str, begun: dict, ended: dict) -> dict[st
     first = begun["centred"][:, 0]  # all cells begin alike
     total = np.trace(first, axis1=1, axis2=2)
     return {
-        "spectrum": square(config, spectrum(kept)),
-        "scale": square(config, (ended["square"] / begun["square"])[..., None])[..., 0],
+        "spectrum": on_grid(config, spectrum(kept)),
+        "scale": on_grid(config, (ended["square"] / begun["square"])[..., None])[..., 0],
         "begun": np.maximum(spectrum(first), 0),
         "sigma2": np.maximum(begun["own"][:, 0] / total - 1, 0),
     }
@@ -412,10 +422,10 @@ def spectrum(matrices: np.ndarray) -> np.ndarray:
     return np.where(fine[..., 0], np.linalg.eigvalsh(np.where(fine, matrices, 0)), np.nan)
 
 
-# --- What was found -------------------------------------------------------------------------------
+# --- Results -------------------------------------------------------------------------------------
 
 
-def summarise(config: Config, parts: Parts, found: dict[str, dict]) -> dict[str, Any]:
+def summarise(config: Config, parts: Parts, results: dict[str, dict]) -> dict[str, Any]:
     """Shares of living modes over the grid, and in how many cells a measurement agrees with its
     prediction.
     """
@@ -427,13 +437,13 @@ def summarise(config: Config, parts: Parts, found: dict[str, dict]) -> dict[str,
     }
     result["steps"] = {network: steps_of(config, network) for network in ("twin", "digits")}
     for target, averaged in TARGETS.items():
-        alive = found[f"twin-{target}"]["spectrum"] >= ALIVE * config.s
+        alive = results[f"twin-{target}"]["spectrum"] >= ALIVE * config.s
         result[f"twin-{target}"] = compare(parts.predicted[target], alive) | {
             # mode by mode: they stand in one order
             "modes_alike": rounded(np.mean(alive == parts.predicted[target]))
         }
         for loss in config.digits.losses:
-            cell = found[f"{loss}-{target}"]
+            cell = results[f"{loss}-{target}"]
             floor = ALIVE * config.s if OBJECTIVES[loss].sees_scale else ALIVE / config.dim
             expected = predict(config, cell["begun"], cell["sigma2"], averaged)
             result[f"{loss}-{target}"] = compare(expected, cell["spectrum"] >= floor) | {
@@ -452,12 +462,12 @@ def compare(predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
     """Both (S, A, E, D): shares over seeds and modes, "agreement" in whether half of them live, and
     how far apart.
     """
-    said, seen = predicted.mean((0, 3)), measured.mean((0, 3))
+    predicted_share, seen = predicted.mean((0, 3)), measured.mean((0, 3))
     return {
-        "predicted": rounded(said, 4),
+        "predicted": rounded(predicted_share, 4),
         "measured": rounded(seen, 4),
-        "agreement": rounded(np.mean((said >= 0.5) == (seen >= 0.5))),
-        "difference": rounded(np.abs(said - seen).mean()),
+        "agreement": rounded(np.mean((predicted_share >= 0.5) == (seen >= 0.5))),
+        "difference": rounded(np.abs(predicted_share - seen).mean()),
     }
 
 

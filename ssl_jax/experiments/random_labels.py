@@ -39,9 +39,9 @@ def plan(config, dataset):
         for augmented in (False, True):
             fields = {"crop_padding": config.crop_padding, "flip": config.flip} if augmented else {}
             augment, normalise = plain(dataset.side, **fields)
-            judged = {"train": train, "test": dataset.test}
+            eval_splits = {"train": train, "test": dataset.test}
             sizes = config.epochs, config.batch_size, augment, normalise, None, loops
-            setting = Setting(network, dataset.num_classes, train, judged, *sizes)
+            setting = Setting(network, dataset.num_classes, train, eval_splits, *sizes)
             steps = config.epochs * steps_per_epoch(setting)
             cells[name_of(labels, augmented)] = Cell(steps, partial(_train, config, setting))
     return cells

@@ -27,7 +27,7 @@ from ssl_jax.probes.linear import (
 )
 
 REACHED = 1e-12  # relative error below which only rounding is left
-TOLD = 60  # steps at which errors are kept, evenly on a logarithmic scale
+RECORDED_STEPS = 60  # steps at which errors are kept, evenly on a logarithmic scale
 
 
 class Problem(NamedTuple):
@@ -48,7 +48,7 @@ def plan(config, dataset):
     return {"ridge": Cell(config.steps * (len(config.rates) + 1), partial(_solve, config, dataset))}
 
 
-def pose(split: Split, test: Split, num_classes: int) -> tuple[Problem, np.ndarray]:
+def make_problem(split: Split, test: Split, num_classes: int) -> tuple[Problem, np.ndarray]:
     """The problem of these images' pixels, and the test images' features; the penalty by
     leave-one-out.
     """
@@ -78,7 +78,7 @@ def predicted_error(problem: Problem, rate: float, step) -> np.ndarray:
         return np.linalg.norm(left, axis=1) / np.linalg.norm(start)
 
 
-def descend(problem: Problem, rate: float, steps, test, advance) -> dict[str, np.ndarray]:
+def gradient_descent(problem: Problem, rate: float, steps, test, advance) -> dict[str, np.ndarray]:
     """Gradient descent from zero; relative error and test accuracy after each of `steps`."""
     x, target = problem.train_x, problem.target
     weights, errors, accuracies = np.zeros_like(problem.closed), [], []
@@ -107,25 +107,25 @@ def newton_error(problem: Problem) -> float:
     features, classes = problem.closed.shape
     if (features + 1) * classes > newton.LARGEST:
         return np.nan
-    posed = newton.Problem(
+    newton_problem = newton.Problem(
         newton.with_ones(problem.train_x),
         problem.target,
         problem.l2,
         newton.SCORE_LOSSES["squared"],
     )
     return distance(
-        newton.newton_step(posed, np.zeros((features + 1, classes)))[:-1], problem.closed
+        newton.newton_step(newton_problem, np.zeros((features + 1, classes)))[:-1], problem.closed
     )
 
 
 def _solve(config, dataset, advance):
-    problem, test_x = pose(dataset.train, dataset.test, dataset.num_classes)
+    problem, test_x = make_problem(dataset.train, dataset.test, dataset.num_classes)
     curvature, _ = curvatures(problem)
     largest, smallest = curvature.max(), curvature.min()
     rates = np.sort([*(rate / largest for rate in config.rates), 2 / (largest + smallest)])
-    steps = np.unique(np.round(np.geomspace(1, config.steps + 1, TOLD)).astype(int) - 1)
+    steps = np.unique(np.round(np.geomspace(1, config.steps + 1, RECORDED_STEPS)).astype(int) - 1)
     test = test_x, dataset.test.label
-    runs = [descend(problem, rate, steps, test, advance) for rate in rates]
+    runs = [gradient_descent(problem, rate, steps, test, advance) for rate in rates]
     return {
         "l2": np.array(problem.l2),
         "curvature": np.array([largest, smallest]),

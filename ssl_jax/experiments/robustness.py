@@ -39,7 +39,7 @@ def grid_runs(config: Config) -> dict[tuple[str, int, int, int], Run]:
     """
     rates, decays = grid_axes(config)
     return {
-        (name, i, j, s): Run(arm(config, name, watched=name == "WD"), Member(rate, decay, seed))
+        (name, i, j, s): Run(arm(config, name, penalties=name == "WD"), Member(rate, decay, seed))
         for name in ("WD", "LPWD")
         for i, rate in enumerate(rates)
         for j, decay in enumerate(decays)
@@ -47,7 +47,7 @@ def grid_runs(config: Config) -> dict[tuple[str, int, int, int], Run]:
     }
 
 
-def grid_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) -> dict:
+def grid_result(config: Config, results: dict[tuple, dict[str, np.ndarray]]) -> dict:
     """Figures 1, 2 and 4 in numbers, axes (rates R, decays D, seeds S, epochs E, layers n and the
     whole network).
     """
@@ -58,7 +58,7 @@ def grid_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) -> di
         seeds = range(config.seeds)
         return np.array(
             [
-                [[found[name, i, j, s][values] for s in seeds] for j in range(len(decays))]
+                [[results[name, i, j, s][values] for s in seeds] for j in range(len(decays))]
                 for i in range(len(rates))
             ]
         )
@@ -101,10 +101,10 @@ def best_of(values: np.ndarray, by: list) -> np.ndarray:
     return values[np.unravel_index(np.argmax(np.array(by, float)), values.shape[:2])]
 
 
-def summarise(lab: Laboratory, found: dict[tuple, dict[str, np.ndarray]]) -> dict:
+def summarise(lab: Laboratory, results: dict[tuple, dict[str, np.ndarray]]) -> dict:
     """Opposing penalties and accuracies of the grid, and the first module of each layer."""
     _, layers = build_program(lab, grid_runs(lab.config)["WD", 0, 0, 0].kind)
-    return grid_result(lab.config, found) | {"layers": layers}
+    return grid_result(lab.config, results) | {"layers": layers}
 
 
 EXPERIMENT = decay_experiment(Stage("learning rate x weight decay", grid_runs), summarise=summarise)

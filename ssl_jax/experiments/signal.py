@@ -78,9 +78,9 @@ def gradient_norms(network, depth: int, image, label, num_classes: int, state) -
 
 def _setting(config, dataset, network) -> Setting:
     augment, normalise = plain(dataset.side)
-    judged = {"train": dataset.train, "test": dataset.test}
+    eval_splits = {"train": dataset.train, "test": dataset.test}
     sizes = config.epochs, config.batch_size, augment, normalise, (config.epochs,)
-    return Setting(network, dataset.num_classes, dataset.train, judged, *sizes)
+    return Setting(network, dataset.num_classes, dataset.train, eval_splits, *sizes)
 
 
 def _train(config, setting: Setting, networks, depth: int, watched, advance):
@@ -98,8 +98,8 @@ def _train(config, setting: Setting, networks, depth: int, watched, advance):
         {"learning_rate": [config.learning_rate] * len(networks)},
         seeds_of(config),
         start=start,
-        watch=partial(gradient_norms, networks[0], depth, *batch, setting.num_classes),
-        watched_after=watched,
+        measure=partial(gradient_norms, networks[0], depth, *batch, setting.num_classes),
+        measure_epochs=watched,
         advance=advance,
     )
 

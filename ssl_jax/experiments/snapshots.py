@@ -33,8 +33,8 @@ def plan(config, dataset):
     setting = Setting(network, dataset.num_classes, dataset.train, {"test": dataset.test}, *sizes)
     steps = config.epochs * steps_per_epoch(setting)
     cyclic = partial(_train, config, setting, dataset.test.image, config.cycles)
-    plainly = partial(_train, config, setting, dataset.test.image, 1)
-    return {"cyclic": Cell(steps, cyclic), "plain": Cell(steps, plainly)}
+    plain_run = partial(_train, config, setting, dataset.test.image, 1)
+    return {"cyclic": Cell(steps, cyclic), "plain": Cell(steps, plain_run)}
 
 
 def _train(config, setting: Setting, image, cycles: int, advance):
@@ -52,13 +52,13 @@ def _train(config, setting: Setting, image, cycles: int, advance):
         return {"probabilities": jax.nn.softmax(logits)}
 
     ends = [length * (i + 1) for i in range(cycles)]
-    options = {"watch": probabilities, "watched_after": ends, "advance": advance}
+    options = {"measure": probabilities, "measure_epochs": ends, "advance": advance}
     return train_table(
         setting, build, {"learning_rate": [config.learning_rate]}, seeds_of(config), **options
     )
 
 
-def judge(probabilities: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
+def evaluate(probabilities: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy and mean negative log-likelihood in nats of (..., N, K) against (N,)."""
     given = np.take_along_axis(
         probabilities, np.broadcast_to(label[:, None], (*probabilities.shape[:-1], 1)), -1
@@ -86,14 +86,14 @@ def summarise(config, dataset, cells):
     )
     label = dataset.test.label
     one = {
-        "snapshot ensemble": judge(cyclic.mean(axis=1), label),
-        "its last member": judge(cyclic[:, -1], label),
-        "its members, mean": {k: v.mean(axis=1) for k, v in judge(cyclic, label).items()},
-        "plain run": judge(plain_run, label),
+        "snapshot ensemble": evaluate(cyclic.mean(axis=1), label),
+        "its last member": evaluate(cyclic[:, -1], label),
+        "its members, mean": {k: v.mean(axis=1) for k, v in evaluate(cyclic, label).items()},
+        "plain run": evaluate(plain_run, label),
     }
-    of_seeds = judge(plain_run.mean(axis=0), label)
+    of_seeds = evaluate(plain_run.mean(axis=0), label)
     sizes = range(1, config.cycles + 1)
-    last = [judge(cyclic[:, -size:].mean(axis=1), label)["accuracy"] for size in sizes]
+    last = [evaluate(cyclic[:, -size:].mean(axis=1), label)["accuracy"] for size in sizes]
     ensemble = one["snapshot ensemble"]["accuracy"]
     return {
         "kinds": {
@@ -104,7 +104,7 @@ def summarise(config, dataset, cells):
             k: mean_and_interval(ensemble - one[k]["accuracy"]) for k in list(one)[1:]
         },
         "ensemble_of_seeds": {k: rounded(v) for k, v in of_seeds.items()},
-        "members": {k: mean_and_interval(v) for k, v in judge(cyclic, label).items()},
+        "members": {k: mean_and_interval(v) for k, v in evaluate(cyclic, label).items()},
         "last_members": mean_and_interval(np.stack(last, axis=1)),
         "disagreement": mean_and_interval(disagreement(cyclic)),
         "curves": {

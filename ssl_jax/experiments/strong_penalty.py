@@ -32,11 +32,11 @@ def penalty_runs(config: Config) -> dict[tuple[str, str, int], Run]:
     }
 
 
-def penalty_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) -> dict:
+def penalty_result(config: Config, results: dict[tuple, dict[str, np.ndarray]]) -> dict:
     """Per optimizer and arm: curves (E,), the last epoch, and what it is ahead of WD."""
 
     def curves(optimizer, name, values):
-        return np.stack([found[optimizer, name, s][values] for s in range(config.seeds)])
+        return np.stack([results[optimizer, name, s][values] for s in range(config.seeds)])
 
     def one(optimizer, name):
         test, loss = (curves(optimizer, name, values) for values in ("test_accuracy", "loss"))
@@ -60,5 +60,5 @@ def penalty_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) ->
 
 EXPERIMENT = decay_experiment(
     Stage("strong penalty", penalty_runs),
-    summarise=lambda lab, found: penalty_result(lab.config, found),
+    summarise=lambda lab, results: penalty_result(lab.config, results),
 )

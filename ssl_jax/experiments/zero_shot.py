@@ -26,10 +26,10 @@ from ssl_jax.experiments.harness.decay_grid import (
     arm,
     build_classifier,
     decay_experiment,
-    judged,
+    mean_scores,
     numbers,
 )
-from ssl_jax.experiments.harness.dispatched import Member, count, one_compiles
+from ssl_jax.experiments.harness.dispatched import Member, compile_once, sum_scores
 from ssl_jax.intervals import mean_and_interval, rounded
 from ssl_jax.types import Config, Params
 
@@ -82,7 +82,7 @@ def shrinking(lab: Laboratory) -> Callable:
         curves = {}
         for way, score in ways.items():
             pairs = [
-                judged(partial(score, states, np.float32(s)), lab.judged["test"])
+                mean_scores(partial(score, states, np.float32(s)), lab.eval_batches["test"])
                 for s in steps_of(lab.config)
             ]
             accuracy, loss = (np.stack(column, axis=1) for column in zip(*pairs, strict=True))
@@ -99,30 +99,30 @@ def make_scorers(lab: Laboratory, kind: Kind) -> tuple[Callable, Callable]:
     classifier = build_classifier(lab.config, kind, lab.num_classes)
 
     def kept(state, s, image, label):
-        return count(
+        return sum_scores(
             classifier.logits(shrunk(state.params, s), state.stats, lab.normalise(image)), label
         )
 
     def own(state, s, image, label):
         key = jax.random.key(0)  # of dropout, which these networks have none of
-        return count(
+        return sum_scores(
             classifier.train(shrunk(state.params, s), state.stats, lab.normalise(image), key)[0],
             label,
         )
 
     def over_members(function):
-        return one_compiles(jax.jit(jax.vmap(function, (0, None, None, None))))
+        return compile_once(jax.jit(jax.vmap(function, (0, None, None, None))))
 
     return over_members(kept), over_members(own)
 
 
-def summarise(config: Config, found: dict[tuple[str, int], dict[str, np.ndarray]]) -> dict:
+def summarise(config: Config, results: dict[tuple[str, int], dict[str, np.ndarray]]) -> dict:
     """Curves (steps,) with intervals over the seeds, and by how far weights may shrink before a
     tenth is lost.
     """
     curves = {}
     for name in config.networks:
-        arrays = [found[name, s] for s in range(config.seeds)]
+        arrays = [results[name, s] for s in range(config.seeds)]
         ways = {"shrunk": name} | ({"own": f"{name}, {OWN}"} if "own_accuracy" in arrays[0] else {})
         for way, label in ways.items():
             accuracy, loss = (
@@ -134,7 +134,7 @@ def summarise(config: Config, found: dict[tuple[str, int], dict[str, np.ndarray]
                 "loss": mean_and_interval(loss),
             }
             curves[label] |= {"holds_until": mean_and_interval(np.array(held, float))}
-    trained = {name: rounded(np.array([found[name, s]["test_accuracy"][-1] for s in range(config.seeds)]))
+    trained = {name: rounded(np.array([results[name, s]["test_accuracy"][-1] for s in range(config.seeds)]))
                for name in config.networks}  # fmt: skip
     return {"s": steps_of(config), "networks": curves, "trained": trained}
 
@@ -147,5 +147,5 @@ def last_within(accuracy: np.ndarray, s: list[int], share: float = 0.9) -> int:
 
 EXPERIMENT = decay_experiment(
     Stage("networks without decay", baseline_runs, after=shrinking),
-    summarise=lambda lab, found: summarise(lab.config, found),
+    summarise=lambda lab, results: summarise(lab.config, results),
 )

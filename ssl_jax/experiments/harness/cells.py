@@ -41,8 +41,8 @@ class Plan(NamedTuple):
     threads: int = 1  # jobs at once
     title: str = ""  # printed beforehand
     unit: str = "parts"  # what the cells are called
-    # whether a cell that lies there has all of it
-    whole: Callable[[str, Arrays], bool] = lambda name, arrays: True
+    # whether a cell that lies stored has all of it
+    complete: Callable[[str, Arrays], bool] = lambda name, arrays: True
 
 
 class Cell(NamedTuple):
@@ -87,31 +87,31 @@ def compute(out: Path, plan: Plan, interrupted: Callable[[], bool]) -> dict[Any,
     (out / "cells").mkdir(exist_ok=True)
     names = list(dict.fromkeys(plan.names.values()))
     paths = {name: out / "cells" / f"{name}.npz" for name in names}
-    there = {name: read_cell(path) for name, path in paths.items() if path.exists()}
-    found = {name: arrays for name, arrays in there.items() if plan.whole(name, arrays)}
-    jobs = plan.jobs([name for name in names if name not in found])
+    stored = {name: read_cell(path) for name, path in paths.items() if path.exists()}
+    done = {name: arrays for name, arrays in stored.items() if plan.complete(name, arrays)}
+    jobs = plan.jobs([name for name in names if name not in done])
     if plan.title:
         each = next(iter(plan.steps.values()), 0)
         say(
-            f"{plan.title}: {len(names)} {plan.unit} of {each} steps, {len(found)} of them done before"
+            f"{plan.title}: {len(names)} {plan.unit} of {each} steps, {len(done)} of them done before"
         )
 
     def work(job: Job, progress: Progress) -> None:
         # no arrays where it was stopped
         for name, arrays in zip(job.names, job.make(progress), strict=False):
             write_cell(paths[name], arrays)
-            found[name] = arrays
+            done[name] = arrays
 
     with progress_bar(
-        sum(plan.steps[name] for name in names), sum(plan.steps[name] for name in found)
+        sum(plan.steps[name] for name in names), sum(plan.steps[name] for name in done)
     ) as bar:
         run_jobs(work, jobs, plan.threads, bar.update, interrupted)
-    if len(found) < len(names):
+    if len(done) < len(names):
         say(
-            f"stopped after {len(found)} of {len(names)} {plan.unit}, saved; the same command goes on from here"
+            f"stopped after {len(done)} of {len(names)} {plan.unit}, saved; the same command goes on from here"
         )
         return None
-    return {key: found[name] for key, name in plan.names.items()}
+    return {key: done[name] for key, name in plan.names.items()}
 
 
 def run_jobs(

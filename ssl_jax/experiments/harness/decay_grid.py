@@ -28,7 +28,7 @@ from ssl_jax.experiments.harness.dispatched import (
     dispatched,
     make_program,
     stack,
-    watch,
+    sum_penalties,
 )
 from ssl_jax.experiments.harness.experiment import Experiment
 from ssl_jax.experiments.harness.members import train_members
@@ -39,7 +39,7 @@ from ssl_jax.optim.decay import check_mask, layer_index
 from ssl_jax.train import parallel
 from ssl_jax.types import Config, Params, PyTree
 
-JUDGED_TOGETHER = 500  # images
+EVAL_BATCH_SIZE = 500  # images
 TOGETHER = 32  # members at once where that is left to "auto", on anything but a CPU
 
 # What the paper calls them: the kind of decay, and whether deeper layers decay more.
@@ -65,7 +65,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 class Kind(NamedTuple):
     """What is static in a run. encoder: fields that differ from the configuration's; begin: a key
-    of BEGINNINGS;
+    of INITIAL_WEIGHTS;
     watched: measures opposing penalties; ahead: judges also where the next decay will have put the
         weights.
     """
@@ -75,7 +75,7 @@ class Kind(NamedTuple):
     layerwise: str = ""
     encoder: tuple[tuple[str, Any], ...] = ()
     begin: str = "fresh"
-    watched: bool = False
+    penalties: bool = False
     ahead: bool = False
 
 
@@ -111,7 +111,7 @@ class Laboratory(NamedTuple):
     num_classes: int
     image: jax.Array
     label: jax.Array
-    judged: dict[str, list[tuple[jax.Array, jax.Array]]]
+    eval_batches: dict[str, list[tuple[jax.Array, jax.Array]]]
     steps_per_epoch: int
     augment: Callable
     normalise: Callable
@@ -149,7 +149,9 @@ class Stage(NamedTuple):
     """Runs that are trained before anything is concluded of them."""
 
     title: str
-    runs: Callable[..., Mapping[Any, Run]]  # (config, *found by the stages before it) -> {key: run}
+    runs: Callable[
+        ..., Mapping[Any, Run]
+    ]  # (config, *results by the stages before it) -> {key: run}
     # steps after which all parameters are kept
     keep: Callable[[Laboratory], tuple[int, ...]] = lambda lab: ()
     # lab -> after(program, kind, states) -> {name: (G, ...)}, more of a run at the end of its
@@ -162,7 +164,7 @@ def decay_experiment(*stages: Stage, summarise: Callable[..., dict[str, Any]]) -
 
     Args:
         *stages: the first one's runs are all looked at before any data are read.
-        summarise: (lab, *found by each stage) -> what result.json holds of it.
+        summarise: (lab, *results by each stage) -> what result.json holds of it.
     """
 
     def check(config: Config) -> None:
@@ -180,11 +182,13 @@ def decay_experiment(*stages: Stage, summarise: Callable[..., dict[str, Any]]) -
             )
         build_augment(config, data)
 
-    def counted(config: Config, lab: Laboratory, *found) -> dict[str, Any]:
+    def counted(config: Config, lab: Laboratory, *results) -> dict[str, Any]:
         runs = {
-            run for i, stage in enumerate(stages) for run in stage.runs(config, *found[:i]).values()
+            run
+            for i, stage in enumerate(stages)
+            for run in stage.runs(config, *results[:i]).values()
         }
-        return summarise(lab, *found) | {"runs": len(runs), "steps": steps_of(lab)}
+        return summarise(lab, *results) | {"runs": len(runs), "steps": steps_of(lab)}
 
     return Experiment(
         stages=[partial(plan_runs, stage) for stage in stages],
@@ -217,7 +221,7 @@ def laboratory(config: Config) -> Laboratory:
 
 
 def steps_of(lab: Laboratory) -> int:
-    """In a whole training."""
+    """In a complete training."""
     return lab.config.epochs * lab.steps_per_epoch
 
 
@@ -255,7 +259,7 @@ def workers(config: Config) -> int:
 
 def in_batches(split: Split) -> list[tuple[jax.Array, jax.Array]]:
     """Batches of one size; the last one is filled up with images whose label is -1."""
-    size = min(JUDGED_TOGETHER, len(split.label))
+    size = min(EVAL_BATCH_SIZE, len(split.label))
     short = -len(split.label) % size
     image = np.pad(split.image, [(0, short), (0, 0), (0, 0), (0, 0)], mode="edge")
     label = np.pad(split.label, (0, short), constant_values=-1)
@@ -320,11 +324,13 @@ def build_program(lab: Laboratory, kind: Kind) -> tuple[Program, list[str]]:
         shrink = build_optimizer(lab.config, kind._replace(decay="pre"), order)(
             member.learning_rate, member.weight_decay
         )
-        return BEGINNINGS[kind.begin](params, shrink)
+        return INITIAL_WEIGHTS[kind.begin](params, shrink)
 
     program = make_program(
         classifier=classifier,
-        optimizer=(lambda rate, decay: watch(plain(rate, decay), index)) if kind.watched else plain,
+        optimizer=(lambda rate, decay: sum_penalties(plain(rate, decay), index))
+        if kind.penalties
+        else plain,
         augment=lab.augment,
         normalise=lab.normalise,
         loss=LOSSES["softmax"],
@@ -340,7 +346,7 @@ def rounded_up(params: Params) -> Params:
 
 
 # begin(fresh weights, pre-weight decay of this member) -> the weights that it begins with.
-BEGINNINGS: dict[str, Callable[[Params, Optimizer], Params]] = {
+INITIAL_WEIGHTS: dict[str, Callable[[Params, Optimizer], Params]] = {
     "fresh": lambda params, shrink: params,
     "decayed": lambda params, shrink: shrink.pre(params, shrink.init(params)),
     "rounded": lambda params, shrink: rounded_up(params),
@@ -357,7 +363,7 @@ def layer_names(params: Params, index: tuple[PyTree, int], order: Sequence[str])
     return [min(modules, key=order.index) for modules in layers.values()]
 
 
-def judge(
+def evaluate(
     lab: Laboratory, program: Program, kind: Kind, states: PyTree, members: Member
 ) -> dict[str, np.ndarray]:
     """ "test_accuracy", "test_loss" and those of validation (G,); where the kind says so,
@@ -366,13 +372,13 @@ def judge(
     points = {"": states} | ({"_ahead": program.ahead(states, members)} if kind.ahead else {})
     scores = {}
     for suffix, at in points.items():
-        for name, batches in lab.judged.items():
-            right, loss = judged(partial(program.score, at), batches)
+        for name, batches in lab.eval_batches.items():
+            right, loss = mean_scores(partial(program.score, at), batches)
             scores |= {f"{name}_accuracy{suffix}": right, f"{name}_loss{suffix}": loss}
     return scores
 
 
-def judged(score: Callable, batches: list) -> tuple[np.ndarray, np.ndarray]:
+def mean_scores(score: Callable, batches: list) -> tuple[np.ndarray, np.ndarray]:
     """(accuracy, mean cross-entropy) of score(image, label) -> sums, over batches."""
     sums = [score(image, label) for image, label in batches]
     size = sum(int(np.sum(np.asarray(label) >= 0)) for _, label in batches)
@@ -385,9 +391,9 @@ def judged(score: Callable, batches: list) -> tuple[np.ndarray, np.ndarray]:
 # --- Training -------------------------------------------------------------------------------------
 
 
-def plan_runs(stage: Stage, config: Config, lab: Laboratory, *found) -> Plan:
+def plan_runs(stage: Stage, config: Config, lab: Laboratory, *results) -> Plan:
     """The cells of a stage: the arrays of a run are those of `train_chunk`."""
-    runs = stage.runs(config, *found)
+    runs = stage.runs(config, *results)
     # Of two runs that differ in `ahead` alone, and so share a cell, the one that records more is
     # trained.
     by_name = {run.name: run for run in sorted(runs.values(), key=lambda run: run.kind.ahead)}
@@ -409,23 +415,23 @@ def plan_runs(stage: Stage, config: Config, lab: Laboratory, *found) -> Plan:
         chunks = [
             chunk
             for kind in programs
-            for chunk in cut([run for run in left if run.kind == kind], size)
+            for chunk in split_runs([run for run in left if run.kind == kind], size)
         ]
         return [
             Job([run.name for run in chunk], partial(make, programs[chunk[0].kind], chunk))
             for chunk in chunks
         ]
 
-    def whole(name: str, arrays: dict[str, np.ndarray]) -> bool:
+    def complete(name: str, arrays: dict[str, np.ndarray]) -> bool:
         # one may be of the other run's
         return not by_name[name].kind.ahead or "test_accuracy_ahead" in arrays
 
     names = {key: run.name for key, run in runs.items()}
     steps = dict.fromkeys(by_name, steps_of(lab))
-    return Plan(names, steps, jobs, workers(config), stage.title, "runs", whole)
+    return Plan(names, steps, jobs, workers(config), stage.title, "runs", complete)
 
 
-def cut(runs: list[Run], size: int) -> list[list[Run]]:
+def split_runs(runs: list[Run], size: int) -> list[list[Run]]:
     return [runs[i : i + size] for i in range(0, len(runs), size)]
 
 
@@ -445,7 +451,7 @@ def train_chunk(
         lambda seed, step: batch_indices(seed, step, examples, lab.config.batch_size),
         epochs=epochs,
         steps_per_epoch=lab.steps_per_epoch,
-        record=lambda states, epoch: judge(lab, program, kind, states, columns) if epoch else {},
+        record=lambda states, epoch: evaluate(lab, program, kind, states, columns) if epoch else {},
         stop=lambda steps: stop(steps * len(chunk)),
         keep=keep,
     )

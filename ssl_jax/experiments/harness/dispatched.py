@@ -53,7 +53,7 @@ class Program(NamedTuple):
     score: Callable
 
 
-class Watched(NamedTuple):
+class PenaltyState(NamedTuple):
     """State of a `watch`ed optimizer; sums: {name: (n + 1,)} over all steps, of n layers and of the
     whole network.
     """
@@ -62,20 +62,22 @@ class Watched(NamedTuple):
     sums: dict[str, jax.Array]
 
 
-def watch(optimizer: Optimizer, index: tuple[PyTree, int]) -> Optimizer:
+def sum_penalties(optimizer: Optimizer, index: tuple[PyTree, int]) -> Optimizer:
     """The same steps, with opposing penalties summed up in the state; index: as `layer_index` gives
     it.
     """
 
     def init(params):
-        return Watched(optimizer.init(params), {name: jnp.zeros(index[1] + 1) for name in OPPOSING})
+        return PenaltyState(
+            optimizer.init(params), {name: jnp.zeros(index[1] + 1) for name in OPPOSING}
+        )
 
     def update(grads, state, params):
         taken = optimizer.apart(grads, state.inner, params)
         layers, whole = opposing_by_layer(params, *taken, index), opposing_penalty(params, *taken)
         sums = {name: state.sums[name] + jnp.append(layers[name], whole[name]) for name in OPPOSING}
         updates, inner = optimizer.update(grads, state.inner, params)
-        return updates, Watched(inner, sums)
+        return updates, PenaltyState(inner, sums)
 
     return Optimizer(
         init,
@@ -132,21 +134,21 @@ def make_program(
         return state._replace(params=own(member).pre(state.params, state.opt_state))
 
     def score(state: SupervisedState, image, label):
-        return count(classifier.logits(state.params, state.stats, normalise(image)), label)
+        return sum_scores(classifier.logits(state.params, state.stats, normalise(image)), label)
 
     return Program(
-        one_compiles(
+        compile_once(
             jax.jit(
                 jax.vmap(init, (0, None)), compiler_options={"xla_backend_optimization_level": 1}
             )
         ),
-        one_compiles(jax.jit(jax.vmap(step, (0, 0, None, None, 0)), donate_argnums=0)),
-        one_compiles(jax.jit(jax.vmap(ahead))),
-        one_compiles(jax.jit(jax.vmap(score, (0, None, None)))),
+        compile_once(jax.jit(jax.vmap(step, (0, 0, None, None, 0)), donate_argnums=0)),
+        compile_once(jax.jit(jax.vmap(ahead))),
+        compile_once(jax.jit(jax.vmap(score, (0, None, None)))),
     )
 
 
-def count(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
+def sum_scores(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
     """{"right", "loss"} (): right answers and cross-entropy, summed; a negative label only fills up
     a batch.
     """
@@ -161,7 +163,7 @@ def count(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def one_compiles(function: Callable) -> Callable:
+def compile_once(function: Callable) -> Callable:
     """The function, whose first call keeps other threads waiting, so that they need not compile it
     as well.
     """
@@ -209,7 +211,7 @@ def stack(members: Sequence[Member]) -> Member:
 
 def opposing_sums(states: PyTree) -> dict[str, np.ndarray]:
     """{"opposing_NAME": (G, n + 1)} of a watched optimizer, {} of another."""
-    if not isinstance(states.opt_state, Watched):
+    if not isinstance(states.opt_state, PenaltyState):
         return {}
     return {
         f"opposing_{name}": np.asarray(x, np.float64) for name, x in states.opt_state.sums.items()

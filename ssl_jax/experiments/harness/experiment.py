@@ -29,10 +29,10 @@ class Experiment(NamedTuple):
     computed or written: by `check`, `prepare` and the first of the stages.
     """
 
-    # stage(config, parts, *found) -> Plan; found: what each stage before it computed, by the keys
+    # stage(config, parts, *results) -> Plan; results: what each stage before it computed, by the keys
     # of its plan
     stages: Sequence[Callable[..., Plan]]
-    # summarise(config, parts, *found) -> what result.json holds of it, which table and figures are
+    # summarise(config, parts, *results) -> what result.json holds of it, which table and figures are
     # drawn from
     summarise: Callable[..., dict[str, Any]]
     prepare: Callable[[Config], Any] = read_dataset  # config -> parts, which the stages share
@@ -59,19 +59,19 @@ def run(
     parts = experiment.prepare(config)
     plan = experiment.stages[0](config, parts)
     out = result_json.open_on_one(directory, config.to_dict())
-    found: list[dict[Any, Arrays]] = []
+    results: list[dict[Any, Arrays]] = []
     while True:
         arrays = compute(out, plan, interrupted)
         if arrays is None:
             return
-        found.append(arrays)
-        if len(found) == len(experiment.stages):
+        results.append(arrays)
+        if len(results) == len(experiment.stages):
             break
-        plan = experiment.stages[len(found)](config, parts, *found)
+        plan = experiment.stages[len(results)](config, parts, *results)
     # once each, whatever number of keys it has
-    cells = {id(cell): cell for stage in found for cell in stage.values()}
+    cells = {id(cell): cell for stage in results for cell in stage.values()}
     seconds = sum(float(cell["seconds"]) for cell in cells.values())
-    finish(out, config, experiment.summarise(config, parts, *found), seconds)
+    finish(out, config, experiment.summarise(config, parts, *results), seconds)
 
 
 def finish(out: Path, config: Config, summary: dict[str, Any], seconds: float) -> None:

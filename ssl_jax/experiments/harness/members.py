@@ -61,7 +61,7 @@ def train_members(
     """
     states, rows, kept = members.init(), {}, []
     before, size = members.sums(states), members.steps_per_call(steps_per_epoch)
-    note(rows, record(states, 0))
+    append_rows(rows, record(states, 0))
     for epoch in range(epochs):
         losses = []
         for first in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch, size):
@@ -80,13 +80,13 @@ def train_members(
                 return None
         sums = members.sums(states)
         means = {name: (sums[name] - before[name]) / steps_per_epoch for name in sums}
-        note(rows, {"loss": members.mean(losses), **means, **record(states, epoch + 1)})
+        append_rows(rows, {"loss": members.mean(losses), **means, **record(states, epoch + 1)})
         before = sums
     rows |= {"parameters": kept} if keep else {}
     return states, {name: np.stack(values, axis=members.axes) for name, values in rows.items()}
 
 
-def note(rows: dict[str, list], values: Recorded) -> None:
+def append_rows(rows: dict[str, list], values: Recorded) -> None:
     for name, value in values.items():
         rows.setdefault(name, []).append(np.asarray(value))
 

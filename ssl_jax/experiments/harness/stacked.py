@@ -25,14 +25,14 @@ from ssl_jax.optim import Optimizer
 from ssl_jax.train.state import init_key
 from ssl_jax.train.supervised import SupervisedState, make_supervised_step
 
-JUDGED_TOGETHER = 1000  # images
+EVAL_BATCH_SIZE = 1000  # images
 
 
 class Setting(NamedTuple):
     """What all members share.
 
-    judged: images by a name, on which all members' accuracies are taken after the epochs
-    `judged_after` (None: each); images by name and their labels (N,), or (seeds, N) where every
+    due: images by a name, on which all members' accuracies are taken after the epochs
+    `eval_epochs` (None: each); images by name and their labels (N,), or (seeds, N) where every
     seed has its own, as `train` may have, too. normalise(image uint8) -> what the network sees in
     evaluation mode; augment: as `augment.labelled` makes it.
     loops: whether an epoch is one loop on the device, which convolutions on the CPU do badly.
@@ -41,12 +41,12 @@ class Setting(NamedTuple):
     classifier: Classifier
     num_classes: int
     train: Split
-    judged: dict[str, Split]
+    eval_splits: dict[str, Split]
     epochs: int
     batch_size: int
     augment: Callable
     normalise: Callable
-    judged_after: Sequence[int] | None = None
+    eval_epochs: Sequence[int] | None = None
     loops: bool = True
 
 
@@ -67,8 +67,8 @@ def train_table(
     seeds: Sequence[int],
     *,
     start: Callable | None = None,
-    watch: Callable[[SupervisedState], dict] | None = None,
-    watched_after: Sequence[int] | None = None,
+    measure: Callable[[SupervisedState], dict] | None = None,
+    measure_epochs: Sequence[int] | None = None,
     advance: Callable[[int], object] = lambda steps: None,
 ) -> dict[str, np.ndarray]:
     """Trains members (S seeds, R settings) to the end; what was seen of them, each array (S, R,
@@ -81,22 +81,24 @@ def train_table(
         seeds: (S,).
         start: (key) -> (params, stats), both with the leading axis R; None: the classifier's own,
             the same for all R.
-        watch: (state) -> {name: array} of one member.
-        watched_after: epochs after which it is asked; None: all, and 0, before training.
+        measure: (state) -> {name: array} of one member.
+        measure_epochs: epochs after which it is asked; None: all, and 0, before training.
         advance: hears of so many more finished steps.
 
     Returns:
-        "loss", "NAME_accuracy" for each NAME of `setting.judged`, and what `watch` gave.
+        "loss", "NAME_accuracy" for each NAME of `setting.eval_splits`, and what `measure` gave.
     """
-    judge = _judging(setting, len(seeds))
-    look = jax.jit(_over_members(watch)) if watch else None
+    evaluate = _make_evaluate(setting, len(seeds))
+    measure_all = jax.jit(_over_members(measure)) if measure else None
 
     def record(states, epoch: int) -> dict[str, np.ndarray]:
-        judged = epoch > 0 and (setting.judged_after is None or epoch in setting.judged_after)
-        watched = look is not None and (watched_after is None or epoch in watched_after)
-        return (judge(states) if judged else {}) | (look(states) if look and watched else {})
+        due = epoch > 0 and (setting.eval_epochs is None or epoch in setting.eval_epochs)
+        measured = measure_all is not None and (measure_epochs is None or epoch in measure_epochs)
+        return (evaluate(states) if due else {}) | (
+            measure_all(states) if measure_all and measured else {}
+        )
 
-    def go_on(steps: int) -> bool:
+    def report_steps(steps: int) -> bool:
         advance(steps)
         return False
 
@@ -107,7 +109,7 @@ def train_table(
         epochs=setting.epochs,
         steps_per_epoch=steps_per_epoch(setting),
         record=record,
-        stop=go_on,
+        stop=report_steps,
     )
     assert trained is not None
     return trained[1]
@@ -187,20 +189,20 @@ def _fresh(
     image = jnp.zeros((2, *setting.train.image.shape[1:]))
     width = len(next(iter(rates.values())))
 
-    def alike(key):
+    def same_for_all(key):
         started = setting.classifier.init(key, image)
         return jax.tree.map(lambda x: jnp.broadcast_to(x[None], (width, *x.shape)), started)
 
     def member(params, stats, knobs):
         return SupervisedState(jnp.zeros((), jnp.int32), params, stats, build(**knobs).init(params))
 
-    rows = [(start or alike)(init_key(key)) for key in keys]
+    rows = [(start or same_for_all)(init_key(key)) for key in keys]
     params, stats = jax.tree.map(lambda *row: jnp.stack(row), *rows)
     return jax.jit(jax.vmap(jax.vmap(member), in_axes=(0, 0, None)))(params, stats, rates)
 
 
-def _judging(setting: Setting, seeds: int) -> Callable:
-    """judge(state) -> {"NAME_accuracy": (S, R)}."""
+def _make_evaluate(setting: Setting, seeds: int) -> Callable:
+    """evaluate(state) -> {"NAME_accuracy": (S, R)}."""
 
     def hits(state, image, label):
         logits = setting.classifier.logits(state.params, state.stats, setting.normalise(image))
@@ -208,17 +210,17 @@ def _judging(setting: Setting, seeds: int) -> Callable:
 
     row = jax.vmap(hits, in_axes=(0, None, None))
     count = jax.jit(jax.vmap(row, in_axes=(0, None, 0)))
-    labels = {name: _by_seed(split.label, seeds) for name, split in setting.judged.items()}
+    labels = {name: _by_seed(split.label, seeds) for name, split in setting.eval_splits.items()}
 
     def accuracy(state, image, label):
-        parts = [slice(i, i + JUDGED_TOGETHER) for i in range(0, len(image), JUDGED_TOGETHER)]
+        parts = [slice(i, i + EVAL_BATCH_SIZE) for i in range(0, len(image), EVAL_BATCH_SIZE)]
         return sum(np.asarray(count(state, image[part], label[:, part])) for part in parts) / len(
             image
         )
 
     return lambda state: {
         f"{name}_accuracy": accuracy(state, split.image, labels[name])
-        for name, split in setting.judged.items()
+        for name, split in setting.eval_splits.items()
     }
 
 
