@@ -309,7 +309,9 @@ def test_a_run_gets_the_arrays_of_its_own_member(monkeypatch):
     }
     lab = decay_grid.Laboratory(tiny("robustness"), augment=None, normalise=None, **sizes)
     for size in (3, 5):
-        arrays = decay_grid.train_chunk(lab, None, runs, size, lambda n: False, (), None)
+        arrays = decay_grid.train_chunk(
+            lab, None, runs, size, stop=lambda n: False, keep=(), after=None
+        )
         assert [float(own["rate"]) for own in arrays] == [0.3, 0.1, 0.2]
 
 
@@ -334,7 +336,7 @@ def test_runs_that_share_a_cell_are_trained_once_with_all_that_is_recorded(label
     monkeypatch.setattr(
         decay_grid,
         "train_chunk",
-        lambda lab, program, chunk, *rest: trained.append((program, *chunk)),
+        lambda lab, program, chunk, *rest, **options: trained.append((program, *chunk)),
     )
     plan = decay_grid.plan_runs(decay_grid.Stage("", lambda config: runs), config, lab)
     assert plan.names["plain"] == plan.names["ahead"]
