@@ -1,27 +1,32 @@
-"""A snapshot ensemble: the networks at the ends of a learning rate's cycles (Huang et al. 2017,
-arXiv 1704.00109).
+"""A snapshot ensemble: the networks at the ends of the learning rate's cycles.
 
-One run with warm restarts costs what one plain run does. Compared: the mean of its snapshots'
-probabilities, each of them alone, a plain run of the same length (one cosine), and an ensemble of
-all seeds' plain runs, which costs as many times more as there are seeds.
+Huang et al. 2017 (arXiv 1704.00109). One run with warm restarts costs what one plain run does.
+Compared: the mean of its snapshots' probabilities, each of them alone, a plain run of the same
+length (one cosine), and an ensemble of all seeds' plain runs, which costs as many times more as
+there are seeds.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 
+from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
-from ssl_jax.experiments.harness.cells import Cell, in_turn, seeds_of
+from ssl_jax.experiments.harness.cells import Advance, Arrays, Cell, in_turn, seeds_of
 from ssl_jax.experiments.harness.experiment import Experiment
 from ssl_jax.experiments.harness.stacked import Setting, plain, steps_per_epoch, train_table
 from ssl_jax.intervals import mean_and_interval, rounded
 from ssl_jax.models import make_classifier, make_encoder
-from ssl_jax.optim import make_optimizer
+from ssl_jax.optim import Optimizer, make_optimizer
 from ssl_jax.optim.schedules import make_schedule
+from ssl_jax.train.supervised import SupervisedState
+from ssl_jax.types import Config, Scalar
 
 
-def plan(config, dataset):
+def plan(config: Config, dataset: Dataset) -> dict[str, Cell]:
+    """Return the cells: the runs with warm restarts, and the plain ones."""
     if config.epochs % config.cycles:
         raise UserError(
             f"cycles: got {config.cycles}, takes a number that divides the {config.epochs} epochs"
@@ -37,17 +42,19 @@ def plan(config, dataset):
     return {"cyclic": Cell(steps, cyclic), "plain": Cell(steps, plain_run)}
 
 
-def _train(config, setting: Setting, image, cycles: int, advance):
-    """Probabilities (S, 1, cycles, N, K) on `image` at the ends of the cycles."""
+def _train(
+    config: Config, setting: Setting, image: np.ndarray, cycles: int, advance: Advance
+) -> Arrays:
+    """Train, and measure probabilities (S, 1, cycles, N, K) on `image` at the ends of the cycles."""
     length = config.epochs // cycles
     schedule = partial(make_schedule, "sgdr", total_steps=config.epochs * steps_per_epoch(setting))
     cycle = length * steps_per_epoch(setting)
 
-    def build(learning_rate):
+    def build(learning_rate: Scalar) -> Optimizer:
         rate = schedule(learning_rate, cycle=cycle)
         return make_optimizer(config.optimizer, rate, weight_decay=config.weight_decay)
 
-    def probabilities(state):
+    def probabilities(state: SupervisedState) -> dict[str, jax.Array]:
         logits = setting.classifier.logits(state.params, state.stats, setting.normalise(image))
         return {"probabilities": jax.nn.softmax(logits)}
 
@@ -59,7 +66,7 @@ def _train(config, setting: Setting, image, cycles: int, advance):
 
 
 def evaluate(probabilities: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy and mean negative log-likelihood in nats of (..., N, K) against (N,)."""
+    """Return accuracy and mean negative log-likelihood in nats of (..., N, K) against (N,)."""
     given = np.take_along_axis(
         probabilities, np.broadcast_to(label[:, None], (*probabilities.shape[:-1], 1)), -1
     )
@@ -71,15 +78,26 @@ def evaluate(probabilities: np.ndarray, label: np.ndarray) -> dict[str, np.ndarr
 
 
 def disagreement(probabilities: np.ndarray) -> np.ndarray:
-    """(S, M, N, K) -> (S,): how often two different members name different classes, over all pairs
-    of them.
+    """Return how often two different members predict different classes, (S, M, N, K) -> (S,).
+
+    The mean is over all pairs of members.
     """
     named = probabilities.argmax(axis=-1)
     first, second = np.triu_indices(named.shape[1], k=1)
     return (named[:, first] != named[:, second]).mean(axis=(1, 2))
 
 
-def summarise(config, dataset, cells):
+def summarise(config: Config, dataset: Dataset, cells: dict[str, Arrays]) -> dict[str, Any]:
+    """Return the scores of ensembles, their members and plain runs.
+
+    Args:
+        config: the experiment's configuration.
+        dataset: the data set.
+        cells: arrays by the names of `plan`.
+
+    Returns:
+        The entries of result.json.
+    """
     cyclic, plain_run = (
         cells["cyclic"]["probabilities"][:, 0],
         cells["plain"]["probabilities"][:, 0, -1],

@@ -102,7 +102,7 @@ class Run(NamedTuple):
         return "-".join(word for word in words if word)
 
 
-Batch = tuple[jax.Array, jax.Array]  # image (B, H, W, C) uint8, label (B,)
+EvalBatch = tuple[jax.Array, jax.Array]  # image (B, H, W, C) uint8, label (B,)
 
 
 class Laboratory(NamedTuple):
@@ -112,7 +112,9 @@ class Laboratory(NamedTuple):
     num_classes: int
     image: jax.Array  # (N, H, W, C) uint8, all training images
     label: jax.Array  # (N,)
-    eval_batches: dict[str, list[Batch]]  # batches of "validation" and "test", as `in_batches` cuts
+    eval_batches: dict[
+        str, list[EvalBatch]
+    ]  # batches of "validation" and "test", as `in_batches` cuts
     steps_per_epoch: int
     augment: Augment
     normalise: Callable[[jax.Array], jax.Array]  # image uint8 -> float, in evaluation mode
@@ -297,7 +299,7 @@ def workers(config: Config) -> int:
     )
 
 
-def in_batches(split: Split) -> list[Batch]:
+def in_batches(split: Split) -> list[EvalBatch]:
     """Cut a split into batches of one size.
 
     The last one is filled up with images whose label is -1.
@@ -461,7 +463,7 @@ def evaluate(
 
 
 def mean_scores(
-    score: Callable[[jax.Array, jax.Array], dict[str, jax.Array]], batches: Sequence[Batch]
+    score: Callable[[jax.Array, jax.Array], dict[str, jax.Array]], batches: Sequence[EvalBatch]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return accuracy and mean cross-entropy in nats over batches, (G,) each.
 
