@@ -120,7 +120,7 @@ def measure_shrinkage(optimizer: Optimizer, plain: Optimizer) -> Optimizer:
 
 
 def shares(state: SupervisedState) -> dict[str, jax.Array]:
-    """Sum up the averages of a trained network's kernels by bins of the gradient's root mean square.
+    """Sum up the averages of a network's kernels by bins of the gradient's root mean square.
 
     Bins are below `EDGES`, between them, above, and no gradient at all. Biases are left out.
 

@@ -194,14 +194,14 @@ def _solve(config: Config, dataset: Dataset, advance: Advance) -> Arrays:
 
 
 def observed_factor(step: np.ndarray, error: np.ndarray) -> float:
-    """Return the error's factor a step over the last third of the records above rounding error."""
+    """Return the error's factor a step over the last sixth of the records above rounding."""
     seen = np.flatnonzero(np.isfinite(error) & (error > 100 * REACHED))
     last = seen[-max(len(seen) // 6, 2) :]
     return float((error[last[-1]] / error[last[0]]) ** (1 / (step[last[-1]] - step[last[0]])))
 
 
 def gap(error: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the largest relative difference of both errors, as long as they exceed rounding error."""
+    """Return the largest relative difference of both errors while they exceed rounding error."""
     seen = np.isfinite(error) & (error > 100 * REACHED)
     return float(np.max(np.abs(error[seen] / predicted[seen] - 1)))
 

@@ -45,7 +45,7 @@ def plan(config: Config, dataset: Dataset) -> dict[str, Cell]:
 def _train(
     config: Config, setting: Setting, image: np.ndarray, cycles: int, advance: Advance
 ) -> Arrays:
-    """Train, and measure probabilities (S, 1, cycles, N, K) on `image` at the ends of the cycles."""
+    """Train, and record probabilities (S, 1, cycles, N, K) of `image` at the end of each cycle."""
     length = config.epochs // cycles
     schedule = partial(make_schedule, "sgdr", total_steps=config.epochs * steps_per_epoch(setting))
     cycle = length * steps_per_epoch(setting)

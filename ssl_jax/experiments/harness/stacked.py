@@ -28,7 +28,7 @@ from ssl_jax.types import Params
 
 EVAL_BATCH_SIZE = 1000  # images
 
-Normalise = Callable[[jax.Array], jax.Array]
+Normalise = Callable[[Any], jax.Array]  # image (B, H, W, C) uint8 of NumPy or JAX -> float32
 Build = Callable[..., Optimizer]  # (**knobs) -> optimizer; each knob a traced scalar
 # key -> params, stats, both with the leading axis R of the settings
 Start = Callable[[jax.Array], tuple[Params, Params]]
@@ -44,7 +44,7 @@ class Setting(NamedTuple):
     epochs: int
     batch_size: int
     augment: Augment  # as `augment.labelled` makes it
-    normalise: Normalise  # image uint8 -> float, the network's input in evaluation mode
+    normalise: Normalise  # makes the network's input in evaluation mode
     eval_epochs: Sequence[int] | None = None  # after which accuracies are measured; None: each
     loops: bool = True  # whether an epoch is one loop on the device, slow for convolutions on a CPU
 
