@@ -1,6 +1,6 @@
-"""Orbax checkpoints of a run: the latest two and the best one, written in the background, each
-whole or absent.
+"""Orbax checkpoints of a run.
 
+The latest two and the best one are kept. They are written in the background, each whole or absent.
 Arrays are saved as NumPy, so that they restore on any number of devices.
 """
 
@@ -22,15 +22,14 @@ _UNRANKED = -1.0
 
 
 def open_manager(directory: Path, best: str) -> ocp.CheckpointManager:
-    """A manager on `directory` that keeps the latest two steps and the one whose metric `best` is
-    largest.
+    """Return a manager that keeps the latest two steps and the one with the largest metric `best`.
 
     Orbax's own `best_fn` would delete the latest step where it is not among the best, and a resumed
     run would go backwards; the union of two policies does not.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
 
-    def rank(metrics):
+    def rank(metrics: dict[str, float]) -> float:
         return metrics.get(best, _UNRANKED)
 
     best_one = policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
@@ -51,7 +50,14 @@ def open_manager(directory: Path, best: str) -> ocp.CheckpointManager:
 def save(
     manager: ocp.CheckpointManager, state: PyTree, step: int, metrics: dict[str, float]
 ) -> None:
-    """Starts writing `state` as `step`; a step that is already there stays as it is."""
+    """Start writing `state` as `step`; a step that is already there stays as it is.
+
+    Args:
+        manager: from `open_manager`.
+        state: a tree of arrays.
+        step: steps taken so far.
+        metrics: the metrics of this step; the one called `best` in `open_manager` ranks it.
+    """
     if step in manager.all_steps():
         return
     manager.save(
@@ -62,15 +68,24 @@ def save(
 
 
 def restore(manager: ocp.CheckpointManager, like: PyTree) -> PyTree:
-    """The newest checkpoint as NumPy arrays of the structure, shapes and types of `like`; UserError
-    otherwise.
+    """Return the newest checkpoint as NumPy arrays of the structure and shapes of `like`.
+
+    UserError where there is none, or it does not fit.
     """
     return restore_parts(Path(str(manager.directory)), latest_step(manager), like)
 
 
 def restore_parts(directory: Path, step: int, like: PyTree) -> PyTree:
-    """Only the parts of the state that `like` names, e.g. {"params": ..., "stats": ...}, from one
-    checkpoint.
+    """Return the parts of a checkpoint's state that `like` names.
+
+    Args:
+        directory: the checkpoint folder, with one folder for each step.
+        step: the checkpoint to read.
+        like: arrays of the structure, shapes and types that are expected, e.g.
+            {"params": ..., "stats": ...}.
+    Returns: NumPy arrays of the structure of `like`.
+    Raises:
+        UserError: the checkpoint cannot be read, lacks an array, or has one of another shape.
     """
     folder = directory.resolve() / str(step)
     target = jax.tree.map(np.asarray, jax.device_get(like))
@@ -85,13 +100,14 @@ def restore_parts(directory: Path, step: int, like: PyTree) -> PyTree:
             raise UserError(f"{folder}: has no {name}, which this configuration needs")
         if np.shape(got) != np.shape(want):
             raise UserError(
-                f"{folder}: {name} has shape {np.shape(got)}, this configuration needs {np.shape(want)}"
+                f"{folder}: {name} has shape {np.shape(got)}, "
+                f"this configuration needs {np.shape(want)}"
             )
     return state
 
 
 def latest_step(manager: ocp.CheckpointManager) -> int:
-    """The newest complete step; UserError where there is none."""
+    """Return the newest complete step; UserError where there is none."""
     step = manager.latest_step()
     if step is None:
         raise UserError(f"{manager.directory}: no checkpoint found, expected folders named by step")
@@ -99,7 +115,7 @@ def latest_step(manager: ocp.CheckpointManager) -> int:
 
 
 def steps_in(directory: Path) -> list[int]:
-    """Complete steps in a checkpoint folder, ascending; UserError where there are none."""
+    """Return the complete steps in a checkpoint folder, ascending; UserError for none."""
     steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit() and p.is_dir())
     if not steps:
         raise UserError(
@@ -109,7 +125,7 @@ def steps_in(directory: Path) -> list[int]:
 
 
 def _read(folder: Path, target: PyTree) -> PyTree:
-    """What Orbax makes of a checkpoint; UserError where it cannot."""
+    """Return what Orbax restores of a checkpoint; UserError where it cannot."""
     hook = sys.unraisablehook
     sys.unraisablehook = lambda late: (
         None if "Event loop is closed" in str(late.exc_value) else hook(late)
@@ -123,8 +139,8 @@ def _read(folder: Path, target: PyTree) -> PyTree:
         # closed by now.
         reason = str(error).strip().split("\n")[0][:160]
         raise UserError(
-            f"{folder}: this checkpoint cannot be read ({reason}); it may be truncated: delete this folder to go on "
-            "from the one before it"
+            f"{folder}: this checkpoint cannot be read ({reason}); it may be truncated: "
+            "delete this folder to go on from the one before it"
         ) from error
     sys.unraisablehook = hook
     return state

@@ -1,15 +1,17 @@
-"""`dynamics.npz`: what a run's dynamics were, one record every `dynamics.every` steps.
+"""`dynamics.npz`: a run's learning dynamics, one record every `dynamics.every` steps.
 
 T records of D modes, arrays of float32, NaN where a record has no such number (step 0 has seen no
 batch):
 
-    step, epoch (T,)                taken so far; the first record is of step 0, the last of the end
-    of the run loss, relative_spread (T,)      of the step's own batch; loss_NAME (T,) of each term,
-    where the loss has several mean_share, online_target_cosine (T,), gradient_norm, update_norm (T,
-    3)     `dynamics.measure.measure_step` weight_cosine (T,), parameter_norm (T, 3)
-    `dynamics.measure.measure_weights` corr_eigenvalues, predictor_eigenvalues, alignment,
-    mode_predictor (T, D), asymmetry, asymmetry_l1, effective_rank, commutator, commutator_relative
-    (T,)   `dynamics.measure.measure_spectra`
+* step, epoch (T,): taken so far; the first record is of step 0, the last of the end of the run.
+* loss, relative_spread (T,): of the step's own batch; loss_NAME (T,) of each term, where the loss
+  has several.
+* mean_share, online_target_cosine (T,), gradient_norm, update_norm (T, 3):
+  `dynamics.measure.measure_step`.
+* weight_cosine (T,), parameter_norm (T, 3): `dynamics.measure.measure_weights`.
+* corr_eigenvalues, predictor_eigenvalues, alignment, mode_predictor (T, D), asymmetry,
+  asymmetry_l1, effective_rank, commutator, commutator_relative (T,):
+  `dynamics.measure.measure_spectra`.
 
 The spectra are of F, the running average that the run keeps of its projections' correlation, and of
 W_p; a two-layer predictor stands for W_p as the product of its matrices.
@@ -18,6 +20,7 @@ W_p; a two-layer predictor stands for W_p as the product of its matrices.
 import os
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +32,10 @@ Record = dict[str, np.ndarray]
 
 
 def read_dynamics(directory: Path) -> dict[str, np.ndarray]:
-    """All arrays in float64, those that cannot be read left out, with a line on standard error;
-    UserError where there are none.
+    """Return all arrays in float64.
+
+    Arrays that cannot be read are left out, with a line on standard error. UserError where the file
+    or its steps cannot be read.
     """
     path = Path(directory) / NAME
     if not path.exists():
@@ -40,7 +45,8 @@ def read_dynamics(directory: Path) -> dict[str, np.ndarray]:
     arrays, lost = _readable(path)
     if "step" not in arrays:
         raise UserError(
-            f"{path}: damaged, its steps cannot be read; train again with --config.dynamics.every=STEPS"
+            f"{path}: damaged, its steps cannot be read; "
+            "train again with --config.dynamics.every=STEPS"
         )
     if lost:
         print(f"{path}: damaged, left out: {', '.join(lost)}", file=sys.stderr)
@@ -48,8 +54,9 @@ def read_dynamics(directory: Path) -> dict[str, np.ndarray]:
 
 
 def resume_dynamics(directory: Path, step: int) -> list[Record]:
-    """The records up to `step`, from which a run goes on. A damaged file is kept beside, as
-    dynamics.damaged.npz.
+    """Return the records up to `step`, from which a run goes on.
+
+    A damaged file is kept beside, as dynamics.damaged.npz.
     """
     path = Path(directory) / NAME
     if not path.exists():
@@ -68,7 +75,7 @@ def resume_dynamics(directory: Path, step: int) -> list[Record]:
 
 
 def write_dynamics(directory: Path, records: list[Record]) -> None:
-    """The whole file, or, where writing fails, the one before."""
+    """Write the whole file; where writing fails, the earlier one stays."""
     shapes = {name: np.shape(value) for record in records for name, value in record.items()}
     arrays = {
         name: np.stack(
@@ -88,14 +95,14 @@ def write_dynamics(directory: Path, records: list[Record]) -> None:
 
 
 def _readable(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """(arrays that are whole and as long as `step`, names of the others)."""
+    """Return the arrays that are whole and as long as `step`, and the names of the others."""
     arrays, lost = {}, []
     try:
         with path.open("rb") as content, np.load(content) as file:
             for name in file.files:
                 try:
                     arrays[name] = file[name]
-                except (ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error):  # pyright: ignore[reportAttributeAccessIssue]
+                except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
                     lost.append(name)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile):
         return {}, []

@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TextIO
 
 COLUMNS: tuple[str, ...] = (
     "step",
@@ -30,7 +31,7 @@ TERM = "loss_"
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """All rows, blanks as NaN; a last line cut off by a crash is left out."""
+    """Return all rows, blanks as NaN; a last line cut off by a crash is left out."""
     if not path.exists():
         return []
     whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -42,15 +43,16 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 
 
 def truncate_after(path: Path, step: int) -> list[dict[str, float]]:
-    """Drops the rows of steps that a resumed run will take again, and returns those that stay."""
+    """Drop the rows after `step`, which a resumed run takes again; return those that stay."""
     rows = [row for row in read_rows(path) if row["step"] <= step]
     _write(path, rows, _columns_of(path))
     return rows
 
 
 def append_row(path: Path, row: dict[str, float]) -> None:
-    """One more row; columns that it lacks stay blank. The first row with terms of the loss gives
-    them their columns.
+    """Append a row; columns that it lacks stay blank.
+
+    The first row with terms of the loss gives them their columns.
     """
     columns = _columns_of(path)
     if more := [name for name in _columns(row) if name not in columns]:
@@ -61,8 +63,9 @@ def append_row(path: Path, row: dict[str, float]) -> None:
 
 
 def as_written(row: dict[str, float]) -> dict[str, float]:
-    """The row as `read_rows` will find it: what is decided on it is decided again alike after a
-    restart.
+    """Return the row as `read_rows` will return it, rounded to the digits of the file.
+
+    A decision taken on it is taken again after a restart.
     """
     return {
         name: float(text) if text else float("nan")
@@ -71,12 +74,12 @@ def as_written(row: dict[str, float]) -> dict[str, float]:
 
 
 def _columns(names: Iterable[str]) -> tuple[str, ...]:
-    """COLUMNS, and the terms of the loss among `names`."""
+    """Return COLUMNS, and the terms of the loss among `names`."""
     return COLUMNS + tuple(name for name in names if name.startswith(TERM))
 
 
 def _columns_of(path: Path) -> tuple[str, ...]:
-    """The columns of the file, which need not be there yet."""
+    """Return the columns of the file, which need not be there yet."""
     if not path.exists():
         return COLUMNS
     with path.open() as file:
@@ -85,7 +88,7 @@ def _columns_of(path: Path) -> tuple[str, ...]:
 
 
 def _write(path: Path, rows: list[dict[str, float]], columns: tuple[str, ...]) -> None:
-    """The whole file, or, where writing fails, the one before."""
+    """Write the whole file; where writing fails, the earlier one stays."""
     scratch = path.with_suffix(".tmp")
     with scratch.open("w", newline="") as file:
         writer = _writer(file, columns)
@@ -94,12 +97,12 @@ def _write(path: Path, rows: list[dict[str, float]], columns: tuple[str, ...]) -
     os.replace(scratch, path)
 
 
-def _writer(file, columns: tuple[str, ...]) -> csv.DictWriter:
+def _writer(file: TextIO, columns: tuple[str, ...]) -> csv.DictWriter:
     return csv.DictWriter(file, columns, lineterminator="\n")
 
 
 def _text(row: dict[str, float], columns: tuple[str, ...]) -> dict[str, str]:
-    def one(name):
+    def one(name: str) -> str:
         value = row.get(name)
         if value is None or value != value:
             return ""

@@ -1,6 +1,4 @@
-"""What every run writes into its work directory besides checkpoints: where it ran, how long it
-took, what it was.
-"""
+"""What every run writes into result.json: configuration, wall time, device and versions."""
 
 import importlib.metadata
 import os
@@ -17,25 +15,25 @@ from ssl_jax.workdir.directory import open_workdir
 
 
 def open_on_one(directory: str, config: dict) -> Path:
-    """The work directory; only process 0 writes into it."""
+    """Return the opened work directory; only process 0 writes into it."""
     return open_workdir(directory, config) if is_writer() else Path(directory)
 
 
 def begin_log(out: Path, start: int) -> list[dict[str, float]]:
-    """Cuts metrics.csv back to the step that training goes on from; the rows up to there."""
+    """Cut metrics.csv back to step `start`, from which training goes on; return its rows."""
     if is_writer():
         return metrics_csv.truncate_after(out / "metrics.csv", start)
     return [row for row in metrics_csv.read_rows(out / "metrics.csv") if row["step"] <= start]
 
 
 def describe(config: dict) -> dict:
-    """What was run, of a run's configuration."""
+    """Return method, data set, seed, epochs and batch size of a run's configuration."""
     own = {name: config[name] for name in ("method", "seed", "epochs", "batch_size")}
     return {"method": own.pop("method"), "dataset": config["data"]["name"]} | own
 
 
 def fields(config: dict) -> dict:
-    """The configuration as it ran, without the place where this machine keeps its data."""
+    """Return the configuration without `data.data_dir`, the place of the data on this machine."""
     if "data" not in config:
         return config
     return config | {
@@ -44,7 +42,7 @@ def fields(config: dict) -> dict:
 
 
 def spent(rows: list[dict[str, float]], step: int) -> dict:
-    """Wall time and speed of training up to `step`, from the rows of metrics.csv."""
+    """Return wall time and speed of training up to `step`, from the rows of metrics.csv."""
     rows = [row for row in rows if row["step"] <= step]
     if not rows:
         return {"seconds": None, "images_per_second": None}
@@ -54,14 +52,14 @@ def spent(rows: list[dict[str, float]], step: int) -> dict:
 
 
 def processor() -> str:
-    """The machine's processor, as well as it can be told."""
+    """Return the name of the machine's processor, or of its architecture."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def provenance() -> dict:
-    """Device and versions that made a result."""
+    """Return the device and the package versions that made a result."""
     packages = ("jax", "flax", "optax", "chex", "orbax-checkpoint", "tensorflow-datasets", "numpy")
     kinds = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
     return {
