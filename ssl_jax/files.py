@@ -84,13 +84,11 @@ def read_bytes(path: Path, expected: str) -> bytes:
     Raises:
         UserError: the file is missing or cannot be read.
     """
-    try:
+    with reading(path, expected):
         if not path.is_file():  # a directory, a pipe that nobody writes into
-            what = "is not a file" if os.path.lexists(path) else "not found"
-            raise UserError(f"{path}: {what}; expected {expected}")
+            path.stat()  # says what is wrong with the way there
+            raise UserError(f"{path}: is not a file; expected {expected}")
         return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)}); expected {expected}") from error
 
 
 def read_text(path: Path, expected: str) -> str:
@@ -111,9 +109,7 @@ def keep_beside(path: Path) -> Path:
     beside = next(
         kept
         for number in numbers
-        if not os.path.lexists(
-            kept := path.with_name(f"{path.stem}.damaged{number}{path.suffix}")
-        )
+        if not os.path.lexists(kept := path.with_name(f"{path.stem}.damaged{number}{path.suffix}"))
     )
     with writing(beside):
         os.replace(path, beside)
@@ -134,6 +130,18 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise UserError(f"{folder}: needs {size(needed)}, {size(free)} are free; free some space")
+
+
+@contextmanager
+def reading(path: Path, expected: str = "") -> Iterator[None]:
+    """Turn what the system refuses within this context into one line; arguments as `read_bytes`."""
+    then = f"; expected {expected}" if expected else ""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found{then}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}){then}") from error
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The task "pretrain": pretrains, then probes, reports and draws."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -36,7 +37,9 @@ BEST = "knn_validation"
 def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
     """Pretrains, or goes on where the work directory stopped; then probes, reports and draws."""
     plan, parts = pretraining.prepare(config)
-    out = check_workdir(directory, config.to_dict())
+    out = check_workdir(
+        directory, config.to_dict(), partial(pretraining.appends, config, plan.steps_per_epoch)
+    )
     init = pretraining.make_init(parts, plan.data)
     check_exclude(config, init)
     dataset = read_dataset(config)
