@@ -51,7 +51,9 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
         seed: of all shuffles.
         epoch: from 0.
         size: number of examples.
-    Returns: A permutation of 0..size-1, (size,) int32.
+
+    Returns:
+        A permutation of 0..size-1, (size,) int32.
     """
     return np.random.default_rng([seed, epoch]).permutation(size).astype(np.int32)
 
@@ -68,7 +70,9 @@ def batch_indices(seed: int, step: int, size: int, batch_size: int) -> np.ndarra
         step: from 0, over all epochs.
         size: number of examples.
         batch_size: examples in the global batch.
-    Returns: Indices of examples, (batch_size,) int32.
+
+    Returns:
+        Indices of examples, (batch_size,) int32.
     """
     epoch, place = divmod(step, size // batch_size)
     return _recent_order(seed, epoch, size)[place * batch_size : (place + 1) * batch_size].copy()
@@ -99,7 +103,10 @@ def make_feed(
             `memory_budget` bytes.
         memory_budget: None stands for `device_budget()`.
         label: (N,) int32; None for batches without labels.
-    Returns: The feed, see `Feed`.
+
+    Returns:
+        The feed, see `Feed`.
+
     Raises:
         UserError: a batch larger than the set, or a wrong value.
     """

@@ -61,7 +61,10 @@ def load_or_build(
         source: what it is decoded from; a cache that says otherwise is rebuilt.
         shape: (N, H, W, C) of all images.
         decode: starts the decoding; yields N pairs of an (H, W, C) uint8 image and an int label.
-    Returns: image (N, H, W, C) uint8, mapped read-only from the file, and label (N,) int32.
+
+    Returns:
+        image (N, H, W, C) uint8, mapped read-only from the file, and label (N,) int32.
+
     Raises:
         UserError: no root can be written.
     """
@@ -86,7 +89,9 @@ def read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays | None:
         stem: path of the split, without a suffix.
         source: what it must have been decoded from.
         shape: (N, H, W, C) of all images.
-    Returns: image (N, H, W, C) uint8 and label (N,) int32. None where there are none, or, with a
+
+    Returns:
+        image (N, H, W, C) uint8 and label (N,) int32. None where there are none, or, with a
         warning, where they are damaged.
     """
     if not _file(stem, "json").exists():
@@ -115,6 +120,7 @@ def write(stem: Path, source: str, shape: tuple[int, ...], examples: Iterator[Ex
         source: what it is decoded from, for the card.
         shape: (N, H, W, C) of all images.
         examples: N pairs of an (H, W, C) uint8 image and an int label.
+
     Raises:
         OSError: the files cannot be written.
     """

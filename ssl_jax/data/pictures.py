@@ -15,7 +15,9 @@ def read_pixels(encoded: bytes, channels: int, image_size: int | None) -> np.nda
         encoded: bytes of a format that Pillow reads.
         channels: C, 1 or 3.
         image_size: side in pixels, as `fit_square` takes it; None: as stored.
-    Returns: (H, W, C) uint8.
+
+    Returns:
+        (H, W, C) uint8.
     """
     picture = Image.open(io.BytesIO(encoded))
     picture = picture if picture.mode == MODES[channels] else picture.convert(MODES[channels])

@@ -36,8 +36,11 @@ def describe(
 
     Args:
         name, data_dir, train_size, image_size: as `load_dataset` takes them.
-    Returns: The sizes of the splits in images, the shape of an image in pixels and channels, and
+
+    Returns:
+        The sizes of the splits in images, the shape of an image in pixels and channels, and
         the classes. They equal `load_dataset(...).description`.
+
     Raises:
         UserError: no such set, directory, feature or size.
     """
@@ -72,7 +75,10 @@ def load_dataset(
             `pretrain`.
         cache_dir: where decoded images go.
         image_size: side in pixels that images are resized and centre-cropped to. None: as stored.
-    Returns: The set in memory, its images and labels as the module's value contract says.
+
+    Returns:
+        The set in memory, its images and labels as the module's value contract says.
+
     Raises:
         UserError: no such set, directory, feature or size; files that cannot be read.
     """

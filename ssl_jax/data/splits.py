@@ -35,7 +35,9 @@ def redraw(label: np.ndarray, share: float, num_classes: int, seed: int) -> np.n
         share: probability in 0..1.
         num_classes: a new label is uniform over 0..num_classes - 1.
         seed: of the draws.
-    Returns: (N,) int32.
+
+    Returns:
+        (N,) int32.
     """
     rng = np.random.default_rng([seed, 0x1ABE1])
     drawn = rng.integers(0, num_classes, len(label), dtype=np.int32)

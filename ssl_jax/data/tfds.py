@@ -32,7 +32,10 @@ def read_prepared(
 
     Args:
         name, data_dir, cache_dir, image_size: as `sources.load_dataset` takes them.
-    Returns: The set in memory, as `sources.load_dataset` returns it.
+
+    Returns:
+        The set in memory, as `sources.load_dataset` returns it.
+
     Raises:
         UserError: no such set, directory, feature or size; files that cannot be read.
     """
@@ -65,7 +68,10 @@ def describe_prepared(name: str, data_dir: str | None, image_size: int | None) -
 
     Args:
         name, data_dir, image_size: as `sources.describe` takes them.
-    Returns: The description, as `sources.describe` returns it.
+
+    Returns:
+        The description, as `sources.describe` returns it.
+
     Raises:
         UserError: no such set, directory, feature or size.
     """

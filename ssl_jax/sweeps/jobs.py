@@ -84,7 +84,9 @@ def cell_config(config: Config, cell: str, seed: int) -> Config:
         config: of the sweep.
         cell: a name in `config.overrides[config.scale]`.
         seed: of the run.
-    Returns: The configuration of the scale with the cell's overrides and the seed.
+
+    Returns:
+        The configuration of the scale with the cell's overrides and the seed.
     """
     run = config[config.scale].copy_and_resolve_references()
     changes = flatten(config.overrides[config.scale][cell].to_dict())
@@ -117,6 +119,7 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
         config: of the sweep.
         jobs: from `plan`.
         directory: work directory of the sweep.
+
     Raises:
         UserError: a wrong field, which the message puts after the cell's name; a directory or a
             store that cannot be written, or belongs to another configuration.
@@ -168,6 +171,7 @@ def refuse_other(field: str, path: Path, inside: list[str], config: dict) -> Non
         path: a JSON file, which need not exist.
         inside: keys under which the file holds its configuration, outermost first.
         config: the configuration of this start.
+
     Raises:
         UserError: fields outside `FREE` differ, which it lists.
     """

@@ -111,7 +111,10 @@ def restore_parts(directory: Path, step: int, like: PyTree) -> PyTree:
         step: the checkpoint to read.
         like: arrays of the structure, shapes and types that are expected, e.g.
             {"params": ..., "stats": ...}.
-    Returns: NumPy arrays of the structure of `like`.
+
+    Returns:
+        NumPy arrays of the structure of `like`.
+
     Raises:
         UserError: the checkpoint cannot be read, lacks an array, or has one of another shape.
     """

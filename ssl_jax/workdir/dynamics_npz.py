@@ -3,15 +3,17 @@
 T records of D modes, arrays of float32, NaN where a record has no such number (step 0 has seen no
 batch):
 
-* step, epoch (T,): taken so far; the first record is of step 0, the last of the end of the run.
-* loss, relative_spread (T,): of the step's own batch; loss_NAME (T,) of each term, where the loss
-  has several.
-* mean_share, online_target_cosine (T,), gradient_norm, update_norm (T, 3):
-  `dynamics.measure.measure_step`.
-* weight_cosine (T,), parameter_norm (T, 3): `dynamics.measure.measure_weights`.
-* corr_eigenvalues, predictor_eigenvalues, alignment, mode_predictor (T, D), asymmetry,
-  asymmetry_l1, effective_rank, commutator, commutator_relative (T,):
-  `dynamics.measure.measure_spectra`.
+    step, epoch (T,)                       taken so far; the first record is of step 0, the last
+                                           of the end of the run
+    loss, relative_spread (T,)             of the step's own batch
+    loss_NAME (T,)                         each term of a loss of several
+    mean_share, online_target_cosine (T,), gradient_norm, update_norm (T, 3)
+                                           `dynamics.measure.measure_step`
+    weight_cosine (T,), parameter_norm (T, 3)
+                                           `dynamics.measure.measure_weights`
+    corr_eigenvalues, predictor_eigenvalues, alignment, mode_predictor (T, D),
+    asymmetry, asymmetry_l1, effective_rank, commutator, commutator_relative (T,)
+                                           `dynamics.measure.measure_spectra`
 
 The spectra are of F, the running average that the run keeps of its projections' correlation, and of
 W_p; a two-layer predictor stands for W_p as the product of its matrices.
