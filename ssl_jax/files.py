@@ -92,7 +92,7 @@ def read_bytes(path: Path, expected: str) -> bytes:
 
 
 def read_text(path: Path, expected: str) -> str:
-    """Return the content of `path` as UTF-8 text; arguments and errors are those of `read_bytes`."""
+    """Return the content of `path` as UTF-8 text; arguments and errors as of `read_bytes`."""
     try:
         return read_bytes(path, expected).decode()
     except UnicodeDecodeError as error:
@@ -179,7 +179,7 @@ def reason(error: OSError) -> str:
 
 
 def size(count: int) -> str:
-    """Return a number of bytes in words: "12.3 MB"."""
+    """Return a number of bytes in words, such as "12.3 MB"."""
     value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]

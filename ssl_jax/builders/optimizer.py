@@ -86,7 +86,13 @@ def build_schedule(
 
 
 def schedules_agree(ones: Iterable[Schedule], others: Iterable[Schedule], steps: int) -> bool:
-    """Return whether each of `ones` equals its partner of `others` at the first `steps` steps."""
+    """Return whether each of `ones` equals its partner of `others` at the first steps.
+
+    Args:
+        ones: schedules.
+        others: as many schedules.
+        steps: the number of steps to compare.
+    """
     at = jnp.arange(steps)
     return all(
         bool(jnp.array_equal(jax.vmap(one)(at), jax.vmap(other)(at)))

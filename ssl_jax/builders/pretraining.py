@@ -92,7 +92,12 @@ def build(config: Config, total_steps: int, steps_per_epoch: int, axis_name: str
 def appends(config: Config, steps_per_epoch: int, before: int) -> bool:
     """Return whether a run of `before` epochs is the beginning of the run of `config.epochs`.
 
-    That is whether no schedule depends on which of the two numbers it is.
+    It is where no schedule depends on which of the two numbers there are.
+
+    Args:
+        config: of a run that trains.
+        steps_per_epoch: of both.
+        before: the other number of epochs.
     """
 
     def schedules(epochs: int) -> list[Schedule]:

@@ -94,7 +94,15 @@ def build_classifier(
 
 
 def appends(config: Config, steps_per_epoch: int, before: int) -> bool:
-    """Return whether a run of `before` epochs is the beginning of the run of `config.epochs`."""
+    """Return whether a run of `before` epochs is the beginning of the run of `config.epochs`.
+
+    It is where no schedule depends on which of the two numbers there are.
+
+    Args:
+        config: of a run that trains.
+        steps_per_epoch: of both.
+        before: the other number of epochs.
+    """
     one, other = (
         schedules_of(
             build_rules(config, CLASSIFIER_GROUPS, epochs * steps_per_epoch, steps_per_epoch)

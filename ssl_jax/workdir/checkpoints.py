@@ -84,7 +84,7 @@ def save(
 def digest(array: np.ndarray) -> str:
     """Return 16 hexadecimal digits that depend on the type, the shape and every bit."""
     content = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return content.hexdigest()[:16]
 
 
