@@ -3,11 +3,16 @@
     python launch.py --config configs/NAME.py[:ARG] --workdir DIR [--config.section.field=VALUE ...]
 
 The same command on the same work directory resumes where it stopped. A user's mistake gives one
-line that begins with "error:", and exit status 2. A stop gives one line: status 130 after Ctrl-C, 75
-after SIGTERM, when the same command is to go on (`ssl_jax/runtime/stops.py`).
+line that begins with "error:", and exit status 2. A stop gives one line, and status 130 after
+Ctrl-C, 75 after SIGTERM: the same command goes on (`ssl_jax/runtime/stops.py`).
 """
 
 if __name__ == "__main__":  # before the other imports, which take a while
+    import signal
+
+    if hasattr(signal, "pthread_sigmask"):  # what arrives now waits for `install`
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+
     from ssl_jax.runtime import stops, terminal
 
     terminal.secure_streams()

@@ -1,8 +1,10 @@
 """Build the optimizer from a configuration: parameter groups, schedules, table of layers."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ssl_jax.errors import UserError
 from ssl_jax.optim import (
@@ -81,6 +83,26 @@ def build_schedule(
     return make_schedule(
         name, peak, total_steps, warmup, **schedule_options(config, name, steps_per_epoch)
     )
+
+
+def schedules_agree(ones: Iterable[Schedule], others: Iterable[Schedule], steps: int) -> bool:
+    """Return whether each of `ones` equals its partner of `others` at the first steps.
+
+    Args:
+        ones: schedules.
+        others: as many schedules.
+        steps: the number of steps to compare.
+    """
+    at = jnp.arange(steps)
+    return all(
+        bool(jnp.array_equal(jax.vmap(one)(at), jax.vmap(other)(at)))
+        for one, other in zip(ones, others, strict=True)
+    )
+
+
+def schedules_of(rules: dict[str, Rule]) -> list[Schedule]:
+    """Return the schedules of all groups, of the learning rate and of the decay."""
+    return [f for rule in rules.values() for f in (rule.schedule, rule.decay_schedule)]
 
 
 def schedule_options(config: Config, name: str, steps_per_epoch: int) -> dict[str, float]:

@@ -10,7 +10,14 @@ from jax.stages import Wrapped
 from ssl_jax.augment.views import Recipe, make_recipe, make_views
 from ssl_jax.builders.checks import check_counts, check_sizes, check_views
 from ssl_jax.builders.network import build_network, forward_order
-from ssl_jax.builders.optimizer import Rule, build_optimizer, build_rules, has_penalty
+from ssl_jax.builders.optimizer import (
+    Rule,
+    build_optimizer,
+    build_rules,
+    has_penalty,
+    schedules_agree,
+    schedules_of,
+)
 from ssl_jax.builders.plan import Plan, make_plan
 from ssl_jax.builders.program import compile_once, compile_program, fresh_key
 from ssl_jax.data.dataset import Description
@@ -80,6 +87,29 @@ def build(config: Config, total_steps: int, steps_per_epoch: int, axis_name: str
         build_tau(config, total_steps),
         build_recipe(config),
     )
+
+
+def appends(config: Config, steps_per_epoch: int, before: int) -> bool:
+    """Return whether a run of `before` epochs is the beginning of the run of `config.epochs`.
+
+    It is where no schedule depends on which of the two numbers there are.
+
+    Args:
+        config: of a run that trains.
+        steps_per_epoch: of both.
+        before: the other number of epochs.
+    """
+
+    def schedules(epochs: int) -> list[Schedule]:
+        total = epochs * steps_per_epoch
+        tau = build_tau(config, total)
+        return [
+            *schedules_of(build_rules(config, GROUPS, total, steps_per_epoch)),
+            *([tau] if tau else []),
+        ]
+
+    both = min(config.epochs, before) * steps_per_epoch
+    return schedules_agree(schedules(before), schedules(config.epochs), both)
 
 
 def build_predictor(config: Config, axis_name: str | None) -> Predictor:

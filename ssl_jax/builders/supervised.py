@@ -12,7 +12,13 @@ from jax.stages import Wrapped
 from ssl_jax.augment.labelled import make_augment
 from ssl_jax.builders.checks import check_supervised
 from ssl_jax.builders.network import TRACED_SIDE, build_encoder
-from ssl_jax.builders.optimizer import Rule, build_optimizer, build_rules
+from ssl_jax.builders.optimizer import (
+    Rule,
+    build_optimizer,
+    build_rules,
+    schedules_agree,
+    schedules_of,
+)
 from ssl_jax.builders.plan import Plan, make_plan
 from ssl_jax.builders.program import compile_once, fresh_key
 from ssl_jax.data.dataset import Description
@@ -85,6 +91,25 @@ def build_classifier(
     order = call_order(classifier.init, jnp.zeros((2, TRACED_SIDE, TRACED_SIDE, channels)))
     rules = build_rules(config, CLASSIFIER_GROUPS, total_steps, steps_per_epoch)
     return ClassifierParts(classifier, build_optimizer(config, rules, order), rules, order)
+
+
+def appends(config: Config, steps_per_epoch: int, before: int) -> bool:
+    """Return whether a run of `before` epochs is the beginning of the run of `config.epochs`.
+
+    It is where no schedule depends on which of the two numbers there are.
+
+    Args:
+        config: of a run that trains.
+        steps_per_epoch: of both.
+        before: the other number of epochs.
+    """
+    one, other = (
+        schedules_of(
+            build_rules(config, CLASSIFIER_GROUPS, epochs * steps_per_epoch, steps_per_epoch)
+        )
+        for epochs in (before, config.epochs)
+    )
+    return schedules_agree(one, other, min(config.epochs, before) * steps_per_epoch)
 
 
 def build_augment(config: Config, data: Description) -> Callable:

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from enum import Enum
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 GRACE = 3.0  # seconds that the main thread has to end by itself
 # Seconds within which further signals are the same stop: `timeout` sends SIGTERM to its child and
@@ -68,6 +68,7 @@ class Stops:
         self._line = threading.Lock()  # is taken by whoever prints the line
         self._end_process = end_process
         self._wake: socket.socket | None = None
+        self._lines = 2  # descriptor that the line is written to
 
     def install(self) -> None:
         """Handle SIGNALS from here on; call it in the main thread.
@@ -75,6 +76,8 @@ class Stops:
         SIGINT and SIGHUP stay ignored where they are: in a background job, under nohup.
         """
         if self._wake is None:
+            self._lines = os.dup(2)
+            sys.excepthook = self._uncaught(sys.excepthook)
             watched, self._wake = socket.socketpair()
             self._wake.setblocking(False)
             signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
@@ -119,9 +122,9 @@ class Stops:
         line = f"{what}: {AFTER_SAVING if self.phase is Phase.SAVING else AT_ONCE}"
         if self.phase is Phase.SAVING and self.number == signal.SIGINT:
             line += "; Ctrl-C again stops at once"
-        start = "\n" if os.isatty(2) else ""  # behind the progress bar
+        start = "\n" if os.isatty(self._lines) else ""  # behind the progress bar
         with contextlib.suppress(OSError):
-            os.write(2, f"{start}{line}\n".encode())
+            os.write(self._lines, f"{start}{line}\n".encode())
 
     def end(self) -> None:
         """End the process now, with nothing cleaned up."""
@@ -165,13 +168,24 @@ class Stops:
 
     def _raise(self) -> NoReturn:
         self.raised = True
-        # What threads and finalizers say of an interruption is noise.
-        sys.unraisablehook = threading.excepthook = lambda late: None
         if self._wake is not None:
+            self.report()
+            # Tracebacks follow, of threads, of finalizers and of C code (NumPy's, when imported).
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             self._deadline = time.monotonic() + GRACE
             with contextlib.suppress(OSError):
                 self._wake.send(b"\0")  # the thread looks at its deadline
         raise Stopped
+
+    def _uncaught(self, hook: Callable[..., object]) -> Callable[..., object]:
+        """Return the hook for uncaught exceptions: of imports before `run`, for instance."""
+
+        def end_or_report(*error: Any) -> None:
+            if self.raised:
+                self.end()
+            hook(*error)
+
+        return end_or_report
 
     def _watch(self, watched: socket.socket) -> NoReturn:
         while True:

@@ -1,6 +1,7 @@
 """The task "pretrain": pretrain an encoder, then probe it, report and draw."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -47,7 +48,9 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
         UserError: a field is wrong, or the work directory belongs to another run.
     """
     plan, parts = pretraining.prepare(config)
-    out = check_workdir(directory, config.to_dict())
+    out = check_workdir(
+        directory, config.to_dict(), partial(pretraining.appends, config, plan.steps_per_epoch)
+    )
     init = pretraining.make_init(parts, plan.data)
     check_exclude(config, init)
     dataset = read_dataset(config)

@@ -6,6 +6,7 @@ pre-weight-decay paper reports the last one, which chooses by the test set.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.optimizer import has_penalty, layer_table, schedule_options
 from ssl_jax.builders.program import check_exclude, compile_program
-from ssl_jax.builders.supervised import fresh_state, images_left, make_init, prepare
+from ssl_jax.builders.supervised import appends, fresh_state, images_left, make_init, prepare
 from ssl_jax.data.batches import make_feed
 from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.data.splits import hold_out, redraw
@@ -54,7 +55,7 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     """
     plan, parts, augment = prepare(config)
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
-    out = check_workdir(directory, config.to_dict())
+    out = check_workdir(directory, config.to_dict(), partial(appends, config, plan.steps_per_epoch))
     init = make_init(parts, plan.data)
     check_exclude(config, init)
     dataset = read_dataset(config)

@@ -20,10 +20,13 @@ from ssl_jax.train import parallel
 from ssl_jax.train.loop import Hooks, Row, plan_calls, train_loop
 from ssl_jax.types import Config, Interrupted, Metrics, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
-from ssl_jax.workdir.dynamics_npz import Record, resume_dynamics, write_dynamics
+from ssl_jax.workdir.dynamics_npz import Record, digest, resume_dynamics, write_dynamics
 
 # Seconds between two writes of dynamics.npz where no checkpoint is due: it is written whole.
 WRITE_EVERY = 30
+# What a checkpoint notes besides the state: the rows and a digest of the records up to its step, so
+# that a run goes on with its own whole history; and the number of devices.
+METRICS, DYNAMICS, DEVICES = "metrics.csv", "dynamics", "devices"
 
 
 class TrainingJob(NamedTuple):
@@ -91,12 +94,15 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
             gone = start // session.plan.steps_per_epoch
             raise UserError(f"epochs: got {config.epochs}, {out} has already gone {gone}")
         state = checkpoints.restore(manager, session.fresh) if start else session.fresh
+        notes = checkpoints.read_notes(out / "checkpoints", start) if start else {}
+        require_same_devices(notes, session.plan)
         # Nothing is written before this line: a start that is refused leaves everything as it was.
         result_json.open_on_one(str(out), config.to_dict())
-        rows = result_json.begin_log(out, start)
-        log = Log(
-            manager, start, rows, begin_dynamics(out, job, state, start) if cadence.track else []
+        rows = result_json.begin_log(out, start, notes.get(METRICS))
+        records = (
+            begin_dynamics(out, job, state, start, notes.get(DYNAMICS)) if cadence.track else []
         )
+        log = Log(manager, start, rows, records)
         state, enough = job.adjust(state, rows)
         if not enough:
             job.header(start)
@@ -110,19 +116,32 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
     return jax.device_get(state)
 
 
-def begin_dynamics(out: Path, job: TrainingJob, state: PyTree, start: int) -> list[Record]:
-    """Return the records of dynamics.npz up to the step that training goes on from.
+def require_same_devices(notes: dict[str, Any], plan: Plan) -> None:
+    """Raise UserError where another number of devices trained before: sums round differently."""
+    before = notes.get(DEVICES, len(plan.devices))
+    if before != len(plan.devices):
+        raise UserError(
+            f"devices: got {len(plan.devices)}, the run began on {before}, and on another number "
+            "its sums round differently; takes the same number, or another work directory"
+        )
+
+
+def begin_dynamics(
+    out: Path, job: TrainingJob, state: PyTree, start: int, kept: str | None
+) -> list[Record]:
+    """Return the records up to the step that training goes on from.
 
     Args:
-        out: work directory.
-        job: tracks the fresh state for the first record.
+        out: the work directory.
+        job: says what the first record, of the fresh state, holds.
         state: the state at step `start`.
-        start: steps taken before.
+        start: the step; 0: a fresh run.
+        kept: digest of the records in the checkpoint; None: it has none.
 
     Returns:
-        The records; [] in a process that does not write, unless `start` is 0.
+        The records; none in a process that writes no files.
     """
-    earlier = resume_dynamics(out, start) if is_writer() else []
+    earlier = resume_dynamics(out, start, kept) if is_writer() else []
     return earlier if start else [job.track(state) | {"step": np.int64(0), "epoch": np.float32(0)}]
 
 
@@ -190,9 +209,11 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: Progress) -> Hooks
 
     def save(state: Any, step: int, row: Row) -> None:
         write()  # first: a record that is missing after a restart would never be made again
-        checkpoints.save(
-            log.manager, state, step, {job.best: row[job.best]} if job.best in row else {}
-        )
+        notes = {METRICS: metrics_csv.table(log.rows), DEVICES: len(session.plan.devices)}
+        if log.dynamics:
+            notes[DYNAMICS] = digest(log.dynamics)
+        best = {job.best: row[job.best]} if job.best in row else {}
+        checkpoints.save(log.manager, state, step, best, notes)
 
     def stop(event: bool) -> bool:
         flag = session.interrupted()
