@@ -107,6 +107,7 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
         if not enough:
             job.header(start)
             state, step = _loop(session, job, log, state, begin)
+            checkpoints.finish(manager)
             if step < cadence.total and not job.adjust(state, rows)[1]:
                 say(
                     f"stopped at step {step} of {cadence.total}, saved; "
