@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_end_to_end import TINY
+from commands import TINY
 
 from ssl_jax.runtime import stops
 from ssl_jax.runtime.stops import GRACE, SAME, Phase, Stopped, Stops
@@ -242,13 +242,13 @@ def test_a_background_job_ignores_control_c():
     assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
 
 
-FIELDS = [f"--config.{field}" for field in (*TINY, "epochs=4000", "checkpoint_every=4000")]
+LONG = [*TINY, "--config.epochs=4000", "--config.checkpoint_every=4000"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_run_is_stopped_and_saved(tmp_path, shared_cache, number, status):
-    command = ["--config", "configs/quickstart.py", "--workdir", str(tmp_path), *FIELDS]
+    command = ["--config", "configs/quickstart.py", "--workdir", str(tmp_path), *LONG]
     process = start("", *command)
     deadline = time.monotonic() + 240
     while not (tmp_path / "metrics.csv").exists():
@@ -261,7 +261,7 @@ def test_a_run_is_stopped_and_saved(tmp_path, shared_cache, number, status):
     process.send_signal(number)
     out, error = process.communicate(timeout=240)
     assert process.returncode == status and len(error.splitlines()) == 1, error
-    step = re.search(r"stopped at step (\d+) of 12000, saved", out)[1]
+    step = re.search(r"stopped at step (\d+) of 16000, saved", out)[1]
     assert (tmp_path / "checkpoints" / step).is_dir()
     assert not (tmp_path / ".lock").exists()
 
@@ -270,9 +270,10 @@ def test_a_run_is_stopped_and_saved(tmp_path, shared_cache, number, status):
 def test_a_run_outlives_its_terminal(tmp_path, shared_cache):
     """Nobody reads its output, standard error is closed, and a disk is full."""
     words = ["--config", "configs/quickstart.py", "--workdir"]
-    fields = " ".join(f"--config.{field}" for field in TINY)
     for i, end in enumerate(("| head -1", "2>&-", ">/dev/full", ">&- 2>/dev/full </dev/null")):
-        command = f"{sys.executable} launch.py {' '.join(words)} {tmp_path}/{i} {fields} {end}"
+        command = (
+            f"{sys.executable} launch.py {' '.join(words)} {tmp_path}/{i} {' '.join(TINY)} {end}"
+        )
         status = "exit ${PIPESTATUS[0]}"
         done = subprocess.run(["bash", "-c", f"{command}; {status}"], cwd=ROOT, capture_output=True)
         assert done.returncode == 0 and (tmp_path / str(i) / "result.json").exists(), done

@@ -74,9 +74,13 @@ def progress_bar(total: int, start: int, unit: str = "step", title: str = "") ->
         A bar at a terminal; elsewhere a line now and then.
     """
     shown = is_writer()
-    if shown and not sys.stderr.isatty():
+    if shown and not _at_terminal():
         return ProgressLines(total, start, unit, title)
     return _bar(total, start, unit, title, shown)
+
+
+def _at_terminal() -> bool:
+    return sys.stderr.isatty()
 
 
 def _bar(total: int, start: int, unit: str, title: str, shown: bool) -> "tqdm":

@@ -40,6 +40,7 @@ def open_manager(directory: Path, best: str) -> ocp.CheckpointManager:
     """
     # Orbax logs a traceback of every error that it raises as well.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _quiet_event_loop()
 
     def rank(metrics: dict[str, float]) -> float:
         return metrics.get(best, _UNRANKED)
@@ -100,7 +101,7 @@ def finish(manager: ocp.CheckpointManager) -> None:
 def _writing(manager: ocp.CheckpointManager, needed: int | None = None) -> Iterator[None]:
     """Turn a failure to write, of this checkpoint or of the one under way, into one line."""
     directory = Path(str(manager.directory))
-    with files.writing(directory, needed), _quiet_event_loop():
+    with files.writing(directory, needed):
         try:
             yield
         except OSError:
@@ -113,18 +114,19 @@ def _writing(manager: ocp.CheckpointManager, needed: int | None = None) -> Itera
             ) from error
 
 
-@contextmanager
-def _quiet_event_loop() -> Iterator[None]:
+def _quiet_event_loop() -> None:
     """Print nothing of reads and writes that report to an event loop that Orbax has closed.
 
-    After a failure those that are under way still do, so that the hook stays.
+    After a failure those that were under way still do, whenever they end.
     """
     hook = sys.unraisablehook
-    sys.unraisablehook = lambda late: (
-        None if "Event loop is closed" in str(late.exc_value) else hook(late)
-    )
-    yield
-    sys.unraisablehook = hook
+
+    def report(late: Any) -> None:
+        if "Event loop is closed" not in str(late.exc_value):
+            hook(late)
+
+    if getattr(hook, "__qualname__", "") != report.__qualname__:
+        sys.unraisablehook = report
 
 
 def digest(array: np.ndarray) -> str:
@@ -226,8 +228,9 @@ def steps_in(directory: Path) -> list[int]:
 
 def _read(folder: Path, target: PyTree) -> PyTree:
     """Return what Orbax restores of a checkpoint; UserError where it cannot."""
+    _quiet_event_loop()
     try:
-        with _quiet_event_loop(), ocp.PyTreeCheckpointer() as checkpointer:
+        with ocp.PyTreeCheckpointer() as checkpointer:
             args = ocp.args.PyTreeRestore(item=target, partial_restore=True)
             return checkpointer.restore(folder / STATE, args=args)
     except Exception as error:  # Orbax, TensorStore and the file system each raise their own kinds
