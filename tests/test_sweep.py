@@ -363,7 +363,7 @@ def test_lost_cell_is_left_to_who_took_it(config, tmp_path, capsys, monkeypatch)
     def slept(config, directory, interrupted):
         taken.touch()
         time.sleep(0.1)
-        result.parent.mkdir(parents=True)
+        result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text("{}")  # by who took it
         interrupted()
         raise AssertionError("went on with another's cell")
