@@ -19,7 +19,7 @@ from ssl_jax.builders.optimizer import (
     schedules_of,
 )
 from ssl_jax.builders.plan import Plan, make_plan
-from ssl_jax.builders.program import compile_once, compile_program, fresh_key
+from ssl_jax.builders.program import compile_once, compile_program, fresh_key, steps_per_call
 from ssl_jax.data.dataset import Description
 from ssl_jax.errors import UserError
 from ssl_jax.losses import OBJECTIVES, regularised
@@ -202,4 +202,4 @@ def compile_step(
         run(state, batches) -> (state, metrics of every step).
     """
     step = build_step(config, parts, make_views(parts.recipe, side), parallel.axis(devices))
-    return compile_program(step, data, devices, key)
+    return compile_program(step, data, devices, key, steps_per_call(config, devices))

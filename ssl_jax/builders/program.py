@@ -37,7 +37,7 @@ def check_exclude(config: Config, init: Wrapped) -> None:
     check_mask(shapes.params, config.optimizer.exclude)
 
 
-def compile_program(step: Step, data: dict, devices: list, key: jax.Array) -> Callable:
+def compile_program(step: Step, data: dict, devices: list, key: jax.Array, size: int) -> Callable:
     """Compile a step for all devices, with a copy of the data on each.
 
     Args:
@@ -45,11 +45,12 @@ def compile_program(step: Step, data: dict, devices: list, key: jax.Array) -> Ca
         data: arrays that a step gathers its images from, see `data.batches.Feed`.
         devices: devices to train on.
         key: key of the run.
+        size: most steps of a call.
 
     Returns:
         run(state, batches) -> (state, metrics of every step).
     """
-    program = parallel.parallelise(step, load, devices)
+    program = parallel.parallelise(step, load, devices, size)
     data = parallel.replicate(data, devices)
     return lambda state, batches: program(state, data, batches, key)
 
@@ -58,5 +59,10 @@ def pick_devices(config: Config) -> list:
     """Return the devices to train on; UserError where batch or steps of a call do not fit them."""
     devices = parallel.pick_devices(config.devices)
     parallel.per_device(config.batch_size, devices)
-    parallel.steps_per_call(config.steps_per_call, devices)
+    steps_per_call(config, devices)
     return devices
+
+
+def steps_per_call(config: Config, devices: list) -> int:
+    """Return how many steps a call of the compiled program takes at most."""
+    return parallel.steps_per_call(config.steps_per_call, devices)

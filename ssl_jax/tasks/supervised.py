@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.optimizer import has_penalty, layer_table, schedule_options
-from ssl_jax.builders.program import check_exclude, compile_program
+from ssl_jax.builders.program import check_exclude, compile_program, steps_per_call
 from ssl_jax.builders.supervised import appends, fresh_state, images_left, make_init, prepare
 from ssl_jax.data.batches import make_feed
 from ssl_jax.data.dataset import Dataset, Split
@@ -87,7 +87,8 @@ def compile_step(session: Session, augment: Callable) -> Callable:
         opposing=has_penalty(config),
         axis_name=plan.axis,
     )
-    return compile_program(step, session.feed.data, plan.devices, jax.random.key(config.seed))
+    key, size = jax.random.key(config.seed), steps_per_call(config, plan.devices)
+    return compile_program(step, session.feed.data, plan.devices, key, size)
 
 
 def snapshot_steps(config: Config, total: int, steps_per_epoch: int) -> tuple[int, ...]:
