@@ -11,7 +11,7 @@ it.
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -115,8 +115,7 @@ def parallelise(
         _, shapes = jax.eval_shape(one, *at(0))
         rows: Metrics = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
         first: tuple[Any, Metrics] = (state, rows)
-        last: tuple[Any, Metrics] = jax.lax.fori_loop(0, count, advance, first)
-        return last
+        return cast("tuple[Any, Metrics]", jax.lax.fori_loop(0, count, advance, first))
 
     program = jax.pmap(
         many,
