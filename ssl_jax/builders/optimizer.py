@@ -61,11 +61,26 @@ def build_schedule(
     """A schedule of the learning rate, or of the decay, which has no warm-up. Its fields count
     epochs.
     """
-    fields = config.schedule
-    warmup = fields.warmup_epochs * steps_per_epoch if name == fields.name else 0
+    warmup = warmup_steps(config, steps_per_epoch) if name == config.schedule.name else 0
     return make_schedule(
         name, peak, total_steps, warmup, **schedule_options(config, name, steps_per_epoch)
     )
+
+
+def warmup_steps(config: Config, steps_per_epoch: int) -> int:
+    """Steps of warm-up."""
+    return _in_steps("warmup_epochs", config.schedule.warmup_epochs, steps_per_epoch)
+
+
+def _in_steps(field: str, epochs: float, steps_per_epoch: int) -> int:
+    """The nearest number of steps; UserError where a length above 0 would be none."""
+    steps = round(epochs * steps_per_epoch)
+    if epochs > 0 and not steps:
+        raise UserError(
+            f"schedule.{field}: got {epochs:g}, which is less than half a step: an epoch has "
+            f"{steps_per_epoch} steps"
+        )
+    return steps
 
 
 def schedule_options(config: Config, name: str, steps_per_epoch: int) -> dict[str, float]:
@@ -87,7 +102,7 @@ def schedule_options(config: Config, name: str, steps_per_epoch: int) -> dict[st
         )
     in_steps = {"every", "cycle"}
     return {
-        option: round(value * steps_per_epoch) if option in in_steps else value
+        option: _in_steps(option, value, steps_per_epoch) if option in in_steps else value
         for option, value in given.items()
         if option in options_of_schedule(name)
     }
@@ -172,9 +187,10 @@ def layer_table(
     return rows
 
 
-def has_penalty(config: Config) -> bool:
-    """Whether weight decay has a penalty of its own, which can oppose: not L2, which is part of the
-    gradient.
+def penalty_kind(config: Config, rules: dict[str, Rule]) -> str:
+    """Kind of the weight decay where a group has one that is a penalty of its own; "" for none, and
+    for L2, which is part of the gradient.
     """
-    fields = config.optimizer
-    return fields.weight_decay > 0 and kind_of_decay(fields.name, fields.decay) != "coupled"
+    kind = kind_of_decay(config.optimizer.name, config.optimizer.decay)
+    decays = any(rule.weight_decay > 0 for rule in rules.values())
+    return kind if decays and kind != "coupled" else ""

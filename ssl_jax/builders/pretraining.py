@@ -12,7 +12,7 @@ from jax.stages import Wrapped
 from ssl_jax.augment.views import Recipe, make_recipe, make_views
 from ssl_jax.builders.checks import check_counts, check_sizes, check_views
 from ssl_jax.builders.network import build_network, forward_order
-from ssl_jax.builders.optimizer import Rule, build_optimizer, build_rules, has_penalty
+from ssl_jax.builders.optimizer import Rule, build_optimizer, build_rules, penalty_kind
 from ssl_jax.builders.plan import Plan, make_plan
 from ssl_jax.builders.program import compile_once, compile_program, fresh_key
 from ssl_jax.data.dataset import Description
@@ -130,7 +130,7 @@ def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | N
         objective=regularised(OBJECTIVES[config.loss], config.regularisers),
         loss_scale=config.loss_scale,
         tracked=config.dynamics.every > 0,
-        opposing=has_penalty(config),
+        penalty=penalty_kind(config, parts.rules),
         axis_name=axis_name,
     )
 
