@@ -564,7 +564,7 @@ def train_chunk(
     Returns:
         The arrays of each run, with "seconds" () among them; [] where `stop` ended the training.
     """
-    begun, kind, epochs = time.perf_counter(), chunk[0].kind, lab.config.epochs
+    started, kind, epochs = time.perf_counter(), chunk[0].kind, lab.config.epochs
     members = [run.member for run in chunk] + [chunk[-1].member] * (size - len(chunk))
     examples, columns = len(lab.label), stack(members)
     trained = train_members(
@@ -580,7 +580,7 @@ def train_chunk(
         return []
     states, recorded = trained
     recorded |= after(program, kind, states) if after else {}
-    seconds = np.array((time.perf_counter() - begun) / len(chunk))
+    seconds = np.array((time.perf_counter() - started) / len(chunk))
     return [
         {name: value[i] for name, value in recorded.items()} | {"seconds": seconds}
         for i in range(len(chunk))
