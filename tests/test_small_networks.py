@@ -109,7 +109,9 @@ def setting(config, dataset, network, **fields):
     augment, normalise = stacked.plain(dataset.side)
     eval_splits = {"train": dataset.train}
     sizes = config.epochs, config.batch_size, augment, normalise
-    return stacked.Setting(network, dataset.num_classes, dataset.train, eval_splits, *sizes, **fields)
+    return stacked.Setting(
+        network, dataset.num_classes, dataset.train, eval_splits, *sizes, **fields
+    )
 
 
 @pytest.mark.parametrize("loops", [True, False])
