@@ -50,8 +50,7 @@ OPERATORS: dict[type[ast.operator], str] = {
     ast.FloorDiv: "*",
     ast.Mod: "*",
     ast.Pow: "*",
-    ast.BitAnd: "|",
-    ast.BitOr: "&",
+    ast.BitAnd: "|",  # not the other way round: | also joins types and dicts
 }
 WITH_TERMS = (ast.Add, ast.Sub, ast.Mult, ast.Div)
 

@@ -33,6 +33,8 @@ def mutants():
         ("f(a is None)", {"f((a is not None))"}),
         ("f(a + b)", {"f(((a) - (b)))", "f((a))", "f((b))"}),
         ("f(a @ b)", set()),
+        ("f(a & b)", {"f(((a) | (b)))"}),
+        ("Value = int | None", set()),
         ("f(a ** b)", {"f(((a) * (b)))"}),
         ("f(not a)", {"f((a))"}),
         ("f(-a)", {"f((a))"}),
