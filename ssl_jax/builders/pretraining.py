@@ -14,7 +14,7 @@ from ssl_jax.builders.optimizer import (
     Rule,
     build_optimizer,
     build_rules,
-    has_penalty,
+    penalty_kind,
     schedules_agree,
     schedules_of,
 )
@@ -180,7 +180,7 @@ def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | N
         objective=regularised(OBJECTIVES[config.loss], config.regularisers),
         loss_scale=config.loss_scale,
         tracked=config.dynamics.every > 0,
-        opposing=has_penalty(config),
+        penalty=penalty_kind(config, parts.rules),
         axis_name=axis_name,
     )
 

@@ -58,6 +58,7 @@ def draw_supervised(directory: Path) -> None:
     title = f"{result['method']} on {result['dataset']}, seed {result['seed']}"
     panels = {"loss": "training loss", "train_accuracy": "accuracy on augmented training images"}
     panels |= {
+        "validation_loss": "loss, held-out training images",
         "validation_accuracy": "accuracy, held-out training images",
         "test_accuracy": "accuracy, test images",
     }
@@ -67,6 +68,8 @@ def draw_supervised(directory: Path) -> None:
     if np.isfinite(columns["opposing_ratio"]).any():
         panels = {"opposing_ratio": "opposing penalty A (share of the penalty's size)"}
         panels |= {"opposing_fraction": "share of weights that decay pushes up"}
+        of_wd = {f"wd_{name}": f"of WD: {label}" for name, label in panels.items()}
+        panels |= {name: label for name, label in of_wd.items() if np.isfinite(columns[name]).any()}
         _curves(columns, panels, title, directory / "figures" / "opposing.png", from_zero=True)
 
 

@@ -24,10 +24,13 @@ COLUMNS: tuple[str, ...] = (
     "knn_validation",
     "train_accuracy",
     "validation_accuracy",
+    "validation_loss",
     "test_accuracy",
     "rate_scale",
     "opposing_ratio",
     "opposing_fraction",
+    "wd_opposing_ratio",
+    "wd_opposing_fraction",
     "images_per_second",
     "seconds",
 )

@@ -47,7 +47,7 @@ class Plan(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A cell that is computed by itself. Once begun it runs to its end."""
+    """A cell that is computed by itself. Once started it runs to its end."""
 
     steps: int
     make: Callable[[Advance], Arrays]  # make(advance) -> arrays by name
@@ -68,9 +68,9 @@ def in_turn(plan: Callable[..., dict[str, Cell]]) -> Callable[..., Plan]:
         cells = plan(*parts)
 
         def make(name: str, progress: Progress) -> list[Arrays]:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             arrays = cells[name].make(progress.advance)
-            return [arrays | {"seconds": np.array(time.perf_counter() - begun)}]
+            return [arrays | {"seconds": np.array(time.perf_counter() - started)}]
 
         def jobs(missing: list[str]) -> list[Job]:
             return [Job([name], partial(make, name)) for name in missing]
