@@ -14,12 +14,12 @@ import pytest
 from scipy.stats import kendalltau
 
 import launch
-from ssl_jax.diagnosis import history as history_module
 from ssl_jax.diagnosis.advice import advise, decay_time, flow_of
 from ssl_jax.diagnosis.facts import COLLAPSED, MEANING, Facts
-from ssl_jax.diagnosis.history import facts_of
+from ssl_jax.diagnosis.history import Watch, facts_of
 from ssl_jax.diagnosis.signs import content_rank, latched, read_signs, running_median, trend
-from ssl_jax.diagnosis.state import LINE, diagnose
+from ssl_jax.diagnosis.rows import LINE
+from ssl_jax.diagnosis.state import diagnose
 from ssl_jax.dynamics import theory
 from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.errors import UserError
@@ -613,16 +613,13 @@ def test_no_run(run, tmp_path, capsys, monkeypatch):
 
 
 def test_a_run_says_a_change_of_state_once():
-    rows = rows_of(made_up(**ILL["rank-one explosion"]))
-    lines = [
-        line
-        for n in range(1, len(rows) + 1)
-        if (line := history_module.state_change(rows[:n], BARE))
-    ]
+    rows, watch = rows_of(made_up(**ILL["rank-one explosion"])), Watch(BARE)
+    lines = [line for n in range(1, len(rows) + 1) if (line := watch.change(rows[:n]))]
     assert (
         len(lines) == 1 and "rank-one explosion since step" in lines[0] and "target.tau" in lines[0]
     )
-    assert not any(history_module.state_change(rows_of(made_up())[:n], FACTS) for n in range(1, 41))
+    rows, watch = rows_of(made_up()), Watch(FACTS)
+    assert not any(watch.change(rows[:n]) for n in range(1, 41))
 
 
 def test_facts_are_those_of_the_configuration():

@@ -54,10 +54,7 @@ def read_signs(history: dict, dim: int, before: int = 0, start: float | None = N
     Returns:
         The signs, arrays (T - before,).
     """
-    if lacking := [name for name in NEEDED if name not in history]:
-        raise UserError(
-            f"history: lacks {', '.join(lacking)}, takes the columns of a pretraining run's metrics.csv"
-        )
+    check_columns(history)
     row = {name: np.asarray(history[name], np.float64) for name in NEEDED}
     weights = history.get("predictor_norm", np.full_like(row["step"], np.nan))
     row["predictor_norm"] = np.asarray(weights, np.float64)
@@ -77,6 +74,14 @@ def read_signs(history: dict, dim: int, before: int = 0, start: float | None = N
         norm / np.sqrt(dim),
         start,
     )
+
+
+def check_columns(history: dict) -> None:
+    """Raise a UserError where a column of NEEDED is missing."""
+    if lacking := [name for name in NEEDED if name not in history]:
+        raise UserError(
+            f"history: lacks {', '.join(lacking)}, takes the columns of a pretraining run's metrics.csv"
+        )
 
 
 def mean_share(step: np.ndarray, spread: np.ndarray, dynamics: dict) -> np.ndarray:
@@ -153,5 +158,5 @@ def recent_rows(rows: int) -> int:
 
 
 def thinned(values: np.ndarray) -> np.ndarray:
-    """Return about 60 to 120 of the values at equal distances: enough for a trend, and cheap."""
-    return values[:: max(1, len(values) // 60)]
+    """Return at most 60 of the values at equal distances: enough for a trend, and cheap."""
+    return values[:: max(1, -(-len(values) // 60))]

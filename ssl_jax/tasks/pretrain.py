@@ -91,13 +91,11 @@ def make_job(session: Session, encode: Callable) -> TrainingJob:
     def adjust(state, rows):
         return state, False
 
-    facts = facts_of(config.to_dict(), plan.cadence.total)
-
-    def news(rows):
-        return history.state_change(rows, facts)
-
+    watch = history.Watch(facts_of(config.to_dict(), plan.cadence.total))
     shown = ("loss", "relative_spread", "images_per_second")
-    return TrainingJob(run, BEST, header, signs, evaluate, adjust, shown, make_track(matrix), news)
+    return TrainingJob(
+        run, BEST, header, signs, evaluate, adjust, shown, make_track(matrix), watch.change
+    )
 
 
 def make_track(matrix: Callable) -> Callable[[PretrainState], dict]:

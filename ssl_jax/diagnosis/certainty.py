@@ -1,0 +1,205 @@
+"""How sure a state is, what would settle it, and by which step.
+
+A state is sure where the run's end will bear it out, as far as any run that was looked at shows:
+
+* something happened that does not come back: a number that is not finite, projections that are all
+  exactly zero; or
+* the run has ended; or
+* the state has lasted long beside what is still to come (LASTING), and over the recent part of that
+  stretch nothing it rests on moved (MOVED), fell, or came near the end of its alarm.
+
+A stretch by itself proves nothing: a mean direction that decay removes in 20 000 steps stands still
+over the first 250.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ssl_jax.diagnosis.course import Course
+from ssl_jax.diagnosis.facts import COLLAPSED
+from ssl_jax.diagnosis.rows import HELD, LINE, ONE, POINT, THIN
+from ssl_jax.diagnosis.signs import RECENT, ROWS, TREND, Signs, recent_rows, trend
+
+# The steps to come may be at most so many times those for which the state has lasted. Evidence for
+# this and MOVED: 180 small runs (benchmarks/doctor.py with seeds 0, 1, 2) and the replication's
+# BYOL at full scale, the verdict at each of their rows against the one at the end. With 2 and 2 none
+# of 10 880 "sure" was contradicted; with LASTING 3 one was, with MOVED 3 eleven, with both 30. Where
+# the state alone had to last, and might move, it was one in 10 (LASTING 2).
+LASTING = 2.0
+# The factor by which largest eigenvalue and spread may differ within the recent part.
+MOVED = 2.0
+# Below this spread all projections are one to three digits: what moves there is rounding.
+SAME = 1e-3
+
+
+class Doubt(NamedTuple):
+    """Why a state is not sure."""
+
+    reason: str
+    settles: str  # what has to be seen
+    by: float  # the step by which it is
+
+
+def certainty_of(state: str, course: Course, doubt: Doubt | None) -> tuple[str, str]:
+    """Return how sure a state is, and what settles it.
+
+    Args:
+        state: the run's state; all numbers are finite.
+        course: the run so far.
+        doubt: why the state is "too early", else None.
+
+    Returns:
+        "sure", "likely" or "unsure", a colon and the reason; and what settles it by which step, ""
+        where nothing is open.
+    """
+    if doubt:
+        return f"unsure: {doubt.reason}", settled([doubt], course)
+    if state == "divergence":
+        reason = "finite so far, but far beyond what any run that learns has"
+        end = course.facts.total_steps
+        return f"likely: {reason}", settled([Doubt("", "nothing shrinks again", end)], course)
+    level, reason = rows_that_show_it(state, course)
+    open_ = [] if over(course) or all_zero(course) else doubts(state, course)
+    if level == "sure" and open_:
+        level = "likely"
+    reason = ", but ".join([reason, "; ".join(each.reason for each in open_)]) if open_ else reason
+    if level == "sure":
+        return f"sure: {reason}", ""
+    return f"{level}: {reason}", settled(open_ or [newer(course, state_goes_on(state))], course)
+
+
+def rows_that_show_it(state: str, course: Course) -> tuple[str, str]:
+    """Return how sure the rows alone make a state, and why."""
+    signs, rows, lasts = course.signs, len(course), len(course) - course.turn
+    if state == "healthy":
+        if signs.content[-1] < THIN or signs.rank[-1] < ONE[1]:
+            rank, content = signs.rank[-1], signs.content[-1]
+            return "unsure", f"effective rank {rank:.1f}, beside the mean {content:.1f}, is little"
+        if course.turn and lasts < recent_rows(rows):
+            return "likely", "it showed trouble a short while ago"
+        return "sure", "no sign of collapse"
+    if lasts < ROWS:
+        return "unsure", f"only the last {lasts} rows show it"
+    if lasts < RECENT * rows:
+        return "likely", f"the last {lasts} of {rows} rows show it"
+    return "sure", f"{lasts} of {rows} rows, all up to the last, show it"
+
+
+def doubts(state: str, course: Course) -> list[Doubt]:
+    """Return what keeps a state from being sure while the run goes on, none where nothing does."""
+    signs, step, total = course.signs, course.signs.step[-1], course.facts.total_steps
+    rows = min(recent_rows(len(course)), len(course) - course.same)
+    part = Signs(*(column[-rows:] for column in signs[:-1]), start=signs.start)
+    lasted = step - (signs.step[course.same] if course.same else 0)
+    found = []
+    if total - step > LASTING * lasted:
+        by = step + (total - step - LASTING * lasted) / (1 + LASTING)
+        reason = f"{lasted:.0f} steps are few beside the {total - step:.0f} to come"
+        found.append(Doubt(reason, state_goes_on(state), by))
+    if rows < 2 * ROWS:
+        by = step + (2 * ROWS - rows) * spacing(signs)
+        reason = f"{2 * ROWS} rows have to show this very state"
+        found.append(Doubt(reason, state_goes_on(state), by))
+    if state == "healthy":
+        if part.content.min() < THIN:
+            little = f"beside the mean the effective rank was {part.content.min():.1f}"
+            found.append(newer(course, f"it stays over {THIN:g}", little))
+        return found
+    if not clear(state, part):
+        found.append(newer(course, "the signs pass their alarms by more", "it is a close thing"))
+    if trend(part.top) < -TREND:
+        found.append(falls(part, course))
+    found += moves(part, course)
+    return found
+
+
+def clear(state: str, part: Signs) -> bool:
+    """Return whether all rows pass the threshold at which the state's alarm would begin anew."""
+    few = (part.content < LINE[0]).all() or (part.rank < ONE[0]).all()
+    if state == "complete collapse":
+        return bool((part.mean > POINT[0]).all())
+    if state == "rank-one explosion":
+        return bool(few and (part.top > HELD[0]).all())
+    return bool(few and (part.top < HELD[0]).all())
+
+
+def falls(part: Signs, course: Course) -> Doubt:
+    """Return the doubt that a falling largest eigenvalue raises, with the step at which it is gone.
+
+    It is gone below HELD[1] of that at the start, at the rate of the part.
+    """
+    first, last = np.median(part.top[:ROWS]), np.median(part.top[-ROWS:])
+    steps = part.step[-1] - part.step[0]
+    rate = np.log(max(first, 1e-30) / max(last, 1e-30)) / max(steps, 1)
+    step = part.step[-1]
+    gone = step + np.log(last / HELD[1]) / rate if last > HELD[1] and rate > 0 else step
+    reason = "the largest eigenvalue falls"
+    if step < gone < course.facts.total_steps:
+        seen = f"the largest eigenvalue is then not below {HELD[1]:g} of its start"
+        return Doubt(reason, seen, max(gone, newest(course)))
+    return newer(course, "the largest eigenvalue falls no more", reason)
+
+
+def moves(part: Signs, course: Course) -> list[Doubt]:
+    """Return a doubt for each of largest eigenvalue and spread that changed by more than MOVED."""
+    values = {
+        "the largest eigenvalue": np.maximum(part.top, np.finfo(np.float64).tiny),
+        "the spread": np.maximum(np.sqrt(np.maximum(1 - part.mean, 0)), SAME),
+    }
+    found = []
+    for name, value in values.items():
+        factor = value.max() / value.min()
+        if factor > MOVED:
+            reason = f"{name} moved by a factor of {factor:.2g} lately"
+            seen = f"{name} moves by less than {MOVED:g}"
+            found.append(newer(course, seen, reason))
+    return found
+
+
+def newer(course: Course, settles: str, reason: str = "") -> Doubt:
+    """Return a doubt that lasts until the recent part of the run holds only rows to come."""
+    return Doubt(reason, settles, newest(course))
+
+
+def newest(course: Course) -> float:
+    """Return the step at which the recent part of the run will hold only rows to come."""
+    signs = course.signs
+    return signs.step[-1] + max(2 * ROWS * spacing(signs), signs.step[-1] * RECENT / (1 - RECENT))
+
+
+def spacing(signs: Signs) -> float:
+    """Return the steps between two rows."""
+    return float(signs.step[-1] / len(signs.step))
+
+
+def state_goes_on(state: str) -> str:
+    """Return in words that a state is still there."""
+    return "there is still no sign of collapse" if state == "healthy" else "the state is the same"
+
+
+def settled(open_: list[Doubt], course: Course) -> str:
+    """Return in words what settles all doubts, and the step by which it does."""
+    end = course.facts.total_steps
+    if over(course):
+        return "only by a longer run"
+    by = min(max(doubt.by for doubt in open_), end)
+    last = ", where the run ends" if by >= end else ""
+    seen = " and ".join(dict.fromkeys(doubt.settles for doubt in open_))
+    return f"by step {np.ceil(by):.0f}{last}, if {seen}"
+
+
+def over(course: Course) -> bool:
+    """Return whether the run has ended: there is nothing to wait for."""
+    return course.signs.step[-1] >= course.facts.total_steps
+
+
+def all_zero(course: Course) -> bool:
+    """Return whether all projections have been exactly zero for a while.
+
+    No gradient leads out of that. Of six small runs that got there five stayed, and one came back
+    to a spread of .007, which is the same collapse. A constant that is not zero is no end: four of
+    six runs with a spread below 1e-4 had .5 to .8 again later (rate .3; Euclidean loss).
+    """
+    rows = course.signs.top[-2 * ROWS :]
+    return course.kinds[-1] in COLLAPSED and len(rows) == 2 * ROWS and not rows.any()
