@@ -1,16 +1,17 @@
-"""Does the doctor keep its word? Its verdicts at 10, 25, 50 and 100 % of many runs against the end.
+"""Does the doctor keep its word, and what does it cost? Verdicts of many runs against their ends.
 
-    python benchmarks/doctor.py [--quick] [--out FILE] [--keep FILE.npz]
+    python benchmarks/doctor.py [--quick] [--seeds 3] [--histories FILE.npz] [--out FILE]
 
-Small networks on scikit-learn's digits, some of which collapse, are trained here; the other
-histories are those of results/doctor/. Each is cut off at these shares of its steps, and the
-verdict there is held against the one at its end. A "sure" that the end contradicts is an error.
-The second table is what the doctor costs a run for each logged row.
+Small networks on scikit-learn's digits, of which many collapse, are trained here (20 minutes on two
+cores); --histories keeps their rows in a file, and reads them from there where it is. The other
+histories are those of results/doctor/histories/. The verdict at every row, and at 10, 25 and 50 %
+of the rows, is held against the one at the end: a "sure" that the end contradicts is an error. The
+last table is what the doctor costs a run for each row that it logs.
 """
 
-import itertools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,10 @@ from common import ROOT, finish, parse, say
 from ssl_jax.augment.views import RECIPES, make_views, normalise
 from ssl_jax.data.batches import batch_indices
 from ssl_jax.data.sources import load_dataset
-from ssl_jax.diagnosis.facts import Facts
+from ssl_jax.diagnosis.course import Course
+from ssl_jax.diagnosis.facts import COLLAPSED, Facts
+from ssl_jax.diagnosis.history import Watch
+from ssl_jax.diagnosis.state import diagnose_course
 from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.losses import OBJECTIVES
 from ssl_jax.models import MLPHead, make_encoder, make_network
@@ -34,6 +38,7 @@ from ssl_jax.train.state import init_key, init_state
 DIM, BATCH, EVERY, MOMENTUM = 32, 64, 10, 0.9
 STEPS, QUICK_STEPS = 2000, 500
 SHARES = (0.1, 0.25, 0.5, 1.0)
+COSTED = (1000, 39_000)  # rows; the second is a replication's run that logs every step
 
 
 class Program(NamedTuple):
@@ -91,8 +96,158 @@ class Run(NamedTuple):
     """A history with the facts of its configuration."""
 
     name: str
+    seed: int
     history: dict[str, np.ndarray]
     facts: Facts
+
+
+def main() -> None:
+    args = parse(__doc__.splitlines()[0], seeds=3, histories="")
+    runs = all_runs(args.quick, args.seeds, args.histories) + stored_runs()
+    rows = []
+    for number, run in enumerate(runs):
+        say(f"examining run {number + 1} of {len(runs)}")
+        rows.append(examine(run))
+    say("")
+    costs = [cost(count) for count in COSTED]
+    finish(args, "doctor", rows, summary=summarise(rows), costs=costs, shares=SHARES)
+
+
+# --- The examination ------------------------------------------------------------------------------
+
+
+def examine(run: Run) -> dict:
+    """Return the verdicts on a run: at SHARES of its rows, and how many of all were "sure"."""
+    course, verdicts = Course(run.facts), []
+    count = len(run.history["step"])
+    for row in range(count):
+        course.extend({name: column[row : row + 1] for name, column in run.history.items()})
+        found = diagnose_course(course)
+        verdicts.append((found.state, found.certainty.split(":")[0]))
+    end = verdicts[-1][0]
+    sure = [state for state, certainty in verdicts[:-1] if certainty == "sure"]
+    cuts = [", ".join(verdicts[max(round(share * count), 1) - 1]) for share in SHARES]
+    return {
+        "run": run.name,
+        "seed": run.seed,
+        **{f"{share:.0%}": cut for share, cut in zip(SHARES, cuts, strict=True)},
+        "sure_rows": len(sure),
+        "sure_collapsed": sum(state in COLLAPSED for state in sure),
+        "contradicted": sum(state != end for state in sure),
+        "rows": count,
+    }
+
+
+def summarise(rows: list[dict]) -> list[dict]:
+    """Return for each share, and for all rows, how often the doctor was sure, and wrong in it."""
+    summary = []
+    for share in SHARES[:-1]:
+        pairs = [(row[f"{share:.0%}"].split(", "), row["100%"].split(", ")[0]) for row in rows]
+        sure = [(state, end) for (state, certainty), end in pairs if certainty == "sure"]
+        wrong = sum(state != end for state, end in sure)
+        agree = sum(state == end for (state, _), end in pairs)
+        summary.append(line(f"{share:.0%}", len(rows), len(sure), wrong) | {"agree": agree})
+    totals = [sum(row[name] for row in rows) for name in ("rows", "sure_rows", "contradicted")]
+    collapsed = sum(row["sure_collapsed"] for row in rows)
+    return [*summary, line("every row", *totals) | {"sure_collapsed": collapsed}]
+
+
+def line(when: str, verdicts: int, sure: int, contradicted: int) -> dict:
+    """Return a line of the summary."""
+    return {"at": when, "verdicts": verdicts, "sure": sure, "contradicted": contradicted}
+
+
+def cost(count: int) -> dict:
+    """Return what the doctor costs a run that logs `count` rows, milliseconds a row.
+
+    The rows are those of a run that learns after a swinging start; the last 200 are timed by
+    themselves.
+    """
+    rng = np.random.default_rng(0)
+    t = np.arange(1, count + 1)
+    columns = {
+        "step": t,
+        "loss": -1.5 + 0.05 * rng.normal(size=count),
+        "relative_spread": 0.6 + 0.1 * np.sin(t / 500) * np.exp(-t / 5000),
+        "effective_rank": 1.5 + 20 * t / count + 0.1 * rng.random(count),
+        "top_eigenvalue": 200 * np.exp(-4 * t / count),
+        "predictor_norm": np.full(count, 9.0),
+    }
+    names = list(columns)
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    facts = Facts(
+        128, 0.996, False, "mlp", 0.03, None, 4e-4, None, 0.9, "coupled", "lr", 1.0, "cosine", count
+    )
+    watch, log, seconds = Watch(facts), [], []
+    for row in rows:
+        log.append(row)
+        begin = time.perf_counter()
+        watch.change(log)
+        seconds.append(time.perf_counter() - begin)
+    last = np.array(seconds[-200:])
+    return {
+        "logged_rows": count,
+        "ms_a_row": 1e3 * float(np.median(seconds)),
+        "ms_a_row_at_the_end": 1e3 * float(np.median(last)),
+        "seconds_in_all": float(np.sum(seconds)),
+    }
+
+
+# --- The runs -------------------------------------------------------------------------------------
+
+
+def stored_runs() -> list[Run]:
+    """Return the histories of results/doctor/histories/."""
+    found = []
+    for path in sorted((ROOT / "results" / "doctor" / "histories").glob("*.json")):
+        stored = json.loads(path.read_text())
+        history = {name: np.array(column, np.float64) for name, column in stored["history"].items()}
+        found.append(Run(stored["name"], 0, history, Facts(**stored["facts"])))
+    return found
+
+
+def all_runs(quick: bool, seeds: int, file: str) -> list[Run]:
+    """Return the runs of all programs and seeds, from the file where it is, else trained.
+
+    The convolutions, which take most of the time, run with the first seed only.
+    """
+    if file and Path(file).exists():
+        return read_runs(Path(file))
+    steps, programs = (QUICK_STEPS, PROGRAMS[:4]) if quick else (STEPS, PROGRAMS)
+    runs = []
+    for seed in range(1 if quick else seeds):
+        for program in programs:
+            if seed == 0 or program.encoder == "mlp":
+                say(f"training {program.encoder} {program.kind}, seed {seed}")
+                runs += train_runs(program, steps, seed)
+    say("")
+    if file:
+        write_runs(Path(file), runs)
+    return runs
+
+
+def write_runs(path: Path, runs: list[Run]) -> None:
+    """Write the runs into an .npz file."""
+    arrays = {
+        f"{i}/{name}": run.history[name] for i, run in enumerate(runs) for name in run.history
+    }
+    about = [[run.name, run.seed, run.facts._asdict()] for run in runs]
+    np.savez_compressed(path, about=np.array(json.dumps(about)), **arrays)
+
+
+def read_runs(path: Path) -> list[Run]:
+    """Return the runs of a file that `write_runs` wrote."""
+    with np.load(path) as file:
+        about = json.loads(str(file["about"]))
+        histories: list[dict[str, np.ndarray]] = [{} for _ in about]
+        for key in file.files:
+            number, slash, name = key.partition("/")
+            if slash:
+                histories[int(number)][name] = file[key]
+    return [
+        Run(name, seed, history, Facts(**facts))
+        for (name, seed, facts), history in zip(about, histories, strict=True)
+    ]
 
 
 def train_runs(program: Program, steps: int, seed: int) -> list[Run]:
@@ -123,7 +278,7 @@ def train_runs(program: Program, steps: int, seed: int) -> list[Run]:
             loss=program.loss,
             total_steps=steps,
         )
-        runs.append(Run(name_of(program, rate, decay, cosine), history, facts))
+        runs.append(Run(name_of(program, rate, decay, cosine), seed, history, facts))
     return runs
 
 
@@ -135,7 +290,7 @@ def name_of(program: Program, rate: float, decay: float, cosine: bool) -> str:
     return " ".join([*words, f"{rate:g}", f"{decay:g}", "cosine" if cosine else "constant"])
 
 
-def make_run(program: Program, image: jax.Array, index: np.ndarray, seed: int):
+def make_run(program: Program, image: jax.Array, index: np.ndarray, seed: int) -> Callable:
     """Return run(rate, decay, cosine) -> the columns of metrics.csv, arrays (rows,)."""
     steps = index.shape[0] * index.shape[1]
     width = 8 if program.encoder == "convnet_digits" else 64
@@ -183,14 +338,14 @@ def make_run(program: Program, image: jax.Array, index: np.ndarray, seed: int):
     return run
 
 
-def leaning(params, lean: float):
+def leaning(params: dict, lean: float) -> dict:
     """Return the parameters with `lean` added to all weights into the projector's first output."""
     projector = params["projector"]
     kernel = projector["linear2"]["kernel"].at[:, 0].add(lean)
     return params | {"projector": projector | {"linear2": {"kernel": kernel}}}
 
 
-def noisy(noise: float):
+def noisy(noise: float) -> Callable:
     """Return views(keys, images) that adds Gaussian noise to every pixel."""
     recipe = RECIPES["digits"]
 
@@ -200,3 +355,7 @@ def noisy(noise: float):
         return clean + noise * drawn[:, 0], clean + noise * drawn[:, 1]
 
     return views
+
+
+if __name__ == "__main__":
+    main()

@@ -17,8 +17,8 @@ import launch
 from ssl_jax.diagnosis.advice import advise, decay_time, flow_of
 from ssl_jax.diagnosis.facts import COLLAPSED, MEANING, Facts
 from ssl_jax.diagnosis.history import Watch, facts_of
-from ssl_jax.diagnosis.signs import content_rank, latched, read_signs, running_median, trend
 from ssl_jax.diagnosis.rows import LINE
+from ssl_jax.diagnosis.signs import content_rank, latched, read_signs, running_median, trend
 from ssl_jax.diagnosis.state import diagnose
 from ssl_jax.dynamics import theory
 from ssl_jax.dynamics.collapse import collapse_signs

@@ -59,31 +59,35 @@ def certainty_of(state: str, course: Course, doubt: Doubt | None) -> tuple[str, 
         reason = "finite so far, but far beyond what any run that learns has"
         end = course.facts.total_steps
         return f"likely: {reason}", settled([Doubt("", "nothing shrinks again", end)], course)
-    level, reason = rows_that_show_it(state, course)
-    open_ = [] if over(course) or all_zero(course) else doubts(state, course)
-    if level == "sure" and open_:
-        level = "likely"
-    reason = ", but ".join([reason, "; ".join(each.reason for each in open_)]) if open_ else reason
-    if level == "sure":
+    level, reason, by = rows_that_show_it(state, course)
+    open_ = [] if level == "sure" else [Doubt("", state_goes_on(state), by)]
+    if not (over(course) or all_zero(course)):
+        open_ += doubts(state, course)
+    if not open_:
         return f"sure: {reason}", ""
-    return f"{level}: {reason}", settled(open_ or [newer(course, state_goes_on(state))], course)
+    level = "likely" if level == "sure" else level
+    also = "; ".join(doubt.reason for doubt in open_ if doubt.reason)
+    return f"{level}: {reason}{', but ' * bool(also)}{also}", settled(open_, course)
 
 
-def rows_that_show_it(state: str, course: Course) -> tuple[str, str]:
-    """Return how sure the rows alone make a state, and why."""
+def rows_that_show_it(state: str, course: Course) -> tuple[str, str, float]:
+    """Return how sure the rows alone make a state, why, and by which step they make it surer."""
     signs, rows, lasts = course.signs, len(course), len(course) - course.turn
+    # From here on the state has lasted for the recent part of the run.
+    by = max(signs.step[course.turn] / (1 - RECENT), signs.step[-1] + spacing(signs))
     if state == "healthy":
         if signs.content[-1] < THIN or signs.rank[-1] < ONE[1]:
             rank, content = signs.rank[-1], signs.content[-1]
-            return "unsure", f"effective rank {rank:.1f}, beside the mean {content:.1f}, is little"
+            reason = f"effective rank {rank:.1f}, beside the mean {content:.1f}, is little"
+            return "unsure", reason, newest(course)
         if course.turn and lasts < recent_rows(rows):
-            return "likely", "it showed trouble a short while ago"
-        return "sure", "no sign of collapse"
+            return "likely", "it showed trouble a short while ago", by
+        return "sure", "no sign of collapse", 0
     if lasts < ROWS:
-        return "unsure", f"only the last {lasts} rows show it"
+        return "unsure", f"only the last {lasts} rows show it", by
     if lasts < RECENT * rows:
-        return "likely", f"the last {lasts} of {rows} rows show it"
-    return "sure", f"{lasts} of {rows} rows, all up to the last, show it"
+        return "likely", f"the last {lasts} of {rows} rows show it", by
+    return "sure", f"{lasts} of {rows} rows, all up to the last, show it", 0
 
 
 def doubts(state: str, course: Course) -> list[Doubt]:
@@ -110,6 +114,8 @@ def doubts(state: str, course: Course) -> list[Doubt]:
         found.append(newer(course, "the signs pass their alarms by more", "it is a close thing"))
     if trend(part.top) < -TREND:
         found.append(falls(part, course))
+    if trend(part.rank) > TREND or trend(part.mean) < -TREND:
+        found.append(newer(course, "variety grows no more", "variety grows"))
     found += moves(part, course)
     return found
 

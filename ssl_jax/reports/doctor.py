@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.diagnosis.facts import MEANING, Diagnosis, Facts
-from ssl_jax.diagnosis.signs import NEEDED, read_signs
 from ssl_jax.diagnosis.rows import LINE, POINT
+from ssl_jax.diagnosis.signs import NEEDED, read_signs
 from ssl_jax.reports import pyplot as plt
 
 
