@@ -29,8 +29,12 @@ from ssl_jax.diagnosis.signs import RECENT, ROWS, TREND, Signs, recent_rows, tre
 LASTING = 2.0
 # The factor by which largest eigenvalue and spread may differ within the recent part.
 MOVED = 2.0
+# The factor by which a significant trend has to change a quantity to count as a fall or a rise.
+# Kendall's statistic has no size: on 60 rows that only jitter by 3 % it is beyond TREND now and then.
+DRIFT = 1.1
 # Below this spread all projections are one to three digits: what moves there is rounding.
 SAME = 1e-3
+TINY = float(np.finfo(np.float64).tiny)
 
 
 class Doubt(NamedTuple):
@@ -112,9 +116,9 @@ def doubts(state: str, course: Course) -> list[Doubt]:
         return found
     if not clear(state, part):
         found.append(newer(course, "the signs pass their alarms by more", "it is a close thing"))
-    if trend(part.top) < -TREND:
+    if drifts(1 / np.maximum(part.top, TINY)):
         found.append(falls(part, course))
-    if trend(part.rank) > TREND or trend(part.mean) < -TREND:
+    if drifts(part.rank) or drifts(spread_of(part)):
         found.append(newer(course, "variety grows no more", "variety grows"))
     found += moves(part, course)
     return found
@@ -130,16 +134,31 @@ def clear(state: str, part: Signs) -> bool:
     return bool(few and (part.top < HELD[0]).all())
 
 
+def drifts(values: np.ndarray) -> bool:
+    """Return whether values rise, beyond chance and by more than DRIFT."""
+    first, last = ends(values)
+    return trend(values) > TREND and last > DRIFT * first
+
+
+def ends(values: np.ndarray) -> tuple[float, float]:
+    """Return the medians of the first and of the last ROWS values."""
+    return float(np.median(values[:ROWS])), float(np.median(values[-ROWS:]))
+
+
+def spread_of(part: Signs) -> np.ndarray:
+    """Return the spread of the projections, at least SAME, by the share of their mean, (T,)."""
+    return np.maximum(np.sqrt(np.maximum(1 - part.mean, 0)), SAME)
+
+
 def falls(part: Signs, course: Course) -> Doubt:
     """Return the doubt that a falling largest eigenvalue raises, with the step at which it is gone.
 
     It is gone below HELD[1] of that at the start, at the rate of the part.
     """
-    first, last = np.median(part.top[:ROWS]), np.median(part.top[-ROWS:])
-    steps = part.step[-1] - part.step[0]
-    rate = np.log(max(first, 1e-30) / max(last, 1e-30)) / max(steps, 1)
+    (first, last), (begin, end) = ends(part.top), ends(part.step)
+    rate = np.log(first / max(last, TINY)) / (end - begin)
     step = part.step[-1]
-    gone = step + np.log(last / HELD[1]) / rate if last > HELD[1] and rate > 0 else step
+    gone = end + np.log(last / HELD[1]) / rate if last > HELD[1] else step
     reason = "the largest eigenvalue falls"
     if step < gone < course.facts.total_steps:
         seen = f"the largest eigenvalue is then not below {HELD[1]:g} of its start"
@@ -150,8 +169,8 @@ def falls(part: Signs, course: Course) -> Doubt:
 def moves(part: Signs, course: Course) -> list[Doubt]:
     """Return a doubt for each of largest eigenvalue and spread that changed by more than MOVED."""
     values = {
-        "the largest eigenvalue": np.maximum(part.top, np.finfo(np.float64).tiny),
-        "the spread": np.maximum(np.sqrt(np.maximum(1 - part.mean, 0)), SAME),
+        "the largest eigenvalue": np.maximum(part.top, TINY),
+        "the spread": spread_of(part),
     }
     found = []
     for name, value in values.items():
