@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.diagnosis.facts import MEANING, Diagnosis, Facts
+from ssl_jax.diagnosis.rows import LINE, POINT
 from ssl_jax.diagnosis.signs import NEEDED, read_signs
-from ssl_jax.diagnosis.state import LINE, POINT
 from ssl_jax.reports import pyplot as plt
 
 
@@ -28,6 +28,7 @@ def report(diagnosis: Diagnosis, method: str, step: int, steps: int) -> list[str
         f"  what it means   {MEANING[diagnosis.state]}",
         f"  how sure        {diagnosis.certainty}",
     ]
+    lines += [f"  settled         {diagnosis.settles}"] if diagnosis.settles else []
     lines += [
         f"  {'measured' if i == 0 else '':15} {sign}" for i, sign in enumerate(diagnosis.signs)
     ]

@@ -102,14 +102,10 @@ def make_job(session: Session, encode: accuracies.Encode) -> TrainingJob:
     def adjust(state: PretrainState, rows: list[Row]) -> tuple[PretrainState, bool]:
         return state, False
 
-    facts = facts_of(config.to_dict(), plan.cadence.total)
-
-    def message(rows: list[Row]) -> str | None:
-        return history.state_change(rows, facts)
-
+    watch = history.Watch(facts_of(config.to_dict(), plan.cadence.total))
     shown = ("loss", "relative_spread", "images_per_second")
     track = make_track(matrix)
-    return TrainingJob(run, BEST, header, signs, evaluate, adjust, shown, track, message)
+    return TrainingJob(run, BEST, header, signs, evaluate, adjust, shown, track, watch.change)
 
 
 def make_track(matrix: Callable[[Params], jax.Array]) -> Callable[[PretrainState], Record]:
