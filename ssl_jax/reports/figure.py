@@ -64,44 +64,44 @@ def has_glyph(character: str) -> bool:
 
 
 @contextmanager
-def optional(what: object) -> Iterator[None]:
+def optional(path: Path) -> Iterator[Path]:
     """Print a warning where a figure cannot be drawn within this context, and go on.
 
     Args:
-        what: the figures, for the warning.
+        path: the figure or the folder of several, for the warning.
 
     Yields:
-        Nothing.
+        The path.
     """
     before: set[int] | None = None
     try:
         before = set(plt.get_fignums())
-        yield
+        yield path
     except Exception as error:  # whatever it is: the numbers of the run are worth more
-        warn(f"{what}: not drawn ({_reason(error)})")
+        warn(f"{printable(path)}: not drawn ({_reason(error)})")
         for number in [] if before is None else set(plt.get_fignums()) - before:
             plt.close(number)
 
 
 @contextmanager
-def required(what: object) -> Iterator[None]:
+def required(path: Path) -> Iterator[Path]:
     """Turn whatever keeps a figure from being drawn within this context into one line.
 
     Args:
-        what: the figures, for the line.
+        path: the figure, or the result that is shown, for the line.
 
     Yields:
-        Nothing.
+        The path.
 
     Raises:
         UserError: for every exception.
     """
     try:
-        yield
+        yield path
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{what}: cannot be shown ({_reason(error)})") from error
+        raise UserError(f"{path}: cannot be shown ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:

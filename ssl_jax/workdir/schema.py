@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from ssl_jax.errors import UserError
 from ssl_jax.text import printable, shortened
 
+DEEPEST = 50  # levels of lists and sections; what reads them calls itself once a level
+
 
 class Leaf(NamedTuple):
     """One value."""
@@ -68,8 +70,22 @@ def is_array(value: Any, axes: tuple[int, ...]) -> bool:
     return False
 
 
+def is_deeper(value: Any, most: int) -> bool:
+    """Return whether lists and sections lie in each other more than `most` levels deep."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, list | dict)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
+
+
 REAL = Leaf("a number", is_real)
 NUMBER = Leaf("a finite number", is_number)
+SHARE = Leaf("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
 KNOWN = Leaf("a finite number or null", is_known)
 WHOLE = Leaf("a whole number", is_whole)
 TEXT = Leaf("text", lambda value: isinstance(value, str))
@@ -94,6 +110,8 @@ def fault(value: Any, shape: Shape, name: str = "") -> str | None:
     Returns:
         The first fault, on one line.
     """
+    if not name and is_deeper(value, DEEPEST):
+        return f"is nested deeper than {DEEPEST} levels"
     place = name or "the file"
     if isinstance(shape, Leaf):
         got = shortened(printable(repr(value)), 60) if not isinstance(value, dict) else "a section"
