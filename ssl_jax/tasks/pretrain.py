@@ -21,6 +21,7 @@ from ssl_jax.dynamics.measure import measure_spectra, measure_weights
 from ssl_jax.linalg import symmetric_eigh
 from ssl_jax.probes import accuracies
 from ssl_jax.reports import run_figures
+from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks.printing import print_accuracies, print_layers, print_training
 from ssl_jax.tasks.probe import run_probes
@@ -169,9 +170,24 @@ def finish(session: Session, state: PretrainState, encode: accuracies.Encode) ->
         "correlation_eigenvalues": np.asarray(eigenvalues).tolist(),
     }
     write_json(out / "result.json", result)
-    run_figures.draw_run(out)
-    run_figures.draw_features(features, dataset.label_names, out / "figures" / "features.png")
-    draw_views(config, recipe, dataset, out)
+    draw_all(session, features)
     print_accuracies(result)
     say(diagnosis.words)
     say(f"results in {out / 'result.json'}, figures in {out / 'figures'}")
+
+
+def draw_all(session: Session, features: accuracies.Features) -> None:
+    """Draw the figures of a finished run; one that fails costs a warning.
+
+    Args:
+        session: the session that ended.
+        features: of the test images.
+    """
+    folder = session.out / "figures"
+    with optional(folder):
+        run_figures.draw_run(session.out)
+    with optional(folder / "features.png"):
+        names = session.dataset.label_names
+        run_figures.draw_features(features, names, folder / "features.png")
+    with optional(folder / "views.png"):
+        draw_views(session.config, session.parts.recipe, session.dataset, session.out)

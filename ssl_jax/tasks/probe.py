@@ -24,8 +24,10 @@ from ssl_jax.probes.accuracies import (
     take_features,
 )
 from ssl_jax.reports import run_figures
+from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks.printing import print_accuracies
+from ssl_jax.text import printable
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config, Interrupted, Params, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
@@ -75,7 +77,8 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         parts.network, make_normalise(parts.recipe.mean, parts.recipe.std)
     )
     result_json.open_on_one(directory, config.to_dict())
-    say(f"probing {source} at step {step}: {trained.method} on {dataset.name}")
+    method, name = printable(trained.method), printable(dataset.name)
+    say(f"probing {printable(source)} at step {step}: {method} on {name}")
     result, features = run_probes(
         trained, parts.recipe, trained=state, fresh=fresh, dataset=dataset, encode=encode, out=out
     )
@@ -90,7 +93,8 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         | result_json.provenance()
     )
     write_json(out / "result.json", result)
-    run_figures.draw_features(features, dataset.label_names, out / "figures" / "features.png")
+    with optional(out / "figures" / "features.png") as path:
+        run_figures.draw_features(features, dataset.label_names, path)
     print_accuracies(result)
 
 

@@ -5,6 +5,7 @@ training images; and the mean of the ten best epochs *by test accuracy*. The lay
 pre-weight-decay paper reports the last one, which chooses by the test set.
 """
 
+import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from ssl_jax import files
 from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders.checks import WATCHED
 from ssl_jax.builders.data import read_dataset
@@ -31,6 +33,7 @@ from ssl_jax.optim.schedules import cycle_ends
 from ssl_jax.optim.stopping import plateau_scale, should_stop
 from ssl_jax.probes.features import extract
 from ssl_jax.reports import run_figures
+from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks import training
 from ssl_jax.tasks.printing import print_layers, print_training
@@ -228,10 +231,10 @@ def save_snapshot(out: Path, step: int, logits: np.ndarray) -> None:
         logits: logits (M, K) on the test set.
     """
     folder = out / "snapshots"
-    folder.mkdir(exist_ok=True)
-    scratch = folder / f"step-{step}.tmp.npy"
-    np.save(scratch, jax.nn.softmax(logits))
-    scratch.replace(folder / f"step-{step}.npy")
+    files.make_folder(folder)
+    content = io.BytesIO()
+    np.save(content, jax.nn.softmax(logits))
+    files.write_whole(folder / f"step-{step}.npy", content.getvalue())
 
 
 # --- After training -------------------------------------------------------------------------------
@@ -267,7 +270,8 @@ def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...])
         )
     result |= result_json.spent(rows, int(state.step)) | result_json.provenance()
     write_json(out / "result.json", {k: None if v != v else v for k, v in result.items()})
-    run_figures.draw_supervised(out)
+    with optional(out / "figures"):
+        run_figures.draw_supervised(out)
     for name in (name for name in result if name.endswith("_accuracy")):
         say(f"{name:40} {'' if result[name] is None else format(result[name], '.4f')}")
     say(f"results in {out / 'result.json'}, figures in {out / 'figures'}")

@@ -175,7 +175,7 @@ def _columns_of(path: Path) -> tuple[str, ...]:
     """Return the columns of the file, which need not be there yet."""
     if not path.exists():
         return COLUMNS
-    with files.writing(path), path.open() as file:
+    with files.writing(path), path.open(encoding="utf-8") as file:
         first = file.readline()
     return _columns(first.strip().split(",") if first.endswith("\n") else ())
 

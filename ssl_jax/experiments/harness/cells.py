@@ -1,5 +1,6 @@
 """Cells: the finished parts of an experiment, each a file that is computed once and kept."""
 
+import io
 import threading
 import time
 import zipfile
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax import files
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import progress_bar, say
 from ssl_jax.types import Config, Interrupted
@@ -97,7 +99,7 @@ def compute(out: Path, plan: Plan, interrupted: Interrupted) -> dict[Any, Arrays
     Raises:
         UserError: a stored cell is damaged.
     """
-    (out / "cells").mkdir(exist_ok=True)
+    files.make_folder(out / "cells")
     names = list(dict.fromkeys(plan.names.values()))
     paths = {name: out / "cells" / f"{name}.npz" for name in names}
     stored = {name: read_cell(path) for name, path in paths.items() if path.exists()}
@@ -189,10 +191,9 @@ def read_cell(path: Path) -> Arrays:
 
 def write_cell(path: Path, arrays: Arrays) -> None:
     """Write a cell as a whole or not at all."""
-    scratch = path.with_name(f"{path.name}.tmp")
-    with scratch.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
-    scratch.replace(path)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # pyright: ignore[reportArgumentType]
+    files.write_whole(path, content.getvalue())
 
 
 def seeds_of(config: Config) -> list[int]:
