@@ -240,6 +240,7 @@ def test_a_library_that_does_not_load_is_made_anew(tmp_path):
 def test_a_library_that_others_can_write_is_not_executed(planted, tmp_path, monkeypatch, capfd):
     """The planted library leaves a file when it is loaded."""
     monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SSL_JAX_CXXFLAGS", "-O0")  # quick to compile
     cache_directory._warn.cache_clear()
     native.load_library(tmp_path / "model")
     (model,) = (tmp_path / "model").iterdir()
