@@ -82,7 +82,10 @@ def test_what_a_continued_run_may_change(tmp_path, free):
 
 # What `pretrain`, `sweep`, `report` and the experiments each said for themselves, before there was
 # one list.
-EVERYWHERE = "data.data_dir data.resident devices steps_per_call log_every eval_every checkpoint_every dynamics.every"
+EVERYWHERE = (
+    "data.data_dir data.resident devices steps_per_call log_every eval_every checkpoint_every "
+    "dynamics.every"
+)
 ELSEWHERE = "data_dir together workers"  # fields of a sweep, and of experiments
 
 
@@ -203,7 +206,7 @@ def test_a_file_in_its_place(tmp_path, inside):
 
 
 def test_a_directory_that_may_not_be_written(tmp_path, monkeypatch):
-    """Asked of the operating system, which lets root do everything: so its answer is made up here."""
+    """The operating system lets root write anywhere, so the test replaces its answer."""
     monkeypatch.setattr(workdir.os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="may not be written"):
         workdir.check_workdir(str(tmp_path / "new"), CONFIG)

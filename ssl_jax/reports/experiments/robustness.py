@@ -1,5 +1,7 @@
 """Tables and figures of the experiment robustness."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ssl_jax.reports.experiments.parts import (
@@ -11,9 +13,12 @@ from ssl_jax.reports.experiments.parts import (
     spread,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def report(r: dict) -> str:
-    """Test accuracy in every cell, arm by arm; then what the grid says as a whole."""
+    """Return test accuracy in every cell, arm by arm, then opposing penalties and a summary."""
     parts = []
     header = ["learning rate \\ decay", *(f"{decay:g}" for decay in r["weight_decays"])]
     tables = {name: (arm["test"], ".1f") for name, arm in r["arms"].items()} | {
@@ -25,7 +30,8 @@ def report(r: dict) -> str:
             for rate, row in zip(r["learning_rates"], values["mean"], strict=True)
         ]
         parts.append(
-            f"{name}, test accuracy after the last epoch, %, mean of {r['seeds']}\n\n{numbers_table(header, rows)}"
+            f"{name}, test accuracy after the last epoch, %, mean of "
+            f"{r['seeds']}\n\n{numbers_table(header, rows)}"
         )
     parts.append(report_opposing(r))
     chosen = [
@@ -44,13 +50,19 @@ def report(r: dict) -> str:
         percent(r[f"difference_{of}"], signed=True, digits=2) for of in ("over_grid", "at_own_best")
     )
     differences = floats(r["difference"]["mean"])
-    counted = f"ahead in {np.sum(differences > 0)} and behind in {np.sum(differences < 0)} of {differences.size} cells"
-    words = f"LPWD - WD: {over} points over all cells, {counted}, {best_cells} between the best cells.\n"
+    counted = (
+        f"ahead in {np.sum(differences > 0)} and behind in {np.sum(differences < 0)} of "
+        f"{differences.size} cells"
+    )
+    words = (
+        f"LPWD - WD: {over} points over all cells, {counted}, {best_cells} between the best "
+        "cells.\n"
+    )
     return "\n".join([*parts, best, words])
 
 
 def report_opposing(r: dict) -> str:
-    """How much of WD's penalty opposes it, in every cell and, at its largest, by layer."""
+    """Return WD's opposing penalty in every cell and, where it is largest, by layer."""
     shares = floats(r["opposing"]["ratio"])  # (R, D, E, n + 1), the whole network last
     over_training = np.nanmean(shares, axis=2)
     header = ["learning rate \\ decay", *(f"{decay:g}" for decay in r["weight_decays"])]
@@ -66,12 +78,16 @@ def report_opposing(r: dict) -> str:
         f"{name} {1000 * x:.2f}" for name, x in zip(r["layers"], most[:-1], strict=True)
     )
     words = f"By layer, where it is largest: {layers}."
-    return f"WD, opposing penalty A in thousandths of the whole penalty, mean over training\n\n{table}\n{words}\n"
+    return (
+        "WD, opposing penalty A in thousandths of the whole penalty, mean over "
+        f"training\n\n{table}\n{words}\n"
+    )
 
 
-def draw(r: dict) -> dict:
-    """robustness (the paper's figure 4), opposing (2a), opposing_grid (2b), opposing_layers and
-    strong_penalty (1).
+def draw(r: dict) -> "dict[str, Figure]":
+    """Return the figures, with the paper's number of each in brackets.
+
+    robustness (4), opposing (2a), opposing_grid (2b), opposing_layers and strong_penalty (1).
     """
     rates, decays = r["learning_rates"], r["weight_decays"]
     panels = {name: 100 * floats(arm["test"]["mean"]) for name, arm in r["arms"].items()}
@@ -88,8 +104,8 @@ def draw(r: dict) -> dict:
     return figures | {"strong_penalty": curves(shown, "epoch", title)}
 
 
-def draw_opposing(r: dict, opposing: dict[str, np.ndarray]) -> dict:
-    """Opposing penalties of WD; arrays (R, D, E, n + 1), the whole network last."""
+def draw_opposing(r: dict, opposing: dict[str, np.ndarray]) -> "dict[str, Figure]":
+    """Return figures of WD's opposing penalties (R, D, E, n + 1), the whole network last."""
     rates, decays, ratio = r["learning_rates"], r["weight_decays"], opposing["ratio"]
     ends = [(i, j) for i in spread(len(rates)) for j in spread(len(decays))]
     whole = {f"rate {rates[i]:g}, decay {decays[j]:g}": (ratio[i, j, :, -1], None) for i, j in ends}
