@@ -9,7 +9,7 @@ from pathlib import Path
 # other.
 FLOORS = (
     ("ssl_jax", "errors", "types"),
-    ("intervals", "linalg", "losses", "runtime"),
+    ("files", "intervals", "linalg", "losses", "runtime"),
     ("augment", "data", "dynamics", "models", "optim", "workdir"),
     ("predictors", "probes"),
     ("diagnosis",),

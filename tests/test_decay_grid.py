@@ -275,7 +275,7 @@ def test_results_of_penalty_and_scale_are_tables_and_figures(tmp_path):
 
 
 def test_batches_are_filled_up_without_being_counted(monkeypatch):
-    monkeypatch.setattr(decay_grid, "JUDGED_TOGETHER", 4)
+    monkeypatch.setattr(decay_grid, "EVAL_BATCH_SIZE", 4)
     image, label = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), np.arange(6, dtype=np.int32)
     batches = decay_grid.in_batches(Split(image, label))
     assert [len(label) for _, label in batches] == [4, 4] and batches[1][1].tolist() == [
@@ -288,7 +288,7 @@ def test_batches_are_filled_up_without_being_counted(monkeypatch):
     def score(image, label):
         return {"right": np.array([np.sum(label >= 3)]), "loss": np.array([3.0])}
 
-    right, loss = decay_grid.judged(score, batches)
+    right, loss = decay_grid.mean_scores(score, batches)
     assert right == pytest.approx(3 / 6) and loss == pytest.approx(6.0 / 6)
 
 
@@ -304,12 +304,14 @@ def test_a_run_gets_the_arrays_of_its_own_member(monkeypatch):
         "steps_per_epoch": 1,
         "image": np.zeros(4),
         "label": np.zeros(4),
-        "judged": {},
+        "eval_batches": {},
         "num_classes": 2,
     }
     lab = decay_grid.Laboratory(tiny("robustness"), augment=None, normalise=None, **sizes)
     for size in (3, 5):
-        arrays = decay_grid.train_chunk(lab, None, runs, size, lambda n: False, (), None)
+        arrays = decay_grid.train_chunk(
+            lab, None, runs, size, stop=lambda n: False, keep=(), after=None
+        )
         assert [float(own["rate"]) for own in arrays] == [0.3, 0.1, 0.2]
 
 
@@ -324,7 +326,7 @@ def test_runs_that_share_a_cell_are_trained_once_with_all_that_is_recorded(label
         "steps_per_epoch": 1,
         "image": np.zeros(4),
         "label": np.zeros(4),
-        "judged": {},
+        "eval_batches": {},
         "num_classes": 2,
     }
     config = tiny("ablation")
@@ -334,7 +336,7 @@ def test_runs_that_share_a_cell_are_trained_once_with_all_that_is_recorded(label
     monkeypatch.setattr(
         decay_grid,
         "train_chunk",
-        lambda lab, program, chunk, *rest: trained.append((program, *chunk)),
+        lambda lab, program, chunk, *rest, **options: trained.append((program, *chunk)),
     )
     plan = decay_grid.plan_runs(decay_grid.Stage("", lambda config: runs), config, lab)
     assert plan.names["plain"] == plan.names["ahead"]
@@ -342,7 +344,7 @@ def test_runs_that_share_a_cell_are_trained_once_with_all_that_is_recorded(label
         job.make(None)
     assert trained == [(kinds["ahead"], runs["ahead"])]
     # A cell of the other run alone is no whole one.
-    assert not plan.whole(plan.names["ahead"], {}) and plan.whole(
+    assert not plan.complete(plan.names["ahead"], {}) and plan.complete(
         plan.names["ahead"], {"test_accuracy_ahead": 0}
     )
 

@@ -15,12 +15,12 @@ from ssl_jax.augment.labelled import make_augment
 from ssl_jax.augment.views import make_normalise
 from ssl_jax.experiments.harness.dispatched import (
     Member,
-    Watched,
-    count,
+    PenaltyState,
     dispatched,
     make_program,
     stack,
-    watch,
+    sum_penalties,
+    sum_scores,
 )
 from ssl_jax.experiments.harness.members import train_members
 from ssl_jax.losses import LOSSES
@@ -75,7 +75,7 @@ def program(kind="decoupled", layerwise="", watched=False):
             CLASSIFIER.init, jax.random.key(0), jnp.zeros((2, SIDE, SIDE, 1))
         )
         index = layer_index(params)
-        build = lambda rate, decay: watch(optimizer(rate, decay, kind, layerwise), index)  # noqa: E731
+        build = lambda rate, decay: sum_penalties(optimizer(rate, decay, kind, layerwise), index)  # noqa: E731
     return make_program(
         classifier=CLASSIFIER,
         optimizer=build,
@@ -168,11 +168,13 @@ def test_watching_changes_no_weight_and_sums_what_a_step_opposes():
         np.abs(d * theta)[np.abs(theta + u - d * theta) > np.abs(theta + u)].sum()
         / np.abs(d * theta).sum()
     )
-    own = watch(make_optimizer("sgd", 1.0, weight_decay=d, decay="decoupled"), ({"w": 1}, 1))
+    own = sum_penalties(
+        make_optimizer("sgd", 1.0, weight_decay=d, decay="decoupled"), ({"w": 1}, 1)
+    )
     state = own.init({"w": jnp.array(theta)})
     for _ in range(2):
         updates, state = own.update({"w": jnp.array(-u)}, state, {"w": jnp.array(theta)})
-    assert isinstance(state, Watched) and 0 < expected < 1
+    assert isinstance(state, PenaltyState) and 0 < expected < 1
     np.testing.assert_allclose(state.sums["ratio"], [2 * expected] * 2, rtol=1e-5)
     np.testing.assert_allclose(state.sums["fraction"], [2 * 0.5] * 2, rtol=1e-5)
     np.testing.assert_allclose(updates["w"], u - d * theta, rtol=1e-5)
@@ -211,7 +213,7 @@ def test_it_ends_where_it_is_asked_to():
 
 def test_scores_leave_out_what_only_fills_up():
     logits, label = jnp.array([[2.0, 0.0], [0.0, 1.0], [5.0, 0.0]]), jnp.array([0, 0, -1])
-    counted = count(logits, label)
+    counted = sum_scores(logits, label)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits[:2], label[:2])
     assert float(counted["right"]) == 1
     np.testing.assert_allclose(counted["loss"], nats.sum(), rtol=1e-6)

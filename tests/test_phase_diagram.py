@@ -120,10 +120,10 @@ def test_digits_begin_where_they_should():
     )
 
     def begun(key):
-        state = experiment.begin_digits(
+        state = experiment.init_digits(
             parts, key, linear_network.two_rates(**rates), True, config.p, config.s
         )
-        return state, experiment.signal(parts, state, key)
+        return state, experiment.view_statistics(parts, state, key)
 
     state, seen = jax.jit(begun)(jax.random.key(3))
     np.testing.assert_array_equal(
@@ -140,7 +140,7 @@ def test_what_views_share_is_the_covariance_of_their_means():
         rng.normal(size=(4000, 3)) @ rng.normal(size=(3, 3)),
         rng.normal(size=(2, 4000, 3)),
     )
-    found = experiment.between(*(jnp.asarray(mean + n + 5, jnp.float32) for n in noise))
+    found = experiment.view_correlation(*(jnp.asarray(mean + n + 5, jnp.float32) for n in noise))
     np.testing.assert_allclose(found, np.cov(mean.T), atol=0.15)
 
 
@@ -157,7 +157,7 @@ def test_a_loss_that_sees_no_scale_is_measured_without_one(loss, share):
         for name, v in values.items()
     }
     seen |= {name: np.ones((seeds, cells)) for name in ("square", "own")}
-    found = experiment.digits_found(config, loss, seen, seen)
+    found = experiment.digits_arrays(config, loss, seen, seen)
     np.testing.assert_allclose(found["spectrum"][0, 0, 0], floor * np.array(values[share]))
     none = {
         f"twin-{target}": {"spectrum": np.ones((seeds, 2, 2, 3))} for target in experiment.TARGETS

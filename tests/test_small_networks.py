@@ -231,9 +231,9 @@ def test_decay_takes_what_the_equations_say():
             make_optimizer(name, 0.1, weight_decay=0.01, decay=decay),
             make_optimizer(name, 0.1),
         )
-        optimizer = adam_l2.watched(*pair)
+        optimizer = adam_l2.measure_shrinkage(*pair)
         _, state = optimizer.update(grads, optimizer.init(params), params)
-        weight = 1 - adam_l2.KEPT
+        weight = 1 - adam_l2.EMA_DECAY
         return {k: np.asarray(state.taken[k] / state.square[k]) for k in params}, state.power[
             "a"
         ] / weight
@@ -268,7 +268,7 @@ def test_random_labels_are_fitted():
 
 def test_ensemble_scores_are_scikit_learns():
     p, label = np.random.default_rng(0).dirichlet(np.ones(4), (2, 3, 50)), np.arange(50) % 4
-    scores = snapshots.judge(p, label)
+    scores = snapshots.evaluate(p, label)
     assert scores["nll"].shape == (2, 3)
     assert scores["nll"][1, 2] == pytest.approx(log_loss(label, p[1, 2]))
     named = p.argmax(-1)
@@ -279,14 +279,14 @@ def test_ensemble_scores_are_scikit_learns():
 
 def test_ridge_is_scikit_learns_and_descends_as_predicted():
     dataset = read_dataset(tiny("ridge"))
-    problem, _ = ridge.pose(dataset.train, dataset.test, 10)
+    problem, _ = ridge.make_problem(dataset.train, dataset.test, 10)
     model = Ridge(alpha=problem.l2 * 100).fit(problem.train_x, problem.target)
     np.testing.assert_allclose(problem.closed, np.asarray(model.coef_).T, rtol=1e-6, atol=1e-10)
     assert ridge.newton_error(problem) < 1e-8
     curvature, _ = ridge.curvatures(problem)
     rate, steps = 1.9 / curvature.max(), np.array([0, 1, 5, 40])
     test = dataset.test.image.reshape(500, -1) / 255, dataset.test.label
-    seen = ridge.descend(problem, rate, steps, test, lambda steps: None)
+    seen = ridge.gradient_descent(problem, rate, steps, test, lambda steps: None)
     np.testing.assert_allclose(
         seen["error"], ridge.predicted_error(problem, rate, steps), rtol=1e-8
     )

@@ -3,26 +3,34 @@
 With d the decay of a step, D = 1 - d and G the gradient step theta -> theta - eta U(theta),
 exactly:
 
-    RWD at eta is WD at (1 - d) eta                        both are (1 - d) theta - (1 - d) eta
-    U(theta) RWD from D theta_0 is D times PWD from theta_0         RWD = D G and PWD = G D, so D (G
-    D)^t = (D G)^t D
+    RWD at eta is WD at (1 - d) eta
+        both are (1 - d) theta - (1 - d) eta U(theta)
+    RWD from D theta_0 is D times PWD from theta_0
+        RWD = D G and PWD = G D, so D (G D)^t = (D G)^t D
 
-So the gap between two methods falls into terms that add up to it, each measured on its own arms
+So the gap between two methods falls into terms that add up to it. Each is measured on its own arms
 with the same seeds:
 
-    RWD - WD     the settings chosen for each  + the learning rate times (1 - d)         + [an identity: rounding]
-    PWD - RWD    the settings chosen for each  + the first decay, of the initial weights + [an identity: rounding]
-                 + the point of the step at which it is judged (theta instead of D theta)
-    LPWD - PWD   the settings chosen for each  + what is left: deeper layers decay more
+    RWD - WD    the settings chosen for each
+                + the learning rate times (1 - d)
+                + [an identity: rounding]
+    PWD - RWD   the settings chosen for each
+                + the first decay, of the initial weights
+                + [an identity: rounding]
+                + the point of the step at which weights are evaluated (theta, not D theta)
+    LPWD - PWD  the settings chosen for each
+                + the rest: deeper layers decay more
 
 Each method's setting is chosen on held-out images; all arms are then trained with fresh seeds.
-Rounding does not stay
-small: training amplifies it. How much is measured by a control, WD from weights that are each
-one rounding error larger.
+Training amplifies rounding. By how much is measured by a control, WD from weights that are each one
+rounding error larger.
 """
+
+from typing import Any
 
 import numpy as np
 
+from ssl_jax.experiments.harness.cells import Arrays
 from ssl_jax.experiments.harness.decay_grid import (
     Laboratory,
     Run,
@@ -41,13 +49,15 @@ METHODS = ("WD", "RWD", "PWD", "LPWD")
 BEST_EPOCHS = 10  # over which the paper takes its mean
 
 Setting = tuple[float, float]  # (learning rate, weight decay)
+Validation = dict[tuple[str, float, float], float]  # (method, rate, decay) -> accuracy
+Tried = dict[tuple[str, float, float], Arrays]  # (method, rate, decay) -> arrays of a run
 
 
 # --- Runs -----------------------------------------------------------------------------------------
 
 
 def settings(config: Config) -> list[Setting]:
-    """Every learning rate with every decay; a literal share has to leave something."""
+    """Return every learning rate with every decay; UserError where one of them is illegal."""
     rates, decays = (
         numbers(f"search.{name}", config.search[name])
         for name in ("learning_rates", "weight_decays")
@@ -56,7 +66,7 @@ def settings(config: Config) -> list[Setting]:
 
 
 def search_runs(config: Config) -> dict[tuple[str, float, float], Run]:
-    """(method, rate, decay) -> run of the first seed, which only chooses."""
+    """Return the runs of the first seed, which only choose: (method, rate, decay) -> run."""
     return {
         (name, rate, decay): Run(arm(config, name), Member(rate, decay, config.seed))
         for name in METHODS
@@ -64,34 +74,48 @@ def search_runs(config: Config) -> dict[tuple[str, float, float], Run]:
     }
 
 
-def best_setting(config: Config, validation: dict[tuple, float], name: str) -> Setting:
+def best_setting(config: Config, validation: Validation, name: str) -> Setting:
+    """Return the setting of a method with the best accuracy.
+
+    Args:
+        config: the experiment's configuration.
+        validation: accuracies on held-out images.
+        name: of the method.
+
+    Returns:
+        (learning rate, weight decay).
+    """
     return max(settings(config), key=lambda setting: validation[name, *setting])
 
 
-def choose(config: Config, tried: dict[tuple, dict[str, np.ndarray]]) -> dict[str, Setting]:
-    """The setting of each method with the best accuracy on held-out images after the last epoch."""
+def choose(config: Config, tried: Tried) -> dict[str, Setting]:
+    """Return the setting of each method with the best final accuracy on held-out images."""
     validation = final_validation(tried)
     return {name: best_setting(config, validation, name) for name in METHODS}
 
 
-def final_validation(tried: dict[tuple, dict[str, np.ndarray]]) -> dict[tuple, float]:
+def final_validation(tried: Tried) -> Validation:
+    """Return the accuracies on held-out images after the last epoch."""
     return {key: float(arrays["validation_accuracy"][-1]) for key, arrays in tried.items()}
 
 
 def share(config: Config, setting: Setting) -> float:
-    """d, what one step takes of a weight."""
+    """Return d, the share that one step takes of a weight."""
     rate, decay = setting
     return rate * decay if config.optimizer.decay_scale == "lr" else decay
 
 
 def slowed(config: Config, setting: Setting) -> Setting:
-    """The learning rate times 1 - d, and the same d."""
+    """Return the setting with the learning rate times 1 - d, and the same d."""
     (rate, decay), d = setting, share(config, setting)
     return (1 - d) * rate, decay / (1 - d) if config.optimizer.decay_scale == "lr" else decay
 
 
 def arm_runs(config: Config, chosen: dict[str, Setting]) -> dict[tuple[str, int], Run]:
-    """(arm, place of the seed) -> run. "WD@RWD": WD at the setting chosen for RWD."""
+    """Return the runs of all arms, (arm, index of the seed) -> run.
+
+    "WD@RWD" is WD at the setting chosen for RWD.
+    """
     arms = {
         "WD": ("WD", chosen["WD"], {}),
         "WD, rounded": ("WD", chosen["WD"], {"begin": "rounded"}),
@@ -112,7 +136,7 @@ def arm_runs(config: Config, chosen: dict[str, Setting]) -> dict[tuple[str, int]
 
 
 def kept_steps(lab: Laboratory) -> tuple[int, ...]:
-    """The first step, and the last one of the first epoch and of all."""
+    """Return the first step, the last one of the first epoch, and the last of all."""
     return tuple(dict.fromkeys((1, lab.steps_per_epoch, steps_of(lab))))
 
 
@@ -120,15 +144,28 @@ def kept_steps(lab: Laboratory) -> tuple[int, ...]:
 
 
 def summarise(
-    config: Config, chosen: dict[str, Setting], validation: dict, found: dict, steps: tuple
-) -> dict:
-    """The table of methods, the terms of every gap between neighbours, and how exactly the
-    identities held.
+    config: Config,
+    chosen: dict[str, Setting],
+    validation: Validation,
+    results: dict[tuple[str, int], Arrays],
+    steps: tuple[int, ...],
+) -> dict[str, Any]:
+    """Return the table of methods, the terms of every gap, and how exactly the identities hold.
+
+    Args:
+        config: the experiment's configuration.
+        chosen: the setting of each method.
+        validation: accuracies on held-out images by which settings were chosen.
+        results: (arm, index of the seed) -> arrays of a run.
+        steps: after which all parameters were kept.
+
+    Returns:
+        The entries of result.json.
     """
 
     def over_seeds(label: str, values: str = "test_accuracy") -> np.ndarray:
-        """(S, E, ...)"""
-        return np.stack([found[label, s][values] for s in range(config.seeds)])
+        """Return values (S, E, ...) of an arm."""
+        return np.stack([results[label, s][values] for s in range(config.seeds)])
 
     def last(label: str, suffix: str = "") -> np.ndarray:
         return over_seeds(label, f"test_accuracy{suffix}")[:, -1]
@@ -158,7 +195,7 @@ def summarise(
         },
         "control": {"WD, one rounding error away": (last("WD, rounded"), last("WD"))},
     }
-    kept = {label: over_seeds(label, "parameters") for label, _ in found}
+    kept = {label: over_seeds(label, "parameters") for label, _ in results}
     shrink = 1 - share(config, chosen["PWD"])
     deviations = {
         "RWD against WD at (1 - d) eta": deviation(kept["RWD"], kept["WD@RWD, slowed"]),
@@ -183,8 +220,8 @@ def summarise(
     }
 
 
-def accuracies(test: np.ndarray, validation: np.ndarray) -> dict:
-    """(S, E) each -> the three test accuracies that are quoted, over the seeds."""
+def accuracies(test: np.ndarray, validation: np.ndarray) -> dict[str, Any]:
+    """Return three test accuracies over the seeds; arguments (S, E) each."""
     at_best = test[np.arange(len(test)), validation.argmax(axis=1)]
     return {
         "test": mean_and_interval(test[:, -1]),
@@ -196,7 +233,10 @@ def accuracies(test: np.ndarray, validation: np.ndarray) -> dict:
 
 
 def deviation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(S, K, P) -> (K,): |a - b| / |b| over all weights of a network, the worst of the seeds."""
+    """Return |a - b| / |b| over all weights of a network, the worst of the seeds.
+
+    Arguments are (S, K, P), the result is (K,).
+    """
     difference = np.linalg.norm(np.subtract(a, b, dtype=np.float64), axis=-1)
     return (difference / np.linalg.norm(b.astype(np.float64), axis=-1)).max(axis=0)
 
@@ -208,7 +248,7 @@ EXPERIMENT = decay_experiment(
         lambda config, tried: arm_runs(config, choose(config, tried)),
         keep=kept_steps,
     ),
-    summarise=lambda lab, tried, found: summarise(
-        lab.config, choose(lab.config, tried), final_validation(tried), found, kept_steps(lab)
+    summarise=lambda lab, tried, results: summarise(
+        lab.config, choose(lab.config, tried), final_validation(tried), results, kept_steps(lab)
     ),
 )

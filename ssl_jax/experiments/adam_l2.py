@@ -1,29 +1,30 @@
-"""Weight decay is not L2 under Adam, and is under SGD (Loshchilov & Hutter 2019, arXiv 1711.05101,
-propositions 1, 2).
+"""Weight decay is not L2 under Adam, and is under SGD (Loshchilov & Hutter 2019, arXiv 1711.05101).
 
-Beside every step stands the step that the same optimizer would have taken, had there been no decay
-in this gradient. What the two differ by, as a share of the weight, is the shrinkage that the weight
-really suffered: learning rate times decay for all weights alike where decay is decoupled, or the
-optimizer is SGD; under Adam with L2, less where gradients are large, since there the decay is
-divided by them as all else is.
+The paper's propositions 1 and 2. Each step is compared with the step that the same optimizer would
+have taken without decay in this gradient. Their difference, as a share of the weight, is the
+shrinkage that the weight really suffered. With decoupled decay, or SGD, it is learning rate times
+decay for all weights. Under Adam with L2 it is less where gradients are large, since the decay is
+divided by their scale as all else is.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.splits import hold_out
 from ssl_jax.errors import UserError
-from ssl_jax.experiments.harness.cells import Cell, in_turn, seeds_of
+from ssl_jax.experiments.harness.cells import Advance, Arrays, Cell, in_turn, seeds_of
 from ssl_jax.experiments.harness.experiment import Experiment
 from ssl_jax.experiments.harness.stacked import Setting, plain, steps_per_epoch, train_table
 from ssl_jax.intervals import mean_and_interval, rounded
 from ssl_jax.models import make_classifier, make_encoder
 from ssl_jax.optim import Optimizer, make_optimizer
-from ssl_jax.types import Params, PyTree
+from ssl_jax.train.supervised import SupervisedState
+from ssl_jax.types import Config, Params, PyTree, Scalar
 
 # name: (optimizer, decay, field with its learning rate)
 VARIANTS = {
@@ -33,10 +34,11 @@ VARIANTS = {
     "AdamW": ("adam", "decoupled", "adam_rate"),
 }
 EDGES = np.logspace(-8, 0, 33)  # of the bins by gradient scale
-KEPT = 0.99  # of the past, in the averages over steps
+EMA_DECAY = 0.99  # of the moving averages over steps
 
 
-def plan(config, dataset):
+def plan(config: Config, dataset: Dataset) -> dict[str, Cell]:
+    """Return the cells, one for each of VARIANTS; UserError where `measured_decay` is wrong."""
     if config.measured_decay not in config.weight_decays:
         known = ", ".join(f"{decay:g}" for decay in config.weight_decays)
         raise UserError(
@@ -48,9 +50,9 @@ def plan(config, dataset):
     encoder = make_encoder("mlp", width=config.width, depth=config.depth)
     network = make_classifier(encoder, dataset.num_classes)
     augment, normalise = plain(dataset.side)
-    judged = {"validation": validation or train, "test": dataset.test}
+    eval_splits = {"validation": validation or train, "test": dataset.test}
     sizes = config.epochs, config.batch_size, augment, normalise, (config.epochs,)
-    setting = Setting(network, dataset.num_classes, train, judged, *sizes)
+    setting = Setting(network, dataset.num_classes, train, eval_splits, *sizes)
     steps = config.epochs * steps_per_epoch(setting)
     return {
         slug(name): Cell(steps, partial(_train, config, setting, variant))
@@ -59,67 +61,76 @@ def plan(config, dataset):
 
 
 def slug(name: str) -> str:
+    """Return the name of a variant's cell."""
     return name.lower().replace(" ", "-")
 
 
-def _train(config, setting: Setting, variant, advance):
+def _train(config, setting: Setting, variant: tuple[str, str, str], advance: Advance) -> Arrays:
+    """Train one of VARIANTS with every decay and seed."""
     name, decay, rate = variant
 
-    def build(weight_decay):
+    def build(weight_decay: Scalar) -> Optimizer:
         one = partial(make_optimizer, name, config[rate])
-        return watched(one(weight_decay=weight_decay, decay=decay), one())
+        return measure_shrinkage(one(weight_decay=weight_decay, decay=decay), one())
 
     knobs = {"weight_decay": config.weight_decays}
-    options = {"watch": shares, "watched_after": (config.epochs,), "advance": advance}
+    options = {"measure": shares, "measure_epochs": (config.epochs,), "advance": advance}
     return train_table(setting, build, knobs, seeds_of(config), **options)
 
 
 # --- What decay takes of each weight --------------------------------------------------------------
 
 
-class Watched(NamedTuple):
-    """Two optimizers' states, and averages over steps by parameter: (u_plain - u) theta, theta²,
-    g².
+class ShrinkageState(NamedTuple):
+    """Two optimizers' states, and moving averages over steps by parameter."""
+
+    own: PyTree  # state of the optimizer with decay
+    plain: PyTree  # state of the optimizer without
+    taken: Params  # moving average of (u_plain - u) theta, u a step
+    square: Params  # of theta²
+    power: Params  # of g²
+
+
+def measure_shrinkage(optimizer: Optimizer, plain: Optimizer) -> Optimizer:
+    """Return `optimizer`, with a record of what its decay does.
+
+    Args:
+        optimizer: with decay.
+        plain: the same without decay. It sees the gradients of `optimizer`.
     """
 
-    own: PyTree
-    plain: PyTree
-    taken: Params
-    square: Params
-    power: Params
-
-
-def watched(optimizer: Optimizer, plain: Optimizer) -> Optimizer:
-    """`optimizer`, with what its decay did remembered: `plain` is the same without decay, and sees
-    its gradients.
-    """
-
-    def init(params):
+    def init(params: Params) -> ShrinkageState:
         zeros = jax.tree.map(jnp.zeros_like, params)
-        return Watched(optimizer.init(params), plain.init(params), zeros, zeros, zeros)
+        return ShrinkageState(optimizer.init(params), plain.init(params), zeros, zeros, zeros)
 
-    def update(grads, state, params):
+    def update(
+        grads: Params, state: ShrinkageState, params: Params
+    ) -> tuple[Params, ShrinkageState]:
         updates, own = optimizer.update(grads, state.own, params)
         without, memory = plain.update(grads, state.plain, params)
         taken = jax.tree.map(lambda a, b, theta: (a - b) * theta, without, updates, params)
         square, power = (jax.tree.map(jnp.square, tree) for tree in (params, grads))
         past = (state.taken, state.square, state.power)
         averages = jax.tree.map(
-            lambda old, new: KEPT * old + (1 - KEPT) * new, past, (taken, square, power)
+            lambda old, new: EMA_DECAY * old + (1 - EMA_DECAY) * new, past, (taken, square, power)
         )
-        return updates, Watched(own, memory, *averages)
+        return updates, ShrinkageState(own, memory, *averages)
 
     return optimizer._replace(init=init, pre=lambda params, state: params, update=update)
 
 
-def shares(state) -> dict:
-    """By bins of the gradient's root mean square (below `EDGES`, between them, above, and none at
-    all): sums of "taken" and "square", whose ratio is the least-squares share of a weight that a
-    step takes, and "count"; "weights" (n,), all kernels. Biases are left out.
-    """
-    memory: Watched = state.opt_state
+def shares(state: SupervisedState) -> dict[str, jax.Array]:
+    """Sum up the averages of a network's kernels by bins of the gradient's root mean square.
 
-    def kernels(tree):
+    Bins are below `EDGES`, between them, above, and no gradient at all. Biases are left out.
+
+    Returns:
+        Sums "taken" and "square" over each bin, whose ratio is the least-squares share of a weight
+        that a step takes; "count", the weights in each bin; "weights" (n,), all kernels.
+    """
+    memory: ShrinkageState = state.opt_state
+
+    def kernels(tree: Params) -> jax.Array:
         return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree) if leaf.ndim > 1])
 
     taken, square, power = (kernels(tree) for tree in (memory.taken, memory.square, memory.power))
@@ -130,10 +141,20 @@ def shares(state) -> dict:
     return {"taken": sums[0], "square": sums[1], "count": sums[2], "weights": kernels(state.params)}
 
 
-# --- What is reported -----------------------------------------------------------------------------
+# --- Results --------------------------------------------------------------------------------------
 
 
-def summarise(config, dataset, cells):
+def summarise(config: Config, dataset: Dataset, cells: dict[str, Arrays]) -> dict[str, Any]:
+    """Return accuracies by decay, and shrinkage by gradient scale, of each variant.
+
+    Args:
+        config: the experiment's configuration.
+        dataset: the data set.
+        cells: arrays by the names of `plan`.
+
+    Returns:
+        The entries of result.json. Shrinkage is relative to learning rate times decay.
+    """
     decays, chosen = (
         list(config.weight_decays),
         list(config.weight_decays).index(config.measured_decay),
@@ -172,9 +193,10 @@ def summarise(config, dataset, cells):
     }
 
 
-def distances(a: np.ndarray, b: np.ndarray) -> dict:
-    """|a - b| / |b| of trained weights (S, R, n), over the seeds; NaN where decay has left nothing
-    of b.
+def distances(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+    """Return |a - b| / |b| of trained weights (S, R, n), with its interval over the seeds.
+
+    It is NaN where decay has left nothing of b.
     """
     size = np.linalg.norm(b, axis=-1)
     return mean_and_interval(np.linalg.norm(a - b, axis=-1) / np.where(size > 1e-3, size, np.nan))

@@ -37,7 +37,16 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def run_experiment(config: Config, directory: str, interrupted: Interrupted) -> None:
-    """The experiment that the configuration names."""
+    """Run the experiment that the configuration names.
+
+    Args:
+        config: the configuration.
+        directory: the work directory.
+        interrupted: whether to stop; the same call then goes on from the finished cells.
+
+    Raises:
+        UserError: there is no such experiment, or a field of its configuration is wrong.
+    """
     if config.experiment not in EXPERIMENTS:
         raise UserError(
             f"experiment: got {config.experiment!r}, {nearest(config.experiment, EXPERIMENTS)}"

@@ -7,13 +7,13 @@ with L, m the largest and smallest of s_j + l.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssl_jax.data.dataset import Split
+from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.errors import UserError
-from ssl_jax.experiments.harness.cells import Cell, in_turn
+from ssl_jax.experiments.harness.cells import Advance, Arrays, Cell, in_turn
 from ssl_jax.experiments.harness.experiment import Experiment
 from ssl_jax.intervals import rounded
 from ssl_jax.probes import newton
@@ -25,22 +25,24 @@ from ssl_jax.probes.linear import (
     ridge_spectrum,
     standardise,
 )
+from ssl_jax.types import Config
 
 REACHED = 1e-12  # relative error below which only rounding is left
-TOLD = 60  # steps at which errors are kept, evenly on a logarithmic scale
+RECORDED_STEPS = 60  # steps at which errors are recorded, evenly on a logarithmic scale
 
 
 class Problem(NamedTuple):
-    """Standardised features and one-hot targets in float64, their spectrum, and the penalty l."""
+    """A ridge regression, and its solution."""
 
-    train_x: np.ndarray
-    target: np.ndarray
-    spectrum: Spectrum
-    l2: float
-    closed: np.ndarray  # (F, K)
+    train_x: np.ndarray  # (N, F) float64, standardised features
+    target: np.ndarray  # (N, K) float64, one-hot
+    spectrum: Spectrum  # of both
+    l2: float  # the penalty l
+    closed: np.ndarray  # (F, K), the solution in closed form
 
 
-def plan(config, dataset):
+def plan(config: Config, dataset: Dataset) -> dict[str, Cell]:
+    """Return the one cell; UserError where a rate is not above 0."""
     if min(config.rates) <= 0:
         raise UserError(
             f"rates: got {tuple(config.rates)}, takes numbers above 0, in units of 1 / L"
@@ -48,9 +50,18 @@ def plan(config, dataset):
     return {"ridge": Cell(config.steps * (len(config.rates) + 1), partial(_solve, config, dataset))}
 
 
-def pose(split: Split, test: Split, num_classes: int) -> tuple[Problem, np.ndarray]:
-    """The problem of these images' pixels, and the test images' features; the penalty by
-    leave-one-out.
+def make_problem(split: Split, test: Split, num_classes: int) -> tuple[Problem, np.ndarray]:
+    """Return the ridge regression of the images' pixels.
+
+    Leave-one-out error chooses the penalty.
+
+    Args:
+        split: training images and labels.
+        test: test images.
+        num_classes: number K of classes.
+
+    Returns:
+        The problem, and the test images' features (M, F) float64.
     """
     flat = [part.image.reshape(len(part.image), -1).astype(np.float64) for part in (split, test)]
     train_x, test_x = standardise(*flat)
@@ -62,24 +73,51 @@ def pose(split: Split, test: Split, num_classes: int) -> tuple[Problem, np.ndarr
 
 
 def curvatures(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """s_j + l of the directions in which there is something to learn, and the error that is left of
-    each at W = 0.
+    """Return s_j + l along the eigenvectors, and the error's share along each at W = 0.
+
+    Eigenvectors along which there is nothing to learn are left out.
     """
     start = np.linalg.norm(problem.spectrum.vectors.T @ problem.closed, axis=1)
     some = start > REACHED * start.max()
     return problem.spectrum.eigenvalues[some] + problem.l2, start[some]
 
 
-def predicted_error(problem: Problem, rate: float, step) -> np.ndarray:
-    """|W_t - W*| / |W*| of gradient descent from zero, at the steps t."""
+def predicted_error(problem: Problem, rate: float, step: np.ndarray) -> np.ndarray:
+    """Predict the error of gradient descent from zero.
+
+    Args:
+        problem: the ridge regression.
+        rate: the learning rate.
+        step: (T,) steps t.
+
+    Returns:
+        |W_t - W*| / |W*| (T,).
+    """
     curvature, start = curvatures(problem)
     with np.errstate(over="ignore"):
         left = np.abs(1 - rate * curvature)[None, :] ** np.asarray(step)[:, None] * start[None, :]
         return np.linalg.norm(left, axis=1) / np.linalg.norm(start)
 
 
-def descend(problem: Problem, rate: float, steps, test, advance) -> dict[str, np.ndarray]:
-    """Gradient descent from zero; relative error and test accuracy after each of `steps`."""
+def gradient_descent(
+    problem: Problem,
+    rate: float,
+    steps: np.ndarray,
+    test: tuple[np.ndarray, np.ndarray],
+    advance: Advance,
+) -> dict[str, np.ndarray]:
+    """Run gradient descent from zero.
+
+    Args:
+        problem: the ridge regression.
+        rate: the learning rate.
+        steps: (T,) ascending numbers of steps, after each of which to measure.
+        test: features (M, F) and labels (M,) of the test set.
+        advance: is called with the number of steps at the end.
+
+    Returns:
+        "error", |W_t - W*| / |W*|, and "accuracy" on the test set, (T,) each.
+    """
     x, target = problem.train_x, problem.target
     weights, errors, accuracies = np.zeros_like(problem.closed), [], []
     with np.errstate(over="ignore", invalid="ignore"):
@@ -94,38 +132,52 @@ def descend(problem: Problem, rate: float, steps, test, advance) -> dict[str, np
 
 
 def distance(weights: np.ndarray, closed: np.ndarray) -> float:
+    """Return |W - W*| / |W*|."""
     return float(np.linalg.norm(weights - closed) / np.linalg.norm(closed))
 
 
 def accuracy(weights: np.ndarray, problem: Problem, test_x: np.ndarray, label: np.ndarray) -> float:
-    """On the test set, with the mean target as bias, which is its optimum whatever the weights."""
+    """Return the accuracy on the test set.
+
+    The bias is the mean target, its optimum whatever the weights.
+
+    Args:
+        weights: (F, K).
+        problem: holds the targets.
+        test_x: features (M, F) of the test set.
+        label: (M,).
+
+    Returns:
+        A fraction.
+    """
     return float(np.mean((test_x @ weights + problem.target.mean(axis=0)).argmax(axis=1) == label))
 
 
 def newton_error(problem: Problem) -> float:
-    """Relative error after one Newton step from zero; NaN where its Hessian would be too large."""
+    """Return the relative error after a Newton step from zero; NaN for too large a Hessian."""
     features, classes = problem.closed.shape
     if (features + 1) * classes > newton.LARGEST:
         return np.nan
-    posed = newton.Problem(
+    newton_problem = newton.Problem(
         newton.with_ones(problem.train_x),
         problem.target,
         problem.l2,
         newton.SCORE_LOSSES["squared"],
     )
     return distance(
-        newton.newton_step(posed, np.zeros((features + 1, classes)))[:-1], problem.closed
+        newton.newton_step(newton_problem, np.zeros((features + 1, classes)))[:-1], problem.closed
     )
 
 
-def _solve(config, dataset, advance):
-    problem, test_x = pose(dataset.train, dataset.test, dataset.num_classes)
+def _solve(config: Config, dataset: Dataset, advance: Advance) -> Arrays:
+    """Solve the regression in all three ways."""
+    problem, test_x = make_problem(dataset.train, dataset.test, dataset.num_classes)
     curvature, _ = curvatures(problem)
     largest, smallest = curvature.max(), curvature.min()
     rates = np.sort([*(rate / largest for rate in config.rates), 2 / (largest + smallest)])
-    steps = np.unique(np.round(np.geomspace(1, config.steps + 1, TOLD)).astype(int) - 1)
+    steps = np.unique(np.round(np.geomspace(1, config.steps + 1, RECORDED_STEPS)).astype(int) - 1)
     test = test_x, dataset.test.label
-    runs = [descend(problem, rate, steps, test, advance) for rate in rates]
+    runs = [gradient_descent(problem, rate, steps, test, advance) for rate in rates]
     return {
         "l2": np.array(problem.l2),
         "curvature": np.array([largest, smallest]),
@@ -142,19 +194,29 @@ def _solve(config, dataset, advance):
 
 
 def observed_factor(step: np.ndarray, error: np.ndarray) -> float:
-    """The error's factor a step over the last third of what was seen, before only rounding is left."""
+    """Return the error's factor a step over the last sixth of the records above rounding."""
     seen = np.flatnonzero(np.isfinite(error) & (error > 100 * REACHED))
     last = seen[-max(len(seen) // 6, 2) :]
     return float((error[last[-1]] / error[last[0]]) ** (1 / (step[last[-1]] - step[last[0]])))
 
 
 def gap(error: np.ndarray, predicted: np.ndarray) -> float:
-    """The largest relative difference of the two, before only rounding is left."""
+    """Return the largest relative difference of both errors while they exceed rounding error."""
     seen = np.isfinite(error) & (error > 100 * REACHED)
     return float(np.max(np.abs(error[seen] / predicted[seen] - 1)))
 
 
-def summarise(config, dataset, cells):
+def summarise(config: Config, dataset: Dataset, cells: dict[str, Arrays]) -> dict[str, Any]:
+    """Return predicted and measured errors of every rate.
+
+    Args:
+        config: the experiment's configuration.
+        dataset: the data set.
+        cells: the arrays of the cell "ridge".
+
+    Returns:
+        The entries of result.json.
+    """
     cell = cells["ridge"]
     largest = cell["curvature"][0]
     runs = [

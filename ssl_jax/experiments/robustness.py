@@ -1,14 +1,16 @@
-"""Learning rate x decay, WD against LPWD (the layer-wise pre-weight-decay paper's figures 2 and 4,
-table 2).
+"""Learning rate x decay, WD against LPWD.
 
-WD: ordinary decoupled decay; RWD: after the update, in real time; PWD: before the gradient; LPWD:
-the same, more strongly in deeper layers. All seeds of a setting, and all arms, share
-initialisation, data order and augmentation.
+Figures 2 and 4 and table 2 of the layer-wise pre-weight-decay paper. WD: ordinary decoupled decay;
+RWD: after the update, in real time; PWD: before the gradient; LPWD: the same, more strongly in
+deeper layers. All seeds of a setting, and all arms, share initialisation, data order and
+augmentation.
 """
+
+from typing import Any
 
 import numpy as np
 
-from ssl_jax.experiments.harness.cells import seeds_of
+from ssl_jax.experiments.harness.cells import Arrays, seeds_of
 from ssl_jax.experiments.harness.decay_grid import (
     Laboratory,
     Run,
@@ -22,9 +24,12 @@ from ssl_jax.experiments.harness.dispatched import Member
 from ssl_jax.intervals import mean_and_interval, paired, rounded
 from ssl_jax.types import Config
 
+# (arm, index of the rate, of the decay, of the seed) -> arrays of a run
+Results = dict[tuple[str, int, int, int], Arrays]
+
 
 def grid_axes(config: Config) -> tuple[list[float], list[float]]:
-    """(learning rates, weight decays)."""
+    """Return the learning rates and the weight decays of the grid."""
     base = numbers("grid.learning_rate", [config.grid.learning_rate])[0]
     rates = [base * factor for factor in numbers("grid.factors", config.grid.factors)]
     literal = config.optimizer.decay_scale == "literal"
@@ -34,12 +39,13 @@ def grid_axes(config: Config) -> tuple[list[float], list[float]]:
 
 
 def grid_runs(config: Config) -> dict[tuple[str, int, int, int], Run]:
-    """(arm, place of the rate, of the decay, of the seed) -> run; opposing penalties are WD's
-    alone.
+    """Return the runs, (arm, index of the rate, of the decay, of the seed) -> run.
+
+    Only WD records opposing penalties.
     """
     rates, decays = grid_axes(config)
     return {
-        (name, i, j, s): Run(arm(config, name, watched=name == "WD"), Member(rate, decay, seed))
+        (name, i, j, s): Run(arm(config, name, penalties=name == "WD"), Member(rate, decay, seed))
         for name in ("WD", "LPWD")
         for i, rate in enumerate(rates)
         for j, decay in enumerate(decays)
@@ -47,18 +53,19 @@ def grid_runs(config: Config) -> dict[tuple[str, int, int, int], Run]:
     }
 
 
-def grid_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) -> dict:
-    """Figures 1, 2 and 4 in numbers, axes (rates R, decays D, seeds S, epochs E, layers n and the
-    whole network).
+def grid_result(config: Config, results: Results) -> dict[str, Any]:
+    """Return figures 1, 2 and 4 in numbers.
+
+    Their axes are rates R, decays D, seeds S, epochs E, and n layers with the whole network.
     """
     rates, decays = grid_axes(config)
 
     def table(name: str, values: str) -> np.ndarray:
-        """(R, D, S, E, ...)"""
+        """Return values (R, D, S, E, ...) of an arm."""
         seeds = range(config.seeds)
         return np.array(
             [
-                [[found[name, i, j, s][values] for s in seeds] for j in range(len(decays))]
+                [[results[name, i, j, s][values] for s in seeds] for j in range(len(decays))]
                 for i in range(len(rates))
             ]
         )
@@ -96,15 +103,15 @@ def grid_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) -> di
     }
 
 
-def best_of(values: np.ndarray, by: list) -> np.ndarray:
-    """(S,) of values (R, D, S) in the cell where `by` (R, D) is largest."""
+def best_of(values: np.ndarray, by: list[list[float]]) -> np.ndarray:
+    """Return values (R, D, S) in the cell where `by` (R, D) is largest, (S,)."""
     return values[np.unravel_index(np.argmax(np.array(by, float)), values.shape[:2])]
 
 
-def summarise(lab: Laboratory, found: dict[tuple, dict[str, np.ndarray]]) -> dict:
-    """Opposing penalties and accuracies of the grid, and the first module of each layer."""
+def summarise(lab: Laboratory, results: Results) -> dict[str, Any]:
+    """Return opposing penalties and accuracies, and the first module of each layer."""
     _, layers = build_program(lab, grid_runs(lab.config)["WD", 0, 0, 0].kind)
-    return grid_result(lab.config, found) | {"layers": layers}
+    return grid_result(lab.config, results) | {"layers": layers}
 
 
 EXPERIMENT = decay_experiment(Stage("learning rate x weight decay", grid_runs), summarise=summarise)

@@ -1,10 +1,13 @@
-"""Strong penalties: learning rate and decay both large (the layer-wise pre-weight-decay paper's
-figure 1).
+"""Strong penalties: learning rate and decay both large.
+
+Figure 1 of the layer-wise pre-weight-decay paper.
 """
+
+from typing import Any
 
 import numpy as np
 
-from ssl_jax.experiments.harness.cells import seeds_of
+from ssl_jax.experiments.harness.cells import Arrays, seeds_of
 from ssl_jax.experiments.harness.decay_grid import (
     Run,
     Stage,
@@ -19,7 +22,7 @@ from ssl_jax.types import Config
 
 
 def penalty_runs(config: Config) -> dict[tuple[str, str, int], Run]:
-    """(optimizer, arm, place of the seed) -> run."""
+    """Return the runs, (optimizer, arm, index of the seed) -> run."""
     decay = numbers("strong.weight_decay", [config.strong.weight_decay])[0]
     rates = {
         name: numbers(f"strong.{name}", [rate])[0] for name, rate in config.strong.rates.items()
@@ -32,13 +35,13 @@ def penalty_runs(config: Config) -> dict[tuple[str, str, int], Run]:
     }
 
 
-def penalty_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) -> dict:
-    """Per optimizer and arm: curves (E,), the last epoch, and what it is ahead of WD."""
+def penalty_result(config: Config, results: dict[tuple[str, str, int], Arrays]) -> dict[str, Any]:
+    """Return curves (E,), last epoch and lead over WD of each optimizer and arm."""
 
-    def curves(optimizer, name, values):
-        return np.stack([found[optimizer, name, s][values] for s in range(config.seeds)])
+    def curves(optimizer: str, name: str, values: str) -> np.ndarray:
+        return np.stack([results[optimizer, name, s][values] for s in range(config.seeds)])
 
-    def one(optimizer, name):
+    def one(optimizer: str, name: str) -> dict[str, Any]:
         test, loss = (curves(optimizer, name, values) for values in ("test_accuracy", "loss"))
         ahead = paired(test[:, -1], curves(optimizer, "WD", "test_accuracy")[:, -1])
         last = {
@@ -60,5 +63,5 @@ def penalty_result(config: Config, found: dict[tuple, dict[str, np.ndarray]]) ->
 
 EXPERIMENT = decay_experiment(
     Stage("strong penalty", penalty_runs),
-    summarise=lambda lab, found: penalty_result(lab.config, found),
+    summarise=lambda lab, results: penalty_result(lab.config, results),
 )

@@ -1,7 +1,9 @@
 """The jobs of a sweep: which there are, and what is checked before any of them runs."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ssl_jax.builders import pretraining
 from ssl_jax.builders.checks import check_few_labels
@@ -125,12 +127,9 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
     cells: dict[str, Config] = {job.cell: job.config for job in jobs}
     datasets: dict[str, Dataset] = {}
     # no image before all are prepared
-    for check in (pretraining.prepare, lambda config: check_read(config, datasets)):
-        for cell, settings in cells.items():
-            try:
-                check(settings)
-            except UserError as error:
-                raise UserError(f"cell {cell}: {error}") from error
+    prepared = {cell: _of_cell(cell, pretraining.prepare, run)[0] for cell, run in cells.items()}
+    for cell, run in cells.items():
+        _of_cell(cell, check_read, run, datasets)
     check_workdir(str(directory), {"task": "sweep", "sweep": config.sweep})
     refuse_other("--workdir", directory / config.scale / "config.json", [], identity(config))
     writable("--workdir", directory / config.scale)
@@ -140,7 +139,18 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
         if job.store is not None and job.store.exists() and not config.again:
             refuse_other("store", job.store, ["config"], result_json.fields(job.config.to_dict()))
         if not is_done(job, config.again):
-            check_workdir(str(job.out), job.config.to_dict())
+            steps = prepared[job.cell].steps_per_epoch
+            check_workdir(
+                str(job.out), job.config.to_dict(), partial(pretraining.appends, job.config, steps)
+            )
+
+
+def _of_cell(cell: str, check: Callable[..., Any], *arguments: Any) -> Any:
+    """Return check(*arguments), with the cell's name before a UserError."""
+    try:
+        return check(*arguments)
+    except UserError as error:
+        raise UserError(f"cell {cell}: {error}") from error
 
 
 def check_read(config: Config, datasets: dict[str, Dataset]) -> None:

@@ -1,12 +1,17 @@
 """Orbax checkpoints of a run.
 
 The latest two and the best one are kept. They are written in the background, each whole or absent.
-Arrays are saved as NumPy, so that they restore on any number of devices.
+Arrays are saved as NumPy, so that they restore on any number of devices. Beside the state lies its
+manifest: the step, a digest of every array, and notes of whoever saves it. Orbax notices no flipped
+bit and no renamed folder; the manifest does.
 """
 
+import hashlib
+import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,10 +19,13 @@ import orbax.checkpoint as ocp
 from jax.tree_util import keystr
 from orbax.checkpoint import checkpoint_managers as policies
 
+from ssl_jax import files
 from ssl_jax.errors import UserError
 from ssl_jax.types import PyTree
 
 STATE = "state"
+MANIFEST = "manifest"
+BEFORE = "delete this folder to go on from the one before it"
 _UNRANKED = -1.0
 
 
@@ -48,7 +56,11 @@ def open_manager(directory: Path, best: str) -> ocp.CheckpointManager:
 
 
 def save(
-    manager: ocp.CheckpointManager, state: PyTree, step: int, metrics: dict[str, float]
+    manager: ocp.CheckpointManager,
+    state: PyTree,
+    step: int,
+    metrics: dict[str, float],
+    notes: dict[str, Any] | None = None,
 ) -> None:
     """Start writing `state` as `step`; a step that is already there stays as it is.
 
@@ -57,14 +69,30 @@ def save(
         state: a tree of arrays.
         step: steps taken so far.
         metrics: the metrics of this step; the one called `best` in `open_manager` ranks it.
+        notes: JSON values, which `read_notes` returns.
     """
     if step in manager.all_steps():
         return
-    manager.save(
-        step,
-        args=ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(jax.device_get(state))}),
-        metrics=metrics,
-    )
+    state = jax.device_get(state)
+    arrays = {name: digest(array) for name, array in _named(state)}
+    manifest = {"step": step, "arrays": arrays, "notes": notes or {}}
+    items = {STATE: ocp.args.PyTreeSave(state), MANIFEST: ocp.args.JsonSave(manifest)}
+    with files.writing(Path(str(manager.directory)), sum(a.nbytes for _, a in _named(state))):
+        manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+
+
+def digest(array: np.ndarray) -> str:
+    """Return 16 hexadecimal digits that depend on the type, the shape and every bit."""
+    content = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return content.hexdigest()[:16]
+
+
+def _named(state: PyTree) -> list[tuple[str, np.ndarray]]:
+    return [
+        (keystr(path, simple=True, separator="/"), np.asarray(leaf))
+        for path, leaf in jax.tree.leaves_with_path(state)
+    ]
 
 
 def restore(manager: ocp.CheckpointManager, like: PyTree) -> PyTree:
@@ -92,6 +120,7 @@ def restore_parts(directory: Path, step: int, like: PyTree) -> PyTree:
     """
     folder = directory.resolve() / str(step)
     target = jax.tree.map(np.asarray, jax.device_get(like))
+    saved = _read_manifest(folder).get("arrays", {})
     state = _read(folder, target)
     # Orbax notices neither: it fills a gap with the target itself, and gives a NumPy target any
     # shape.
@@ -106,7 +135,29 @@ def restore_parts(directory: Path, step: int, like: PyTree) -> PyTree:
                 f"{folder}: {name} has shape {np.shape(got)}, "
                 f"this configuration needs {np.shape(want)}"
             )
+        if name in saved and digest(np.asarray(got)) != saved[name]:
+            raise UserError(f"{folder}: {name} is not what was saved, its bits changed; {BEFORE}")
     return state
+
+
+def read_notes(directory: Path, step: int) -> dict[str, Any]:
+    """Return the notes of a checkpoint; {} for one of an earlier version, which has none."""
+    return _read_manifest(directory.resolve() / str(step)).get("notes", {})
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint; {} for one of an earlier version, which has none."""
+    path = folder / MANIFEST / "metadata"
+    if not path.parent.exists():
+        return {}
+    try:
+        manifest = json.loads(files.read_bytes(path, "the manifest of a checkpoint"))
+        step, arrays, notes = manifest["step"], dict(manifest["arrays"]), dict(manifest["notes"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error}); {BEFORE}") from error
+    if str(step) != folder.name:
+        raise UserError(f"{folder}: is the checkpoint of step {step} under another name; {BEFORE}")
+    return {"arrays": arrays, "notes": notes}
 
 
 def latest_step(manager: ocp.CheckpointManager) -> int:
@@ -142,8 +193,7 @@ def _read(folder: Path, target: PyTree) -> PyTree:
         # closed by now.
         reason = str(error).strip().split("\n")[0][:160]
         raise UserError(
-            f"{folder}: this checkpoint cannot be read ({reason}); it may be truncated: "
-            "delete this folder to go on from the one before it"
+            f"{folder}: this checkpoint cannot be read ({reason}); it may be truncated: {BEFORE}"
         ) from error
     sys.unraisablehook = hook
     return state

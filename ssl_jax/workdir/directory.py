@@ -6,10 +6,11 @@ figures/*.png.
 
 import json
 import os
-import platform
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ssl_jax import files
 from ssl_jax.errors import UserError
 
 # The fields, and the sections (with a dot behind), in which two starts of one run may differ, on
@@ -35,10 +36,23 @@ LATER: dict[str, Any] = {"regularisers.variance": 0.0}
 LISTED = 8  # differing fields that a message lists one by one
 
 
-def check_workdir(path: str, config: dict) -> Path:
+def check_workdir(
+    path: str, config: dict, appends: Callable[[int], bool] = lambda epochs: False
+) -> Path:
     """Return the directory, not yet touched, after checking that this run may use it.
 
-    UserError where it cannot be written, or holds a run of another configuration.
+    Args:
+        path: the directory; it need not exist.
+        config: the configuration of this start.
+        appends: appends(epochs of the earlier start) -> whether this start's number of epochs
+            changes nothing that the earlier one has computed.
+
+    Returns:
+        The directory.
+
+    Raises:
+        UserError: it cannot be written, holds a link to another directory, or holds a run of
+            another configuration.
     """
     directory = Path(path)
     existing = next(
@@ -50,34 +64,56 @@ def check_workdir(path: str, config: dict) -> Path:
             f"--workdir: got {directory}, but {existing} {why}; "
             "takes a directory that can be written"
         )
-    if (directory / "config.json").exists():
-        refuse_other(read_json(directory / "config.json"), config, directory)
+    if link := next(linked_folders(directory), None):
+        raise UserError(
+            f"--workdir: {link} is a link to another directory, into which nothing is written; "
+            "delete the link, or take another work directory"
+        )
+    if os.path.lexists(directory / "config.json"):
+        refuse_other(read_json(directory / "config.json"), config, directory, appends)
     return directory
+
+
+def linked_folders(directory: Path) -> Iterator[Path]:
+    """Yield the links to directories below `directory`, which may be a link itself."""
+    if not directory.is_dir():
+        return
+    with files.reading(directory), os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                yield from linked_folders(Path(entry.path))
+            elif entry.is_symlink() and Path(entry.path).is_dir():
+                yield Path(entry.path)
 
 
 def open_workdir(path: str, config: dict) -> Path:
-    """Return the directory, made if need be, with `config` written into it.
+    """Return the directory, checked, made if need be, with `config` written into it.
 
     Call it only after every other check has passed.
     """
-    directory = check_workdir(path, config)
-    try:
-        (directory / "figures").mkdir(parents=True, exist_ok=True)
-        write_json(directory / "config.json", config)
-    except OSError as error:
-        raise UserError(
-            f"--workdir: {error.filename or directory} cannot be written ({error.strerror})"
-        ) from error
+    return begin_workdir(check_workdir(path, config), config)
+
+
+def begin_workdir(directory: Path, config: dict) -> Path:
+    """Return the directory, which was checked, made if need be, with `config` written into it."""
+    files.make_folder(directory / "figures")
+    write_json(directory / "config.json", config)
     return directory
 
 
-def refuse_other(earlier: dict, config: dict, directory: Path) -> None:
+def refuse_other(
+    earlier: dict,
+    config: dict,
+    directory: Path,
+    appends: Callable[[int], bool] = lambda epochs: False,
+) -> None:
     """Refuse a configuration that would compute something else than the earlier one did.
 
     Args:
         earlier: the configuration in the directory's config.json.
         config: the configuration of this start.
         directory: the work directory, for the message.
+        appends: as `check_workdir` takes it.
 
     Raises:
         UserError: the tasks differ, or fields outside `FREE` and `PROBES`, which it lists.
@@ -90,17 +126,21 @@ def refuse_other(earlier: dict, config: dict, directory: Path) -> None:
             f"not a {new.get('task')!r} one; take another directory"
         )
     differing = [
-        f"{name} {old.get(name, 'absent')!r} -> {new.get(name, 'absent')!r}"
+        name
         for name in sorted(old.keys() | new.keys())
-        if old.get(name, "absent") != new.get(name, "absent")
-        and not is_free(name, FREE + PROBES)
-        and not (name == "epochs" and _extends_freely(old))
+        if old.get(name, "absent") != new.get(name, "absent") and not is_free(name, FREE + PROBES)
     ]
+    # only where it is all that differs: `appends` builds the schedules of this configuration
+    if differing == ["epochs"] and isinstance(old.get("epochs"), int) and appends(old["epochs"]):
+        return
     if differing:
         more = f"; and {len(differing) - LISTED} more" if len(differing) > LISTED else ""
+        listed = "; ".join(
+            f"{name} {old.get(name, 'absent')!r} -> {new.get(name, 'absent')!r}"
+            for name in differing[:LISTED]
+        )
         raise UserError(
-            f"--workdir: {directory} holds a run with another configuration "
-            f"({'; '.join(differing[:LISTED])}{more}); "
+            f"--workdir: {directory} holds a run with another configuration ({listed}{more}); "
             "take another directory, or these fields as they were"
         )
 
@@ -108,11 +148,6 @@ def refuse_other(earlier: dict, config: dict, directory: Path) -> None:
 def is_free(field: str, free: tuple[str, ...] = FREE) -> bool:
     """Return whether `free` names the field, or a section that contains it."""
     return any(field == name or (name.endswith(".") and field.startswith(name)) for name in free)
-
-
-def _extends_freely(config: dict) -> bool:
-    """Return whether more epochs only append: no schedule depends on the number of epochs."""
-    return {config.get("schedule.name"), config.get("target.schedule")} <= {"constant", None}
 
 
 def flatten(tree: dict) -> dict[str, Any]:
@@ -135,13 +170,10 @@ def spread(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 def read_json(path: Path) -> dict:
     """Return the content of a JSON file; UserError where it is missing or damaged."""
+    text = files.read_text(path, "a work directory of this program")
     try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; expected a work directory of this program") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # bytes that are no text, text that is no JSON
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # text that is no JSON, or nested without end
         raise UserError(
             f"{path}: damaged, not JSON ({error}); repair it, or take another work directory"
         ) from error
@@ -155,7 +187,4 @@ def read_json(path: Path) -> dict:
 
 def write_json(path: Path, content: dict) -> None:
     """Write `content` as JSON, whole or not at all."""
-    # several machines may share the directory
-    scratch = path.with_suffix(f".{platform.node()}.{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(scratch, path)
+    files.write_whole(path, json.dumps(content, indent=1) + "\n")

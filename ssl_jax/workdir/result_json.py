@@ -11,19 +11,34 @@ import numpy as np
 
 from ssl_jax.runtime.terminal import is_writer
 from ssl_jax.workdir import metrics_csv
-from ssl_jax.workdir.directory import open_workdir
+from ssl_jax.workdir.directory import begin_workdir
 
 
 def open_on_one(directory: str, config: dict) -> Path:
-    """Return the opened work directory; only process 0 writes into it."""
-    return open_workdir(directory, config) if is_writer() else Path(directory)
+    """Return the work directory, which was checked; only process 0 writes into it."""
+    return begin_workdir(Path(directory), config) if is_writer() else Path(directory)
 
 
-def begin_log(out: Path, start: int) -> list[dict[str, float]]:
-    """Cut metrics.csv back to step `start`, from which training goes on; return its rows."""
-    if is_writer():
-        return metrics_csv.truncate_after(out / "metrics.csv", start)
-    return [row for row in metrics_csv.read_rows(out / "metrics.csv") if row["step"] <= start]
+def begin_log(out: Path, start: int, kept: str | None) -> list[metrics_csv.Row]:
+    """Cut metrics.csv back to the step from which training goes on.
+
+    Args:
+        out: the work directory.
+        start: the step of the checkpoint; 0: a fresh run.
+        kept: the table as the checkpoint has it; None: it has none.
+
+    Returns:
+        The rows up to `start`.
+    """
+    path = out / metrics_csv.NAME
+    if not is_writer():
+        rows = metrics_csv.read_rows(path) if kept is None else metrics_csv.parse(kept)
+        return [row for row in rows if row["step"] <= start]
+    return (
+        metrics_csv.truncate_after(path, start)
+        if kept is None
+        else metrics_csv.restore(path, start, kept)
+    )
 
 
 def describe(config: dict) -> dict:

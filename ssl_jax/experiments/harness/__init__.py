@@ -1,1 +1,1 @@
-"""What leads an experiment from its configuration to its results."""
+"""Run an experiment from its configuration to its results."""

@@ -13,20 +13,21 @@ import numpy as np
 
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import progress_bar, say
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 
 Arrays = dict[str, np.ndarray]
+Advance = Callable[[int], object]  # is called with the number of steps finished since the last call
 
 
 class Progress(NamedTuple):
-    """What a job tells of itself while it runs, and what it is told."""
+    """Callbacks through which a running job reports its steps and learns that it must stop."""
 
-    advance: Callable[[int], object]  # hears of so many more finished steps
+    advance: Advance
     stopping: Callable[[], bool]  # whether to end now, unfinished
 
 
 class Job(NamedTuple):
-    """Work that fills one file or several."""
+    """Work that computes one cell or several."""
 
     names: list[str]  # of the cells, in order
     make: Callable[[Progress], list[Arrays]]  # the arrays of each; [] where it ended unfinished
@@ -37,25 +38,33 @@ class Plan(NamedTuple):
 
     names: Mapping[Any, str]  # key -> name of its cell, a file; keys may share one
     steps: Mapping[str, int]  # name -> steps, for the progress bar
-    jobs: Callable[[list[str]], list[Job]]  # the cells that are missing -> what fills them
-    threads: int = 1  # jobs at once
-    title: str = ""  # printed beforehand
-    unit: str = "parts"  # what the cells are called
-    # whether a cell that lies there has all of it
-    whole: Callable[[str, Arrays], bool] = lambda name, arrays: True
+    jobs: Callable[[list[str]], list[Job]]  # names of missing cells -> jobs that compute them
+    threads: int = 1  # number of jobs that run at once
+    title: str = ""  # printed before the jobs; "" prints nothing
+    unit: str = "parts"  # what messages call the cells
+    # name, arrays -> whether a stored cell has all arrays that this plan asks for
+    complete: Callable[[str, Arrays], bool] = lambda name, arrays: True
 
 
 class Cell(NamedTuple):
-    """A cell that is computed by itself, and to its end once it has begun."""
+    """A cell that is computed by itself. Once begun it runs to its end."""
 
     steps: int
-    make: Callable[[Callable[[int], object]], Arrays]  # make(advance) -> arrays by name
+    make: Callable[[Advance], Arrays]  # make(advance) -> arrays by name
 
 
 def in_turn(plan: Callable[..., dict[str, Cell]]) -> Callable[..., Plan]:
-    """The stage whose cells `plan` gives by name; one is computed after the other."""
+    """Return a stage that computes the cells of `plan` one after the other.
 
-    def stage(*parts) -> Plan:
+    Args:
+        plan: plan(config, parts, *results) -> cells by name.
+
+    Returns:
+        stage(config, parts, *results) -> Plan, as `Experiment.stages` takes it. Each cell gets an
+        array more, "seconds" ().
+    """
+
+    def stage(*parts: Any) -> Plan:
         cells = plan(*parts)
 
         def make(name: str, progress: Progress) -> list[Arrays]:
@@ -73,61 +82,68 @@ def in_turn(plan: Callable[..., dict[str, Cell]]) -> Callable[..., Plan]:
     return stage
 
 
-def compute(out: Path, plan: Plan, interrupted: Callable[[], bool]) -> dict[Any, Arrays] | None:
-    """Computes the cells that the work directory does not hold yet.
+def compute(out: Path, plan: Plan, interrupted: Interrupted) -> dict[Any, Arrays] | None:
+    """Compute the cells that the work directory does not hold yet.
 
     Args:
-        out: the work directory; cells are kept in its folder `cells`, NAME.npz each.
+        out: the work directory. It keeps cells as cells/NAME.npz.
         plan: what to compute.
-        interrupted: whether to stop; asked before every job, and by jobs that can end unfinished.
+        interrupted: whether to stop. It is asked before every job, and by jobs that can end
+            unfinished.
 
     Returns:
-        {key: arrays}, the same object for keys that share a cell, or None where it was interrupted.
+        {key: arrays}, the same object for keys that share a cell; None after an interruption.
+
+    Raises:
+        UserError: a stored cell is damaged.
     """
     (out / "cells").mkdir(exist_ok=True)
     names = list(dict.fromkeys(plan.names.values()))
     paths = {name: out / "cells" / f"{name}.npz" for name in names}
-    there = {name: read_cell(path) for name, path in paths.items() if path.exists()}
-    found = {name: arrays for name, arrays in there.items() if plan.whole(name, arrays)}
-    jobs = plan.jobs([name for name in names if name not in found])
+    stored = {name: read_cell(path) for name, path in paths.items() if path.exists()}
+    done = {name: arrays for name, arrays in stored.items() if plan.complete(name, arrays)}
+    jobs = plan.jobs([name for name in names if name not in done])
     if plan.title:
         each = next(iter(plan.steps.values()), 0)
         say(
-            f"{plan.title}: {len(names)} {plan.unit} of {each} steps, {len(found)} of them done before"
+            f"{plan.title}: {len(names)} {plan.unit} of {each} steps, "
+            f"{len(done)} of them done before"
         )
 
     def work(job: Job, progress: Progress) -> None:
-        # no arrays where it was stopped
+        # a job that was stopped returns no arrays
         for name, arrays in zip(job.names, job.make(progress), strict=False):
             write_cell(paths[name], arrays)
-            found[name] = arrays
+            done[name] = arrays
 
     with progress_bar(
-        sum(plan.steps[name] for name in names), sum(plan.steps[name] for name in found)
+        sum(plan.steps[name] for name in names), sum(plan.steps[name] for name in done)
     ) as bar:
         run_jobs(work, jobs, plan.threads, bar.update, interrupted)
-    if len(found) < len(names):
+    if len(done) < len(names):
         say(
-            f"stopped after {len(found)} of {len(names)} {plan.unit}, saved; the same command goes on from here"
+            f"stopped after {len(done)} of {len(names)} {plan.unit}, saved; "
+            "the same command goes on from here"
         )
         return None
-    return {key: found[name] for key, name in plan.names.items()}
+    return {key: done[name] for key, name in plan.names.items()}
 
 
 def run_jobs(
     work: Callable[[Job, Progress], None],
     jobs: list[Job],
     threads: int,
-    advance: Callable[[int], object],
-    interrupted: Callable[[], bool],
+    advance: Advance,
+    interrupted: Interrupted,
 ) -> None:
-    """Runs every job, or those before an interruption.
+    """Run every job, or those before an interruption.
 
     Args:
-        work: what a job is given to, with its progress.
+        work: work(job, progress) runs a job.
         jobs: in the order in which they begin.
-        threads: jobs at once; a single one runs on the thread of the caller, where Ctrl-C ends it.
-        advance: hears of finished steps, from one thread at a time.
+        threads: number of jobs at once. One job at a time runs on the caller's thread, where
+            Ctrl-C ends it.
+        advance: is called with numbers of finished steps, from one thread at a time.
         interrupted: whether to stop.
     """
     if threads == 1:
@@ -155,13 +171,13 @@ def run_jobs(
         try:
             for future in as_completed(futures):
                 future.result()
-        finally:  # a mistake or Ctrl-C in one ends the others at their next step
+        finally:  # an error or Ctrl-C in one job ends the others at their next step
             halt.set()
             pool.shutdown(cancel_futures=True)
 
 
 def read_cell(path: Path) -> Arrays:
-    """The arrays of a finished cell; UserError where the file is damaged."""
+    """Return the arrays of a stored cell; UserError where the file is damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
@@ -172,7 +188,7 @@ def read_cell(path: Path) -> Arrays:
 
 
 def write_cell(path: Path, arrays: Arrays) -> None:
-    """Written whole or not at all."""
+    """Write a cell as a whole or not at all."""
     scratch = path.with_name(f"{path.name}.tmp")
     with scratch.open("wb") as file:
         np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
@@ -180,4 +196,5 @@ def write_cell(path: Path, arrays: Arrays) -> None:
 
 
 def seeds_of(config: Config) -> list[int]:
+    """Return the seeds of the configuration, `config.seeds` of them from `config.seed` on."""
     return list(range(config.seed, config.seed + config.seeds))

@@ -1,10 +1,9 @@
-"""Networks of any size: members that differ in learning rate, weight decay and seed share a
-compiled program.
+"""Networks of any size: members that differ in learning rate, weight decay and seed.
 
-What is static (network, optimizer, kind of decay, layer-wise rule) makes the program; the rest are
-its arguments, so that nothing is compiled twice, and `vmap` trains G members at once. On a CPU G =
-1 is the fastest for convolutions: with a kernel for each member they become grouped ones, at two to
-four times the cost of one member after the other.
+They share a compiled program. What is static (network, optimizer, kind of decay, layer-wise rule)
+makes the program. The rest are its arguments: nothing is compiled twice, and `vmap` trains G
+members at once. On a CPU, G = 1 is the fastest for convolutions: with a kernel for each member they
+become grouped ones, at two to four times the cost of one member after the other.
 
 A member's seed alone decides its initialisation, the order of its data and its augmentation: two
 members that differ only in rates share all three. Leading axes: G members, E epochs.
@@ -23,59 +22,63 @@ from ssl_jax.experiments.harness.members import Members
 from ssl_jax.models import Classifier
 from ssl_jax.optim import Optimizer
 from ssl_jax.train.state import init_key
-from ssl_jax.train.supervised import SupervisedState, init_supervised, make_supervised_step
-from ssl_jax.types import PyTree
+from ssl_jax.train.supervised import Augment, SupervisedState, init_supervised, make_supervised_step
+from ssl_jax.types import Params, PyTree, Scalar
 
 OPPOSING = ("ratio", "fraction")
 
 
 class Member(NamedTuple):
-    """One run, as numbers; or those of a chunk, as arrays (G,)."""
+    """The numbers of one run; or those of a chunk, as arrays (G,)."""
 
-    learning_rate: Any
-    weight_decay: Any
-    seed: Any
+    learning_rate: Any  # number, or float32
+    weight_decay: Any  # number, or float32
+    seed: Any  # int, or uint32
 
 
 class Program(NamedTuple):
-    """Compiled functions of G members and their states, which are stacked.
+    """Compiled functions of G members (arrays (G,)) and of their stacked states."""
 
-    init(members, image (2, H, W, C)) -> states; step(states, members, image (N, H, W, C) uint8,
-    label (N,), index (G, B)) -> (states, loss (G,)), donating states; ahead(states, members) ->
-    states whose weights are where the next gradient would be taken (`Optimizer.pre`); score(states,
-    image (B, H, W, C) uint8, label (B,)) -> {"right", "loss"} (G,), sums over the labels not
-    negative.
-    """
+    # init(members, image (2, H, W, C)) -> states
+    init: Callable[[Member, jax.Array], SupervisedState]
+    # step(states, members, image (N, H, W, C) uint8, label (N,), index (G, B)) -> states, loss
+    # (G,); the states that it takes are donated
+    step: Callable[..., tuple[SupervisedState, jax.Array]]
+    # ahead(states, members) -> states whose weights are where the next gradient would be taken
+    # (`Optimizer.pre`)
+    ahead: Callable[[SupervisedState, Member], SupervisedState]
+    # score(states, image (B, H, W, C) uint8, label (B,)) -> {"right", "loss"} (G,), the sums of
+    # `sum_scores`
+    score: Callable[[SupervisedState, jax.Array, jax.Array], dict[str, jax.Array]]
 
-    init: Callable
-    step: Callable
-    ahead: Callable
-    score: Callable
 
+class PenaltyState(NamedTuple):
+    """State of an optimizer of `sum_penalties`."""
 
-class Watched(NamedTuple):
-    """State of a `watch`ed optimizer; sums: {name: (n + 1,)} over all steps, of n layers and of the
-    whole network.
-    """
-
-    inner: PyTree
+    inner: PyTree  # the state of the optimizer itself
+    # {name: (n + 1,)}, sums over all steps, of n layers and of the whole network
     sums: dict[str, jax.Array]
 
 
-def watch(optimizer: Optimizer, index: tuple[PyTree, int]) -> Optimizer:
-    """The same steps, with opposing penalties summed up in the state; index: as `layer_index` gives
-    it.
+def sum_penalties(optimizer: Optimizer, index: tuple[PyTree, int]) -> Optimizer:
+    """Return an optimizer that takes the same steps and sums up opposing penalties in its state.
+
+    Args:
+        optimizer: whose steps to take.
+        index: the layer of each parameter, and the number of layers, as `layer_index` gives them.
     """
 
-    def init(params):
-        return Watched(optimizer.init(params), {name: jnp.zeros(index[1] + 1) for name in OPPOSING})
+    def init(params: Params) -> PenaltyState:
+        return PenaltyState(
+            optimizer.init(params), {name: jnp.zeros(index[1] + 1) for name in OPPOSING}
+        )
 
-    def update(grads, state, params):
+    def update(grads: Params, state: PenaltyState, params: Params) -> tuple[Params, PenaltyState]:
         taken = optimizer.apart(grads, state.inner, params)
         layers, whole = opposing_by_layer(params, *taken, index), opposing_penalty(params, *taken)
         sums = {name: state.sums[name] + jnp.append(layers[name], whole[name]) for name in OPPOSING}
         updates, inner = optimizer.update(grads, state.inner, params)
-        return updates, Watched(inner, sums)
+        return updates, PenaltyState(inner, sums)
 
     return Optimizer(
         init,
@@ -88,22 +91,32 @@ def watch(optimizer: Optimizer, index: tuple[PyTree, int]) -> Optimizer:
 def make_program(
     *,
     classifier: Classifier,
-    optimizer: Callable[[Any, Any], Optimizer],
-    augment: Callable,
-    normalise: Callable,
-    loss: Callable,
+    optimizer: Callable[[Scalar, Scalar], Optimizer],
+    augment: Augment,
+    normalise: Callable[[jax.Array], jax.Array],
+    loss: Callable[[jax.Array, jax.Array], jax.Array],
     num_classes: int,
-    begin: Callable[[Any, Member], Any] = lambda params, member: params,
+    begin: Callable[[Params, Member], Params] = lambda params, member: params,
 ) -> Program:
-    """optimizer(learning_rate, weight_decay), both traced, of a member; augment, loss: as the
-    supervised step has them; normalise(image uint8) -> float: for `score`; begin(params, member) ->
-    where it begins, from its fresh weights.
+    """Compile the functions that G members share.
+
+    Args:
+        classifier: the network.
+        optimizer: (learning rate, weight decay) -> optimizer of a member; both numbers are traced.
+        augment: as `make_supervised_step` takes it.
+        normalise: image (B, H, W, C) uint8 -> float, the input of the network in evaluation mode.
+        loss: logits (B, K), targets (B, K) -> (B,).
+        num_classes: number K of classes.
+        begin: (fresh weights, member) -> the weights that the member begins with.
+
+    Returns:
+        The functions of all members.
     """
 
     def own(member: Member) -> Optimizer:
         return optimizer(member.learning_rate, member.weight_decay)
 
-    def init(member: Member, image) -> SupervisedState:
+    def init(member: Member, image: jax.Array) -> SupervisedState:
         state = init_supervised(
             init_key(jax.random.key(member.seed)),
             image.astype(jnp.float32),
@@ -112,7 +125,9 @@ def make_program(
         )
         return state._replace(params=begin(state.params, member))
 
-    def step(state: SupervisedState, member: Member, image, label, index):
+    def step(
+        state: SupervisedState, member: Member, image: jax.Array, label: jax.Array, index: jax.Array
+    ) -> tuple[SupervisedState, jax.Array]:
         take = make_supervised_step(
             augment=augment,
             classifier=classifier,
@@ -128,27 +143,30 @@ def make_program(
         state, metrics = take(state, batch, jax.random.key(member.seed))
         return state, metrics["loss"]
 
-    def ahead(state: SupervisedState, member: Member):
+    def ahead(state: SupervisedState, member: Member) -> SupervisedState:
         return state._replace(params=own(member).pre(state.params, state.opt_state))
 
-    def score(state: SupervisedState, image, label):
-        return count(classifier.logits(state.params, state.stats, normalise(image)), label)
+    def score(state: SupervisedState, image: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
+        return sum_scores(classifier.logits(state.params, state.stats, normalise(image)), label)
 
     return Program(
-        one_compiles(
+        compile_once(
             jax.jit(
                 jax.vmap(init, (0, None)), compiler_options={"xla_backend_optimization_level": 1}
             )
         ),
-        one_compiles(jax.jit(jax.vmap(step, (0, 0, None, None, 0)), donate_argnums=0)),
-        one_compiles(jax.jit(jax.vmap(ahead))),
-        one_compiles(jax.jit(jax.vmap(score, (0, None, None)))),
+        compile_once(jax.jit(jax.vmap(step, (0, 0, None, None, 0)), donate_argnums=0)),
+        compile_once(jax.jit(jax.vmap(ahead))),
+        compile_once(jax.jit(jax.vmap(score, (0, None, None)))),
     )
 
 
-def count(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
-    """{"right", "loss"} (): right answers and cross-entropy, summed; a negative label only fills up
-    a batch.
+def sum_scores(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
+    """Return {"right", "loss"} (): right answers and cross-entropy in nats, summed over a batch.
+
+    Args:
+        logits: (B, K).
+        label: (B,). A negative label only fills up the batch and counts nothing.
     """
     counts = label >= 0
     nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(label, 0)[:, None], axis=1)[
@@ -161,13 +179,14 @@ def count(logits: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def one_compiles(function: Callable) -> Callable:
-    """The function, whose first call keeps other threads waiting, so that they need not compile it
-    as well.
+def compile_once(function: Callable) -> Callable:
+    """Return the function, whose first call keeps other threads waiting.
+
+    So one thread compiles it, and the others find it compiled.
     """
     lock, done = threading.Lock(), threading.Event()
 
-    def call(*arguments):
+    def call(*arguments: Any) -> Any:
         if done.is_set():
             return function(*arguments)
         with lock:
@@ -181,14 +200,17 @@ def one_compiles(function: Callable) -> Callable:
 def dispatched(
     program: Program, members: Sequence[Member], image: jax.Array, label: jax.Array
 ) -> Members:
-    """Members (G,), a step of which is one call of the program.
+    """Return members (G,), a step of which is one call of the program.
 
     Args:
-        program: their program; a watched optimizer's sums are recorded as "opposing_ratio" and
-            "opposing_fraction".
+        program: as `make_program` makes it. Sums of `sum_penalties` are recorded as
+            "opposing_ratio" and "opposing_fraction".
         members: G of them.
         image: (N, H, W, C) uint8, all training images.
-        label: (N,).
+        label: (N,) int32.
+
+    Returns:
+        The members, as `train_members` takes them.
     """
     columns = stack(members)
     return Members(
@@ -202,14 +224,14 @@ def dispatched(
 
 
 def stack(members: Sequence[Member]) -> Member:
-    """Members as arrays (G,)."""
+    """Return members as arrays (G,)."""
     columns = zip(zip(*members, strict=True), (np.float32, np.float32, np.uint32), strict=True)
     return Member(*(np.array(column, kind) for column, kind in columns))
 
 
 def opposing_sums(states: PyTree) -> dict[str, np.ndarray]:
-    """{"opposing_NAME": (G, n + 1)} of a watched optimizer, {} of another."""
-    if not isinstance(states.opt_state, Watched):
+    """Return {"opposing_NAME": (G, n + 1)}, the sums of `sum_penalties`; else {}."""
+    if not isinstance(states.opt_state, PenaltyState):
         return {}
     return {
         f"opposing_{name}": np.asarray(x, np.float64) for name, x in states.opt_state.sums.items()

@@ -1,4 +1,4 @@
-"""An experiment, from its configuration to result.json, table.md and figures."""
+"""Lead an experiment from its configuration to result.json, table.md and figures."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from ssl_jax.builders.data import read_dataset
 from ssl_jax.experiments.harness.cells import Arrays, Plan, compute
 from ssl_jax.reports.experiments import registry
 from ssl_jax.runtime.terminal import say
-from ssl_jax.types import Config
+from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import result_json
 from ssl_jax.workdir.directory import check_workdir, write_json
 
@@ -25,33 +25,35 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 class Experiment(NamedTuple):
-    """What an experiment is made of; `run` leads through it. Mistakes are told before anything is
-    computed or written: by `check`, `prepare` and the first of the stages.
+    """The parts of an experiment, which `run` runs.
+
+    `check`, `prepare` and the first stage raise UserErrors before anything is computed or written.
     """
 
-    # stage(config, parts, *found) -> Plan; found: what each stage before it computed, by the keys
-    # of its plan
+    # stage(config, parts, *results) -> Plan. results: of each earlier stage, arrays by the keys of
+    # its plan
     stages: Sequence[Callable[..., Plan]]
-    # summarise(config, parts, *found) -> what result.json holds of it, which table and figures are
-    # drawn from
+    # summarise(config, parts, *results) -> entries of result.json, from which table and figures are
+    # made
     summarise: Callable[..., dict[str, Any]]
     prepare: Callable[[Config], Any] = read_dataset  # config -> parts, which the stages share
-    # config -> UserError where a field is wrong
+    # raises UserError where a field of the configuration is wrong
     check: Callable[[Config], object] = lambda config: None
     # smallest and largest value of fields that no other part checks
     ranges: dict[str, tuple[float, float]] = {}
 
 
-def run(
-    experiment: Experiment, config: Config, directory: str, interrupted: Callable[[], bool]
-) -> None:
-    """Computes what the work directory does not hold yet, then reports and draws.
+def run(experiment: Experiment, config: Config, directory: str, interrupted: Interrupted) -> None:
+    """Compute what the work directory does not hold yet, then report and draw.
 
     Args:
         experiment: what to run.
         config: its configuration.
         directory: the work directory.
         interrupted: whether to stop; the same call then goes on from the finished cells.
+
+    Raises:
+        UserError: a field of the configuration, the work directory or a stored cell is wrong.
     """
     checks.check_ranges(config, RANGES | experiment.ranges)
     experiment.check(config)
@@ -59,29 +61,29 @@ def run(
     parts = experiment.prepare(config)
     plan = experiment.stages[0](config, parts)
     out = result_json.open_on_one(directory, config.to_dict())
-    found: list[dict[Any, Arrays]] = []
+    results: list[dict[Any, Arrays]] = []
     while True:
         arrays = compute(out, plan, interrupted)
         if arrays is None:
             return
-        found.append(arrays)
-        if len(found) == len(experiment.stages):
+        results.append(arrays)
+        if len(results) == len(experiment.stages):
             break
-        plan = experiment.stages[len(found)](config, parts, *found)
+        plan = experiment.stages[len(results)](config, parts, *results)
     # once each, whatever number of keys it has
-    cells = {id(cell): cell for stage in found for cell in stage.values()}
+    cells = {id(cell): cell for stage in results for cell in stage.values()}
     seconds = sum(float(cell["seconds"]) for cell in cells.values())
-    finish(out, config, experiment.summarise(config, parts, *found), seconds)
+    finish(out, config, experiment.summarise(config, parts, *results), seconds)
 
 
 def finish(out: Path, config: Config, summary: dict[str, Any], seconds: float) -> None:
-    """Writes result.json, table.md and figures, and prints the table.
+    """Write result.json, table.md and figures, and print the table.
 
     Args:
         out: the work directory.
         config: the experiment's configuration.
-        summary: what result.json holds beside what all results do.
-        seconds: that the cells took.
+        summary: the entries of result.json that this experiment alone has.
+        seconds: time that the cells took.
     """
     result = {"task": "experiment", "experiment": config.experiment}
     result |= {"dataset": config.data.name} if "data" in config else {}

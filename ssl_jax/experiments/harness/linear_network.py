@@ -1,17 +1,16 @@
-"""The linear twin: the network of the theory, features f = W x and a linear predictor W_p, trained
-by our own step.
+"""The linear twin: the network of the theory, trained by our own training step.
 
-`dynamics.theory` says what gradient descent in small steps does to it. Here the same step,
-optimizer, predictor and target average that train every other network take those steps: views are
-x_i = x̄ + n_i, the loss is the squared distance. `theory.mapping` makes a flow of the settings,
-whose names `make_twin` shares; the error is of first order in the step.
+Features are f = W x and the predictor is linear, W_p. `dynamics.theory` gives what gradient
+descent in small steps does to such a network. Here the step, optimizer, predictor and target
+average of every other network take these steps. Views are x_i = x̄ + n_i, the loss is the squared
+distance. `theory.mapping` turns settings into a flow; `make_twin` shares its names. The error is
+of first order in the step.
 
-Matrices act on column vectors as in the theory: W and the target's W_a (D, N), W_p (D, D).
-Everything is of one twin and may be traced, learning rates and decays too: `vmap` at the call site
-trains a whole phase diagram at once.
+Matrices act on column vectors as in the theory: W and the target's W_a are (D, N), W_p is (D, D).
+All functions are of one twin and may be traced, with learning rates and decays. So `vmap` around
+them trains a whole phase diagram at once.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -24,9 +23,9 @@ from ssl_jax.losses import OBJECTIVES
 from ssl_jax.models import Network
 from ssl_jax.optim import Optimizer, assign_groups, by_group, make_optimizer
 from ssl_jax.predictors import make_predictor
-from ssl_jax.train.pretrain import make_pretrain_step
+from ssl_jax.train.pretrain import Views, make_pretrain_step
 from ssl_jax.train.state import PretrainState, init_state
-from ssl_jax.types import Step
+from ssl_jax.types import Params, Scalar, Step
 
 GROUPS = {"trunk": "(encoder|projector)/", "predictor": "predictor/"}
 
@@ -35,11 +34,18 @@ GROUPS = {"trunk": "(encoder|projector)/", "predictor": "predictor/"}
 
 
 def exact_moments(x: np.ndarray, x_prime: np.ndarray, seed: int = 0) -> np.ndarray:
-    """(3N, 3, N) float32: x̄, n₁ and n₂ whose second moments over the batch are X, X' and X', those
-    across them 0.
+    """Return a batch whose second moments are exactly those of a population.
 
-    A step on this batch is a step of the population's gradient, with nothing left of chance; X and
-    X' (N, N).
+    A step on this batch is a step of the population's gradient, without sampling error.
+
+    Args:
+        x: X (N, N), the second moment of x̄.
+        x_prime: X' (N, N), the second moment of the noise n₁ and n₂.
+        seed: of the random orthonormal basis.
+
+    Returns:
+        (3N, 3, N) float32: x̄, n₁ and n₂. Their second moments over the batch are X, X' and X',
+        those between them 0.
     """
     size = len(x)
     noise = np.random.default_rng(seed).normal(size=(3 * size, 3 * size))
@@ -48,14 +54,15 @@ def exact_moments(x: np.ndarray, x_prime: np.ndarray, seed: int = 0) -> np.ndarr
 
 
 def exact_views(keys: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The two views x̄ + n₁ and x̄ + n₂ of `exact_moments`, the same ones at every step: keys go
-    unused.
+    """Return the views x̄ + n₁ and x̄ + n₂, (B, N) each, of a batch (B, 3, N) of `exact_moments`.
+
+    They are the same at every step: `keys` is not used.
     """
     return image[:, 0] + image[:, 1], image[:, 0] + image[:, 2]
 
 
 def _roots(x: np.ndarray, x_prime: np.ndarray) -> np.ndarray:
-    """(3, N, N): symmetric square roots of X, X' and X'."""
+    """Return the symmetric square roots of X, X' and X', (3, N, N)."""
     chex.assert_shape([x, x_prime], (len(x), len(x)))
     values, vectors = np.linalg.eigh(np.stack([x, x_prime, x_prime]))
     return (vectors * np.sqrt(np.maximum(values, 0))[:, None, :]) @ np.swapaxes(vectors, 1, 2)
@@ -65,12 +72,12 @@ def _roots(x: np.ndarray, x_prime: np.ndarray) -> np.ndarray:
 
 
 def linear_network(w: jax.Array) -> Network:
-    """f = W x without a projector, for inputs (B, N); it begins at `w`."""
+    """Return the network f = W x without projector, for inputs (B, N), that begins at `w`."""
 
-    def init(key, image):
+    def init(key: jax.Array, image: jax.Array) -> tuple[Params, Params]:
         return {"encoder": {"linear": {"kernel": w.T}}, "projector": {}}, {}
 
-    def features(params, stats, image):
+    def features(params: Params, stats: Params, image: jax.Array) -> jax.Array:
         return matmul(image, params["encoder"]["linear"]["kernel"])
 
     return Network(
@@ -80,25 +87,33 @@ def linear_network(w: jax.Array) -> Network:
 
 def two_rates(
     *,
-    learning_rate,
-    predictor_learning_rate,
-    weight_decay=0.0,
-    predictor_weight_decay=0.0,
-    momentum=0.0,
+    learning_rate: Scalar,
+    predictor_learning_rate: Scalar,
+    weight_decay: Scalar = 0.0,
+    predictor_weight_decay: Scalar = 0.0,
+    momentum: float = 0.0,
     **decay: str,
 ) -> Optimizer:
-    """Gradient descent in which the predictor has its own learning rate and decay; numbers may be
-    traced.
+    """Return gradient descent with its own learning rate and decay for the predictor.
 
-    decay: the fields `decay` and `decay_scale` of `optim.make_optimizer`.
+    Args:
+        learning_rate: of encoder and projector. Rates and decays may be traced.
+        predictor_learning_rate: of the predictor.
+        weight_decay: of encoder and projector.
+        predictor_weight_decay: of the predictor.
+        momentum: of both.
+        **decay: the fields `decay` and `decay_scale` of `optim.make_optimizer`.
+
+    Returns:
+        The optimizer of all parameters.
     """
-    numbers = {
+    rates = {
         "trunk": (learning_rate, weight_decay),
         "predictor": (predictor_learning_rate, predictor_weight_decay),
     }
     optimizers = {
         group: make_optimizer("momentum", rate, momentum=momentum, weight_decay=shrink, **decay)
-        for group, (rate, shrink) in numbers.items()
+        for group, (rate, shrink) in rates.items()
     }
     return by_group(optimizers, lambda params: assign_groups(params, GROUPS))
 
@@ -107,16 +122,28 @@ def make_twin(
     w: jax.Array,
     w_p: jax.Array,
     *,
-    tau: Any = 0.0,
+    tau: Scalar = 0.0,
     loss_scale: Any = 0.5,
     symmetric: bool = False,
-    views: Callable = exact_views,
+    views: Views = exact_views,
     **rates: Any,
 ) -> tuple[PretrainState, Step]:
-    """(state, step) that begins at W and W_p, the target at W; rates: those of `two_rates`.
+    """Return a state that begins at W and W_p, with the target at W, and its training step.
 
-    All settings are called as in `theory.mapping`, whose c is twice the `loss_scale` here: the step
-    sums both directions of the views. tau: of the target's average, a plain 0 for none.
+    Settings have the names of `theory.mapping`, whose c is twice the `loss_scale` here: the step
+    sums both directions of the views.
+
+    Args:
+        w: W (D, N).
+        w_p: W_p (D, D).
+        tau: rate of the target's average. A plain 0 means no average.
+        loss_scale: factor of the loss.
+        symmetric: whether the predictor is kept symmetric.
+        views: (keys (B,), batch) -> two views (B, N).
+        **rates: the arguments of `two_rates`.
+
+    Returns:
+        (state, step), as `train.pretrain` makes them.
     """
     chex.assert_shape(w_p, (len(w), len(w)))
     network, linear = linear_network(w), make_predictor("linear", len(w), symmetric=symmetric)
@@ -141,6 +168,17 @@ def make_twin(
 def advance(
     state: PretrainState, step: Step, image: jax.Array, key: jax.Array, steps: int
 ) -> PretrainState:
-    """The state after so many more steps on the batch `image`, in one loop on the device."""
+    """Take steps on one batch, in one loop on the device.
+
+    Args:
+        state: where to begin.
+        step: as `make_twin` returns it.
+        image: the batch, (B, ...), as the step's views take it.
+        key: of all steps.
+        steps: number of steps.
+
+    Returns:
+        The state after the steps.
+    """
     batch = {"image": image, "position": jnp.arange(len(image), dtype=jnp.int32)}
     return jax.lax.scan(lambda state, _: (step(state, batch, key)[0], None), state, length=steps)[0]
