@@ -33,7 +33,7 @@ Example = tuple[np.ndarray, int]
 Arrays = tuple[np.ndarray, np.ndarray]
 
 BESIDE = "ssl_jax_cache"  # folder of decoded splits beside the data
-# Seconds: a file that changed so lately may change again without a new date, so it is not remembered.
+# Seconds in which a file may change again without a new date: it is not remembered before.
 RECENT = 2.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -185,7 +185,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _remembered(card: Path) -> dict[str, list]:
-    """Return {file name: [*_identity, digest]} of a card; {} where there is none that can be read."""
+    """Return {file name: [*_identity, digest]} of a card; {} where it cannot be read."""
     try:
         known = json.loads(card.read_text())
         return {

@@ -130,7 +130,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_signature(text: str) -> dict[str, Any] | None:
-    """Return the content of a lease file, as `signature` made it; None where it is anything else."""
+    """Return the content of a lease file, as of `signature`; None where it is anything else."""
     try:
         known = json.loads(text)
     except (ValueError, RecursionError):
