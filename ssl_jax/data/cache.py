@@ -27,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ssl_jax.errors import UserError
+from ssl_jax.files import local_path
 from ssl_jax.runtime.cache_directory import make_private, user_cache
 
 Example = tuple[np.ndarray, int]
@@ -48,7 +49,7 @@ def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
         UserError: there is no place for a cache at all.
     """
     if cache_dir:
-        return [Path(cache_dir).expanduser()]
+        return [Path(local_path("cache_dir", cache_dir))]
     try:
         if data_dir and not os.environ.get("SSL_JAX_CACHE") and _writable(data_dir):
             return [Path(data_dir) / BESIDE, user_cache()]

@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ssl_jax.files import local_path
+
 
 def user_cache() -> Path:
     """Return `$SSL_JAX_CACHE`, else `ssl_jax` in the user's cache directory; it need not exist.
@@ -23,12 +25,13 @@ def user_cache() -> Path:
 
     Raises:
         OSError: no temporary directory can be made either.
+        UserError: `$SSL_JAX_CACHE` names no local directory.
     """
-    explicit = os.environ.get("SSL_JAX_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    if explicit := os.environ.get("SSL_JAX_CACHE"):
+        return Path(local_path("SSL_JAX_CACHE", explicit))
     try:
-        if explicit:
-            cache = Path(explicit).expanduser()
-            return cache if os.environ.get("SSL_JAX_CACHE") else cache / "ssl_jax"
+        if everything := os.environ.get("XDG_CACHE_HOME"):
+            return Path(everything).expanduser() / "ssl_jax"
         home = Path.home()
         if home.is_dir() and _is_own(home.stat()):
             return home / ".cache" / "ssl_jax"
