@@ -8,6 +8,7 @@ import jax
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments.registry import run_experiment
 from ssl_jax.files import local_path
+from ssl_jax.runtime.memory import reporting_out_of_memory
 from ssl_jax.tasks.doctor import doctor
 from ssl_jax.tasks.dynamics import dynamics
 from ssl_jax.tasks.pretrain import pretrain
@@ -59,7 +60,8 @@ def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
         interrupted: whether somebody asked the task to save and stop.
 
     Raises:
-        UserError: `task` is unknown, does not fit the configuration, or takes one process only.
+        UserError: `task` is unknown, does not fit the configuration, or takes one process only; a
+            path is none; memory was too small.
     """
     config, directory = with_local_paths(config), local_path("--workdir", directory)
     if config.task not in TASKS:
@@ -74,7 +76,8 @@ def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
         raise UserError(
             f"task: got {config.task!r} in a configuration of another task; takes {takes}"
         )
-    task.run(config, directory, interrupted)
+    with reporting_out_of_memory(flatten(config.to_dict())):
+        task.run(config, directory, interrupted)
 
 
 def with_local_paths(config: Config) -> Config:

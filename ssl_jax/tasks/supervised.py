@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.optimizer import has_penalty, layer_table, schedule_options
-from ssl_jax.builders.program import check_exclude, compile_program
+from ssl_jax.builders.program import check_exclude, check_memory, compile_program
 from ssl_jax.builders.supervised import appends, fresh_state, images_left, make_init, prepare
 from ssl_jax.data.batches import make_feed
 from ssl_jax.data.dataset import Dataset, Split
@@ -57,6 +57,7 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
     out = check_workdir(directory, config.to_dict(), partial(appends, config, plan.steps_per_epoch))
     init = make_init(parts, plan.data)
+    check_memory(config, init, plan.devices)
     check_exclude(config, init)
     dataset = read_dataset(config)
     train, validation = hold_out(dataset, config.data.validation_size)
