@@ -109,7 +109,7 @@ def digest(tree: PyTree) -> str:
     for path, leaf in jax.tree.leaves_with_path(tree):
         array = np.asarray(leaf)
         whole.update(f"{keystr(path)} {array.dtype} {array.shape}\n".encode())
-        whole.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        whole.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return whole.hexdigest()
 
 
