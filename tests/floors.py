@@ -9,7 +9,8 @@ from pathlib import Path
 # other.
 FLOORS = (
     ("ssl_jax", "errors", "text", "types"),
-    ("files", "intervals", "linalg", "losses", "runtime"),
+    ("files", "intervals", "linalg", "losses"),
+    ("runtime",),
     ("augment", "data", "dynamics", "models", "optim", "workdir"),
     ("predictors", "probes"),
     ("diagnosis",),

@@ -65,6 +65,7 @@ KINDS = {
         "data.train_size": WHOLE_FROM_0,
         "data.image_size": ((-1, 0), (1025, 1024)),
         "encoder.width": COUNT,
+        "encoder.depth": ((-1, 0), (10_001, 10_000)),
         "projector.hidden": COUNT,
         "predictor.hidden": COUNT,
         "predictor.every": COUNT,

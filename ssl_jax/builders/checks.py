@@ -26,6 +26,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.train_size": (0, math.inf),
     "data.image_size": (0, 1024),
     "encoder.width": (1, math.inf),
+    "encoder.depth": (0, 10_000),  # every layer is traced before the memory can be checked
     "projector.hidden": (1, math.inf),
     "predictor.hidden": (1, math.inf),
     "predictor.every": (1, math.inf),

@@ -74,8 +74,8 @@ def seeds_table(results: list[dict]) -> str:
             _over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")
         ]
         rows.append(
-            f"| {in_markdown(method)} | {len(runs)} | {' | '.join(cells)} | {sum(r['collapsed'] for r in runs)} "
-            "|"
+            f"| {in_markdown(method)} | {len(runs)} | {' | '.join(cells)} "
+            f"| {sum(r['collapsed'] for r in runs)} |"
         )
     return "\n".join(rows) + "\n"
 

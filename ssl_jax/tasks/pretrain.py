@@ -12,7 +12,7 @@ from ssl_jax.builders.checks import check_few_labels
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.network import forward_order
 from ssl_jax.builders.optimizer import layer_table
-from ssl_jax.builders.program import check_exclude
+from ssl_jax.builders.program import check_exclude, check_memory
 from ssl_jax.data.batches import make_feed
 from ssl_jax.diagnosis import history
 from ssl_jax.diagnosis.history import facts_of
@@ -53,6 +53,7 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
         directory, config.to_dict(), partial(pretraining.appends, config, plan.steps_per_epoch)
     )
     init = pretraining.make_init(parts, plan.data)
+    check_memory(config, init, plan.devices)
     check_exclude(config, init)
     dataset = read_dataset(config)
     check_few_labels(config.probe, dataset)

@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from ssl_jax.augment.views import Recipe, make_normalise
 from ssl_jax.builders import checks, pretraining
@@ -23,6 +22,7 @@ from ssl_jax.probes.accuracies import (
     raw_pixels,
     take_features,
 )
+from ssl_jax.probes.features import digest
 from ssl_jax.reports import run_figures
 from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import is_writer, say
@@ -136,15 +136,17 @@ def run_probes(
         "knn_temperature": settings.knn_temperature,
         "seed": seed,
     }
+    # all that the features depend on beside the weights
     base = {
         "dataset": dataset.name,
-        "train_size": len(dataset.train.label),
-        "side": dataset.side,
+        "data": digest((dataset.train, dataset.test)),
+        "normalised by": [recipe.mean, recipe.std],
+        "network": config.encoder.to_dict() | {"precision": config.precision},
     }
 
     def features_of(name: str, params: Params, stats: PyTree) -> Features:
         path = out / "features" / f"{name}.npz" if is_writer() else None
-        fingerprint = base | {"encoder": name, "parameters": fingerprint_of(params["encoder"])}
+        fingerprint = base | {"encoder": name, "weights": digest((params["encoder"], stats))}
         return take_features(encode, params, stats, dataset, path, fingerprint)
 
     contenders = {
@@ -164,8 +166,3 @@ def run_probes(
             contenders, dataset.num_classes, settings.few_labels, settings.few_label_draws, seed
         )
     return result | {"probe_seconds": time.perf_counter() - begin}, contenders["pretrained"]
-
-
-def fingerprint_of(params: Params) -> float:
-    """Return the sum of all absolute weights: other weights have another sum."""
-    return float(sum(np.sum(np.abs(np.asarray(p, np.float64))) for p in jax.tree.leaves(params)))

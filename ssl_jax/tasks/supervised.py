@@ -21,7 +21,12 @@ from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders.checks import WATCHED
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.optimizer import layer_table, penalty_kind, schedule_options, warmup_steps
-from ssl_jax.builders.program import check_exclude, compile_program, steps_per_call
+from ssl_jax.builders.program import (
+    check_exclude,
+    check_memory,
+    compile_program,
+    steps_per_call,
+)
 from ssl_jax.builders.supervised import appends, fresh_state, images_left, make_init, prepare
 from ssl_jax.data.batches import make_feed
 from ssl_jax.data.dataset import Dataset, Split
@@ -63,6 +68,7 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
     out = check_workdir(directory, config.to_dict(), partial(appends, config, plan.steps_per_epoch))
     init = make_init(parts, plan.data)
+    check_memory(config, init, plan.devices)
     check_exclude(config, init)
     dataset = read_dataset(config)
     train, validation = hold_out(dataset, config.data.validation_size)

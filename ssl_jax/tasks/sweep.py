@@ -27,6 +27,7 @@ import jax
 
 from ssl_jax import files
 from ssl_jax.errors import UserError
+from ssl_jax.runtime.memory import reporting_out_of_memory
 from ssl_jax.runtime.terminal import say
 from ssl_jax.sweeps import lease
 from ssl_jax.sweeps.jobs import Job, check_all, check_fields, identity, is_done, plan
@@ -34,7 +35,7 @@ from ssl_jax.sweeps.store import keep
 from ssl_jax.tasks.pretrain import pretrain
 from ssl_jax.text import printable
 from ssl_jax.types import Config, Interrupted
-from ssl_jax.workdir.directory import write_json
+from ssl_jax.workdir.directory import flatten, write_json
 
 LOOK = 10.0  # seconds between two looks at what other processes hold
 Pretrain = Callable[[Config, str, Interrupted], None]
@@ -143,7 +144,8 @@ def run_if_free(
             return stop()
 
         try:
-            pretrain(job.config, str(job.out), ask)
+            with reporting_out_of_memory(flatten(job.config.to_dict())):
+                pretrain(job.config, str(job.out), ask)
             if (job.out / "result.json").exists():
                 job.failure.unlink(missing_ok=True)
                 keep(config, job)

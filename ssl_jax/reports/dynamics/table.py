@@ -6,7 +6,8 @@ import numpy as np
 
 from ssl_jax.predictors import KINDS, make_predictor
 from ssl_jax.reports.dynamics.figures import Run
-from ssl_jax.reports.markdown import NUMBER, table
+from ssl_jax.reports.markdown import NUMBER as RIGHT
+from ssl_jax.reports.markdown import table
 from ssl_jax.text import in_markdown
 from ssl_jax.workdir.schema import KNOWN, NUMBER, TEXT, WHOLE, Leaf, Shape
 
@@ -178,7 +179,7 @@ def report(runs: dict[str, dict[str, Any]]) -> str:
             "W_p of a two-layer predictor: product of its matrices, without bias, BatchNorm and "
             "ReLU."
         )
-    return f"{table(header, rows, rest=NUMBER)}\n" + "\n".join(f"* {note}" for note in notes) + "\n"
+    return f"{table(header, rows, rest=RIGHT)}\n" + "\n".join(f"* {note}" for note in notes) + "\n"
 
 
 def _scale_words(s: dict[str, Any]) -> str:
