@@ -143,7 +143,7 @@ def add_optimizer(config: ConfigDict) -> None:
     config.schedule = ConfigDict()
     # constant | linear | step | cosine | polynomial | triangular | triangular2 | exp_range | sgdr
     config.schedule.name = "constant"
-    config.schedule.warmup_epochs = 0
+    config.schedule.warmup_epochs = 0.0  # may be a fraction
     # the weight decay's own schedule, by the same names and fields
     config.schedule.decay = "constant"
     # of linear, cosine, polynomial, sgdr: last value, as a share of the peak
@@ -168,6 +168,7 @@ OPTIONS = {
     "rho": float,  # Adadelta, RMSprop, natural
     "initial": float,  # Adagrad
     "dampening": float,  # momentum
+    "heavy_ball": float,  # RMSprop: its momentum
     "inside": bool,  # momentum: the learning rate inside the buffer
     "trust": float,  # LARS
     "damping": float,  # natural

@@ -91,15 +91,18 @@ def get_config(model: str = "resnet18") -> ConfigDict:
     config.optimizer.decay = "decoupled"
     config.optimizer.exclude = ""
 
-    # reduces the learning rate where the validation accuracy stands still
+    # reduces the learning rate where what it watches stands still
     config.plateau = ConfigDict()
+    # validation_loss (as in the lectures) | validation_accuracy | loss, of the training
+    config.plateau.watch = "validation_loss"
     config.plateau.patience = 0  # evaluations without progress; 0: never
     config.plateau.factor = 0.1
     config.plateau.threshold = 1e-4  # what counts as progress
     config.plateau.cooldown = 0  # evaluations that do not count after a reduction
     config.plateau.smallest = 0.0  # share of the rate below which it is not reduced
 
-    config.stopping = ConfigDict()  # ends the run where the validation accuracy stands still
+    config.stopping = ConfigDict()  # ends the run where what it watches stands still
+    config.stopping.watch = "validation_loss"  # | validation_accuracy | loss, of the training
     config.stopping.patience = 0  # evaluations without progress; 0: never
     config.stopping.threshold = 0.0
     return config

@@ -8,12 +8,14 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    # Matplotlib raises for a name that it does not know in there, and pyplot chooses for itself
-    # without one.
-    os.environ["MPLBACKEND"] = "Agg"
-    import matplotlib
+    chosen = os.environ.pop("MPLBACKEND", None)  # an unknown one would stop the import
+    try:
+        import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+        matplotlib.use("Agg")  # before pyplot is imported, which chooses for itself otherwise
+        from matplotlib import pyplot
+    finally:
+        if chosen is not None:
+            os.environ["MPLBACKEND"] = chosen
 
     return getattr(pyplot, name)

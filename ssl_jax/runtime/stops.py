@@ -15,6 +15,7 @@ A thread sees the signal while the main thread runs C code: the C handler of Pyt
 a socket (`signal.set_wakeup_fd`), in whichever thread the signal arrives.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -241,7 +242,8 @@ def run(main: Callable[[], int], alone: Callable[[], bool], stops: Stops = _OWN)
     if stops.raised:
         stops.report()
         stops.result = stops.status
-        if alone():  # libraries that shut down may hang, and say much
+        if alone():  # threads of libraries are not waited for
+            atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
             sys.stdout.flush()
             os._exit(stops.result)
     sys.exit(stops.result)

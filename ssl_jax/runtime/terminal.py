@@ -11,6 +11,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
+from ssl_jax.text import printable
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -53,12 +55,12 @@ def say(line: str) -> None:
 
 def warn(line: str) -> None:
     """Print a warning of one line on standard error, in every process."""
-    _write(f"warning: {' '.join(line.split())}", sys.stderr)
+    _write(f"warning: {printable(' '.join(line.split()))}", sys.stderr)
 
 
 def complain(error: Exception) -> None:
     """Print a user's mistake as one line on standard error."""
-    _write(f"error: {' '.join(str(error).split())}", sys.stderr)
+    _write(f"error: {printable(' '.join(str(error).split()))}", sys.stderr)
 
 
 def progress_bar(total: int, start: int, unit: str = "step", title: str = "") -> Progress:

@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from ssl_jax.augment.views import Recipe, make_normalise
 from ssl_jax.builders import checks, pretraining
@@ -23,9 +22,12 @@ from ssl_jax.probes.accuracies import (
     raw_pixels,
     take_features,
 )
+from ssl_jax.probes.features import digest
 from ssl_jax.reports import run_figures
+from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks.printing import print_accuracies
+from ssl_jax.text import printable
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config, Interrupted, Params, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
@@ -75,7 +77,8 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         parts.network, make_normalise(parts.recipe.mean, parts.recipe.std)
     )
     result_json.open_on_one(directory, config.to_dict())
-    say(f"probing {source} at step {step}: {trained.method} on {dataset.name}")
+    method, name = printable(trained.method), printable(dataset.name)
+    say(f"probing {printable(source)} at step {step}: {method} on {name}")
     result, features = run_probes(
         trained, parts.recipe, trained=state, fresh=fresh, dataset=dataset, encode=encode, out=out
     )
@@ -90,7 +93,8 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         | result_json.provenance()
     )
     write_json(out / "result.json", result)
-    run_figures.draw_features(features, dataset.label_names, out / "figures" / "features.png")
+    with optional(out / "figures" / "features.png") as path:
+        run_figures.draw_features(features, dataset.label_names, path)
     print_accuracies(result)
 
 
@@ -132,15 +136,17 @@ def run_probes(
         "knn_temperature": settings.knn_temperature,
         "seed": seed,
     }
+    # all that the features depend on beside the weights
     base = {
         "dataset": dataset.name,
-        "train_size": len(dataset.train.label),
-        "side": dataset.side,
+        "data": digest((dataset.train, dataset.test)),
+        "normalised by": [recipe.mean, recipe.std],
+        "network": config.encoder.to_dict() | {"precision": config.precision},
     }
 
     def features_of(name: str, params: Params, stats: PyTree) -> Features:
         path = out / "features" / f"{name}.npz" if is_writer() else None
-        fingerprint = base | {"encoder": name, "parameters": fingerprint_of(params["encoder"])}
+        fingerprint = base | {"encoder": name, "weights": digest((params["encoder"], stats))}
         return take_features(encode, params, stats, dataset, path, fingerprint)
 
     contenders = {
@@ -160,8 +166,3 @@ def run_probes(
             contenders, dataset.num_classes, settings.few_labels, settings.few_label_draws, seed
         )
     return result | {"probe_seconds": time.perf_counter() - begin}, contenders["pretrained"]
-
-
-def fingerprint_of(params: Params) -> float:
-    """Return the sum of all absolute weights: other weights have another sum."""
-    return float(sum(np.sum(np.abs(np.asarray(p, np.float64))) for p in jax.tree.leaves(params)))
