@@ -251,7 +251,8 @@ def test_a_run_is_stopped_and_saved(tmp_path, shared_cache, number, status):
     command = ["--config", "configs/quickstart.py", "--workdir", str(tmp_path), *LONG]
     process = start("", *command)
     deadline = time.monotonic() + 240
-    while not (tmp_path / "metrics.csv").exists():
+    rows = tmp_path / "metrics.csv"
+    while not rows.exists() or rows.read_text().count("\n") < 2:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     refused = start("", *command)  # a second start on the same directory
