@@ -11,6 +11,7 @@ import pytest
 
 from launch import join_processes
 from ssl_jax.errors import UserError
+from ssl_jax.runtime import machine
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("SSL_JAX_COORDINATOR", "SSL_JAX_PROCESSES", "SSL_JAX_PROCESS")
@@ -25,6 +26,8 @@ def joined(monkeypatch):
         calls.append((coordinator, num_processes, process_id))
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(machine, "require_address", lambda coordinator: None)
+    monkeypatch.setattr(machine, "require_free_port", lambda coordinator: None)
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     return calls

@@ -4,7 +4,6 @@ Lines and progress go through here: once for all processes, above the progress b
 breaks (`| head -1`, a full disk, a terminal that is gone) turns silent, and the run goes on.
 """
 
-import atexit
 import contextlib
 import os
 import sys
@@ -173,7 +172,6 @@ def secure_streams() -> None:
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # characters that a locale lacks
         setattr(sys, name, LastingStream(stream))
-        atexit.register(_let_go, stream, number)
 
 
 class LastingStream:
@@ -195,11 +193,3 @@ class LastingStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def _let_go(stream: TextIO, number: int) -> None:
-    """Lose what a broken stream has buffered: Python would complain and exit with status 120."""
-    try:
-        stream.flush()
-    except (OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
