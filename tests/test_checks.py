@@ -12,6 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ssl_jax.augment.views import make_recipe
+from ssl_jax.builders import program
 from ssl_jax.builders.checks import (
     PROBE_RANGES,
     RANGES,
@@ -43,6 +44,34 @@ def line_of(check, *given) -> str:
     line = str(refused.value)
     assert "\n" not in line
     return line
+
+
+# --- One example a device --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, fields, refused",
+    [
+        ("quickstart", {}, True),
+        ("quickstart", {"encoder.norm": "layer"}, True),  # the heads still have BatchNorm
+        ("supervised", {"encoder.name": "resnet18"}, True),
+        ("supervised", {"encoder.name": "resnet18", "encoder.norm": "group"}, False),
+        ("supervised", {"encoder.name": "convnext_tiny"}, False),
+    ],
+)
+def test_one_example_a_device_has_no_statistics(name, fields, refused):
+    config = config_of(name, sync_batch_norm=False, devices=4, batch_size=4, **fields)
+    if refused:
+        line = line_of(program.pick_devices, config)
+        assert (
+            line.startswith("batch_size: got 4, one example a device") and "sync_batch_norm" in line
+        )
+    else:
+        program.pick_devices(config)
+    for change in ({"sync_batch_norm": True}, {"batch_size": 8}, {"devices": 2}):
+        other = config.copy_and_resolve_references()
+        other.update(change)
+        program.pick_devices(other)
 
 
 # --- Numbers --------------------------------------------------------------------------------------

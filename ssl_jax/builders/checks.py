@@ -9,6 +9,7 @@ from ssl_jax.augment.views import Recipe, check_channels, make_views
 from ssl_jax.data.dataset import Dataset, Description
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.losses import LOSSES, OBJECTIVES, REGULARISERS
+from ssl_jax.models.encoders import ENCODERS
 from ssl_jax.predictors import KINDS, options_of
 from ssl_jax.types import Config
 from ssl_jax.workdir.directory import flatten
@@ -124,6 +125,20 @@ def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None
         if value is not None and not (least <= value <= most and math.isfinite(value)):
             takes = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
             raise UserError(f"{field}: got {value}, takes a number {takes}")
+
+
+def check_batch_norm(config: Config, examples: int) -> None:
+    """UserError where BatchNorm's statistics would be those of one example: it has no variance.
+
+    `examples` of a batch are on each device. The heads of a pretraining run always have BatchNorm.
+    """
+    name, norm = config.encoder.name, config.encoder.norm
+    own = ENCODERS[name].norm if norm == "auto" and name in ENCODERS else norm
+    if not config.sync_batch_norm and examples == 1 and ("projector" in config or own == "batch"):
+        raise UserError(
+            f"batch_size: got {config.batch_size}, one example a device, takes at least 2 a device "
+            "without shared statistics: set sync_batch_norm=True, or a larger batch"
+        )
 
 
 def check_views(recipe: Recipe, data: Description) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax.stages import Wrapped
 
+from ssl_jax.builders.checks import check_batch_norm
 from ssl_jax.data.batches import load
 from ssl_jax.optim.decay import check_mask
 from ssl_jax.train import parallel
@@ -45,8 +46,10 @@ def compile_program(step: Step, data: dict, devices: list, key: jax.Array) -> Ca
 
 
 def pick_devices(config: Config) -> list:
-    """The devices to train on; UserError where the batch or the steps of a call do not fit them."""
+    """The devices to train on; UserError where the batch or the steps of a call do not fit them, or
+    where a device has a single example to normalise.
+    """
     devices = parallel.pick_devices(config.devices)
-    parallel.per_device(config.batch_size, devices)
+    check_batch_norm(config, parallel.per_device(config.batch_size, devices))
     parallel.steps_per_call(config.steps_per_call, devices)
     return devices
