@@ -30,6 +30,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "projector.hidden": (1, math.inf),
     "predictor.hidden": (1, math.inf),
     "predictor.every": (1, math.inf),
+    "predictor.phase": (0, math.inf),
     "predictor.eps": (0, 1),
     "optimizer.learning_rate": (0, math.inf),
     "optimizer.weight_decay": (0, math.inf),
@@ -116,8 +117,8 @@ def check_probe(config: Config) -> None:
 
 
 def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None:
-    """UserError for the first field that lies outside its range; an absent or unset one is not
-    looked at.
+    """UserError for the first field that lies outside its range, or else for the first of all
+    fields whose number is not finite; an absent or unset one is not looked at.
     """
     fields = flatten(config.to_dict())
     for field, (least, most) in ranges.items():
@@ -125,6 +126,10 @@ def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None
         if value is not None and not (least <= value <= most and math.isfinite(value)):
             takes = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
             raise UserError(f"{field}: got {value}, takes a number {takes}")
+    for field, value in fields.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{field}: got {value}, takes finite numbers")
 
 
 def check_batch_norm(config: Config, examples: int) -> None:
