@@ -27,7 +27,8 @@ FIELDS = """
     encoder.name encoder.width encoder.stem encoder.norm projector.hidden projector.out
     predictor.kind predictor.symmetric predictor.every predictor.phase predictor.eps predictor.eps_mode predictor.rho
     target.tau optimizer.name optimizer.learning_rate optimizer.momentum optimizer.weight_decay optimizer.decay
-    optimizer.exclude optimizer.predictor.learning_rate optimizer.predictor.weight_decay schedule.name probe.protocol probe.knn_k
+    optimizer.exclude optimizer.predictor.learning_rate optimizer.predictor.weight_decay schedule.name probe.protocol
+    probe.knn_k
 """.split()
 
 
