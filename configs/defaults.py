@@ -81,8 +81,10 @@ def get_config() -> ConfigDict:
     config.predictor.symmetric = False  # mlp, linear: projected to symmetric after each step
     # direct_*: set every so many steps, trained by the optimizer in between
     config.predictor.every = 1
+    # direct_*: first of those steps, from 0; the replication's is every - 1
+    config.predictor.phase = 0
     config.predictor.eps = 0.1  # direct_*
-    # direct_pred: relative (both codes) | literal (as printed)
+    # direct_pred: relative (original code) | clipped (replication's) | literal (as printed)
     config.predictor.eps_mode = "relative"
     config.predictor.rho = 0.3  # how much of the old correlation is kept each step
 

@@ -255,7 +255,7 @@ def byol_full():
 
 
 def test_a_slow_transient_is_not_sure(byol_full):
-    """BYOL's mean direction takes thousands of steps to fade. Its first rows look like a collapse."""
+    """BYOL's mean direction takes thousands of steps to fade. Its first rows look collapsed."""
     history, facts, found = byol_full
     ill = [each for each in found if each.collapsed]
     assert ill and all(level(each) != "sure" and each.settles for each in ill)
@@ -361,7 +361,7 @@ def test_what_moves_or_is_a_close_thing_is_likely():
 
 
 def test_a_falling_eigenvalue_is_waited_for_until_it_is_gone():
-    """By the step at which it passes HELD[1] at its rate: top = e^(-step / 800), from step 50 on."""
+    """By the step at which it passes HELD[1] at its rate: top = e^(-step / 800), from step 50."""
     facts, history = BARE._replace(optimizer="adam", total_steps=2400), still("rank-one explosion")
     history["top_eigenvalue"] = 90 * np.exp(-history["step"] / 800)
     found = diagnose(history, facts)

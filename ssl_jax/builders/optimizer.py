@@ -148,6 +148,12 @@ def schedule_options(config: Config, name: str, steps_per_epoch: int) -> dict[st
             f"schedule.{strange[0]}: got {given[strange[0]]}, but {fields.name} {takes}"
         )
     in_steps = {"every", "cycle"}
+    for option, value in given.items():
+        if option in in_steps and round(value * steps_per_epoch) < 1:
+            raise UserError(
+                f"schedule.{option}: got {value} epochs, which round to 0 of an epoch's "
+                f"{steps_per_epoch} steps, takes at least {1 / steps_per_epoch:.3g}"
+            )
     return {
         option: _in_steps(option, value, steps_per_epoch) if option in in_steps else value
         for option, value in given.items()
