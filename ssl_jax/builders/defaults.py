@@ -8,11 +8,15 @@ The defaults of pretraining are BYOL as the replication ran it on CIFAR-10: Höp
 original decides (each case is in the comments).
 """
 
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+ROOT = Path(__file__).parents[2]  # where configs/ is
 
 
 def default_config() -> ConfigDict:
@@ -298,3 +302,12 @@ TABLES: dict[str, Callable[[], ConfigDict]] = {
 def defaults_of(task: str) -> dict[str, Any]:
     """Return every field of a task at its default, as a nested dict."""
     return TABLES[task]().to_dict()
+
+
+def defaults_in(file: str) -> dict[str, Any]:
+    """Return what a configuration file, such as "configs/cifar10.py", has where nothing is set.
+
+    {} where there is no such file.
+    """
+    path = ROOT / file
+    return runpy.run_path(str(path))["get_config"]().to_dict() if path.is_file() else {}

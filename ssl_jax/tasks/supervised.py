@@ -15,6 +15,7 @@ from jax.tree_util import Partial
 
 from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders.data import read_dataset
+from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.optimizer import has_penalty, layer_table, schedule_options
 from ssl_jax.builders.program import check_exclude, compile_program
 from ssl_jax.builders.supervised import appends, fresh_state, images_left, make_init, prepare
@@ -55,7 +56,8 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     """
     plan, parts, augment = prepare(config)
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
-    out = check_workdir(directory, config.to_dict(), partial(appends, config, plan.steps_per_epoch))
+    grows = partial(appends, config, plan.steps_per_epoch)
+    out = check_workdir(directory, config.to_dict(), grows, defaults_of("supervised"))
     init = make_init(parts, plan.data)
     check_exclude(config, init)
     dataset = read_dataset(config)
