@@ -16,10 +16,13 @@ from ml_collections import ConfigDict
 
 from ssl_jax.builders.checks import check_counts
 from ssl_jax.builders.defaults import TABLES
-from ssl_jax.builders.pretraining import build
+from ssl_jax.builders.network import build_network
+from ssl_jax.builders.optimizer import build_optimizer, build_rules
+from ssl_jax.builders.pretraining import GROUPS, build_predictor, build_recipe, build_tau
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config
-from ssl_jax.workdir.directory import read_json
+from ssl_jax.workdir.directory import LISTED, read_json
 
 TAKES = {
     int: "a whole number",
@@ -49,14 +52,35 @@ def read_trained(source: Path, task: str = "pretrain") -> Config:
     if held != task:
         raise UserError(
             f"{path}: task: got {shown(held) if 'task' in content else 'none'}, takes {task!r}; "
-            f"expected the work directory of a run of that task"
+            "expected the work directory of a run of that task"
         )
     config = TABLES[task]()
+    lacking = lacks(content, config)
     with found_in(path):
         fill(config, content)
         if task == "pretrain":
             check_pretrained(config)
+    if lacking:
+        more = f" and {len(lacking) - LISTED} more" if len(lacking) > LISTED else ""
+        say(f"{path}: lacks {', '.join(lacking[:LISTED])}{more}, read as the defaults")
     return config
+
+
+def lacks(content: dict[str, Any], config: Config, section: str = "") -> list[str]:
+    """Return the full names of the fields and whole sections that a file lacks.
+
+    Args:
+        content: of the file, or of its section.
+        config: the table of fields, or its section.
+        section: the section's full name with a dot behind it; "" for the table.
+    """
+    found = []
+    for name, inner in config.items():
+        if name not in content:
+            found.append(f"{section}{name}")
+        elif isinstance(inner, ConfigDict) and isinstance(content[name], dict):
+            found += lacks(content[name], inner, f"{section}{name}.")
+    return found
 
 
 @contextmanager
@@ -136,4 +160,9 @@ def check_pretrained(config: Config) -> None:
     """
     check_counts(config)
     each = max(1, min(STEPS_PER_EPOCH, MOST_STEPS // config.epochs))
-    build(config, config.epochs * each, each, None)
+    build_network(config, None)
+    build_predictor(config, None)
+    build_recipe(config)
+    build_tau(config, config.epochs * each)
+    # an order of no modules: that of the network takes seconds to trace, and decides no value
+    build_optimizer(config, build_rules(config, GROUPS, config.epochs * each, each), ())

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from ssl_jax.builders import checks, pretraining
 from ssl_jax.builders.data import describe_dataset, read_dataset
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.network import build_network
+from ssl_jax.builders.program import fresh_key
 from ssl_jax.builders.trained_run import found_in, read_trained
 from ssl_jax.data.batches import steps_per_epoch
 from ssl_jax.data.dataset import Dataset
@@ -66,13 +68,15 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         steps_an_epoch = steps_per_epoch(data.pretrain, trained.batch_size)
         parts = pretraining.build(trained, trained.epochs * steps_an_epoch, steps_an_epoch, None)
         init = pretraining.make_init(parts, data)
+        shapes: Any = init.trace(fresh_key(trained)).out_info
     checks.check_sizes(trained.probe, data)
+    checkpoints.check_shapes(source / "checkpoints", step, encoder_of(shapes))
     dataset = read_dataset(trained)
     checks.check_few_labels(trained.probe, dataset)
     fresh = jax.device_get(pretraining.fresh_state(trained, init))
-    like = {"params": {k: fresh.params[k] for k in ("encoder", "projector")}, "stats": fresh.stats}
     state = fresh._replace(
-        step=step, **checkpoints.restore_parts(source / "checkpoints", step, like)
+        step=step,
+        **checkpoints.restore_parts(source / "checkpoints", step, encoder_of(fresh)),
     )
     encode = accuracies.make_encode(
         parts.network, make_normalise(parts.recipe.mean, parts.recipe.std)
@@ -95,6 +99,12 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     write_json(out / "result.json", result)
     run_figures.draw_features(features, dataset.label_names, out / "figures" / "features.png")
     print_accuracies(result)
+
+
+def encoder_of(state: PretrainState) -> dict[str, PyTree]:
+    """Return the parts of a state, or of its shapes, that the probes need."""
+    params = {name: state.params[name] for name in ("encoder", "projector")}
+    return {"params": params, "stats": state.stats}
 
 
 def run_probes(
