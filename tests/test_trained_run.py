@@ -16,7 +16,6 @@ from ssl_jax.diagnosis.history import facts_of
 from ssl_jax.errors import UserError
 from ssl_jax.types import Config
 from ssl_jax.workdir.directory import spread
-from ssl_jax.workdir.metrics_csv import read_rows
 
 ROOT = Path(__file__).parent.parent
 
@@ -177,7 +176,7 @@ WRONG = {
     "a value out of range": (attacked("target.tau", "whole"), "target.tau: got 3.0, takes"),
     "an option of another optimizer": (
         attacked("optimizer.options.b1", "fraction"),
-        "optimizer.options.b1: got 0.5",
+        "optimizer.*b1: got 0.5, which is no option of momentum",
     ),
 }
 
@@ -202,7 +201,7 @@ def test_what_an_older_run_lacks_is_said(tmp_path, capsys):
     del content["regularisers"], content["probe"]["loss"], content["dynamics"]["every"]
     read_trained(write(tmp_path, content))
     line = capsys.readouterr().out
-    assert "config.json: lacks regularisers, dynamics.every, probe.loss, read as" in line
+    assert "config.json: lacks dynamics.every, probe.loss, regularisers, read as" in line
     assert line.count("\n") == 1
 
 
@@ -278,17 +277,16 @@ def test_a_damaged_configuration_ends_in_one_line(task, run, tmp_path, capfd):
             assert task in LATER.get(field, ()), word
         else:
             assert status == 2 and error.startswith(f"error: {run}/"), (word, error)
-            assert error.count("\n") == 1 and field in error.replace("/", "."), (word, error)
+            assert error.count("\n") == 1 and field.split(".")[0] in error, (word, error)
             assert not out.exists(), word
 
 
-# Fields and sections in the order in which they came, the last first, and what the runs before them
-# did.
-AGES = [
-    ["regularisers"],
-    ["regularisers", "dynamics.every", "probe.newton_l2", "probe.newton_steps", "loss"],
-    ["regularisers", "probe", "optimizer.options", "optimizer.predictor", "encoder.residual"],
-]
+# What older runs lack.
+AGES = {
+    "a section": ["regularisers"],
+    "much": ["regularisers", "probe", "dynamics", "optimizer.options", "optimizer.predictor"]
+    + ["loss", "encoder.residual"],
+}
 
 
 def aged(folder: Path, fields: list[str]) -> None:
@@ -298,30 +296,36 @@ def aged(folder: Path, fields: list[str]) -> None:
     write(folder, content)
 
 
-@pytest.mark.parametrize("fields", AGES, ids=len)
-def test_an_older_run_is_read_as_it_ran(fields, run, tmp_path):
+def results_of(run: Path, out: Path) -> dict[str, dict]:
+    """result.json of each of the three tasks, without the times."""
     results = {}
-    for name in ("whole", "old"):
-        for task in READERS:
-            words = [part.format(run) for part in READERS[task]]
-            assert launch.main(["launch.py", *words, f"--workdir={tmp_path}/{name}-{task}"]) == 0
-            result = json.loads((tmp_path / f"{name}-{task}" / "result.json").read_text())
-            results[name, task] = {
-                key: value
-                for key, value in result.items()
-                if "seconds" not in key and key != "device"
-            }
-        aged(run, fields)
-    for task in READERS:
-        assert results["whole", task] == results["old", task]
+    for task, words in READERS.items():
+        words = [part.format(run) for part in words]
+        assert launch.main(["launch.py", *words, f"--workdir={out}/{task}"]) == 0
+        result = json.loads((out / task / "result.json").read_text())
+        results[task] = {key: value for key, value in result.items() if "seconds" not in key}
+    return results
 
 
-@pytest.mark.parametrize("fields", AGES, ids=len)
-def test_an_older_run_is_resumed(fields, run, capfd):
-    rows = read_rows(run / "metrics.csv")
-    aged(run, fields)
+@pytest.fixture(scope="module")
+def whole(trained, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return results_of(trained, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("age", AGES)
+def test_an_older_run_is_read_as_it_ran(age, whole, run, tmp_path):
+    aged(run, AGES[age])
+    assert results_of(run, tmp_path) == whole
+
+
+@pytest.mark.parametrize("age", AGES)
+def test_an_older_run_is_resumed(age, run, capfd):
+    rows = (run / "metrics.csv").read_bytes()
+    aged(run, AGES[age])
     assert pretrain(run) == 0
-    assert read_rows(run / "metrics.csv") == rows
-    aged(run, fields)
+    assert (run / "metrics.csv").read_bytes() == rows
+    aged(run, AGES[age])
     assert pretrain(run, "--config.regularisers.variance=0.5") == 2
     assert "(regularisers.variance 0.0 -> 0.5)" in capfd.readouterr().err
