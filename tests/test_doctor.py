@@ -836,11 +836,9 @@ def supervised(folder):
 
 SPOILT = {
     "config.json: not found": lambda folder: (folder / "config.json").unlink(),
-    "config.json: damaged": lambda folder: (folder / "config.json").write_text(
-        '{"task": "pretrain"}'
-    ),
-    "cannot be read at 'cosin'": rename_loss,
-    "holds a 'supervised' task, takes a pretraining run": supervised,
+    "config.json: damaged": lambda folder: (folder / "config.json").write_text('{"task": '),
+    "config.json: loss: got 'cosin', did you mean 'cosine'?": rename_loss,
+    "config.json: task: got 'supervised', takes 'pretrain'": supervised,
     "metrics.csv: not found": lambda folder: (folder / "metrics.csv").unlink(),
     "metrics.csv: no row yet": lambda folder: write_rows(folder, {"step": []}),
     "first line lacks effective_rank": spoil_header,

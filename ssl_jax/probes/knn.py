@@ -28,8 +28,8 @@ def knn_accuracy(
     its own class with weight exp(s_i / temperature). A zero feature has cosine 0 with all.
 
     Norms and similarities are float64, and nothing is centred, which would be another measure.
-    Where one direction dominates all features, as in dimensional collapse, the cosines differ in their
-    last digits alone, and float32 has lost them.
+    Where one direction dominates all features, as in dimensional collapse, the cosines differ in
+    their last digits alone, and float32 has lost them.
 
     Args:
         bank_x: features (N, F), float32 or float64.

@@ -60,11 +60,12 @@ class Gathered(NamedTuple):
     left_out: list[str]  # a line for each file: its path and the reason
 
 
-def gather(folders: Iterable[Path]) -> Gathered:
+def gather(folders: Iterable[Path], defaults: dict[str, Any] | None = None) -> Gathered:
     """Return all results below the folders.
 
     Four kinds of files are left out: damaged ones, those that lack a field, a seed that is there
-    already, and runs of another configuration than the first seed of their cell.
+    already, and runs of another configuration than the first seed of their cell. A configuration
+    that lacks a field of `defaults` has its default.
     """
     by_scale: dict[str, Cells] = {}
     left_out: list[str] = []
@@ -75,7 +76,9 @@ def gather(folders: Iterable[Path]) -> Gathered:
         if run is None:
             continue
         runs = by_scale.setdefault(run["scale"], {}).setdefault((run["sweep"], run["cell"]), [])
-        reason = next((why for other in runs if (why := _conflict(run, other))), None)
+        reason = next(
+            (why for other in runs if (why := _conflict(run, other, defaults or {}))), None
+        )
         if reason:
             left_out.append(f"{path}: {reason}")
         else:
@@ -128,7 +131,7 @@ def accuracy_of(sweep: str) -> str:
     return PROTOCOL.get(sweep, "linear_accuracy")
 
 
-def _conflict(run: dict, other: dict) -> str | None:
+def _conflict(run: dict, other: dict, defaults: dict[str, Any]) -> str | None:
     """Return why two runs cannot be in one cell; None where they can."""
     if run["seed"] == other["seed"]:
         same = "the same" if run["linear_accuracy"] == other["linear_accuracy"] else "another"
@@ -136,7 +139,7 @@ def _conflict(run: dict, other: dict) -> str | None:
     modes, others = (len(final(r, "alignment") or []) for r in (run, other))
     if modes and others and modes != others:
         return f"dynamics.last.alignment has {modes} modes, and {others} in {other['path']}"
-    ours, theirs = (spread(r["config"]) for r in (run, other))
+    ours, theirs = (spread(defaults) | spread(r["config"]) for r in (run, other))
     apart = sorted(
         field
         for field in ours.keys() & theirs.keys()
