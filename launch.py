@@ -1,8 +1,9 @@
-"""The door: `python launch.py --config configs/NAME.py[:ARG] --workdir DIR
-[--config.section.field=VALUE ...]`.
+"""Run a task from the command line.
 
-The same command on the same work directory goes on where it stopped. A mistake of the user is one
-line that begins with "error:" and exit status 2; Ctrl-C ends in one line and status 130.
+    python launch.py --config configs/NAME.py[:ARG] --workdir DIR [--config.section.field=VALUE ...]
+
+The same command on the same work directory resumes where it stopped. A user's mistake gives one
+line that begins with "error:", and exit status 2. Ctrl-C gives one line, and status 130.
 """
 
 import inspect
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.runtime.memory import use_huge_pages
 
-# the tasks whose steps are worth a new start
+# the tasks that gain by a new start of the process, see `use_huge_pages`
 TRAINING = ("pretrain", "supervised", "probe", "sweep", "experiment")
 TAKES = {
     int: "a whole number",
@@ -32,9 +33,14 @@ TAKES = {
 
 
 def main(argv: list[str], own_process: bool = False) -> int:
-    """Exit status of the command line `argv`, whose first word is the program's name.
+    """Run a command line and return its exit status.
 
-    own_process: whether the process serves this command alone, so that it may start anew.
+    Args:
+        argv: the words; the first is the program's name.
+        own_process: whether the process serves this command alone, so that it may start anew.
+
+    Returns:
+        0, or 2 after a UserError, or 130 after Ctrl-C.
     """
     try:
         if {"-h", "--help"} & set(argv):
@@ -57,7 +63,10 @@ def main(argv: list[str], own_process: bool = False) -> int:
 
 
 def parse_flags(argv: list[str]) -> flags.FlagValues:
-    """config, workdir, coordinator, processes, process; UserError for whatever is wrong with them."""
+    """Return the flags config, workdir, coordinator, processes and process.
+
+    A UserError names the first word that is wrong.
+    """
     value, argv = take_config(argv)
     config = read_config(value)
     check_names(argv, config)
@@ -88,7 +97,7 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
 
 
 def take_config(argv: list[str]) -> tuple[str, list[str]]:
-    """What is given for --config, and the other words."""
+    """Return the value of --config, and the other words."""
     for i, word in enumerate(argv):
         match = re.fullmatch(r"--?config(?:=(.*))?", word)
         if match and match[1]:
@@ -99,7 +108,7 @@ def take_config(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def read_config(value: str) -> ConfigDict:
-    """The configuration `configs/NAME.py[:ARG]` with its defaults."""
+    """Return the configuration `configs/NAME.py[:ARG]` with its defaults."""
     name, colon, argument = value.partition(":")
     beside = Path(__file__).parent / name  # started from another directory
     if not Path(name).is_file():
@@ -128,7 +137,7 @@ def read_config(value: str) -> ConfigDict:
 
 
 def where(error: Exception, name: str) -> str:
-    """ "line 3: ", the line of the file `name` at which it went wrong; "" where it cannot be told."""
+    """Return "line 3: ", the line of the file `name` that raised the error; "" where unknown."""
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
@@ -139,7 +148,7 @@ def where(error: Exception, name: str) -> str:
 
 
 def check_names(argv: list[str], config: ConfigDict) -> None:
-    """UserError for a word that would set a section, or a field that is not there."""
+    """Raise a UserError for a word that would set a section or an unknown field."""
     fields = flat(config)
     for name in (m[1] for word in argv if (m := re.match(r"--?(?:no)?config\.([^=]*)", word))):
         inner = [field for field in fields if field.startswith(f"{name}.")]
@@ -154,7 +163,7 @@ def check_names(argv: list[str], config: ConfigDict) -> None:
 
 
 def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """{"encoder.width": int, ...}: the type of every field, without the sections themselves."""
+    """Return the type of every field by its full name, as {"encoder.width": int, ...}."""
     fields = {}
     for name, value in config.items():
         inner = isinstance(value, ConfigDict)
@@ -165,7 +174,7 @@ def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def explain(message: str, fields: dict[str, type]) -> str:
-    """One line for what absl and ml_collections say of a value that they could not take."""
+    """Return one line for the error of absl or ml_collections about a value."""
     if match := re.search(r"--config\.([\w.]+)=(.*?): ", message, re.DOTALL):
         return f"{match[1]}: got {match[2]!r}, takes {TAKES.get(fields[match[1]], 'text')}"
     if match := re.search(r"(--\S+?)=(.*?): ", message, re.DOTALL):
@@ -176,10 +185,8 @@ def explain(message: str, fields: dict[str, type]) -> str:
 
 
 def run(values: flags.FlagValues) -> None:
-    """Joins the other processes, if any, and runs the task until it ends or SIGTERM asks it to save
-    and stop.
-    """
-    # Here, since they import jax, which takes seconds: mistakes in the flags are told before.
+    """Join the other processes, if any, and run the task; on SIGTERM it saves and stops."""
+    # Here, since they import jax, which takes seconds: mistakes in the flags are reported before.
     from ssl_jax.runtime import compilation_cache
     from ssl_jax.tasks import registry
 
@@ -191,8 +198,18 @@ def run(values: flags.FlagValues) -> None:
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """`jax.distributed` by flags, or by the environment's SSL_JAX_COORDINATOR, SSL_JAX_PROCESSES,
-    SSL_JAX_PROCESS.
+    """Join the other processes of a run through `jax.distributed`.
+
+    SSL_JAX_COORDINATOR, SSL_JAX_PROCESSES and SSL_JAX_PROCESS in the environment stand in for
+    arguments that are None.
+
+    Args:
+        coordinator: HOST:PORT of process 0. None: there is one process, and nothing is done.
+        processes: how many processes take part.
+        process: number of this process, from 0.
+
+    Raises:
+        UserError: processes and process do not fit each other.
     """
     coordinator = coordinator or os.environ.get("SSL_JAX_COORDINATOR")
     if coordinator is None:
@@ -204,7 +221,8 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
             numbers[i] = int(text)
     if None in numbers or not 0 <= numbers[1] < numbers[0]:
         raise UserError(
-            f"--processes, --process: got {numbers}, take how many there are and this one's number from 0"
+            f"--processes, --process: got {numbers}, "
+            "take how many there are and this one's number from 0"
         )
     import jax
 
@@ -212,7 +230,7 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
 
 
 def known_configs() -> list[str]:
-    """The configuration files that can be named."""
+    """Return the configuration files that can be named."""
     folder = Path(__file__).parent / "configs"
     texts = {p.relative_to(folder.parent).as_posix(): p.read_text() for p in folder.rglob("*.py")}
     return sorted(name for name, text in texts.items() if "def get_config" in text)

@@ -129,7 +129,7 @@ def matmul_rate(dtype: Any = jnp.float32, size: int = 0) -> float:
 
 
 def copy_rate(size: int = 0) -> float:
-    """Bytes per second of x + 1 on a large array, read and written: the ceiling of memory traffic."""
+    """Return the memory bandwidth in bytes per second: x + 1 on a large array, read and written."""
     size = size or (1 << 26 if jax.default_backend() == "cpu" else 1 << 29)
     x = jnp.arange(size, dtype=jnp.float32)
     add = jax.jit(lambda x: x + 1, donate_argnums=0)

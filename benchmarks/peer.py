@@ -93,7 +93,7 @@ def setting(config) -> str:
 
 
 def measure(config, views: Iterator, refill: Callable, gpu: bool, quick: bool) -> list[dict]:
-    """One row for each memory format of the peer; ours runs once a turn and is held against each."""
+    """Return one row for each memory format of the peer; ours runs once a turn."""
     steps = (20 if quick else 200) if gpu else 3 if quick else 192 // config.encoder.width
     formats = ["channels_last", "channels_last, compiled"] if gpu else list(FORMATS)
     contenders = {"ours": compiled(config, steps, size=IMAGES).run}
@@ -379,7 +379,8 @@ def require_same(name: str, ours: list[float], peer: list[float]) -> None:
     for step, (mine, theirs, tolerance) in enumerate(zip(ours, peer, TOLERANCE, strict=True)):
         if not math.isclose(mine, theirs, rel_tol=0, abs_tol=tolerance):
             sys.exit(
-                f"error: {name}: loss after {step} steps: ours {mine:.6f}, peer {theirs:.6f}: not the same work"
+                f"error: {name}: loss after {step} steps: ours {mine:.6f}, peer {theirs:.6f}: not "
+                "the same work"
             )
 
 

@@ -64,7 +64,8 @@ def main() -> None:
         larger = name != "quickstart"
         if larger and (args.quick or not args.data_dir):
             print(
-                f"{name}: skipped, {'--quick' if args.quick else 'takes --data_dir=DIR with a prepared CIFAR-10'}"
+                f"{name}: skipped, "
+                f"{'--quick' if args.quick else 'takes --data_dir=DIR with a prepared CIFAR-10'}"
             )
             continue
         words = [*words, f"--config.data.data_dir={args.data_dir}"] if larger else words

@@ -203,7 +203,7 @@ def step_flops(config: Any) -> int:
 
 
 def peak_memory() -> int:
-    """Bytes: the device's own peak so far where it tells, else the largest this process has been."""
+    """Return the peak memory in bytes: the device's where it reports it, else this process's."""
     stats = jax.local_devices()[0].memory_stats() or {}
     unit = 1 if sys.platform == "darwin" else 1024
     return (

@@ -162,7 +162,7 @@ def add_optimizer(config: ConfigDict) -> None:
 
 # ssl_jax/optim/directions.py says which optimizer takes which, what they mean, and their defaults.
 OPTIONS = {
-    "b1": float,  # Adam and its kin, Lion
+    "b1": float,  # Adam and its variants, Lion
     "b2": float,
     "eps": float,
     "rho": float,  # Adadelta, RMSprop, natural

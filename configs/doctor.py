@@ -1,9 +1,10 @@
-"""What ails a pretraining run, and what to turn: `--config.run=DIR`, the work directory of that
-run, finished or not.
+"""Diagnose a pretraining run, finished or not, and advise which field to change.
+
+`--config.run=DIR` is the work directory of that run.
 
     python launch.py --config configs/doctor.py --config.run=DIR --workdir OUT
 
-Nothing is trained and no data read: a second or two. Every run is also judged so by itself, while
+It trains nothing, reads no data, and takes a second or two. Every run also diagnoses itself while
 it goes on.
 """
 

@@ -1,18 +1,20 @@
-"""The site: `python -m sphinx -W docs site`. It needs no network; the three notebooks run while it is built.
+"""The site: `python -m sphinx -W docs site`.
 
-Docstrings here are plain text with formulas, not reStructuredText: `as_text` makes them readable for Sphinx.
+It needs no network. The three notebooks run while it is built. Docstrings of the package are plain
+text with formulas, not reStructuredText: `as_text` makes them readable for Sphinx.
 """
 
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
+from sphinx.application import Sphinx
 from sphinx.ext import napoleon
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(
-    0, str(ROOT)
-)  # the notebooks and the API are of this copy, wherever another one is installed
+# the notebooks and the API are of this copy, wherever another one is installed
+sys.path.insert(0, str(ROOT))
 
 project = "ssl_jax"
 copyright = "the ssl_jax authors, Apache-2.0"
@@ -28,19 +30,18 @@ nb_execution_raise_on_error = True
 nb_merge_streams = True
 
 autodoc_member_order = "bysource"
-autodoc_typehints = (
-    "none"  # docstrings give shapes and types; types of other projects could not be linked offline
-)
+# docstrings give shapes and types; types of other projects could not be linked offline
+autodoc_typehints = "none"
 autodoc_default_options = {"members": True}
 nitpick_ignore_regex = [("py:.*", r"(jax|numpy|flax|optax)\..*")]  # other projects' names
 
-# --- The API's pages: one for each folder --------------------------------------------------------------------------
+# --- The API's pages: one for each folder ---------------------------------------------------------
 
-SKIPPED = ("tasks", "reports")  # what the command line does: they are the door's, not a library
+SKIPPED = ("tasks", "reports")  # what the command line does, not a library
 
 
-def write_api(app) -> None:
-    """Writes api/FOLDER.md, with every public module of that folder, and api/index.md."""
+def write_api(app: Sphinx) -> None:
+    """Write api/FOLDER.md, with every public module of that folder, and api/index.md."""
     out = Path(app.srcdir) / "api"
     out.mkdir(exist_ok=True)
     folders: dict[str, list[str]] = {}
@@ -65,24 +66,32 @@ def write_api(app) -> None:
             lines += [f"## `{module}`", "", "```{eval-rst}", f".. automodule:: {module}", "```", ""]
         write_if_new(out / f"{folder}.md", "\n".join(lines))
     names = "\n".join(sorted(folders))
-    intro = "# API\n\nEvery public module, by folder. [Architecture](../architecture.md) says what each is for."
+    intro = (
+        "# API\n\nEvery public module, by folder. [Architecture](../architecture.md) says what "
+        "each is for."
+    )
     index = f"{intro}\n\n```{{toctree}}\n{names}\n```\n"
     write_if_new(out / "index.md", index)
 
 
 def write_if_new(path: Path, text: str) -> None:
+    """Write a file unless it has this text already, so that Sphinx reads it once."""
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
 
 
-# --- Docstrings ----------------------------------------------------------------------------------------------------
+# --- Docstrings -----------------------------------------------------------------------------------
 
 SECTIONS = napoleon.Config(napoleon_use_rtype=False)
 SECTION = re.compile(r"(Args|Returns|Raises|Yields|Example|Examples|Note):$")
 
 
-def as_text(app, what, name, obj, options, lines: list[str]) -> None:
-    """Makes reStructuredText of a plain docstring, in place: indented blocks become literal, Args and Returns lists."""
+def as_text(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Make reStructuredText of a plain docstring, in place.
+
+    Indented blocks become literal, Args and Returns become lists. The arguments are those of
+    Sphinx's event autodoc-process-docstring.
+    """
     out: list[str] = []
     i = 0
     while i < len(lines):
@@ -118,8 +127,10 @@ def as_text(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def section_of(title: str, block: list[str]) -> list[str]:
-    """A section, with one indentation for what goes on. Returns is a list where several things are
-    named, and a field already: Napoleon would take its first word for a type.
+    """Return the lines of a section, with one indentation for continued lines.
+
+    Returns becomes a list where several things are named. It becomes a field here already, since
+    Napoleon would take its first word for a type.
     """
     base = min((len(line) - len(line.lstrip()) for line in block if line.strip()), default=0)
     texts = [(line.startswith(" " * (base + 1)), line.strip()) for line in block]
@@ -137,7 +148,7 @@ def section_of(title: str, block: list[str]) -> list[str]:
 
 
 def escaped(line: str) -> str:
-    """`x` becomes ``x``; what reStructuredText would take for marks outside of it stands as it is."""
+    """Return a line in which `x` is ``x``, and marks of reStructuredText elsewhere are escaped."""
     parts = re.split(r"(`[^`]+`)", line.replace("``", "`"))
     texts = [
         f"``{part[1:-1]}``" if i % 2 else re.sub(r"([*|\\_`])", r"\\\1", part)
@@ -156,12 +167,13 @@ def escaped(line: str) -> str:
     return joined
 
 
-def skip(app, what, name, obj, skipped, options) -> bool | None:
-    """Leaves out the fields of named tuples, whose docstring is Python's own."""
+def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
+    """Leave out the fields of named tuples, whose docstring is Python's own."""
     return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
 
 
-def setup(app) -> None:
+def setup(app: Sphinx) -> None:
+    """Connect the functions above to Sphinx's events."""
     app.connect("builder-inited", write_api)
     app.connect("autodoc-process-docstring", as_text)
     app.connect("autodoc-skip-member", skip)

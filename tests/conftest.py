@@ -21,13 +21,13 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_configure(config):
-    """Every warning is an error; the ones let pass stand here, each with its date and its reason."""
+    """Every warning is an error, but for those below, each with its date and its reason."""
     config.addinivalue_line("filterwarnings", "error")
 
 
 @pytest.fixture
 def heeds_control_c():
-    """A job in the background starts with SIGINT ignored, and so would the commands that it starts."""
+    """Handle SIGINT: a background job, and the commands that it starts, would ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

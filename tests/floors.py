@@ -9,7 +9,7 @@ from pathlib import Path
 # other.
 FLOORS = (
     ("ssl_jax", "errors", "types"),
-    ("intervals", "linalg", "losses", "runtime"),
+    ("files", "intervals", "linalg", "losses", "runtime"),
     ("augment", "data", "dynamics", "models", "optim", "workdir"),
     ("predictors", "probes"),
     ("diagnosis",),
@@ -37,11 +37,12 @@ def draw() -> str:
     wide = max(map(len, FLOORS)) * (WIDTH + GAP) + 110
     tall = len(FLOORS) * (HEIGHT + GAP) + GAP
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {tall}" width="{wide}" height="{tall}" '
-        'font-family="sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {tall}" '
+        f'width="{wide}" height="{tall}" font-family="sans-serif" font-size="13">',
         "<title>A module imports only from floors below its own</title>",
         f'<rect width="{wide}" height="{tall}" fill="white"/>',
-        f'<path d="M 30 {GAP} V {tall - 2 * GAP} m -6 -10 l 6 10 l 6 -10" fill="none" stroke="#555" stroke-width="2"/>',
+        f'<path d="M 30 {GAP} V {tall - 2 * GAP} m -6 -10 l 6 10 l 6 -10" '
+        'fill="none" stroke="#555" stroke-width="2"/>',
         f'<text x="46" y="{tall // 2}" fill="#555">imports</text>',
     ]
     for row, names in enumerate(reversed(FLOORS)):
@@ -49,8 +50,10 @@ def draw() -> str:
         for column, name in enumerate(names):
             x = 110 + column * (WIDTH + GAP)
             lines.append(
-                f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="4" fill="#e8eef7" stroke="#5b7db1"/>'
-                f'<text x="{x + WIDTH // 2}" y="{y + 20}" text-anchor="middle" fill="#1b2a41">{escape(name)}</text>'
+                f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="4" '
+                'fill="#e8eef7" stroke="#5b7db1"/>'
+                f'<text x="{x + WIDTH // 2}" y="{y + 20}" text-anchor="middle" '
+                f'fill="#1b2a41">{escape(name)}</text>'
             )
     return "\n".join([*lines, "</svg>"]) + "\n"
 

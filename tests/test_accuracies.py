@@ -421,7 +421,7 @@ def test_linear_accuracies_are_those_of_their_protocols():
 
 
 def test_the_last_epoch_counts_and_not_the_best():
-    """Features of noise: which epoch is the best is chance, and the best is better than the last."""
+    """Features of noise: the best epoch is one by chance, and better than the last."""
     features = made_features(noise=50.0)
     original = original_probe(*as_data(features), num_classes=CLASSES, epochs=20, seed=1)
     seeded = seed_probe(*as_data(features), num_classes=CLASSES, epochs=20, seed=1)
@@ -436,7 +436,7 @@ def test_the_last_epoch_counts_and_not_the_best():
 
 
 def test_no_epochs_given_are_those_of_the_protocol():
-    """The replication's 100, the original's 50; in batches of 128, or of all where there are fewer."""
+    """The replication's 100, the original's 50, in batches of 128, or of all if there are fewer."""
     for count in (150, 90):
         features = made_features(train=count, noise=3.0)
         settings = {"num_classes": CLASSES, "seed": 0, "batch_size": min(128, count)}

@@ -101,7 +101,7 @@ AMOUNT = {"brightness": 1.3, "contrast": 0.5, "saturation": 1.6, "hue": 0.09}
     [colour.OPERATIONS, colour.BLENDS, ("brightness", "contrast"), ("saturation", "hue"), ("hue",)],
 )
 def test_jitter_is_the_operations_one_after_the_other(names):
-    """Every order, all in one compiled `vmap`; the amounts are large enough to tell orders apart."""
+    """Every order in one compiled `vmap`; the amounts are large enough for orders to differ."""
     image, orders = picture(), list(itertools.permutations(names))
     turn = {name: jnp.array([float(order.index(name)) for order in orders]) for name in names}
     amount = {name: AMOUNT[name] for name in names}

@@ -148,7 +148,7 @@ def test_gaussian_blur_is_a_convolution_with_reflected_edges(shape, sigma):
 
 
 def test_random_gaussian_blur_draws_its_strength_and_its_probability():
-    """A blurred point gives away its sigma: the neighbour is exp(-1 / (2 sigma^2)) of the centre."""
+    """A blurred point shows its sigma: the neighbour is exp(-1 / (2 sigma^2)) of the centre."""
     point = jnp.zeros((9, 9, 1)).at[4, 4].set(1.0)
     keys = jax.random.split(jax.random.key(3), 2000)
     blur = jax.jit(

@@ -1,5 +1,6 @@
 """Checkpoints come back whole, the right ones are kept, and damage is told in one line."""
 
+import shutil
 import sys
 
 import chex
@@ -160,3 +161,57 @@ def test_without_a_checkpoint(tmp_path):
     for directory in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match=f"^{directory}: no checkpoint found"):
             checkpoints.steps_in(directory)
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position % len(content)] ^= 1 << position % 8
+    path.write_bytes(content)
+
+
+def test_flipped_bits_are_never_restored(folder, monkeypatch):
+    """Bits of every file at random places: the state comes back right or not at all."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    rng, like, expected = np.random.default_rng(0), make_state(0)._asdict(), make_state(8)._asdict()
+    told = 0
+    for path in sorted(p for p in (folder / "8").rglob("*") if p.is_file()):
+        whole = path.read_bytes()
+        for position in rng.integers(0, max(len(whole), 1), 6):
+            flip(path, int(position))
+            try:
+                chex.assert_trees_all_equal(restore_as_dict(folder, like), expected)
+            except UserError as error:
+                assert str(error).startswith(f"{folder}") and "\n" not in str(error)
+                told += "delete" in str(error)
+            path.write_bytes(whole)
+    assert told > 10
+
+
+def test_every_bit_counts():
+    array = np.float32([0.0, -1.5, np.nan])
+    seen = {checkpoints.digest(array), checkpoints.digest(array.reshape(1, 3))}
+    seen |= {checkpoints.digest(array.view(np.int32)), checkpoints.digest(-array)}
+    seen |= {checkpoints.digest(np.float32(1)), checkpoints.digest(np.float32([1]))}
+    assert len(seen) == 6
+
+
+def test_a_checkpoint_in_the_place_of_another(folder):
+    (folder / "8").rename(folder / "9")
+    with pytest.raises(UserError, match="9: is the checkpoint of step 8 under another name"):
+        restore(folder, make_state(0))
+    chex.assert_trees_all_equal(
+        checkpoints.restore_parts(folder, 4, make_state(0)._asdict()), make_state(4)._asdict()
+    )
+
+
+def test_notes(tmp_path):
+    with checkpoints.open_manager(tmp_path, BEST) as manager:
+        checkpoints.save(manager, make_state(4), 4, {}, {"rows": "a,b\n", "devices": 2})
+    assert checkpoints.read_notes(tmp_path, 4) == {"rows": "a,b\n", "devices": 2}
+
+
+def test_a_checkpoint_without_a_manifest_is_taken(folder):
+    """As earlier versions wrote them."""
+    shutil.rmtree(folder / "8" / checkpoints.MANIFEST)
+    assert checkpoints.read_notes(folder, 8) == {}
+    chex.assert_trees_all_equal(restore(folder, make_state(0)), make_state(8))

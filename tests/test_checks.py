@@ -205,7 +205,8 @@ def test_a_mistake_is_told_by_its_field(name, field):
 def test_what_is_written_down_is_not_made_symmetric(kind):
     fields = {"predictor.kind": kind, "predictor.symmetric": True}
     assert line_of(check_counts, config_of("quickstart", **fields)) == (
-        f"predictor.symmetric: got True, takes False with predictor.kind {kind}: only mlp, linear can be made symmetric"
+        f"predictor.symmetric: got True, takes False with predictor.kind {kind}: only mlp, linear "
+        "can be made symmetric"
     )
     for learned in ("mlp", "linear"):
         check_counts(config_of("quickstart", **fields | {"predictor.kind": learned}))
@@ -282,7 +283,10 @@ def test_sizes_at_their_limits_pass():
         (
             {"knn_k": 31},
             10,
-            "probe.knn_k: got 31, takes at most 30: 40 training images less probe.validation_size 10",
+            (
+                "probe.knn_k: got 31, takes at most 30: 40 training images less "
+                "probe.validation_size 10"
+            ),
         ),
         ({"few_labels": 5}, 0, "probe.few_labels: got 5, takes at most 4, as the rarest class has"),
     ],

@@ -1,4 +1,4 @@
-"""Compiled programs are kept where the user's cache is, unless that is switched off or cannot be."""
+"""Compiled programs are kept in the user's cache, unless that is off or impossible."""
 
 import os
 import time

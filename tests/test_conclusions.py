@@ -12,16 +12,28 @@ from ssl_jax.intervals import paired
 from ssl_jax.reports.experiments import phase_diagram, registry
 from ssl_jax.reports.experiments.adam_l2 import (
     compared,
+    conclude_adam_l2,
     ends,
     filled,
-    found_adam_l2,
     without_gradient,
 )
-from ssl_jax.reports.experiments.optimizers import beside_best, by_error, found_optimizers, overlap
-from ssl_jax.reports.experiments.random_labels import found_random_labels
-from ssl_jax.reports.experiments.ridge import found_ridge
-from ssl_jax.reports.experiments.signal import found_signal, level, ratio, seen, smallest, trained
-from ssl_jax.reports.experiments.snapshots import found_snapshots
+from ssl_jax.reports.experiments.optimizers import (
+    beside_best,
+    by_error,
+    conclude_optimizers,
+    overlap,
+)
+from ssl_jax.reports.experiments.random_labels import conclude_random_labels
+from ssl_jax.reports.experiments.ridge import conclude_ridge
+from ssl_jax.reports.experiments.signal import (
+    conclude_signal,
+    level,
+    ratio,
+    seen,
+    smallest,
+    trained,
+)
+from ssl_jax.reports.experiments.snapshots import conclude_snapshots
 
 
 def score(mean, interval=None) -> dict:
@@ -55,26 +67,27 @@ def test_signal_that_decides():
         member(0.1, *EVEN),
         member(0.1, *FADED, depth=10),
     ]
-    assert found_signal(members) == (
-        "Of 3 networks of 3 layers 2 trained. Of 1 networks of 10 layers 0 trained. With a gradient of at least 0.01 "
-        "in every layer before training: 2 of 2. With a smaller one in some layer, but all alike within a factor of "
-        "10: 0 of 1. With a smaller one in some layer, and not alike: 0 of 1."
+    assert conclude_signal(members) == (
+        "Of 3 networks of 3 layers 2 trained. Of 1 networks of 10 layers 0 trained. With a "
+        "gradient of at least 0.01 in every layer before training: 2 of 2. With a smaller one in "
+        "some layer, but all alike within a factor of 10: 0 of 1. With a smaller one in some "
+        "layer, and not alike: 0 of 1."
     )
 
 
 def test_signal_that_decides_nothing():
     members = [member(0.1, *SEEN), member(1.0, *EVEN), member(0.95, *FADED)]
-    assert found_signal(members) == (
-        "Of 3 networks of 3 layers 2 trained. With a gradient of at least 0.01 in every layer before training: 0 of 1. "
-        "With a smaller one in some layer, but all alike within a factor of 10: 1 of 1. With a smaller one in some "
-        "layer, and not alike: 1 of 1."
+    assert conclude_signal(members) == (
+        "Of 3 networks of 3 layers 2 trained. With a gradient of at least 0.01 in every layer "
+        "before training: 0 of 1. With a smaller one in some layer, but all alike within a factor "
+        "of 10: 1 of 1. With a smaller one in some layer, and not alike: 1 of 1."
     )
 
 
 def test_signal_of_which_there_is_one_kind_only():
-    assert found_signal([member(1.0, *SEEN)]).endswith(
-        "before training: 1 of 1. With a smaller one in some layer, but all alike within a factor of 10: 0 of 0. With "
-        "a smaller one in some layer, and not alike: 0 of 0."
+    assert conclude_signal([member(1.0, *SEEN)]).endswith(
+        "before training: 1 of 1. With a smaller one in some layer, but all alike within a factor "
+        "of 10: 0 of 0. With a smaller one in some layer, and not alike: 0 of 0."
     )
 
 
@@ -120,17 +133,17 @@ def adam_result(adam, others=(1.0, 1.0, 1.0), sgd=(0.0, 0.003), apart=(0.0, 0.9)
 
 
 def test_adam_under_which_decay_is_not_l2():
-    assert found_adam_l2(adam_result([2000.0, 50.0, 0.5])) == (
-        "Under Adam with L2, weights with gradients of about 1e-06 shrink 4e+03 times as fast as those with gradients "
-        "of about 0.01. In the three others every weight shrinks by learning rate times λ, to within 0.0001 of it. "
-        "After training, SGD's weights under the two kinds of decay differ by at most 0.003 of their norm, whatever λ; "
-        "Adam's by up to 0.9. At the λ that held-out images choose, AdamW reaches 95.0 % and Adam with L2 90.0 % (± "
-        "2.0 and 1.0)."
+    assert conclude_adam_l2(adam_result([2000.0, 50.0, 0.5])) == (
+        "Under Adam with L2, weights with gradients of about 1e-06 shrink 4e+03 times as fast as "
+        "those with gradients of about 0.01. In the three others every weight shrinks by learning "
+        "rate times λ, to within 0.0001 of it. After training, SGD's weights under the two kinds "
+        "of decay differ by at most 0.003 of their norm, whatever λ; Adam's by up to 0.9. At the λ "
+        "that held-out images choose, AdamW reaches 95.0 % and Adam with L2 90.0 % (± 2.0 and 1.0)."
     )
 
 
 def test_adam_under_which_decay_is_l2_and_others_that_stray():
-    text = found_adam_l2(
+    text = conclude_adam_l2(
         adam_result([1.0, 1.0, 1.0], others=(0.8, 1.0, 1.1), sgd=(0.0, 0.4), apart=(0.0, None))
     )
     assert text.startswith(
@@ -148,7 +161,7 @@ def test_adam_in_the_bins_that_have_enough_weights():
     result = adam_result([1.0, 8.0, 0.1])
     result["variants"]["Adam with L2"]["weights_in_bin"] = [49, 50, 50]
     result["variants"]["AdamW"] |= {"shrinkage": [9.0, 1.0, 1.02], "weights_in_bin": [49, 50, 50]}
-    text = found_adam_l2(result)
+    text = conclude_adam_l2(result)
     assert "of about 0.0001 shrink 80 times as fast as those with gradients of about 0.01." in text
     assert "to within 0.02 of it" in text
     assert ends(variant([1, 2, 3], (49, 50, 49))) == (1, 1) and ends(
@@ -164,7 +177,7 @@ def test_adam_of_a_network_of_few_weights():
     for one in result["variants"].values():
         one["weights_in_bin"] = [3, 7, 2]
     result["variants"]["AdamW"]["shrinkage"] = [None, 1.3, 9.0]
-    text = found_adam_l2(result)
+    text = conclude_adam_l2(result)
     assert "of about 0.0001 shrink 1 times as fast as those with gradients of about 0.0001." in text
     assert "to within 0.3 of it" in text
 
@@ -172,7 +185,8 @@ def test_adam_of_a_network_of_few_weights():
 def test_accuracies_of_adam_and_adamw_stand_side_by_side():
     a, b = variant([1.0], [60], best=0.9, interval=None), variant([1.0], [60], best=0.8)
     assert compared(a, b) == (
-        "At the λ that held-out images choose, AdamW reaches 80.0 % and Adam with L2 90.0 % (± 1.0 and 0.0)."
+        "At the λ that held-out images choose, AdamW reaches 80.0 % and Adam with L2 90.0 % (± 1.0 "
+        "and 0.0)."
     )
 
 
@@ -187,7 +201,7 @@ def test_weights_without_a_gradient():
         )
 
 
-# --- optimizers: which is the best, and whether that can be told ----------------------------------
+# --- optimizers: which is the best, and whether that is decided ----------------------------------
 
 
 def swept(best_rate: float, best: tuple, *errors: float) -> dict:
@@ -205,21 +219,22 @@ def test_optimizers_of_which_one_is_best():
         adam=swept(0.01, (0.03, 0.01), 0.03, 0.5, 0.9),
         lion=swept(1.0, (0.06, 0.005), 0.9, 0.2, 0.06),
     )
-    assert found_optimizers(result) == (
-        "Each at its own best rate, adam has the least test error, 3.0 ± 1.0 %, and sgd the largest, 7.0 ± 1.0 %; of "
-        "the others, 0 have intervals that overlap adam's. One rate below their best, at it and one above, the "
-        "optimizers' median error is 25.0 / 6.0 / 65.0 %. Over all its ε and ρ, Adadelta's lies between 5.0 and 90.0 %."
+    assert conclude_optimizers(result) == (
+        "Each at its own best rate, adam has the least test error, 3.0 ± 1.0 %, and sgd the "
+        "largest, 7.0 ± 1.0 %; of the others, 0 have intervals that overlap adam's. One rate below "
+        "their best, at it and one above, the optimizers' median error is 25.0 / 6.0 / 65.0 %. "
+        "Over all its ε and ρ, Adadelta's lies between 5.0 and 90.0 %."
     )
 
 
-def test_optimizers_of_which_the_best_cannot_be_told():
+def test_optimizers_of_which_the_best_is_undecided():
     result = optimizers_result(
         sgd=swept(0.1, (0.07, 0.03), 0.3, 0.07, 0.8),
         adam=swept(0.1, (0.04, 0.01), 0.2, 0.04, 0.9),
         lion=swept(0.1, (0.041, 0.0), 0.4, 0.041, 0.7),
         lars=swept(0.1, (0.0501, 0.0), 0.4, 0.0501, 0.7),
     )
-    text = found_optimizers(result)
+    text = conclude_optimizers(result)
     assert "adam has the least test error, 4.0 ± 1.0 %, and sgd the largest, 7.0 ± 3.0 %" in text
     # sgd by its own width, lion by adam's
     assert "of the others, 2 have intervals that overlap adam's" in text
@@ -229,10 +244,11 @@ def test_optimizers_of_one_seed_and_one_rate():
     result = optimizers_result(sgd=swept(1.0, (0.07,), 0.07), adam=swept(1.0, (0.04,), 0.04)) | {
         "rates": [1.0]
     }
-    assert found_optimizers(result) == (
-        "Each at its own best rate, adam has the least test error, 4.0 %, and sgd the largest, 7.0 %; of the others, 0 "
-        "have intervals that overlap adam's. One rate below their best, at it and one above, the optimizers' median "
-        "error is none / 5.5 / none %. Over all its ε and ρ, Adadelta's lies between 5.0 and 90.0 %."
+    assert conclude_optimizers(result) == (
+        "Each at its own best rate, adam has the least test error, 4.0 %, and sgd the largest, 7.0 "
+        "%; of the others, 0 have intervals that overlap adam's. One rate below their best, at it "
+        "and one above, the optimizers' median error is none / 5.5 / none %. Over all its ε and ρ, "
+        "Adadelta's lies between 5.0 and 90.0 %."
     )
 
 
@@ -290,11 +306,12 @@ def random_result(random=(0.5, 0.7, 0.99, 0.985), true=(0.9, 0.995, 1.0, 1.0), l
 
 
 def test_random_labels_that_are_learned_by_heart():
-    assert found_random_labels(random_result()) == (
-        "On random labels the network reaches a training accuracy of 100.0 ± 1.0 % (99 % after 2 epochs with true "
-        "labels, 3 with random ones), and on test images 10.5 ± 2.0 %, where the largest class makes 10.2 %; on true "
-        "labels 98.0 ± 1.0 and 97.0 ± 2.0 %. Weight decay leaves 60.0 ± 1.0 % of the random labels learnt, "
-        "augmentation 40.0 ± 1.0 %, both 30.0 ± 1.0 %."
+    assert conclude_random_labels(random_result()) == (
+        "On random labels the network reaches a training accuracy of 100.0 ± 1.0 % (99 % after 2 "
+        "epochs with true labels, 3 with random ones), and on test images 10.5 ± 2.0 %, where the "
+        "largest class makes 10.2 %; on true labels 98.0 ± 1.0 and 97.0 ± 2.0 %. Weight decay "
+        "leaves 60.0 ± 1.0 % of the random labels learnt, augmentation 40.0 ± 1.0 %, both 30.0 ± "
+        "1.0 %."
     )
 
 
@@ -307,7 +324,7 @@ def test_random_labels_that_are_learned_by_heart():
     ],
 )
 def test_random_labels_that_are_not_learned_have_no_pace(curves):
-    text = found_random_labels(random_result(**curves, learnt=0.4))
+    text = conclude_random_labels(random_result(**curves, learnt=0.4))
     assert (
         "a training accuracy of 40.0 ± 1.0 %, and on test images 10.5 ± 2.0 %," in text
         and "epochs" not in text
@@ -336,24 +353,25 @@ TAIL = (
 
 
 def test_snapshots_that_are_better_and_worse():
-    assert found_snapshots(snapshots_result((0.01, 0.005), (-0.02, 0.0199))) == (
-        "The ensemble against its last member: +1.00 ± 0.50 points; against the plain run of the same cost: -2.00 ± "
-        f"1.99 points.{TAIL}"
+    assert conclude_snapshots(snapshots_result((0.01, 0.005), (-0.02, 0.0199))) == (
+        "The ensemble against its last member: +1.00 ± 0.50 points; against the plain run of the "
+        f"same cost: -2.00 ± 1.99 points.{TAIL}"
     )
 
 
-def test_snapshots_of_which_it_cannot_be_told():
+def test_snapshots_of_which_it_is_undecided():
     """Also where the interval ends at zero."""
-    assert found_snapshots(snapshots_result((0.01, 0.01), (-0.002, 0.003))) == (
-        "The ensemble against its last member: +1.00 ± 1.00 points, an interval that holds zero; against the plain run "
-        f"of the same cost: -0.20 ± 0.30 points, an interval that holds zero.{TAIL}"
+    assert conclude_snapshots(snapshots_result((0.01, 0.01), (-0.002, 0.003))) == (
+        "The ensemble against its last member: +1.00 ± 1.00 points, an interval that holds zero; "
+        "against the plain run of the same cost: -0.20 ± 0.30 points, an interval that holds "
+        f"zero.{TAIL}"
     )
 
 
 def test_snapshots_of_a_single_seed_have_no_interval():
-    assert found_snapshots(snapshots_result((0.01,), (0.0,))) == (
-        "The ensemble against its last member: +1.00 points; against the plain run of the same cost: +0.00 points."
-        f"{TAIL}"
+    assert conclude_snapshots(snapshots_result((0.01,), (0.0,))) == (
+        "The ensemble against its last member: +1.00 points; against the plain run of the same "
+        f"cost: +0.00 points.{TAIL}"
     )
 
 
@@ -383,24 +401,26 @@ def test_ridge_that_goes_as_predicted():
         descent(1.0, 0.98, 1e-9), descent(1.962, 0.9624, 2e-6), descent(2.1, 1.1, 7.0)
     )
     assert 0.9624**60 > 0.1 > 0.9624**61
-    assert found_ridge(result) == (
-        "The error follows the prediction from the eigenvalues to within 2e-06 of itself wherever it converges. At the "
-        "best rate, 1.962 / L, a tenth of the error takes 61 steps in the end, which one Newton step reaches to 2e-10. "
-        "After 3000 steps 2 of 2 converging rates classify the test images as well as the closed form does."
+    assert conclude_ridge(result) == (
+        "The error follows the prediction from the eigenvalues to within 2e-06 of itself wherever "
+        "it converges. At the best rate, 1.962 / L, a tenth of the error takes 61 steps in the "
+        "end, which one Newton step reaches to 2e-10. After 3000 steps 2 of 2 converging rates "
+        "classify the test images as well as the closed form does."
     )
 
 
 def test_ridge_that_does_not_go_as_predicted():
     result = ridge_result(descent(1.0, 0.5, 0.7, 0.93), descent(1.2, 0.6, 0.2, 0.939), newton=0.3)
-    assert found_ridge(result) == (
-        "The error follows the prediction from the eigenvalues to within 0.7 of itself wherever it converges. At the "
-        "best rate, 1.000 / L, a tenth of the error takes 4 steps in the end, which one Newton step reaches to 3e-01. "
-        "After 3000 steps 0 of 2 converging rates classify the test images as well as the closed form does."
+    assert conclude_ridge(result) == (
+        "The error follows the prediction from the eigenvalues to within 0.7 of itself wherever it "
+        "converges. At the best rate, 1.000 / L, a tenth of the error takes 4 steps in the end, "
+        "which one Newton step reaches to 3e-01. After 3000 steps 0 of 2 converging rates classify "
+        "the test images as well as the closed form does."
     )
 
 
 def test_ridge_that_is_too_large_for_newton():
-    text = found_ridge(ridge_result(descent(1.0, 0.5, 1e-9), newton=None))
+    text = conclude_ridge(ridge_result(descent(1.0, 0.5, 1e-9), newton=None))
     assert "takes 4 steps in the end. After 3000 steps 1 of 1" in text and "Newton" not in text
 
 
@@ -432,19 +452,28 @@ def robustness_result(difference, over, best) -> dict:
             [[0.01, 0.02], [0.03, 0.0]],
             (0.015, 0.002),
             (0.004, 0.001),
-            "+1.50 ± 0.20 points over all cells, ahead in 3 and behind in 0 of 4 cells, +0.40 ± 0.10 between",
+            (
+                "+1.50 ± 0.20 points over all cells, ahead in 3 and behind in 0 of 4 cells, +0.40 "
+                "± 0.10 between"
+            ),
         ),
         (
             [[-0.01, -0.02], [0.03, -0.1]],
             (-0.025, 0.002),
             (-0.004, 0.001),
-            "-2.50 ± 0.20 points over all cells, ahead in 1 and behind in 3 of 4 cells, -0.40 ± 0.10 between",
+            (
+                "-2.50 ± 0.20 points over all cells, ahead in 1 and behind in 3 of 4 cells, -0.40 "
+                "± 0.10 between"
+            ),
         ),
         (
             [[None, None], [0.0, 0.0]],
             (0.0,),
             (None,),
-            "+0.00 points over all cells, ahead in 0 and behind in 0 of 4 cells, not finite between",
+            (
+                "+0.00 points over all cells, ahead in 0 and behind in 0 of 4 cells, not finite "
+                "between"
+            ),
         ),
     ],
 )
@@ -507,7 +536,7 @@ def test_intervals_are_those_of_scipy():
         a, b = rng.normal(size=5) + shift, rng.normal(size=5)
         d = paired(a, b)
         result = snapshots_result((d["mean"], d["interval"]), (0.5, 0.1))
-        told = "holds zero" not in found_snapshots(result)
-        assert told == (stats.ttest_rel(a, b).pvalue < 0.05)
-        decided.append(told)
+        significant = "holds zero" not in conclude_snapshots(result)
+        assert significant == (stats.ttest_rel(a, b).pvalue < 0.05)
+        decided.append(significant)
     assert 0 < sum(decided) < 9

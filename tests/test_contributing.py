@@ -1,4 +1,4 @@
-"""Every section of docs/contributing.md is followed as it is written, on a copy of the repository."""
+"""Every section of docs/contributing.md, followed as it is written on a copy of the repository."""
 
 import os
 import re

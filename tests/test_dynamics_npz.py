@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from ssl_jax.errors import UserError
-from ssl_jax.workdir.dynamics_npz import NAME, read_dynamics, resume_dynamics, write_dynamics
+from ssl_jax.workdir.dynamics_npz import (
+    NAME,
+    digest,
+    read_dynamics,
+    resume_dynamics,
+    write_dynamics,
+)
 
 STEPS = (0, 10, 20, 25)
 
@@ -102,3 +108,22 @@ def test_arrays_of_another_length_are_left_out(folder, capsys):
     np.savez(folder / NAME, **arrays | {"epoch": arrays["epoch"][:-1]})
     assert "epoch" not in read_dynamics(folder)
     assert "epoch" in capsys.readouterr().err
+
+
+def test_the_records_of_another_run_are_not_taken(folder, records, capsys):
+    kept = digest(records[:3])
+    assert len(resume_dynamics(folder, 20, kept)) == 3 and capsys.readouterr().err == ""
+    records[1]["loss"] = np.float32(records[1]["loss"]) + 1
+    write_dynamics(folder, records)
+    assert resume_dynamics(folder, 20, kept) == []
+    assert "has other records" in capsys.readouterr().err
+    assert [p.name for p in folder.iterdir()] == ["dynamics.damaged.npz"]
+    assert resume_dynamics(folder, 20, kept) == [] and "not found" in capsys.readouterr().err
+
+
+def test_the_digest_knows_every_number_and_not_what_comes_later(records):
+    base = digest(records[:2])
+    assert base == digest([record | {"later": np.nan} for record in records[:2]])
+    for name in ("step", "epoch", "alignment", "loss"):
+        other = [records[0], records[1] | {name: records[1][name] + 1}]
+        assert digest(other) != base, name

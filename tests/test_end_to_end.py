@@ -19,14 +19,20 @@ from ssl_jax.workdir import metrics_csv
 from ssl_jax.workdir.checkpoints import steps_in
 
 ROOT = Path(__file__).parent.parent
-PROBE = """probe.epochs=2 probe.knn_k=5 probe.validation_size=32 probe.few_labels=2 probe.few_label_draws=2
-    probe.protocol=seed""".split()
-TINY = """devices=2 data.train_size=96 batch_size=32 epochs=2 eval_every=1 checkpoint_every=1 log_every=2
+PROBE = """
+    probe.epochs=2 probe.knn_k=5 probe.validation_size=32 probe.few_labels=2 probe.few_label_draws=2
+    probe.protocol=seed
+""".split()
+TINY = """
+    devices=2 data.train_size=96 batch_size=32 epochs=2 eval_every=1 checkpoint_every=1 log_every=2
     encoder.width=4 projector.hidden=8 projector.out=4 predictor.kind=linear schedule.name=constant
-    views.jitter=0 views.crop_scale=0.5,1""".split()
+    views.jitter=0 views.crop_scale=0.5,1
+""".split()
 TINY += PROBE
-PROMISED = """task method dataset seed epochs steps linear_accuracy knn_accuracy random_init_linear_accuracy seconds
-    images_per_second device versions""".split()
+PROMISED = """
+    task method dataset seed epochs steps linear_accuracy knn_accuracy random_init_linear_accuracy
+    seconds images_per_second device versions
+""".split()
 
 
 def command(config: str, workdir: Path, *fields: str) -> int:

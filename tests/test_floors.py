@@ -21,7 +21,7 @@ FILES = {
 
 
 def folder(module: str) -> str:
-    """ "ssl_jax.train.loop" -> "train"; "ssl_jax.errors" -> "errors"; "configs.probe" -> "configs"."""
+    """Return a module's folder: "train" of "ssl_jax.train.loop", "configs" of "configs.probe"."""
     return module.split(".")[module.startswith("ssl_jax.")]
 
 

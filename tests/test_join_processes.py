@@ -104,7 +104,10 @@ def test_two_processes_meet():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         place = f"localhost:{free.getsockname()[1]}"
-    program = "import jax, launch; launch.join_processes({}); print(jax.process_index(), jax.process_count())"
+    program = (
+        "import jax, launch; launch.join_processes({}); print(jax.process_index(), "
+        "jax.process_count())"
+    )
     plain = {name: value for name, value in os.environ.items() if name not in NAMES} | {
         "JAX_PLATFORMS": "cpu"
     }

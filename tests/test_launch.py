@@ -505,7 +505,11 @@ def test_this_machine_is_told_as_jax_tells_it():
 def documented() -> list[str]:
     """What follows `launch.py` in README.md, in the pages and in the configurations' own words."""
     paths = (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").rglob("*.py"))
-    texts = [path.read_text() for path in paths if path.parent.name != "api"]
+    texts = [
+        re.sub(r"\\+\n\s*", "", path.read_text())  # a command on two lines
+        for path in paths
+        if path.parent.name != "api"
+    ]
     found = {
         m[1].strip(' `"')
         for text in texts

@@ -56,7 +56,11 @@ def leave(path):
 def race(root, turns, holders):
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        mine = [folder for folder in root.glob("lease-*") if int((lease.newest(folder) or folder / "0").name) < turns]
+        mine = [
+            folder
+            for folder in root.glob("lease-*")
+            if int((lease.newest(folder) or folder / "0").name) < turns
+        ]
         if not mine:
             return
         folder = random.choice(mine)

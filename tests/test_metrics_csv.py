@@ -4,7 +4,17 @@ import math
 
 import pytest
 
-from ssl_jax.workdir.metrics_csv import COLUMNS, append_row, as_written, read_rows, truncate_after
+from ssl_jax.errors import UserError
+from ssl_jax.workdir.metrics_csv import (
+    COLUMNS,
+    append_row,
+    as_written,
+    parse,
+    read_rows,
+    restore,
+    table,
+    truncate_after,
+)
 
 
 def row(step, **more):
@@ -95,3 +105,65 @@ def test_terms_of_a_loss_have_columns_after_the_others(path):
     assert (rows[3]["loss_prediction"], rows[5]["loss_variance"]) == (-1.5, 0.125)
     assert truncate_after(path, 8)[-1]["loss_variance"] == 0.25
     assert as_written(row(8, loss_variance=0.25))["loss_variance"] == 0.25
+
+
+DAMAGES = {
+    "deleted": lambda text: None,
+    "empty": lambda text: "",
+    "header alone": lambda text: text.splitlines(keepends=True)[0],
+    "a row less": lambda text: "".join(text.splitlines(keepends=True)[:2]),
+    "a row twice": lambda text: text + text.splitlines(keepends=True)[-1],
+    "all rows twice": lambda text: text + "".join(text.splitlines(keepends=True)[1:]),
+    "another number": lambda text: text.replace("-1.25", "-1.26", 1),
+    "semicolons": lambda text: text.replace(",", ";"),
+    "text": lambda text: text.replace("-1.25", "minus one", 1),
+    "nul": lambda text: text[:-20] + "\0" * 20 + "\n",
+    "columns": lambda text: text.replace("-1.25,", "", 1),
+    "another file": lambda text: "name,age\nx,1\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_what_the_checkpoint_knows_is_written_again(path, damage, capsys):
+    whole = path.read_text()
+    append_row(path, row(8))  # taken after the checkpoint
+    damaged = damage(path.read_text())
+    if damaged is None:
+        path.unlink()
+    else:
+        path.write_text(damaged)
+    rows = restore(path, 6, whole)
+    assert table(rows) == path.read_text() == whole and steps(rows) == [2, 4, 6]
+    told = capsys.readouterr().err
+    assert told.startswith(f"{path}: ") and told.count("\n") == 1 and "checkpoint" in told
+    kept = path.with_name("metrics.damaged.csv")
+    assert kept.exists() == (damaged is not None)
+    if damaged is not None:
+        assert kept.read_text() == damaged
+
+
+def test_a_sound_file_is_cut_back_without_a_word(path, capsys):
+    whole = path.read_text()
+    append_row(path, row(8))
+    assert steps(restore(path, 6, whole)) == [2, 4, 6] and path.read_text() == whole
+    assert capsys.readouterr().err == "" and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        n
+        for n in DAMAGES
+        if n not in ("deleted", "empty", "header alone", "a row less", "another number")
+    ],
+)
+def test_a_reader_is_told_of_damage_in_one_line(path, name):
+    path.write_text(DAMAGES[name](path.read_text()))
+    with pytest.raises(UserError, match="metrics.csv: damaged, "):
+        read_rows(path)
+
+
+def test_the_table_is_what_the_rows_were(path):
+    append_row(path, row(8, loss_variance=0.25))
+    text = path.read_text()
+    assert table(parse(text)) == text and text.splitlines()[0].endswith(",loss_variance")

@@ -296,7 +296,7 @@ def test_dropout_of_the_mlp_is_inverted():
 
 
 def weight_layers(order):
-    """Convolutions and linear layers; a shortcut shares the number of its block's last convolution."""
+    """Convolutions and linear layers; a shortcut has the number of its block's last convolution."""
     return [path for path in order if "norm" not in path and "shortcut" not in path]
 
 

@@ -156,10 +156,12 @@ def test_an_option_gets_its_field(added, monkeypatch):
     assert seen[1] == (64, 0.2, 3, False, "pytorch", 8, 0.3)
 
 
-FIELDS = """data.name=digits views.recipe=digits views.jitter=0 data.train_size=96 batch_size=32 epochs=2 eval_every=1
-    checkpoint_every=1 log_every=2 dynamics.every=2 encoder.name=convnet_digits encoder.width=4 projector.hidden=8
-    projector.out=4 schedule.name=constant devices=2 probe.epochs=2 probe.knn_k=5 probe.validation_size=32
-    probe.random_init=false""".split()
+FIELDS = """
+    data.name=digits views.recipe=digits views.jitter=0 data.train_size=96 batch_size=32 epochs=2
+    eval_every=1 checkpoint_every=1 log_every=2 dynamics.every=2 encoder.name=convnet_digits
+    encoder.width=4 projector.hidden=8 projector.out=4 schedule.name=constant devices=2
+    probe.epochs=2 probe.knn_k=5 probe.validation_size=32 probe.random_init=false
+""".split()
 
 
 def test_run(added, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Newton's method against scikit-learn, finite differences and the closed form of ridge regression."""
+"""Newton's method against scikit-learn, finite differences and ridge regression's closed form."""
 
 import numpy as np
 import pytest
@@ -135,8 +135,10 @@ def test_constant_features_and_a_class_without_examples_are_no_trouble():
         ({"loss": "hinge"}, "loss of the Newton probe: got 'hinge', it takes: softmax, squared"),
         (
             {"num_classes": 1000},
-            "Newton probe: got (6 features + 1) x 1000 classes = 7000 unknowns, takes at most 6000: "
-            "its Hessian is that number squared",
+            (
+                "Newton probe: got (6 features + 1) x 1000 classes = 7000 unknowns, takes at most "
+                "6000: its Hessian is that number squared"
+            ),
         ),
     ],
 )

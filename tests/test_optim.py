@@ -215,7 +215,7 @@ def test_groups_each_have_their_own_rate_and_decay():
 
 @pytest.mark.parametrize("decay", DECAYS)
 def test_equal_groups_are_one_optimizer(decay):
-    """Also by layer, whose numbers count through all groups, and by mask, which sees whole paths."""
+    """Also by layer, numbered through all groups, and by mask, which sees whole paths."""
     kernel, vector = jnp.arange(4.0).reshape(2, 2), jnp.arange(1.0, 3.0)
     params = {
         "encoder": {"conv": {"kernel": kernel, "bias": vector}, "norm": {"scale": vector}},

@@ -1,4 +1,4 @@
-"""Opposing penalties: the definition itself in NumPy, the closed form, the ratio's bounds, layers."""
+"""Opposing penalties: the definition in NumPy, the closed form, the ratio's bounds, layers."""
 
 import jax
 import jax.numpy as jnp

@@ -16,7 +16,7 @@ from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.probes.accuracies import make_encode
 from ssl_jax.probes.linear import few_label_probe, ridge_probe, seed_probe
 from ssl_jax.probes.newton import newton_probe
-from ssl_jax.tasks.probe import fingerprint_of, judge_all
+from ssl_jax.tasks.probe import fingerprint_of, run_probes
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FIELDS = {
@@ -46,8 +46,8 @@ def made_dataset() -> Dataset:
     return Dataset("made", train, test, train, 4, tuple("abcd"))
 
 
-class Judged:
-    """judge_all of one trained and one fresh state, with all that it was given."""
+class Probed:
+    """run_probes of one trained and one fresh state, with all that it was given."""
 
     def __init__(self, out: Path, **fields):
         self.out, self.dataset = out, made_dataset()
@@ -63,8 +63,15 @@ class Judged:
         )
         self.trained = self.fresh._replace(step=np.int32(17), params=params, stats=stats)
         encode = make_encode(parts.network, make_normalise(self.recipe.mean, self.recipe.std))
-        given = self.config, self.recipe, self.trained, self.fresh, self.dataset, encode, out
-        self.result, self.features = judge_all(*given)
+        self.result, self.features = run_probes(
+            self.config,
+            self.recipe,
+            trained=self.trained,
+            fresh=self.fresh,
+            dataset=self.dataset,
+            encode=encode,
+            out=out,
+        )
 
     def normalised(self, image) -> np.ndarray:
         return ((image / 255.0 - self.recipe.mean[0]) / self.recipe.std[0]).reshape(len(image), -1)
@@ -84,45 +91,45 @@ class Judged:
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory):
-    return Judged(tmp_path_factory.mktemp("judged"))
+def probed(tmp_path_factory):
+    return Probed(tmp_path_factory.mktemp("probed"))
 
 
 def as_data(features):
     return tuple(features[name] for name in ("train_x", "train_y", "test_x", "test_y"))
 
 
-def test_the_features_are_those_of_the_trained_encoder(judged):
-    running = judged.trained.stats["encoder"]["norm1"]["batch"]
-    for name, split in (("train", judged.dataset.train), ("test", judged.dataset.test)):
-        expected = judged.numpy_features(
-            judged.trained.params, running["mean"], running["var"], split.image
+def test_the_features_are_those_of_the_trained_encoder(probed):
+    running = probed.trained.stats["encoder"]["norm1"]["batch"]
+    for name, split in (("train", probed.dataset.train), ("test", probed.dataset.test)):
+        expected = probed.numpy_features(
+            probed.trained.params, running["mean"], running["var"], split.image
         )
-        np.testing.assert_allclose(judged.features[f"{name}_x"], expected, rtol=1e-3, atol=1e-3)
-        np.testing.assert_array_equal(judged.features[f"{name}_y"], split.label)
-    kept = judged.kept("step-17")
-    for name, array in judged.features.items():
+        np.testing.assert_allclose(probed.features[f"{name}_x"], expected, rtol=1e-3, atol=1e-3)
+        np.testing.assert_array_equal(probed.features[f"{name}_y"], split.label)
+    kept = probed.kept("step-17")
+    for name, array in probed.features.items():
         np.testing.assert_array_equal(kept[name], array)
 
 
-def test_the_untrained_encoder_has_measured_statistics(judged):
+def test_the_untrained_encoder_has_measured_statistics(probed):
     """Two batches of 128, each of which replaces a tenth of (0, 1)."""
     mean, var = 0.0, 1.0
     for i in range(2):
-        x = judged.before_norm(
-            judged.fresh.params, judged.dataset.train.image[i * 128 : (i + 1) * 128]
+        x = probed.before_norm(
+            probed.fresh.params, probed.dataset.train.image[i * 128 : (i + 1) * 128]
         )
         mean, var = 0.9 * mean + 0.1 * x.mean(axis=0), 0.9 * var + 0.1 * x.var(axis=0)
-    kept = judged.kept("random-init")
-    for name, split in (("train", judged.dataset.train), ("test", judged.dataset.test)):
-        expected = judged.numpy_features(judged.fresh.params, mean, var, split.image)
+    kept = probed.kept("random-init")
+    for name, split in (("train", probed.dataset.train), ("test", probed.dataset.test)):
+        expected = probed.numpy_features(probed.fresh.params, mean, var, split.image)
         np.testing.assert_allclose(kept[f"{name}_x"], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_every_accuracy_is_that_of_its_encoder(judged):
+def test_every_accuracy_is_that_of_its_encoder(probed):
     """By the run's own seed, epochs and neighbours."""
     settings = {"num_classes": 4, "epochs": 2, "seed": 3}
-    for prefix, features in (("", judged.features), ("random_init_", judged.kept("random-init"))):
+    for prefix, features in (("", probed.features), ("random_init_", probed.kept("random-init"))):
         data = as_data(features)
         model = KNeighborsClassifier(
             7, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1)
@@ -130,30 +137,30 @@ def test_every_accuracy_is_that_of_its_encoder(judged):
         knn = model.fit(data[0].astype(np.float64), data[1]).score(
             data[2].astype(np.float64), data[3]
         )
-        assert judged.result[f"{prefix}knn_accuracy"] == pytest.approx(knn, abs=1e-12)
+        assert probed.result[f"{prefix}knn_accuracy"] == pytest.approx(knn, abs=1e-12)
         assert (
-            judged.result[f"{prefix}linear_accuracy"] == seed_probe(*data, **settings).last_accuracy
+            probed.result[f"{prefix}linear_accuracy"] == seed_probe(*data, **settings).last_accuracy
         )
         assert (
-            judged.result[f"{prefix}ridge_accuracy"] == ridge_probe(*data, num_classes=4).accuracy
+            probed.result[f"{prefix}ridge_accuracy"] == ridge_probe(*data, num_classes=4).accuracy
         )
-    assert judged.result["knn_accuracy"] != judged.result["random_init_knn_accuracy"]
-    assert judged.result["probe_seconds"] > 0
+    assert probed.result["knn_accuracy"] != probed.result["random_init_knn_accuracy"]
+    assert probed.result["probe_seconds"] > 0
 
 
-def test_few_labels_are_the_same_for_all_contenders(judged):
-    train, test = judged.dataset.train, judged.dataset.test
+def test_few_labels_are_the_same_for_all_contenders(probed):
+    train, test = probed.dataset.train, probed.dataset.test
     flat = {
         "train_x": train.image.reshape(300, -1) / 255,
         "test_x": test.image.reshape(90, -1) / 255,
     }
     pixels = flat | {"train_y": train.label, "test_y": test.label}
     contenders = {
-        "pretrained": judged.features,
-        "random_init": judged.kept("random-init"),
+        "pretrained": probed.features,
+        "random_init": probed.kept("random-init"),
         "raw_pixels": pixels,
     }
-    table = judged.result["few_label"]
+    table = probed.result["few_label"]
     assert set(table) == {"labels_per_class", "draws", *contenders}
     for name, features in contenders.items():
         settings = {"num_classes": 4, "labels_per_class": 3, "draws": 4, "seed": 3}
@@ -163,7 +170,7 @@ def test_few_labels_are_the_same_for_all_contenders(judged):
 
 
 def test_the_probes_have_a_seed_of_their_own_and_nothing_more_than_is_asked_for(
-    judged, tmp_path, monkeypatch
+    probed, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(jax, "process_index", lambda *backend: 1)  # which writes nothing
     fields = {
@@ -172,13 +179,13 @@ def test_the_probes_have_a_seed_of_their_own_and_nothing_more_than_is_asked_for(
         "probe.few_labels": 0,
         "probe.ridge": False,
     }
-    own = Judged(tmp_path, **fields)
+    own = Probed(tmp_path, **fields)
     assert set(own.result) == {"linear_accuracy", "knn_accuracy", "probe_seconds"}
     assert (
         own.result["linear_accuracy"]
         == seed_probe(*as_data(own.features), num_classes=4, epochs=2, seed=5)[0]
     )
-    assert own.result["linear_accuracy"] != judged.result["linear_accuracy"]
+    assert own.result["linear_accuracy"] != probed.result["linear_accuracy"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,7 +202,7 @@ def test_every_field_of_the_probes_arrives(tmp_path):
         "probe.knn_temperature": 0.005,
         "probe.epochs": 30,
     }
-    found = Judged(tmp_path, **fields)
+    found = Probed(tmp_path, **fields)
     data = as_data(found.features)
     settings = {"num_classes": 4, "epochs": 30, "seed": 3}
     squared, other = (
@@ -224,11 +231,11 @@ def test_features_of_other_weights_are_not_read_back(tmp_path):
     anew.
     """
     fields = {"probe.random_init": False, "probe.few_labels": 0}
-    first, other = (Judged(tmp_path, **fields | {"seed": seed}) for seed in (3, 4))
+    first, other = (Probed(tmp_path, **fields | {"seed": seed}) for seed in (3, 4))
     assert np.abs(first.features["test_x"] - other.features["test_x"]).max() > 0.1
     path = tmp_path / "features" / "step-17.npz"
     before = path.stat().st_mtime_ns
-    Judged(tmp_path, **fields | {"seed": 4})
+    Probed(tmp_path, **fields | {"seed": 4})
     assert path.stat().st_mtime_ns == before
 
 

@@ -86,7 +86,7 @@ def test_update_equals_numpy_for_the_first_steps(optimizer, rate, epsilon, decay
 
 
 def numpy_probe(init, data, rate, epsilon, decay, *, epochs, batch_size, drop_last, seed):
-    """A whole probe from the same start and the same shuffles: losses and accuracies of each epoch."""
+    """A whole probe of the same start and shuffles: losses and accuracies of each epoch."""
     x, y, test_x, test_y = data
     start, keys = linear._start(init, x.shape[1], CLASSES, epochs, seed)
     count = len(x) // batch_size if drop_last else int(np.ceil(len(x) / batch_size))
@@ -142,7 +142,7 @@ def test_result_tells_the_last_epoch_from_the_best():
 
 
 def test_seed_schedule_at_its_ends_and_middle():
-    """Adam's first step is the rate times the sign of the gradient, which shows the rate at t = 0."""
+    """Adam's first step is the rate times the gradient's sign, which shows the rate at t = 0."""
     for total, t, expected in [
         (100, 0, 5e-2),
         (100, 100, 5e-4),

@@ -43,7 +43,7 @@ def write_run(folder, sweep="table1", scale="mini", cell="byol", seed=0, accurac
 
 @pytest.fixture
 def store(tmp_path):
-    """All cells of tables 1 to 3 at mini scale, three seeds each; collapsed where the papers' are."""
+    """All cells of tables 1 to 3 at mini scale, three seeds each, collapsed as in the papers."""
     rng = np.random.default_rng(0)
     for sweep in ("table1", "table2", "table3"):
         for published in PUBLISHED[sweep]:

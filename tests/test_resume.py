@@ -1,4 +1,4 @@
-"""Stopped in any way, the same command ends where a run that was never stopped ends, bit for bit."""
+"""A run stopped in any way and started again ends as one never stopped, bit for bit."""
 
 import random
 import signal

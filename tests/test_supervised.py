@@ -462,7 +462,10 @@ def test_mistake_is_one_line_and_leaves_nothing(fields, capfd, tmp_path, monkeyp
         supervised, "read_dataset", lambda *a: pytest.fail("read the data before all checks")
     )
     words = [f"--config.{field}" for field in fields.split()]
-    digits = "data.name=digits data.validation_size=200 batch_size=64 augment.flip=0 augment.mean=0.3, augment.std=0.4,"
+    digits = (
+        "data.name=digits data.validation_size=200 batch_size=64 augment.flip=0 augment.mean=0.3, "
+        "augment.std=0.4,"
+    )
     # the last one of a kind counts
     words = [f"--config.{field}" for field in digits.split()] + words
     status = launch.main(

@@ -25,9 +25,12 @@ from ssl_jax.tasks import sweep
 from ssl_jax.workdir.directory import flatten, open_workdir, write_json
 
 ROOT = Path(__file__).parent.parent
-TINY = """epochs=1 batch_size=32 data.train_size=96 log_every=2 eval_every=0 checkpoint_every=1
-    encoder.width=4 projector.hidden=8 projector.out=4 predictor.hidden=8 views.jitter=0 views.crop_scale=0.5,1
-    probe.epochs=1 probe.knn_k=5 probe.validation_size=32 probe.ridge=False probe.random_init=False""".split()
+TINY = """
+    epochs=1 batch_size=32 data.train_size=96 log_every=2 eval_every=0 checkpoint_every=1
+    encoder.width=4 projector.hidden=8 projector.out=4 predictor.hidden=8 views.jitter=0
+    views.crop_scale=0.5,1 probe.epochs=1 probe.knn_k=5 probe.validation_size=32 probe.ridge=False
+    probe.random_init=False
+""".split()
 
 
 # --- What the tables are --------------------------------------------------------------------------
@@ -451,7 +454,10 @@ def test_starts_may_differ_in_what_any_run_may_but_in_no_probe(config, tmp_path)
 
 def words(tmp_path: Path, table: str, cells: str, *fields: str) -> list[str]:
     """Cells on the digits, in seconds."""
-    base = "data.name=digits views.recipe=digits encoder.name=convnet_digits dynamics.every=2 devices=1".split()
+    base = (
+        "data.name=digits views.recipe=digits encoder.name=convnet_digits dynamics.every=2 "
+        "devices=1"
+    ).split()
     own = [f"cells={cells}", "seeds=0,", f"store={tmp_path / 'store'}"]
     start = [
         "launch.py",

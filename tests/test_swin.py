@@ -46,7 +46,7 @@ def zone(place, length, window, shift):
 
 
 def attention(x, file, name, shifted):
-    """One image (H, W, C): each pixel of each window looks at all of its window, padding included."""
+    """One image (H, W, C): each pixel of a window attends to all of it, padding included."""
     height, width, channels = x.shape
     (wh, ww), (sh, sw) = sides(height, width, shifted)
     x = np.roll(x, (-sh, -sw), (0, 1))

@@ -492,7 +492,7 @@ def test_average_from_zero_has_its_closed_form():
 
 
 def test_average_outlives_what_it_averages():
-    """In a collapse τ ends at β / (β - η_s), not at 1; a mode with p < 0 even goes through w = 0."""
+    """In a collapse τ ends at β / (β - η_s), not at 1; a mode with p < 0 goes through w = 0."""
     curves = run([0, 300.0], p=0.01, s=0.0001, beta=0.4, **BASE)
     assert curves.tau[-1] == pytest.approx(0.4 / 0.36, rel=1e-3)
     crossing = run(np.linspace(0, 8, 9), p=-0.9, s=0.1, beta=0.4, **BASE)

@@ -12,8 +12,8 @@ from configs import theory as configuration
 from ssl_jax.dynamics import theory
 from ssl_jax.errors import UserError
 from ssl_jax.reports.theory_figures import FIGURES
+from ssl_jax.tasks.theory import as_json
 from ssl_jax.tasks.theory import theory as task
-from ssl_jax.tasks.theory import told
 
 SMALL = {
     "figure3": {"cells": 8},
@@ -151,9 +151,9 @@ def test_all_is_every_figure(tmp_path, monkeypatch):
     assert figures == {name: {"path": [f"{name}.png"]} for name in FIGURES}
 
 
-def test_numbers_are_told_as_json_can_hold_them():
-    assert told(np.array([1.0, np.nan, np.inf])) == [1, None, None]
-    large = told(np.concatenate([np.arange(100.0), [np.nan]]))
+def test_numbers_are_written_as_json_can_hold_them():
+    assert as_json(np.array([1.0, np.nan, np.inf])) == [1, None, None]
+    large = as_json(np.concatenate([np.arange(100.0), [np.nan]]))
     assert large == {"shape": [101], "min": 0, "max": 99, "mean": 49.5}
 
 

@@ -229,7 +229,8 @@ def test_logits_are_those_of_timm_itself(tmp_path, name, suffix):
         expected = model(torch.tensor(image.transpose(0, 3, 1, 2))).numpy()
     got = jax.jit(classifier.logits)(params, stats, image)
     print(
-        f"{name}: largest logit {np.max(np.abs(expected)):.3f}, difference {np.max(np.abs(got - expected)):.1e}"
+        f"{name}: largest logit {np.max(np.abs(expected)):.3f}, difference "
+        f"{np.max(np.abs(got - expected)):.1e}"
     )
     chex.assert_trees_all_close(got, expected, atol=1e-4)
 

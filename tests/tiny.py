@@ -108,7 +108,7 @@ def make_step(parts: Parts, views=None, axis_name=None, **options):
 
 
 def noisy_views(keys, image):
-    """Two views that differ by noise of their keys: quick to compile, and as random as real ones."""
+    """Two views that differ by noise of their keys: quick to compile, as random as real ones."""
 
     def one(key, image):
         return image[None] / 255 + 0.3 * jax.random.normal(key, (2, *image.shape))

@@ -1,7 +1,8 @@
 """WD against LPWD on networks of several sizes (the paper's figure 5).
 
     python launch.py --config configs/experiments/model_scale.py --workdir runs/model_scale
-    python launch.py --config configs/experiments/model_scale.py:full --workdir runs/model_scale-full
+    python launch.py --config configs/experiments/model_scale.py:full \\
+        --workdir runs/model_scale-full
 
 Each arm of each size has the decay that held-out images choose, by a seed that is then left out.
 """

@@ -5,7 +5,8 @@ On digits, where an epoch has ten steps; as the paper has it, six epochs of MNIS
 550:
 
     python launch.py --config configs/experiments/optimizers.py --workdir runs/optimizers
-    python launch.py --config configs/experiments/optimizers.py:mnist --workdir runs/optimizers-mnist
+    python launch.py --config configs/experiments/optimizers.py:mnist \\
+        --workdir runs/optimizers-mnist
 
 Fewer of them: --config.optimizers="('sgd','adam')".
 

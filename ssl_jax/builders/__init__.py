@@ -1,1 +1,1 @@
-"""From a configuration to the parts of a run. The configuration stops here and in `tasks`."""
+"""Build the parts of a run from a configuration, which stops here and in `tasks`."""

@@ -1,4 +1,4 @@
-"""What can be wrong with a configuration, told before any long work."""
+"""Check a configuration before any long work."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ from ssl_jax.predictors import KINDS, options_of
 from ssl_jax.types import Config
 from ssl_jax.workdir.directory import flatten
 
-# Smallest and largest value of the numbers that no part of the run checks itself.
+# Smallest and largest value of each number that no part of the run checks itself.
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "epochs": (1, math.inf),
@@ -51,8 +51,6 @@ PROBE_RANGES: dict[str, tuple[float, float]] = {
     "probe.few_labels": (0, math.inf),
     "probe.few_label_draws": (1, math.inf),
 }
-
-
 SUPERVISED_RANGES: dict[str, tuple[float, float]] = {
     "data.validation_size": (0, math.inf),
     "data.random_labels": (0, 1),
@@ -72,8 +70,9 @@ WATCHED = {"validation_loss": "lower", "validation_accuracy": "higher", "loss": 
 
 
 def check_supervised(config: Config) -> None:
-    """UserError for a field of a supervised run out of range, or at odds with another, before
-    anything is loaded.
+    """Check the fields of a supervised run, and raise a UserError for the first that is wrong.
+
+    It may be out of range, or in conflict with another field. Nothing is loaded.
     """
     check_ranges(config, RANGES | SUPERVISED_RANGES)
     if config.loss not in LOSSES:
@@ -94,36 +93,37 @@ def check_supervised(config: Config) -> None:
 
 
 def check_counts(config: Config) -> None:
-    """UserError for a number out of range, or a loss that is not there, before anything is loaded."""
+    """Check the fields of a pretraining run, and raise a UserError for the first that is wrong.
+
+    Nothing is loaded.
+    """
     check_ranges(config, RANGES | {f"regularisers.{name}": (0, math.inf) for name in REGULARISERS})
     if config.loss not in OBJECTIVES:
         raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, OBJECTIVES)}")
     if config.predictor.symmetric and "symmetric" not in options_of(config.predictor.kind):
         takes = [kind for kind in KINDS if "symmetric" in options_of(kind)]
         raise UserError(
-            f"predictor.symmetric: got True, takes False with predictor.kind {config.predictor.kind}: only "
-            f"{', '.join(takes)} can be made symmetric"
+            "predictor.symmetric: got True, takes False with predictor.kind "
+            f"{config.predictor.kind}: only {', '.join(takes)} can be made symmetric"
         )
     check_probe(config)
 
 
 def check_probe(config: Config) -> None:
-    """UserError for a probe's field out of range."""
+    """Raise a UserError for the first field of the probes that is wrong."""
+    protocol, loss = config.probe.protocol, config.probe.loss
     protocols = ("seed", "original", "both")
-    if config.probe.protocol not in protocols:
-        raise UserError(
-            f"probe.protocol: got {config.probe.protocol!r}, {nearest(config.probe.protocol, protocols)}"
-        )
-    if config.probe.loss not in LOSSES:
-        raise UserError(
-            f"probe.loss: got {config.probe.loss!r}, {nearest(config.probe.loss, LOSSES)}"
-        )
+    if protocol not in protocols:
+        raise UserError(f"probe.protocol: got {protocol!r}, {nearest(protocol, protocols)}")
+    if loss not in LOSSES:
+        raise UserError(f"probe.loss: got {loss!r}, {nearest(loss, LOSSES)}")
     check_ranges(config, PROBE_RANGES)
 
 
 def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None:
-    """UserError for the first field that lies outside its range; an absent or unset one is not
-    looked at.
+    """Raise a UserError for the first field outside its range. Absent and unset fields pass.
+
+    `ranges` gives the smallest and the largest value of each field.
     """
     fields = flatten(config.to_dict())
     for field, (least, most) in ranges.items():
@@ -134,31 +134,41 @@ def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None
 
 
 def check_views(recipe: Recipe, data: Description) -> None:
-    """UserError where the augmentations do not fit the images, in size or in channels."""
+    """Raise a UserError where the augmentations do not fit the images, in size or in channels."""
     make_views(recipe, data.side)
     check_channels(recipe, data.channels)
 
 
 def check_sizes(probe: Config, data: Description, held_out: int = 0) -> None:
-    """UserError where the probes ask for more training images than there are; `held_out`: those not
-    in the kNN bank.
+    """Check that there are as many training images as the probes ask for.
+
+    Args:
+        probe: the section `probe` of a configuration.
+        data: the data set.
+        held_out: training images that are not in the kNN bank.
+
+    Raises:
+        UserError: there are fewer.
     """
     size = data.train
     if held_out >= size:
         raise UserError(f"probe.validation_size: got {held_out}, takes less than the {size} images")
     if probe.knn_k > size - held_out:
         less = f" less probe.validation_size {held_out}" if held_out else ""
+        images = f"{size} training images{less}"
         raise UserError(
-            f"probe.knn_k: got {probe.knn_k}, takes at most {size - held_out}: {size} training images{less}"
+            f"probe.knn_k: got {probe.knn_k}, takes at most {size - held_out}: {images}"
         )
 
 
 def check_few_labels(probe: Config, dataset: Dataset) -> None:
-    """UserError where the few-label probe asks for more images of a class than it has: no metadata
-    says how many.
+    """Raise a UserError where the few-label probe asks for more images of a class than it has.
+
+    It needs the data set itself: no description says how many images a class has.
     """
     fewest = np.bincount(dataset.train.label, minlength=dataset.num_classes).min()
     if probe.few_labels > fewest:
         raise UserError(
-            f"probe.few_labels: got {probe.few_labels}, takes at most {fewest}, as the rarest class has"
+            f"probe.few_labels: got {probe.few_labels}, takes at most {fewest}, "
+            "as the rarest class has"
         )

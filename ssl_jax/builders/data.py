@@ -1,4 +1,4 @@
-"""From a configuration to the data, to where the images are kept, and to when things happen."""
+"""Build the data set, the place of its images, and the cadence from a configuration."""
 
 from typing import Any, Literal
 
@@ -10,8 +10,16 @@ from ssl_jax.types import Config
 
 
 def build_cadence(config: Config, steps_per_epoch: int, track: int = 0) -> Cadence:
-    """When to log, evaluate, save and track, in steps; 0 epochs means only at the end, 0 steps not
-    at all.
+    """Return when to log, evaluate, save and track, in steps.
+
+    Args:
+        config: of a run that trains. eval_every and checkpoint_every are in epochs; 0 means only at
+            the end.
+        steps_per_epoch: steps of an epoch.
+        track: steps between two records of the dynamics; 0: none.
+
+    Returns:
+        The total steps, and the steps between two events of each kind.
     """
     total = config.epochs * steps_per_epoch
     evaluate, save = (
@@ -21,24 +29,24 @@ def build_cadence(config: Config, steps_per_epoch: int, track: int = 0) -> Caden
 
 
 def describe_dataset(config: Config) -> Description:
-    """Sizes, shape and classes of the data that the configuration names, without reading an image."""
+    """Return sizes, shape and classes of the set that the configuration names. Reads no image."""
     return describe(**_source(config))
 
 
 def read_dataset(config: Config) -> Dataset:
-    """The data that the configuration names."""
+    """Return the data set that the configuration names."""
     return load_dataset(**_source(config))
 
 
 def _source(config: Config) -> dict[str, Any]:
-    """The arguments of `describe` and of `load_dataset`."""
+    """Return the arguments of `describe` and of `load_dataset`."""
     data = config.data
     optional = {field: data[field] or None for field in ("data_dir", "train_size", "image_size")}
     return {"name": data.name} | optional
 
 
 def resident(value: str) -> bool | Literal["auto"]:
-    """auto | yes | no, as `make_feed` takes it."""
+    """Return data.resident ("auto", "yes" or "no") as `make_feed` takes it."""
     known: dict[str, bool | Literal["auto"]] = {"auto": "auto", "yes": True, "no": False}
     if value not in known:
         raise UserError(f"data.resident: got {value!r}, {nearest(value, known)}")

@@ -1,4 +1,4 @@
-"""From a configuration to the network: encoder, projector, and the order of their layers."""
+"""Build the network from a configuration: encoder, projector, and the order of their layers."""
 
 import flax.linen as nn
 import jax
@@ -9,25 +9,27 @@ from ssl_jax.optim.decay import natural
 from ssl_jax.predictors import Predictor
 from ssl_jax.types import Config
 
-# of the image on which the order of a network's layers is traced; the order depends on none
+# Side of the image on which the order of a network's layers is traced. The order is the same for
+# every side.
 TRACED_SIDE = 32
 
 
 def forward_order(network: Network, predictor: Predictor) -> tuple[str, ...]:
-    """The modules of encoder, projector and predictor in the order in which a view passes them."""
+    """Return the modules of encoder, projector and predictor in the order of the forward pass."""
     trunk = call_order(network.init, jnp.zeros((2, TRACED_SIDE, TRACED_SIDE, 3)))
     params, _ = jax.eval_shape(predictor.init, jax.random.key(0))
     return trunk + tuple(sorted(parameter_paths({"predictor": params}), key=natural))
 
 
 def build_encoder(config: Config, axis_name: str | None) -> nn.Module:
+    """Return the encoder; BatchNorm averages over `axis_name`, or over the device where None."""
     return make_encoder(
         **config.encoder, init=config.init, precision=config.precision, axis_name=axis_name
     )
 
 
 def build_network(config: Config, axis_name: str | None) -> Network:
-    """Encoder and projector."""
+    """Return encoder and projector; BatchNorm averages over `axis_name`, or over the device."""
     encoder = build_encoder(config, axis_name)
     projector = MLPHead(
         config.projector.hidden,

@@ -1,10 +1,10 @@
-"""From a configuration to the optimizer: a rule for each parameter group, schedules, the table of
-layers.
-"""
+"""Build the optimizer from a configuration: parameter groups, schedules, table of layers."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ssl_jax.errors import UserError
 from ssl_jax.optim import (
@@ -24,20 +24,28 @@ from ssl_jax.types import Config, Params
 
 
 class Rule(NamedTuple):
-    """What the optimizer does to one parameter group: both numbers are the peaks of their
-    schedules.
-    """
+    """What the optimizer does to one parameter group."""
 
-    learning_rate: float
-    schedule: Schedule
-    weight_decay: float
-    decay_schedule: Schedule
+    learning_rate: float  # peak of `schedule`
+    schedule: Schedule  # step -> learning rate
+    weight_decay: float  # peak of `decay_schedule`
+    decay_schedule: Schedule  # step -> weight decay
 
 
 def build_rules(
     config: Config, groups: tuple[str, ...], total_steps: int, steps_per_epoch: int
 ) -> dict[str, Rule]:
-    """Learning rate and decay of each group; the predictor's own where they are given."""
+    """Return learning rate and weight decay of each group, its own where they are given.
+
+    Args:
+        config: configuration of the run.
+        groups: names of the parameter groups.
+        total_steps: steps of the run.
+        steps_per_epoch: steps of an epoch.
+
+    Returns:
+        The rule of each group, by its name.
+    """
     rules = {}
     for group in groups:
         own = config.optimizer.get(group) or {}
@@ -58,8 +66,17 @@ def build_rules(
 def build_schedule(
     config: Config, name: str, peak: float, total_steps: int, steps_per_epoch: int
 ) -> Schedule:
-    """A schedule of the learning rate, or of the decay, which has no warm-up. Its fields count
-    epochs.
+    """Return a schedule of the learning rate, or of the weight decay, which has no warm-up.
+
+    Args:
+        config: configuration of the run, whose section `schedule` counts in epochs.
+        name: name of the schedule.
+        peak: largest value.
+        total_steps: steps of the run.
+        steps_per_epoch: steps of an epoch.
+
+    Returns:
+        A function from the step to the value.
     """
     warmup = warmup_steps(config, steps_per_epoch) if name == config.schedule.name else 0
     return make_schedule(
@@ -68,12 +85,12 @@ def build_schedule(
 
 
 def warmup_steps(config: Config, steps_per_epoch: int) -> int:
-    """Steps of warm-up."""
+    """Return the number of steps of the warm-up."""
     return _in_steps("warmup_epochs", config.schedule.warmup_epochs, steps_per_epoch)
 
 
 def _in_steps(field: str, epochs: float, steps_per_epoch: int) -> int:
-    """The nearest number of steps; UserError where a length above 0 would be none."""
+    """Return the nearest number of steps; UserError where a length above 0 would be none."""
     steps = round(epochs * steps_per_epoch)
     if epochs > 0 and not steps:
         raise UserError(
@@ -83,9 +100,39 @@ def _in_steps(field: str, epochs: float, steps_per_epoch: int) -> int:
     return steps
 
 
+def schedules_agree(ones: Iterable[Schedule], others: Iterable[Schedule], steps: int) -> bool:
+    """Return whether each of `ones` equals its partner of `others` at the first steps.
+
+    Args:
+        ones: schedules.
+        others: as many schedules.
+        steps: the number of steps to compare.
+    """
+    at = jnp.arange(steps)
+    return all(
+        bool(jnp.array_equal(jax.vmap(one)(at), jax.vmap(other)(at)))
+        for one, other in zip(ones, others, strict=True)
+    )
+
+
+def schedules_of(rules: dict[str, Rule]) -> list[Schedule]:
+    """Return the schedules of all groups, of the learning rate and of the decay."""
+    return [f for rule in rules.values() for f in (rule.schedule, rule.decay_schedule)]
+
+
 def schedule_options(config: Config, name: str, steps_per_epoch: int) -> dict[str, float]:
-    """The options that are set and that the schedule `name` knows, in steps; UserError for one that
-    no schedule of this run knows.
+    """Return the options that are set and that the schedule `name` takes.
+
+    Args:
+        config: configuration of the run, whose section `schedule` counts in epochs.
+        name: name of the schedule.
+        steps_per_epoch: steps of an epoch.
+
+    Returns:
+        The options by name. Those that are durations are in steps.
+
+    Raises:
+        UserError: an option is set that no schedule of this run takes.
     """
     fields = config.schedule
     plain = ("name", "warmup_epochs", "decay")
@@ -111,7 +158,19 @@ def schedule_options(config: Config, name: str, steps_per_epoch: int) -> dict[st
 def build_optimizer(
     config: Config, rules: dict[str, Rule], order: tuple[str, ...] | None
 ) -> Optimizer:
-    """One optimizer a group, joined; the gradient is clipped before them all."""
+    """Return one optimizer for all groups, which clips the gradient first.
+
+    Args:
+        config: configuration of the run.
+        rules: the rule of each parameter group.
+        order: modules in the order of the forward pass, for layer-wise decay; None: not needed.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        UserError: a literal weight decay of 1 or more, or a field that the optimizer does not take.
+    """
     fields = config.optimizer
     compile_mask(fields.exclude)
     if (
@@ -145,23 +204,31 @@ def build_optimizer(
 
 
 class Layer(NamedTuple):
-    """A row of the table of layers: what the optimizer does to its parameters, at the peak of both
-    schedules.
-    """
+    """A row of the table of layers: what the optimizer does to one layer."""
 
-    index: int
-    modules: str
-    size: int
-    decayed: int
-    factor: float
-    weight_decay: float
-    learning_rate: float
+    index: int  # from 1, in the order of the forward pass
+    modules: str  # path of the layer's first module
+    size: int  # number of parameters
+    decayed: int  # number of those that decay
+    factor: float  # layer-wise factor of the weight decay
+    weight_decay: float  # at the peak of its schedule, with the factor
+    learning_rate: float  # at the peak of its schedule
 
 
 def layer_table(
     params: Params, rules: dict[str, Rule], config: Config, order: tuple[str, ...]
 ) -> list[Layer]:
-    """One row for each layer, in forward order."""
+    """Return one row for each layer.
+
+    Args:
+        params: parameters of all groups.
+        rules: the rule of each parameter group.
+        config: configuration of the run.
+        order: modules in the order of the forward pass.
+
+    Returns:
+        The rows in the order of the forward pass.
+    """
     fields = config.optimizer
     index, count = layer_index(params, order)
     factors = decay_rates(params, 1.0, layerwise=fields.layerwise, order=order)
@@ -188,8 +255,9 @@ def layer_table(
 
 
 def penalty_kind(config: Config, rules: dict[str, Rule]) -> str:
-    """Kind of the weight decay where a group has one that is a penalty of its own; "" for none, and
-    for L2, which is part of the gradient.
+    """Return the kind of the weight decay where a group has a penalty, which can oppose the update.
+
+    It is "" where nothing decays, and for coupled decay (L2): that is part of the gradient.
     """
     kind = kind_of_decay(config.optimizer.name, config.optimizer.decay)
     decays = any(rule.weight_decay > 0 for rule in rules.values())

@@ -1,4 +1,4 @@
-"""From a configuration to what is known of a run that trains before any of its data is read."""
+"""Build the plan of a run that trains from its configuration, before any data is read."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -13,7 +13,7 @@ from ssl_jax.types import Config
 
 
 class Plan(NamedTuple):
-    """The numbers of a run that trains. Its parts are built from them, once."""
+    """The numbers of a run that trains, from which its parts are built once."""
 
     devices: list  # to train on
     resident: bool | Literal["auto"]  # whether the images stay on the devices
@@ -23,17 +23,21 @@ class Plan(NamedTuple):
 
     @property
     def axis(self) -> str | None:
-        """The axis that a step averages over."""
+        """Return the axis that a step averages over; None where one device has the batch."""
         return parallel.axis(self.devices)
 
 
 def make_plan(config: Config, images: Callable[[Description], int], track: int = 0) -> Plan:
-    """Checks devices, set and batch size, and counts the steps. Reads no image.
+    """Check devices, data set and batch size, and count the steps. Reads no image.
 
     Args:
         config: of a run that trains.
-        images: images(description) -> those that an epoch goes through.
+        images: images(description) -> number of images in an epoch.
         track: steps between two records of the dynamics; 0: none.
+
+    Returns:
+        The plan.
+
     Raises:
         UserError: names the first field that is wrong.
     """

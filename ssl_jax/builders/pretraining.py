@@ -1,6 +1,4 @@
-"""From a configuration to the parts of a pretraining run. The configuration goes no further down
-than `builders`.
-"""
+"""Build the parts of a pretraining run from a configuration."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +10,14 @@ from jax.stages import Wrapped
 from ssl_jax.augment.views import Recipe, make_recipe, make_views
 from ssl_jax.builders.checks import check_counts, check_sizes, check_views
 from ssl_jax.builders.network import build_network, forward_order
-from ssl_jax.builders.optimizer import Rule, build_optimizer, build_rules, penalty_kind
+from ssl_jax.builders.optimizer import (
+    Rule,
+    build_optimizer,
+    build_rules,
+    penalty_kind,
+    schedules_agree,
+    schedules_of,
+)
 from ssl_jax.builders.plan import Plan, make_plan
 from ssl_jax.builders.program import compile_once, compile_program, fresh_key
 from ssl_jax.data.dataset import Description
@@ -31,19 +36,21 @@ GROUPS = ("encoder", "projector", "predictor")
 
 
 class Parts(NamedTuple):
-    """Everything that a step is made of, built from a configuration and nothing else."""
+    """Everything that a pretraining step is made of, built from a configuration alone."""
 
-    network: Network
+    network: Network  # encoder and projector
     predictor: Predictor
-    optimizer: Optimizer
-    rules: dict[str, Rule]
-    tau: Schedule | None
-    recipe: Recipe
+    optimizer: Optimizer  # of all parameter groups
+    rules: dict[str, Rule]  # of each parameter group
+    tau: Schedule | None  # the target's rate by step; None: the target is the online network
+    recipe: Recipe  # the augmentations
 
 
 def prepare(config: Config) -> tuple[Plan, Parts]:
-    """The plan and the parts of the pretraining run that `config` describes, checked against the
-    set's description; UserError names the first field that is wrong. Reads no image.
+    """Return the plan and the parts of a pretraining run. Reads no image.
+
+    All is checked against the description of the data set. A UserError names the first field that
+    is wrong.
     """
     check_counts(config)
     plan = make_plan(config, lambda data: data.pretrain, config.dynamics.every)
@@ -54,8 +61,19 @@ def prepare(config: Config) -> tuple[Plan, Parts]:
 
 
 def build(config: Config, total_steps: int, steps_per_epoch: int, axis_name: str | None) -> Parts:
-    """The parts of the pretraining run that `config` describes; UserError names the first field
-    that is wrong.
+    """Build the parts of a pretraining run.
+
+    Args:
+        config: configuration of the run.
+        total_steps: steps of the run.
+        steps_per_epoch: steps of an epoch.
+        axis_name: axis that a step averages over, or None.
+
+    Returns:
+        The parts.
+
+    Raises:
+        UserError: names the first field that is wrong.
     """
     norm_axis = axis_name if config.sync_batch_norm else None
     rules = build_rules(config, GROUPS, total_steps, steps_per_epoch)
@@ -71,14 +89,36 @@ def build(config: Config, total_steps: int, steps_per_epoch: int, axis_name: str
     )
 
 
-def build_predictor(config: Config, axis_name: str | None) -> Predictor:
-    """The predictor, with those fields that the function of its kind takes; it has its own default
-    for an unset one.
+def appends(config: Config, steps_per_epoch: int, before: int) -> bool:
+    """Return whether a run of `before` epochs is the beginning of the run of `config.epochs`.
+
+    It is where no schedule depends on which of the two numbers there are.
+
+    Args:
+        config: of a run that trains.
+        steps_per_epoch: of both.
+        before: the other number of epochs.
     """
-    kind, fields = (
-        config.predictor.kind,
-        {name: value for name, value in config.predictor.items() if value is not None},
-    )
+
+    def schedules(epochs: int) -> list[Schedule]:
+        total = epochs * steps_per_epoch
+        tau = build_tau(config, total)
+        return [
+            *schedules_of(build_rules(config, GROUPS, total, steps_per_epoch)),
+            *([tau] if tau else []),
+        ]
+
+    both = min(config.epochs, before) * steps_per_epoch
+    return schedules_agree(schedules(before), schedules(config.epochs), both)
+
+
+def build_predictor(config: Config, axis_name: str | None) -> Predictor:
+    """Return the predictor, built with those fields that the function of its kind takes.
+
+    An unset field has that function's default.
+    """
+    kind = config.predictor.kind
+    fields = {name: value for name, value in config.predictor.items() if value is not None}
     fields |= {
         "init": config.init,
         "output_bias": config.projector.output_bias,
@@ -91,7 +131,7 @@ def build_predictor(config: Config, axis_name: str | None) -> Predictor:
 
 
 def build_tau(config: Config, total_steps: int) -> Schedule | None:
-    """The target's rate by step, or None where the target is the online network itself."""
+    """Return the target's rate by step, or None where the target is the online network itself."""
     tau = config.target.tau
     if not 0 <= tau <= 1:
         raise UserError(f"target.tau: got {tau}, takes a number in [0, 1]; 0 means no average")
@@ -100,12 +140,12 @@ def build_tau(config: Config, total_steps: int) -> Schedule | None:
 
 
 def build_recipe(config: Config) -> Recipe:
-    """The augmentations, with the fields that override the recipe's."""
+    """Return the augmentations, with the fields that override the recipe's."""
     return make_recipe(**config.views)
 
 
 def make_init(parts: Parts, data: Description) -> Wrapped:
-    """init(key) -> the state at step 0, compiled, for views of the images that `data` describes."""
+    """Return init(key) -> the state at step 0, compiled for views of the images of `data`."""
     image = jnp.zeros((2, data.side, data.side, data.channels))
     return compile_once(
         lambda key: init_state(
@@ -115,12 +155,22 @@ def make_init(parts: Parts, data: Description) -> Wrapped:
 
 
 def fresh_state(config: Config, init: Wrapped) -> PretrainState:
-    """The state at step 0, a function of the seed."""
+    """Return the state at step 0, a function of the seed."""
     return init(fresh_key(config))
 
 
 def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | None) -> Step:
-    """The pretraining step of these parts; views(keys, images) -> two views."""
+    """Return the pretraining step of these parts.
+
+    Args:
+        config: configuration of the run.
+        parts: its parts.
+        views: views(keys (B,), images (B, H, W, C) uint8) -> two arrays (B, S, S, C) float32.
+        axis_name: axis that the step averages over, or None.
+
+    Returns:
+        step(state, batch, key) -> (state, metrics).
+    """
     return make_pretrain_step(
         views=views,
         network=parts.network,
@@ -138,6 +188,18 @@ def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | N
 def compile_step(
     config: Config, parts: Parts, data: dict, devices: list, key: jax.Array, side: int
 ) -> Callable:
-    """run(state, batches) -> (state, metrics) on all devices."""
+    """Compile the pretraining step for all devices.
+
+    Args:
+        config: configuration of the run.
+        parts: its parts.
+        data: arrays that a step gathers its images from, see `data.batches.Feed`.
+        devices: devices to train on.
+        key: key of the run.
+        side: height and width of a view, in pixels.
+
+    Returns:
+        run(state, batches) -> (state, metrics of every step).
+    """
     step = build_step(config, parts, make_views(parts.recipe, side), parallel.axis(devices))
     return compile_program(step, data, devices, key)

@@ -1,4 +1,4 @@
-"""From a step to the program that runs it on all devices."""
+"""Compile a step to the program that runs it on all devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,19 +14,21 @@ from ssl_jax.types import Config, Step
 
 
 def compile_once(function: Callable) -> Wrapped:
-    """jit of what runs a single time: optimising an initialisation's many random draws in full
-    takes two to three times as long, for the same bits.
+    """Return `jax.jit` of a function that runs a single time, with little optimisation.
+
+    To optimise an initialisation's many random draws in full takes two to three times as long, for
+    the same bits.
     """
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 1})
 
 
 def fresh_key(config: Config) -> jax.Array:
-    """The key from which the state at step 0 is drawn."""
+    """Return the key from which the state at step 0 is drawn."""
     return init_key(jax.random.key(config.seed))
 
 
 def check_exclude(config: Config, init: Wrapped) -> None:
-    """UserError where optimizer.exclude is found in no parameter's path.
+    """Raise a UserError where optimizer.exclude matches no parameter's path.
 
     Traces `init`, the run's initialisation by key, and computes nothing; a later call of it is not
     traced again.
@@ -36,8 +38,16 @@ def check_exclude(config: Config, init: Wrapped) -> None:
 
 
 def compile_program(step: Step, data: dict, devices: list, key: jax.Array) -> Callable:
-    """run(state, batches) -> (state, metrics): a step over `parallel.axis(devices)` on them all,
-    their data on each.
+    """Compile a step for all devices, with a copy of the data on each.
+
+    Args:
+        step: step(state, batch, key), which averages over `parallel.axis(devices)`.
+        data: arrays that a step gathers its images from, see `data.batches.Feed`.
+        devices: devices to train on.
+        key: key of the run.
+
+    Returns:
+        run(state, batches) -> (state, metrics of every step).
     """
     program = parallel.parallelise(step, load, devices)
     data = parallel.replicate(data, devices)
@@ -45,7 +55,7 @@ def compile_program(step: Step, data: dict, devices: list, key: jax.Array) -> Ca
 
 
 def pick_devices(config: Config) -> list:
-    """The devices to train on; UserError where the batch or the steps of a call do not fit them."""
+    """Return the devices to train on; UserError where batch or steps of a call do not fit them."""
     devices = parallel.pick_devices(config.devices)
     parallel.per_device(config.batch_size, devices)
     parallel.steps_per_call(config.steps_per_call, devices)

@@ -1,6 +1,4 @@
-"""From a configuration to the parts of a supervised run: classifier, optimizer, augmentation, fresh
-state.
-"""
+"""Build the parts of a supervised run from a configuration."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,13 @@ from jax.stages import Wrapped
 from ssl_jax.augment.labelled import make_augment
 from ssl_jax.builders.checks import check_supervised
 from ssl_jax.builders.network import TRACED_SIDE, build_encoder
-from ssl_jax.builders.optimizer import Rule, build_optimizer, build_rules
+from ssl_jax.builders.optimizer import (
+    Rule,
+    build_optimizer,
+    build_rules,
+    schedules_agree,
+    schedules_of,
+)
 from ssl_jax.builders.plan import Plan, make_plan
 from ssl_jax.builders.program import compile_once, fresh_key
 from ssl_jax.data.dataset import Description
@@ -31,16 +35,17 @@ CLASSIFIER_GROUPS = ("encoder", "head")
 class ClassifierParts(NamedTuple):
     """Everything that a supervised step is made of."""
 
-    classifier: Classifier
-    optimizer: Optimizer
-    rules: dict[str, Rule]
-    order: tuple[str, ...]
+    classifier: Classifier  # encoder and head
+    optimizer: Optimizer  # of all parameter groups
+    rules: dict[str, Rule]  # of each parameter group
+    order: tuple[str, ...]  # modules in the order of the forward pass
 
 
 def prepare(config: Config) -> tuple[Plan, ClassifierParts, Callable]:
-    """The plan, the parts and the augmentation of the supervised run that `config` describes,
-    checked against the set's description; UserError names the first field that is wrong. Reads no
-    image.
+    """Return the plan, the parts and the augmentation of a supervised run. Reads no image.
+
+    All is checked against the description of the data set. A UserError names the first field that
+    is wrong.
     """
     check_supervised(config)
     plan = make_plan(config, lambda data: images_left(config, data))
@@ -50,7 +55,7 @@ def prepare(config: Config) -> tuple[Plan, ClassifierParts, Callable]:
 
 
 def images_left(config: Config, data: Description) -> int:
-    """Training images that are not held out; UserError where there are fewer than are to be."""
+    """Return the number of training images that are not held out; UserError where none is left."""
     check_held_out(config.data.validation_size, data.train)
     return data.train - config.data.validation_size
 
@@ -63,8 +68,21 @@ def build_classifier(
     steps_per_epoch: int,
     axis_name: str | None,
 ) -> ClassifierParts:
-    """The parts of the supervised run that `config` describes; UserError names the first field that
-    is wrong.
+    """Build the parts of a supervised run.
+
+    Args:
+        config: configuration of the run.
+        num_classes: number of classes.
+        channels: channels of an image.
+        total_steps: steps of the run.
+        steps_per_epoch: steps of an epoch.
+        axis_name: axis that a step averages over, or None.
+
+    Returns:
+        The parts.
+
+    Raises:
+        UserError: names the first field that is wrong.
     """
     encoder = build_encoder(config, axis_name if config.sync_batch_norm else None)
     classifier = make_classifier(
@@ -75,8 +93,27 @@ def build_classifier(
     return ClassifierParts(classifier, build_optimizer(config, rules, order), rules, order)
 
 
+def appends(config: Config, steps_per_epoch: int, before: int) -> bool:
+    """Return whether a run of `before` epochs is the beginning of the run of `config.epochs`.
+
+    It is where no schedule depends on which of the two numbers there are.
+
+    Args:
+        config: of a run that trains.
+        steps_per_epoch: of both.
+        before: the other number of epochs.
+    """
+    one, other = (
+        schedules_of(
+            build_rules(config, CLASSIFIER_GROUPS, epochs * steps_per_epoch, steps_per_epoch)
+        )
+        for epochs in (before, config.epochs)
+    )
+    return schedules_agree(one, other, min(config.epochs, before) * steps_per_epoch)
+
+
 def build_augment(config: Config, data: Description) -> Callable:
-    """The augmentation; UserError where it does not fit the images."""
+    """Return augment(keys, images, one-hot labels); UserError where it does not fit the images."""
     augment = make_augment(image_size=data.side, **config.augment)
     key = jax.random.split(jax.random.key(0), 2)
     image = jax.ShapeDtypeStruct((2, *data.image), np.uint8)
@@ -85,13 +122,25 @@ def build_augment(config: Config, data: Description) -> Callable:
 
 
 def make_init(parts: ClassifierParts, data: Description) -> Wrapped:
-    """init(key) -> the state at step 0, compiled, for the images that `data` describes."""
+    """Return init(key) -> the state at step 0, compiled for the images of `data`."""
     image = jnp.zeros((2, data.side, data.side, data.channels))
     return compile_once(lambda key: init_supervised(key, image, parts.classifier, parts.optimizer))
 
 
 def fresh_state(config: Config, parts: ClassifierParts, init: Wrapped) -> SupervisedState:
-    """The state at step 0: a function of the seed, and of the file of weights where one is given."""
+    """Return the state at step 0, a function of the seed and of the file `config.weights`, if any.
+
+    Args:
+        config: configuration of the run.
+        parts: its parts.
+        init: the function of `make_init`.
+
+    Returns:
+        The state.
+
+    Raises:
+        UserError: the file does not fit the encoder.
+    """
     state = init(fresh_key(config))
     if not config.weights:
         return state

@@ -1,4 +1,4 @@
-"""The configuration of a pretraining run, read from its work directory."""
+"""Read the configuration of a pretraining run from its work directory."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ SECTIONS = (
 
 
 def read_trained(source: Path) -> Config:
-    """The configuration of the pretraining run in `source`; UserError where there is none."""
+    """Return the configuration of the pretraining run in `source`; UserError if none."""
     trained = read_json(source / "config.json")
     if trained.get("task") != "pretrain":
         raise UserError(

@@ -1,10 +1,10 @@
-"""Which examples each step takes, and how their bytes reach it.
+"""Which examples each step takes, and how their images reach it.
 
 The examples of step n are a function of (seed, n, train size, batch size) alone: every epoch is a
 fresh full shuffle, cut into batches, the last partial one dropped. So a run that stops goes on with
 the very next batch, and the number of devices, processes or steps per call changes nothing.
 
-A small set is *resident*: it lies on the device once, and a step gathers its images by index. A
+A small set is *resident*: it is on the device once, and a step gathers its images by index. A
 large one is *streamed*: the host gathers, a background thread ahead. Both hand the step the same
 images.
 """
@@ -29,27 +29,32 @@ PREFETCH = 2  # requests made ahead of the consumer
 
 
 class Feed(NamedTuple):
-    """What `make_feed` makes.
+    """Batches of a training set, made by `make_feed`."""
 
-    steps_per_epoch: full batches in one epoch.
-    data: arrays that the step gathers from, to be put on every device: {"image": (N, H, W, C)
-        uint8} or {}.
-    batches: `batches(plan, rows=slice(None))`, for a plan of (first step, count) pairs, yields for
-        each pair a dict whose leading axis runs over its `count` steps:
-            position (count, b) int32: place in the global batch, 0..B-1; randomness follows it;
-            index (count, b) int32 if resident, else image (count, b, H, W, C) uint8;
-            label (count, b) int32 where the feed has labels.
-        `rows` picks the b of the B rows that are wanted, say one process's share; no other image is
-        read.
-    """
-
-    steps_per_epoch: int
+    steps_per_epoch: int  # full batches in one epoch
+    # What the step gathers from, to be put on every device: {"image": (N, H, W, C) uint8} or {}.
     data: dict[str, np.ndarray]
+    # `batches(plan, rows=slice(None))`, for a plan of (first step, count) pairs, yields for each
+    # pair a dict whose leading axis runs over its `count` steps:
+    #     position (count, b) int32: place in the global batch, 0..B-1; randomness follows it;
+    #     index (count, b) int32 if resident, else image (count, b, H, W, C) uint8;
+    #     label (count, b) int32 where the feed has labels.
+    # `rows` picks the b of the B rows that are wanted, say one process's share; no other image is
+    # read.
     batches: Callable[..., Iterator[Batch]]
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The (size,) int32 permutation in which this epoch takes the examples."""
+    """Return the order in which an epoch takes the examples.
+
+    Args:
+        seed: of all shuffles.
+        epoch: from 0.
+        size: number of examples.
+
+    Returns:
+        A permutation of 0..size-1, (size,) int32.
+    """
     return np.random.default_rng([seed, epoch]).permutation(size).astype(np.int32)
 
 
@@ -58,13 +63,23 @@ _recent_order = functools.lru_cache(maxsize=4)(epoch_order)
 
 
 def batch_indices(seed: int, step: int, size: int, batch_size: int) -> np.ndarray:
-    """The (batch_size,) int32 examples of step `step` (from 0), out of `size`."""
+    """Return the examples of one step.
+
+    Args:
+        seed: of all shuffles.
+        step: from 0, over all epochs.
+        size: number of examples.
+        batch_size: examples in the global batch.
+
+    Returns:
+        Indices of examples, (batch_size,) int32.
+    """
     epoch, place = divmod(step, size // batch_size)
     return _recent_order(seed, epoch, size)[place * batch_size : (place + 1) * batch_size].copy()
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Full batches in an epoch of `count` images; UserError where there is none."""
+    """Return the number of full batches in an epoch of `count` images; UserError for none."""
     if not 1 <= batch_size <= count:
         raise UserError(f"batch_size: got {batch_size}, takes 1 to the {count} training images")
     return count // batch_size
@@ -78,17 +93,22 @@ def make_feed(
     memory_budget: int | None = None,
     label: np.ndarray | None = None,
 ) -> Feed:
-    """A feed of shuffled batches of `image` (N, H, W, C) uint8, with `label` (N,) int32 where it is
-    given.
+    """Return a feed of shuffled batches.
 
     Args:
+        image: (N, H, W, C) uint8.
         batch_size: images in the global batch.
         seed: of the shuffles.
-        resident: whether the images lie on the device; "auto": if they take at most `memory_budget`
-            bytes.
+        resident: whether the images are kept on the device; "auto": if they take at most
+            `memory_budget` bytes.
         memory_budget: None stands for `device_budget()`.
+        label: (N,) int32; None for batches without labels.
+
+    Returns:
+        The feed, see `Feed`.
+
     Raises:
-        UserError: a batch larger than the set, or a value that is none.
+        UserError: a batch larger than the set, or a wrong value.
     """
     chex.assert_rank(image, 4)
     chex.assert_type(image, np.uint8)
@@ -119,8 +139,9 @@ def make_feed(
 
 
 def load(data: dict, batch: Batch) -> jax.Array:
-    """The (B, H, W, C) uint8 images of one step's batch (no `count` axis), inside the compiled
-    step.
+    """Return the (B, H, W, C) uint8 images of one step's batch, inside the compiled step.
+
+    The batch has no `count` axis.
     """
     if "image" in batch:
         return jnp.asarray(batch["image"])
@@ -128,19 +149,19 @@ def load(data: dict, batch: Batch) -> jax.Array:
 
 
 def device_budget() -> int:
-    """Bytes that a resident set may take: a quarter of the device's memory, 4 GiB where it does not
-    tell.
+    """Return the bytes that a resident set may take.
+
+    A quarter of the device's memory, or 4 GiB where the device does not report it.
     """
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit // 4 if limit else DEFAULT_BUDGET
 
 
 def prefetch(calls: Iterable[Callable[[], Batch]], ahead: int = PREFETCH) -> Iterator[Batch]:
-    """Yield the results of `calls` in order, made up to `ahead` before they are asked for, in a
-    thread.
+    """Yield the results of `calls` in order; a thread makes up to `ahead` of them in advance.
 
     What a call raises is raised here, in its turn. The thread ends with the generator: when it is
-    exhausted, closed, or forgotten.
+    exhausted, closed, or collected.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     pending = deque()

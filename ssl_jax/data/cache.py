@@ -1,5 +1,4 @@
-"""Decoded splits on disk: uint8 images and int32 labels as `.npy`, with a card that proves them
-whole.
+"""Decoded splits on disk: uint8 images and int32 labels as `.npy`, with checksums.
 
 A split is three files: `STEM.image.npy`, `STEM.label.npy` and, written last, `STEM.json` (shapes,
 types and CRC-32 of the bytes, and what they were decoded from). Each appears by `os.replace`, so
@@ -15,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -26,7 +26,7 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 
 def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
-    """Where decoded splits may lie, first choice first.
+    """Return the directories that may hold decoded splits, first choice first.
 
     An explicit `cache_dir`, else `$SSL_JAX_CACHE`, is the only place. Without either: beside the
     data where that can be written, then the user's cache directory.
@@ -51,8 +51,9 @@ def load_or_build(
     shape: tuple[int, ...],
     decode: Callable[[], Iterator[Example]],
 ) -> Arrays:
-    """The split `stem`, read from the first root that has it whole, else decoded into the first
-    that can.
+    """Return a split from the first root that has it whole, or decode it into a root.
+
+    It is decoded into the first root that can be written.
 
     Args:
         roots: directories, first choice first.
@@ -60,8 +61,10 @@ def load_or_build(
         source: what it is decoded from; a cache that says otherwise is rebuilt.
         shape: (N, H, W, C) of all images.
         decode: starts the decoding; yields N pairs of an (H, W, C) uint8 image and an int label.
+
     Returns:
         image (N, H, W, C) uint8, mapped read-only from the file, and label (N,) int32.
+
     Raises:
         UserError: no root can be written.
     """
@@ -80,14 +83,22 @@ def load_or_build(
 
 
 def read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays | None:
-    """The verified arrays at `stem`; None where there are none, or, with a warning, only damaged
-    ones.
+    """Return the verified arrays of a split.
+
+    Args:
+        stem: path of the split, without a suffix.
+        source: what it must have been decoded from.
+        shape: (N, H, W, C) of all images.
+
+    Returns:
+        image (N, H, W, C) uint8 and label (N,) int32. None where there are none, or, with a
+        warning, where they are damaged.
     """
     if not _file(stem, "json").exists():
         return None
     try:
         return _read(stem, source, shape)
-    except Exception as error:  # whatever is wrong with a cache, decoding again mends it
+    except Exception as error:  # whatever is wrong with a cache, decoding again repairs it
         print(f"warning: {stem}: the cache is damaged ({error}); decoding again", file=sys.stderr)
         return None
 
@@ -102,7 +113,17 @@ def _read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays:
 
 
 def write(stem: Path, source: str, shape: tuple[int, ...], examples: Iterator[Example]) -> None:
-    """Stream `examples` to disk (memory: one image), the card last."""
+    """Write a split to disk, one image in memory at a time, the card last.
+
+    Args:
+        stem: path of the split, without a suffix.
+        source: what it is decoded from, for the card.
+        shape: (N, H, W, C) of all images.
+        examples: N pairs of an (H, W, C) uint8 image and an int label.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
     stem.parent.mkdir(parents=True, exist_ok=True)
     labels, crc = [], 0
     with _replacing(_file(stem, "image.npy")) as file:
@@ -138,10 +159,8 @@ def _file(stem: Path, suffix: str) -> Path:
 
 
 @contextmanager
-def _replacing(path: Path):
-    """A new file that takes the place of `path` when the block ends well, and vanishes when it does
-    not.
-    """
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file that replaces `path` when the block ends well, and is removed otherwise."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with open(partial, "xb") as file:

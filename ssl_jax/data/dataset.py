@@ -1,4 +1,4 @@
-"""The records of a set: described, and in memory. Their value contract stands in `data.sources`."""
+"""The records of a set: described, and in memory. `data.sources` states their value contract."""
 
 from typing import NamedTuple
 
@@ -6,23 +6,22 @@ import numpy as np
 
 
 class Split(NamedTuple):
-    """image (N, H, W, C) uint8, perhaps mapped read-only from a file; label (N,) int32."""
+    """The images and the labels of a split."""
 
-    image: np.ndarray
-    label: np.ndarray
+    image: np.ndarray  # (N, H, W, C) uint8, perhaps mapped read-only from a file
+    label: np.ndarray  # (N,) int32
 
 
 class Description(NamedTuple):
-    """What is known of a set before any of its images is read. Images come in the size that was
-    asked for.
-    """
+    """The properties of a set that are known before any of its images is read."""
 
     name: str
     train: int  # images with a label
     test: int
     # images for pretraining: those of `train`, and the unlabelled ones where the set has some
     pretrain: int
-    image: tuple[int, int, int]  # height and width in pixels, and channels, of every image
+    # height and width in pixels, and channels, of every image, in the size that was asked for
+    image: tuple[int, int, int]
     num_classes: int
     label_names: tuple[str, ...]
 
@@ -38,12 +37,12 @@ class Description(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A set in memory. `pretrain` is `train`, or more than it where the set has unlabelled images."""
+    """A set in memory."""
 
     name: str
     train: Split
     test: Split
-    pretrain: Split
+    pretrain: Split  # `train`, and the unlabelled images where the set has some
     num_classes: int
     label_names: tuple[str, ...]
 

@@ -17,17 +17,17 @@ TRAIN, TEST, SIDE = 1297, 500, 8  # images, images, pixels
 
 
 def describe_digits(image_size: int | None) -> Description:
-    """The digits, without scikit-learn."""
+    """Return the description of the digits, without importing scikit-learn."""
     side = image_size or SIDE
     return Description("digits", TRAIN, TEST, TRAIN, (side, side, 1), 10, tuple("0123456789"))
 
 
 def read_digits(cache_dir: str | None, image_size: int | None) -> Dataset:
-    """The 1797 8x8 digits of scikit-learn (UCI "Optical Recognition of Handwritten Digits", test
-    part).
+    """Return the 1797 8x8 digits of scikit-learn.
 
-    Pixels 0..16 become round(255 x / 16). 500 images, stratified by class, are the test split: rows
-    of `train_test_split(..., test_size=500, random_state=0)`, whose shuffled order counts as the
+    They are the test part of UCI "Optical Recognition of Handwritten Digits". Pixels 0..16 become
+    round(255 x / 16). 500 images, stratified by class, are the test split: rows of
+    `train_test_split(..., test_size=500, random_state=0)`, whose shuffled order counts as the
     official one.
     """
     about = describe_digits(image_size)
@@ -37,8 +37,10 @@ def read_digits(cache_dir: str | None, image_size: int | None) -> Dataset:
 
 
 def _cached_digits(split: str, count: int, side: int, cache_dir: str | None) -> Split:
-    """A split of the digits, from the cache: scikit-learn takes a second to import. They do without
-    a cache, too.
+    """Return a split of the digits, from the cache where there is one.
+
+    The cache saves the second that scikit-learn takes to import. Without a place for it the split
+    is decoded each time.
     """
     source = f"digits scikit-learn-{importlib.metadata.version('scikit-learn')} {side}x{side}"
     stem, shape = f"{source.replace(' ', '-')}/{split}", (count, side, side, 1)
@@ -51,7 +53,7 @@ def _cached_digits(split: str, count: int, side: int, cache_dir: str | None) -> 
 
 
 def _decode_digits(split: str, side: int) -> Iterator[tuple]:
-    """(image, label) of a split of the digits in the official order."""
+    """Yield (image, label) of a split of the digits in the official order."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

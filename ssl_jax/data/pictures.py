@@ -9,7 +9,16 @@ MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's name
 
 
 def read_pixels(encoded: bytes, channels: int, image_size: int | None) -> np.ndarray:
-    """An encoded picture as (H, W, C) uint8."""
+    """Return the pixels of an encoded picture.
+
+    Args:
+        encoded: bytes of a format that Pillow reads.
+        channels: C, 1 or 3.
+        image_size: side in pixels, as `fit_square` takes it; None: as stored.
+
+    Returns:
+        (H, W, C) uint8.
+    """
     picture = Image.open(io.BytesIO(encoded))
     picture = picture if picture.mode == MODES[channels] else picture.convert(MODES[channels])
     pixels = fit_square(picture, image_size)
@@ -17,8 +26,9 @@ def read_pixels(encoded: bytes, channels: int, image_size: int | None) -> np.nda
 
 
 def fit_square(picture: Image.Image, size: int | None) -> np.ndarray:
-    """The largest central square of a picture as (size, size) pixels, bilinear; size None: as it
-    is.
+    """Return the largest central square of a picture as (size, size) pixels, bilinear.
+
+    The whole picture, not resized, where `size` is None.
     """
     method = Image.Resampling.BILINEAR
     return np.asarray(picture if size is None else ImageOps.fit(picture, (size, size), method))

@@ -1,9 +1,9 @@
 """Image-classification sets as uint8 arrays: scikit-learn's digits, and whatever TFDS has prepared.
 
-Value contract: images (N, H, W, C) uint8 in 0..255, C = 1 or 3; labels (N,) int32 in 0..num_classes
-- 1, and -1 where there is none (only in `pretrain`). The order is the set's official one: by `id`
-where the examples carry one, else as stored. It depends on no seed, so that "the first N" means the
-same everywhere.
+Value contract: images (N, H, W, C) uint8 in 0..255, C = 1 or 3; labels (N,) int32 from 0 to
+num_classes - 1, and -1 where there is none (only in `pretrain`). The order is the set's official
+one: by `id` where the examples have one, else as stored. It depends on no seed, so that "the first
+N" means the same everywhere.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from ssl_jax.errors import UserError
 
 
 class Source(NamedTuple):
-    """A set that TFDS does not prepare. `image_size` is the side that was asked for, or None."""
+    """A set that TFDS does not prepare; `image_size` is the side in pixels, or None."""
 
     describe: Callable[[int | None], Description]  # describe(image_size), without an image read
     read: Callable[[str | None, int | None], Dataset]  # read(cache_dir, image_size)
@@ -32,12 +32,15 @@ def describe(
     train_size: int | None = None,
     image_size: int | None = None,
 ) -> Description:
-    """What `load_dataset` will return of the set called `name`, without reading an image.
+    """Return the description of the set called `name`, without reading an image.
 
     Args:
         name, data_dir, train_size, image_size: as `load_dataset` takes them.
-    Returns: The sizes of the splits in images, the shape of an image in pixels and channels, and
+
+    Returns:
+        The sizes of the splits in images, the shape of an image in pixels and channels, and
         the classes. They equal `load_dataset(...).description`.
+
     Raises:
         UserError: no such set, directory, feature or size.
     """
@@ -60,8 +63,9 @@ def load_dataset(
     cache_dir: str | None = None,
     image_size: int | None = None,
 ) -> Dataset:
-    """The set called `name`, decoded once and read from the cache afterwards (where:
-    `cache.cache_roots`).
+    """Return the set called `name`, decoded once and read from the cache afterwards.
+
+    `cache.cache_roots` says where the cache is.
 
     Args:
         name: one of `SOURCES`, or a TFDS set, with `/config` and `:version` where wanted.
@@ -70,7 +74,11 @@ def load_dataset(
         train_size: keep the first so many images of the official order, in `train` and in
             `pretrain`.
         cache_dir: where decoded images go.
-        image_size: side that images are resized and centre-cropped to. None: as stored.
+        image_size: side in pixels that images are resized and centre-cropped to. None: as stored.
+
+    Returns:
+        The set in memory, its images and labels as the module's value contract says.
+
     Raises:
         UserError: no such set, directory, feature or size; files that cannot be read.
     """
@@ -84,7 +92,7 @@ def load_dataset(
 
 
 def _check_place(data_dir: str | None, image_size: int | None) -> str | None:
-    """The directory with `~` spelt out; UserError where it is none, or for a size that is none."""
+    """Return the directory with `~` expanded; UserError for a wrong directory or size."""
     if image_size is not None and image_size < 1:
         raise UserError(f"data.image_size: got {image_size}, takes at least 1 pixel")
     data_dir = str(Path(data_dir).expanduser()) if data_dir else None
@@ -101,7 +109,7 @@ def _check_train_size(count: int, available: int, name: str) -> None:
 
 
 def _first(dataset: Dataset, count: int) -> Dataset:
-    """`dataset` with the first `count` images of `train` and of `pretrain`."""
+    """Return `dataset` with the first `count` images of `train` and of `pretrain`."""
     _check_train_size(count, len(dataset.pretrain.label), dataset.name)
     train, pretrain = (
         Split(s.image[:count], s.label[:count]) for s in (dataset.train, dataset.pretrain)

@@ -7,7 +7,7 @@ from ssl_jax.errors import UserError
 
 
 def hold_out(dataset: Dataset, size: int) -> tuple[Split, Split | None]:
-    """Training images without the last `size` of them, and those; None for 0."""
+    """Return the training images without the last `size`, and those last ones; None for 0."""
     check_held_out(size, len(dataset.train.label))
     if size == 0:
         return dataset.train, None
@@ -18,7 +18,7 @@ def hold_out(dataset: Dataset, size: int) -> tuple[Split, Split | None]:
 
 
 def check_held_out(size: int, count: int) -> None:
-    """UserError where `size` of `count` training images cannot be held out."""
+    """Raise UserError where `size` of `count` training images cannot be held out."""
     if not 0 <= size < count:
         raise UserError(
             f"data.validation_size: got {size}, takes 0 to less than the {count} training images"
@@ -26,10 +26,18 @@ def check_held_out(size: int, count: int) -> None:
 
 
 def redraw(label: np.ndarray, share: float, num_classes: int, seed: int) -> np.ndarray:
-    """A copy in which each label is drawn anew with probability `share`, uniformly over the
-    classes.
+    """Return a copy in which each label is drawn anew with probability `share`.
 
-    The random labels of Zhang et al. 2017 (arXiv 1611.03530) at share 1.
+    At share 1 these are the random labels of Zhang et al. 2017 (arXiv 1611.03530).
+
+    Args:
+        label: (N,) int32.
+        share: probability in 0..1.
+        num_classes: a new label is uniform over 0..num_classes - 1.
+        seed: of the draws.
+
+    Returns:
+        (N,) int32.
     """
     rng = np.random.default_rng([seed, 0x1ABE1])
     drawn = rng.integers(0, num_classes, len(label), dtype=np.int32)

@@ -11,21 +11,34 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from ssl_jax.data.cache import cache_roots, load_or_build
+from ssl_jax.data.cache import Arrays, cache_roots, load_or_build
 from ssl_jax.data.dataset import Dataset, Description, Split
 from ssl_jax.data.pictures import MODES, read_pixels
 from ssl_jax.errors import UserError, nearest
 
-WELL_KNOWN = "cifar10 cifar100 digits fashion_mnist food101 imagenette kmnist mnist stl10 svhn_cropped".split()
+WELL_KNOWN = (
+    "cifar10 cifar100 digits fashion_mnist food101 imagenette kmnist mnist stl10 svhn_cropped"
+).split()
 PRETRAIN_SPLIT = {"stl10": "train+unlabelled"}  # elsewhere "train"
 
+Builder = Any  # tfds.core.DatasetBuilder: TFDS is imported late
 READ_AHEAD = 256  # records asked for at once: array_record reads them in parallel
 
 
 def read_prepared(
     name: str, data_dir: str | None, cache_dir: str | None, image_size: int | None
 ) -> Dataset:
-    """The TFDS set `name`, decoded once; the arguments are those of `sources.load_dataset`."""
+    """Return the TFDS set `name`, decoded once and read from the cache afterwards.
+
+    Args:
+        name, data_dir, cache_dir, image_size: as `sources.load_dataset` takes them.
+
+    Returns:
+        The set in memory, as `sources.load_dataset` returns it.
+
+    Raises:
+        UserError: no such set, directory, feature or size; files that cannot be read.
+    """
     builder = _open_builder(name, data_dir)
     about = _describe(name, builder, image_size)
     keys, (pretrain_split, test_split) = (
@@ -40,24 +53,33 @@ def read_prepared(
     train = Split(pretrain.image[: about.train], pretrain.label[: about.train])
     for split, label in (("train", train.label), (test_split, test.label)):
         if label.min() < 0 or label.max() >= about.num_classes:
-            found = f"{label.min()} to {label.max()}"
+            got = f"{label.min()} to {label.max()}"
             raise UserError(
-                f"{name}, split {split}: labels {found}, takes 0 to {about.num_classes - 1}"
+                f"{name}, split {split}: labels {got}, takes 0 to {about.num_classes - 1}"
             )
     return Dataset(name, train, test, pretrain, about.num_classes, about.label_names)
 
 
 def describe_prepared(name: str, data_dir: str | None, image_size: int | None) -> Description:
-    """The TFDS set `name` from its metadata; the arguments are those of `sources.describe`.
+    """Return the description of the TFDS set `name` from its metadata.
 
     A set that is not prepared is prepared only where TFDS does not know the sizes of its splits
     beforehand.
+
+    Args:
+        name, data_dir, image_size: as `sources.describe` takes them.
+
+    Returns:
+        The description, as `sources.describe` returns it.
+
+    Raises:
+        UserError: no such set, directory, feature or size.
     """
     return _describe(name, _open_builder(name, data_dir, described=True), image_size)
 
 
-def _describe(name: str, builder, image_size: int | None) -> Description:
-    """What the builder's metadata say of the set."""
+def _describe(name: str, builder: Builder, image_size: int | None) -> Description:
+    """Return what the builder's metadata say of the set."""
     features: Any = builder.info.features
     image_key, label_key = _image_and_label(name, features)
     pretrain_split, test_split = _splits(name, builder)
@@ -69,20 +91,22 @@ def _describe(name: str, builder, image_size: int | None) -> Description:
     )
 
 
-def _splits(name: str, builder) -> tuple[str, str]:
-    """The splits for pretraining and for the test; UserError where the set has none."""
+def _splits(name: str, builder: Builder) -> tuple[str, str]:
+    """Return the splits for pretraining and for the test; UserError where the set has none."""
     splits = builder.info.splits
     test_split = "test" if "test" in splits else "validation"
     if missing := {"train", test_split} - set(splits):
         raise UserError(
-            f"data.name: {name} has no {' or '.join(sorted(missing))} split, only {', '.join(splits)}"
+            f"data.name: {name} has no {' or '.join(sorted(missing))} split, "
+            f"only {', '.join(splits)}"
         )
     return PRETRAIN_SPLIT.get(builder.name, "train"), test_split
 
 
-def _open_builder(name: str, data_dir: str | None, described: bool = False):
-    """The TFDS builder of a set that lies ready to be read as array_record, or, for `described`,
-    whose sizes are known already.
+def _open_builder(name: str, data_dir: str | None, described: bool = False) -> Builder:
+    """Return the TFDS builder of a set that is prepared as array_record.
+
+    For `described`, a set whose sizes are known already need not be prepared.
     """
     if data_dir is not None:
         _check_data_dir(name, data_dir)
@@ -109,8 +133,8 @@ def _open_builder(name: str, data_dir: str | None, described: bool = False):
 
 
 @contextmanager
-def _quiet_tfds():
-    """TFDS warns of every set that is not prepared; here that is an error, or about to be mended."""
+def _quiet_tfds() -> Iterator[None]:
+    """Silence TFDS's warning of a set that is not prepared: it becomes an error, or is prepared."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -120,8 +144,9 @@ def _quiet_tfds():
 
 
 def _check_data_dir(name: str, data_dir: str) -> None:
-    """Is there anything under this name? Asked before TFDS is, which is slow to import and to say
-    no.
+    """Raise UserError where `data_dir` has nothing under this name.
+
+    TFDS would say so, too, but is slow to import and to refuse.
     """
     base = _base(name)
     if not base or not any((Path(data_dir) / base).rglob("dataset_info.json")):
@@ -133,7 +158,7 @@ def _check_data_dir(name: str, data_dir: str) -> None:
 
 
 def _base(name: str) -> str:
-    """The set's own name, without `/config` and `:version`."""
+    """Return the set's own name, without `/config` and `:version`."""
     return name.split(":")[0].split("/")[0]
 
 
@@ -152,17 +177,16 @@ def _lacks(name: str, data_dir: str) -> UserError:
     )
 
 
-def _prepare(builder) -> None:
-    """Download and encode the set: the one thing that wants TensorFlow, so ask for it before the
-    download.
-    """
+def _prepare(builder: Builder) -> None:
+    """Download and encode the set; only this needs TensorFlow, so check for it beforehand."""
     needs = [
         m for m in ("tensorflow", "importlib_resources") if importlib.util.find_spec(m) is None
     ]
     if needs:
         raise UserError(
-            f"data.name: {builder.name} is not prepared in {builder.data_path}, and preparing it takes"
-            f" {' and '.join(needs)}: pip install 'ssl-jax[prepare]', or set data.data_dir to a prepared copy"
+            f"data.name: {builder.name} is not prepared in {builder.data_path}, "
+            f"and preparing it takes {' and '.join(needs)}: "
+            "pip install 'ssl-jax[prepare]', or set data.data_dir to a prepared copy"
         )
     try:
         builder.download_and_prepare(file_format="array_record")
@@ -178,9 +202,10 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no reason given'}"
 
 
-def _image_and_label(name: str, features) -> tuple[str, str]:
-    """The names of the image and of the class: "image" and "label" where they fit, else the first
-    that do.
+def _image_and_label(name: str, features: Any) -> tuple[str, str]:
+    """Return the names of the image feature and of the class feature.
+
+    "image" and "label" where they fit, else the first that do.
     """
     import tensorflow_datasets as tfds
 
@@ -207,9 +232,13 @@ def _image_and_label(name: str, features) -> tuple[str, str]:
 
 
 def _split(
-    builder, split: str, keys: tuple[str, str], roots: Sequence[Path], image_size: int | None
-):
-    """image and label of one split, through the cache."""
+    builder: Builder,
+    split: str,
+    keys: tuple[str, str],
+    roots: Sequence[Path],
+    image_size: int | None,
+) -> Arrays:
+    """Return image and label of one split, through the cache."""
     shape = _shape(builder, split, keys[0], image_size)
     source = (
         f"{builder.info.full_name} {_fingerprint(Path(builder.data_path))} {shape[1]}x{shape[2]}"
@@ -221,9 +250,9 @@ def _split(
 
 
 def _shape(
-    builder, split: str, image_key: str, image_size: int | None
+    builder: Builder, split: str, image_key: str, image_size: int | None
 ) -> tuple[int, int, int, int]:
-    """(N, H, W, C) of a split once it is decoded."""
+    """Return (N, H, W, C) of a split once it is decoded."""
     height, width, channels = builder.info.features[image_key].shape
     if image_size is not None:
         height = width = image_size
@@ -236,10 +265,10 @@ def _shape(
 
 
 def _fingerprint(folder: Path) -> str:
-    """Tells two sets of one name and version apart without reading them through.
+    """Return a hash that distinguishes two sets of one name and version, without a full read.
 
-    Names and sizes of the files and their last 64 KiB: the descriptions whole, and the index of the
-    records, whose files are padded to 64 KiB.
+    It covers names and sizes of the files and their last 64 KiB: the descriptions whole, and the
+    index of the records, whose files are padded to 64 KiB.
     """
     digest = hashlib.blake2b(digest_size=4)
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
@@ -252,10 +281,15 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _decode(
-    builder, split: str, keys: tuple[str, str], shape: tuple[int, ...], image_size
+    builder: Builder,
+    split: str,
+    keys: tuple[str, str],
+    shape: tuple[int, ...],
+    image_size: int | None,
 ) -> Iterator[tuple]:
-    """(image, label) of a split in the official order, with a progress bar; any failure as a
-    `UserError`.
+    """Yield (image, label) of a split in the official order, with a progress bar.
+
+    Any failure becomes a UserError.
     """
     from tensorflow_datasets.core.decode import DeserializeMethod
 
@@ -278,20 +312,23 @@ def _decode(
 
 
 def _features(source: Any, rows: Sequence[int]) -> Iterator:
-    """The undecoded features of these rows. With Pillow, a third of the time of TFDS's own
-    decoding.
+    """Yield the undecoded features of these rows.
+
+    Decoding them with Pillow takes a third of the time of TFDS's own decoding.
     """
     from tensorflow_datasets.proto import tf_example_pb2
 
     for start in range(0, len(rows), READ_AHEAD):
         for record in source.__getitems__(rows[start : start + READ_AHEAD]):
-            example = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue] (made on import)
+            # the class is made on import
+            example = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]
             yield example.FromString(record).features.feature
 
 
 def _official_order(source: Any) -> list[int]:
-    """Rows by `id` where the examples have one (TFDS shuffles when it prepares a set), else as
-    stored.
+    """Return the rows ordered by `id` where the examples have one, else as stored.
+
+    TFDS shuffles when it prepares a set.
     """
     rows = list(range(len(source)))
     if not next(_features(source, rows[:1]))["id"].bytes_list.value:

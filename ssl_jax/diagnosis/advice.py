@@ -46,7 +46,10 @@ def advise(state: str, signs: Signs, facts: Facts) -> tuple[str, ...]:
     )
     lines = [line for part in parts if (line := part(facts))]
     return tuple(lines) or (
-        "Change the seed, or train longer: every knob that is known to matter already stands where it should",
+        (
+            "Change the seed, or train longer: every knob that is known to matter already stands "
+            "where it should"
+        ),
     )
 
 
@@ -221,10 +224,16 @@ def lower_rates(signs: Signs, facts: Facts) -> tuple[str, ...]:
     if facts.sees_scale and facts.learned and 0 < signs.start < USUAL_START:
         border = 2 * (1 + momentum) / (2 * facts.loss_scale * signs.start)
         to = min(to, border / 2)
-        why = f"theory: the predictor's steps are unstable above {border:.2g}, by an eigenvalue of {signs.start:.3g}"
+        why = (
+            f"theory: the predictor's steps are unstable above {border:.2g}, by an eigenvalue of "
+            f"{signs.start:.3g}"
+        )
     line = f"Lower optimizer.learning_rate from {rate:g} to {to:.2g} ({why})"
     fast = _predictor(facts, "learning_rate")
-    own = f"Lower optimizer.predictor.learning_rate from {fast:g} to {min(fast, rate) / MARGIN:.2g} with it"
+    own = (
+        f"Lower optimizer.predictor.learning_rate from {fast:g} to {min(fast, rate) / MARGIN:.2g} "
+        "with it"
+    )
     return (line, own) if facts.learned and fast > rate else (line,)
 
 

@@ -67,7 +67,8 @@ MEANING = {
     "healthy": "different images have different projections, in more than one direction",
     "dimensional collapse": "the projections of all images lie (nearly) on one line: the network "
     "shows only on which side an image is, or how far out",
-    "complete collapse": "all images have the same projection: the loss is low since nothing is left to predict",
+    "complete collapse": "all images have the same projection: the loss is low since nothing is "
+    "left to predict",
     "rank-one explosion": "one direction has taken over the projections and its size does not "
     "shrink: the other dimensions are lost beside it",
     "divergence": "the numbers are not finite, or the weights have grown far beyond any use",

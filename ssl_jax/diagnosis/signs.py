@@ -49,7 +49,8 @@ def read_signs(history: dict, dim: int) -> Signs:
     """
     if lacking := [name for name in NEEDED if name not in history]:
         raise UserError(
-            f"history: lacks {', '.join(lacking)}, takes the columns of a pretraining run's metrics.csv"
+            f"history: lacks {', '.join(lacking)}, takes the columns of a pretraining run's "
+            "metrics.csv"
         )
     row = {name: np.asarray(history[name], np.float64) for name in NEEDED}
     smooth = {name: running_median(values) for name, values in row.items()}

@@ -141,7 +141,8 @@ def states_of_rows(signs: Signs, dynamics: dict, facts: Facts) -> np.ndarray:
     bounds = ((signs.content, LINE), (signs.rank, ONE))
     line, one = (latched(values < enter, values < leave) for values, (enter, leave) in bounds)
     point = latched(signs.mean > POINT[0], signs.mean > POINT[1])
-    # Under a loss that sees lengths a direction that survives rests at an eigenvalue of its own, maybe above its start.
+    # Under a loss that sees lengths a direction that survives ends at an eigenvalue of its own,
+    # perhaps above its start.
     enter, leave = (GROWN, GROWN / 2) if facts.sees_scale else HELD
     held = latched(signs.top > enter, signs.top > leave)
     kinds[line] = "dimensional collapse"
@@ -197,7 +198,10 @@ def state_of_run(kinds: np.ndarray, signs: Signs, facts: Facts) -> tuple[str, st
     if step < clock and fading(signs.top):
         return (
             "too early",
-            f"the mean direction is still fading, for which weight decay takes about {clock:.0f} steps",
+            (
+                "the mean direction is still fading, for which weight decay takes about "
+                f"{clock:.0f} steps"
+            ),
         )
     return state, ""
 

@@ -656,8 +656,8 @@ def simulate_matrices(
         2,
         times,
         numbers,
-        matrices,
-        (("symmetric", symmetric),),
+        matrices=matrices,
+        flags=(("symmetric", symmetric),),
     )
 
 
@@ -699,6 +699,7 @@ def _solve(
     rank: int,
     times: np.ndarray | Sequence[float],
     numbers: dict[str, Any],
+    *,
     matrices: dict[str, np.ndarray] | None = None,
     flags: tuple[tuple[str, bool], ...] = (),
 ) -> Any:
@@ -762,6 +763,7 @@ def _integrate(
     start: Any,
     end: Any,
     saveat: Any,
+    *,
     event: Any = None,
     atol: float = ATOL,
 ) -> tuple[Any, Any]:
@@ -991,7 +993,13 @@ def _trapped(
 
         end = 1e4 / jnp.minimum(numbers["eta_p"], numbers["eta_s"])
         last, right = _integrate(
-            field, state, 0.0, end, diffrax.SaveAt(t1=True), diffrax.Event(over), 1e-30
+            field,
+            state,
+            0.0,
+            end,
+            diffrax.SaveAt(t1=True),
+            event=diffrax.Event(over),
+            atol=1e-30,
         )
         return _below(*read(*(y[-1] for y in last)), at), right
 

@@ -147,7 +147,8 @@ def calibrate(
     k, fit = _fit(x, y)
     if not (k > 0 and (q[window] > 0).all() and (h[window] > 0).all()):
         raise UnfitError(
-            f"modes do not grow where the flow says that they do (fitted k = {k:.3g}, takes one above 0)"
+            f"modes do not grow where the flow says that they do (fitted k = {k:.3g}, takes one "
+            "above 0)"
         )
     rate = k * h * q
     drift = np.log(q[window][-1] / q[window][0]) / (t[-1] - t[0])

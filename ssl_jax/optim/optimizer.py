@@ -278,7 +278,8 @@ def assign_groups(params: Params, patterns: dict[str, str]) -> PyTree:
         names = [name for name, pattern in patterns.items() if re.match(pattern, path)]
         if len(names) != 1:
             raise UserError(
-                f"optimizer groups: {path} falls under {names or 'no group'}, must fall under exactly one"
+                f"optimizer groups: {path} falls under {names or 'no group'}, "
+                "must fall under exactly one"
             )
         return names[0]
 

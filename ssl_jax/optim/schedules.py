@@ -276,7 +276,8 @@ def _check(name: str, total_steps: int, warmup_steps: int, options: dict[str, An
     known = options_of_schedule(name)
     if not 0 <= warmup_steps <= total_steps:
         raise UserError(
-            f"schedule.warmup_epochs: {warmup_steps} steps of warm-up do not fit in {total_steps} steps"
+            f"schedule.warmup_epochs: {warmup_steps} steps of warm-up do not fit in "
+            f"{total_steps} steps"
         )
     for option, value in options.items():
         if option not in known:

@@ -223,7 +223,8 @@ def epoch_steps(size: int, epochs: int, batch_size: int, drop_last: bool) -> int
         raise UserError(f"epochs of the linear probe: got {epochs}, takes at least 1")
     if not 1 <= batch_size <= size:
         raise UserError(
-            f"batch size of the linear probe: got {batch_size}, takes 1 to the {size} train features"
+            f"batch size of the linear probe: got {batch_size}, "
+            f"takes 1 to the {size} train features"
         )
     return size // batch_size if drop_last else -(-size // batch_size)
 

@@ -1,13 +1,18 @@
-"""README.md's figure, from stored results: `python -m ssl_jax.reports.front_figure` draws
-docs/figures/front.png.
+"""README.md's figure, from stored results.
+
+`python -m ssl_jax.reports.front_figure` draws docs/figures/front.png.
 """
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ssl_jax.reports import pyplot as plt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "quickstart.json"
@@ -19,15 +24,16 @@ GREY, BLUE = "0.72", "#0072B2"
 
 
 def draw(results: Path, path: Path) -> dict[str, np.ndarray]:
-    """Draws what pretraining is worth, and the spectrum of a run that learns beside one that
-    collapses.
+    """Draw the gain by pretraining, and the spectra of a run that learns and of one that collapses.
 
     Args:
         results: folder of the stored results, as `results/` has them.
         path: PNG to write.
-    Returns: What was drawn: "digits" (3,) accuracies of raw pixels, untrained and pretrained
-        encoder; "cifar10" (2,) of untrained and pretrained encoder; "healthy", "collapsing" (T,
-        SHOWN) shares of the trace of F.
+
+    Returns:
+        The numbers drawn: "digits" (3,) accuracies of raw pixels, untrained and pretrained encoder;
+        "cifar10" (2,) of untrained and pretrained encoder; "healthy", "collapsing" (T, SHOWN)
+        shares of the trace of F.
     """
     few = _read(results / QUICKSTART)["few_label"]
     full = _read(results / FULL)
@@ -61,7 +67,7 @@ def draw(results: Path, path: Path) -> dict[str, np.ndarray]:
 
 
 def spectrum_shares(history: dict) -> tuple[np.ndarray, np.ndarray]:
-    """(steps (T,), shares of the trace that the SHOWN largest eigenvalues of F have (T, SHOWN))."""
+    """Return steps (T,), and the SHOWN largest eigenvalues of F as shares of the trace."""
     kept = [
         i
         for i, values in enumerate(history["corr_eigenvalues"])
@@ -72,7 +78,7 @@ def spectrum_shares(history: dict) -> tuple[np.ndarray, np.ndarray]:
     return np.array(history["step"])[kept], values[:, :SHOWN] / values.sum(axis=1, keepdims=True)
 
 
-def _bars(axis, drawn: dict[str, np.ndarray]) -> None:
+def _bars(axis: "Axes", drawn: dict[str, np.ndarray]) -> None:
     names = ["raw pixels", "untrained", "pretrained", "untrained", "pretrained"]
     values = 100 * np.concatenate([drawn["digits"], drawn["cifar10"]])
     place = np.array([0, 1, 2, 3.6, 4.6])

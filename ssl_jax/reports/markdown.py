@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-TEXT, NUMBER = "---", "---:"  # how a column stands: to the left, to the right
+TEXT, NUMBER = "---", "---:"  # alignment of a column: left, right
 
 
 def table(

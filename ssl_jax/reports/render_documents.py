@@ -5,7 +5,7 @@ mark and `<!-- end -->`:
 
     <!-- seeds: NAME -->        one row a method: mean and standard deviation over its seeds, from
                                 results/NAME/METHOD/seed-N.json
-    <!-- experiment: NAME -->   an experiment's tables and findings, from
+    <!-- experiment: NAME -->   an experiment's tables and conclusion, from
                                 results/experiments/NAME.json
     <!-- dynamics: NAME -->     eigenspaces beside the replication's, from
                                 results/dynamics/NAME.json
@@ -60,7 +60,8 @@ def seeds_table(results: list[dict]) -> str:
             _over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")
         ]
         rows.append(
-            f"| {method} | {len(runs)} | {' | '.join(cells)} | {sum(r['collapsed'] for r in runs)} |"
+            f"| {method} | {len(runs)} | {' | '.join(cells)} | {sum(r['collapsed'] for r in runs)} "
+            "|"
         )
     return "\n".join(rows) + "\n"
 
@@ -74,7 +75,7 @@ CONTENDERS = {"pretrained": "pretrained", "random_init": "untrained", "raw_pixel
 
 
 def labels_table(result: dict) -> str:
-    """One row for each contender of the probe with few labels, and what made the numbers."""
+    """Return a row for each contender of the probe with few labels, and device and version."""
     few = result["few_label"]
     head = f"| encoder, {few['labels_per_class']} labels a class | test accuracy, % |\n|---|---|\n"
     rows = [f"| {word} | {_percent(few[name])} |\n" for name, word in CONTENDERS.items()]

@@ -260,7 +260,10 @@ def figure7(
     for axis in axes:
         axis.set(xscale="log", ylim=(correlation.min() - 0.002, 1.001))
     axes[0].set_ylabel("corr($W_a$, W)")
-    setting = f"{runs} random starts of {size} × {size}, $α_p$ = 1, β = {beta:g}, X' = 0.03² I, $W_a$(0) = 0"
+    setting = (
+        f"{runs} random starts of {size} × {size}, $α_p$ = 1, β = {beta:g}, X' = 0.03² I, $W_a$(0) "
+        "= 0"
+    )
     figure.suptitle(f"Is the target in proportion to the online network? {setting}", fontsize=10)
     _save(figure, path)
     return {"eta": np.array(etas), "time": times[1:], "correlation": correlation}
@@ -302,7 +305,10 @@ def figure8(
     for axis in axes:
         axis.set(yscale="log", ylim=(1e-4, 2 * a.max()))
     figure.suptitle(
-        f"Does $W_p$ become symmetric? F = $W_p^⊤W_p$, {runs} starts of {size} × {size}, τ = 1, $α_p$ = 1",
+        (
+            f"Does $W_p$ become symmetric? F = $W_p^⊤W_p$, {runs} starts of {size} × {size}, τ = "
+            "1, $α_p$ = 1"
+        ),
         fontsize=10,
     )
     _save(figure, path)
@@ -388,7 +394,10 @@ def figure10(path: Path, l_s: float = 1.0, l_d: float = 0.5) -> dict[str, np.nda
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10)
     figure.suptitle(
-        f"One coordinate, $l_s$ = {l_s:g}, $l_d$ = {l_d:g}, $α_p$ = β = 1, η = 0 (full: stable, open: not)",
+        (
+            f"One coordinate, $l_s$ = {l_s:g}, $l_d$ = {l_d:g}, $α_p$ = β = 1, η = 0 (full: "
+            "stable, open: not)"
+        ),
         fontsize=11,
     )
     _save(figure, path)
@@ -475,6 +484,7 @@ def _runs(
     times: np.ndarray,
     curves: np.ndarray,
     colour: str,
+    *,
     label: str = "",
     style: str = "-",
 ) -> None:

@@ -12,8 +12,7 @@ PLUGINS = ("jax_plugins", "libtpu")  # packages by which JAX reaches an accelera
 
 
 def use_huge_pages() -> None:
-    """Starts this process anew with glibc told to keep the memory it has, in huge pages, where a
-    CPU is to train.
+    """Start this process anew, with glibc's memory kept in huge pages, where a CPU trains.
 
     XLA asks for a step's memory anew at every step; by default the CPU gets it as zeroed pages of 4
     KiB each time. glibc reads these settings only when a process starts. Whoever sets
@@ -31,7 +30,7 @@ def use_huge_pages() -> None:
 
 
 def accelerator_expected() -> bool:
-    """Whether JAX will find an accelerator, told in a millisecond, without importing JAX.
+    """Return whether JAX will find an accelerator, in a millisecond, without importing JAX.
 
     JAX_PLATFORMS decides, of which JAX takes the first. Where it says nothing, an accelerator takes
     a device that is not hidden and a package that reaches it. A wrong answer costs speed alone.

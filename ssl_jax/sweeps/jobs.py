@@ -1,11 +1,14 @@
 """The jobs of a sweep: which there are, and what is checked before any of them runs."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ssl_jax.builders import pretraining
 from ssl_jax.builders.checks import check_few_labels
 from ssl_jax.builders.data import read_dataset
+from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.sweeps import lease
 from ssl_jax.types import Config
@@ -16,27 +19,27 @@ SCALES = ("mini", "full")
 
 
 class Job(NamedTuple):
-    """One seed of one cell. out: its work directory; store: its file there, or None where no store
-    is kept.
-    """
+    """One seed of one cell."""
 
     cell: str
     seed: int
-    config: Config
-    out: Path
-    store: Path | None
+    config: Config  # of the pretraining run
+    out: Path  # its work directory
+    store: Path | None  # its file in the store; None where no store is kept
 
     @property
     def name(self) -> str:
+        """Cell and seed, for messages."""
         return f"{self.cell} seed {self.seed}"
 
     @property
     def failure(self) -> Path:
+        """The file beside `out` that says why the run failed."""
         return self.out.with_name(f"{self.out.name}.failed.txt")
 
 
 def check_fields(config: Config) -> None:
-    """UserError for a field of the sweep's own."""
+    """Raise UserError for a wrong value in a field of the sweep itself."""
     if config.scale not in SCALES:
         raise UserError(f"scale: got {config.scale!r}, {nearest(config.scale, SCALES)}")
     seeds = list(config.seeds)
@@ -59,12 +62,12 @@ def check_fields(config: Config) -> None:
 
 
 def chosen(config: Config) -> list[str]:
-    """The names of the cells to run, in their order."""
+    """Return the names of the cells to run, in their order."""
     return list(dict.fromkeys(name.strip() for name in config.cells.split(",")))
 
 
 def plan(config: Config, directory: Path) -> list[Job]:
-    """Everything there is to run, in its order."""
+    """Return all jobs of the sweep in their order: for each seed, every chosen cell."""
     jobs = []
     for seed in config.seeds:
         for cell in chosen(config):
@@ -75,7 +78,16 @@ def plan(config: Config, directory: Path) -> list[Job]:
 
 
 def cell_config(config: Config, cell: str, seed: int) -> Config:
-    """The configuration of one pretraining run."""
+    """Return the configuration of one pretraining run.
+
+    Args:
+        config: of the sweep.
+        cell: a name in `config.overrides[config.scale]`.
+        seed: of the run.
+
+    Returns:
+        The configuration of the scale with the cell's overrides and the seed.
+    """
     run = config[config.scale].copy_and_resolve_references()
     changes = flatten(config.overrides[config.scale][cell].to_dict())
     run.update_from_flattened_dict(changes | {"seed": seed})
@@ -84,7 +96,7 @@ def cell_config(config: Config, cell: str, seed: int) -> Config:
 
 
 def identity(config: Config) -> dict:
-    """What all starts of one sweep have in common."""
+    """Return what all starts of one sweep have in common."""
     base = {
         name: value
         for name, value in spread(config[config.scale].to_dict()).items()
@@ -101,17 +113,23 @@ def identity(config: Config) -> dict:
 
 
 def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
-    """UserError for whatever would break later: every cell as its run will check it, directory,
-    store.
+    """Check every cell as its run will check it, the directory and the store.
+
+    Args:
+        config: of the sweep.
+        jobs: from `plan`.
+        directory: work directory of the sweep.
+
+    Raises:
+        UserError: a wrong field, which the message puts after the cell's name; a directory or a
+            store that cannot be written, or belongs to another configuration.
     """
-    cells, datasets = {job.cell: job.config for job in jobs}, {}
+    cells: dict[str, Config] = {job.cell: job.config for job in jobs}
+    datasets: dict[str, Dataset] = {}
     # no image before all are prepared
-    for check in (pretraining.prepare, lambda config: check_read(config, datasets)):
-        for cell, settings in cells.items():
-            try:
-                check(settings)
-            except UserError as error:
-                raise UserError(f"cell {cell}: {error}") from error
+    prepared = {cell: _of_cell(cell, pretraining.prepare, run)[0] for cell, run in cells.items()}
+    for cell, run in cells.items():
+        _of_cell(cell, check_read, run, datasets)
     check_workdir(str(directory), {"task": "sweep", "sweep": config.sweep})
     refuse_other("--workdir", directory / config.scale / "config.json", [], identity(config))
     writable("--workdir", directory / config.scale)
@@ -121,11 +139,22 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
         if job.store is not None and job.store.exists() and not config.again:
             refuse_other("store", job.store, ["config"], result_json.fields(job.config.to_dict()))
         if not is_done(job, config.again):
-            check_workdir(str(job.out), job.config.to_dict())
+            steps = prepared[job.cell].steps_per_epoch
+            check_workdir(
+                str(job.out), job.config.to_dict(), partial(pretraining.appends, job.config, steps)
+            )
 
 
-def check_read(config: Config, datasets: dict) -> None:
-    """What the task pretrain checks once it has read its data; `datasets`: those read so far."""
+def _of_cell(cell: str, check: Callable[..., Any], *arguments: Any) -> Any:
+    """Return check(*arguments), with the cell's name before a UserError."""
+    try:
+        return check(*arguments)
+    except UserError as error:
+        raise UserError(f"cell {cell}: {error}") from error
+
+
+def check_read(config: Config, datasets: dict[str, Dataset]) -> None:
+    """Check what the task pretrain checks on its data; `datasets` caches the sets by settings."""
     wanted = config.data.to_json()
     if wanted not in datasets:
         datasets[wanted] = read_dataset(config)
@@ -133,8 +162,18 @@ def check_read(config: Config, datasets: dict) -> None:
 
 
 def refuse_other(field: str, path: Path, inside: list[str], config: dict) -> None:
-    """UserError where the file `path` is of another configuration. Fields that only one of the two
-    has are let pass: a program grows.
+    """Refuse a file of another configuration.
+
+    Fields that only one of the two configurations has are ignored: later versions add fields.
+
+    Args:
+        field: name of the setting that leads to the file, for the message.
+        path: a JSON file, which need not exist.
+        inside: keys under which the file holds its configuration, outermost first.
+        config: the configuration of this start.
+
+    Raises:
+        UserError: fields outside `FREE` differ, which it lists.
     """
     if not path.exists():
         return
@@ -159,17 +198,18 @@ def refuse_other(field: str, path: Path, inside: list[str], config: dict) -> Non
 
 
 def writable(field: str, folder: Path) -> None:
-    """UserError where the folder cannot be made, or written into."""
+    """Make the folder; UserError where it cannot be made, or written into."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lease.time_of(folder)
     except OSError as error:
         raise UserError(
-            f"{field}: {error.filename or folder} cannot be written ({error.strerror}); takes a folder that can"
+            f"{field}: {error.filename or folder} cannot be written ({error.strerror}); "
+            "takes a folder that can"
         ) from error
 
 
 def is_done(job: Job, again: bool) -> bool:
-    """Whether it is finished, here or, unless `again`, in the store."""
+    """Return whether the job is finished, here or, unless `again`, in the store."""
     stored = job.store is not None and not again and job.store.exists()
     return stored or (job.out / "result.json").exists()

@@ -1,15 +1,13 @@
-"""Who works on what, between processes that share nothing but a folder, on one machine or on
-several.
+"""Leases between processes that share nothing but a folder, on one machine or on several.
 
 A lease is a folder of numbered files: 1, 2, 3, ... The newest rules. To take the lease is to create
 the next number, which the file system lets one process do and no other (O_EXCL), so of any number
-of processes that found the newest free, or its holder gone, one wins. No file is ever removed, so
-no number is given twice.
+of processes that see the newest free, or its holder gone, one wins. No file is ever removed, so no
+number is given twice.
 
 A holder touches its file every BEAT seconds. It is gone when its process has ended (seen at once on
-the same machine) or when its file was not touched for STALE seconds. One that was only asleep finds
-a newer number beside its own when it
-wakes: it has lost the lease.
+the same machine) or when its file was not touched for STALE seconds. One that was only asleep sees
+a newer number beside its own when it wakes: it has lost the lease.
 """
 
 import contextlib
@@ -31,9 +29,7 @@ class LeaseLost(Exception):
 
 
 def claim(folder: Path, stale: float = STALE) -> Path | None:
-    """The lease file that this process now holds, or None where the lease is held, by this process
-    too.
-    """
+    """Return the lease file that this process now holds; None where it is held already."""
     folder.mkdir(parents=True, exist_ok=True)
     last = newest(folder)
     if last is not None and not is_free(last, stale):
@@ -50,8 +46,9 @@ def claim(folder: Path, stale: float = STALE) -> Path | None:
 
 @contextlib.contextmanager
 def holding(path: Path, beat: float = BEAT) -> Iterator[Callable[[], None]]:
-    """Keeps the claimed `path` alive, and frees it at the end. Gives check(), which raises
-    LeaseLost if it is.
+    """Keep the claimed `path` alive, and free it at the end.
+
+    Yields check(), which raises LeaseLost where another process has taken the lease.
     """
     ended, lost = threading.Event(), threading.Event()
 
@@ -66,7 +63,8 @@ def holding(path: Path, beat: float = BEAT) -> Iterator[Callable[[], None]]:
     def check() -> None:
         if lost.is_set():
             raise LeaseLost(
-                f"taken over by {holder(path.parent)}, after this process had been silent for too long"
+                f"taken over by {holder(path.parent)}, "
+                "after this process had been silent for too long"
             )
 
     thread = threading.Thread(target=keep, daemon=True)
@@ -81,13 +79,13 @@ def holding(path: Path, beat: float = BEAT) -> Iterator[Callable[[], None]]:
 
 
 def newest(folder: Path) -> Path | None:
-    """The lease file that rules; None where the lease was never taken."""
+    """Return the newest lease file, which rules; None where the lease was never taken."""
     numbers = [int(name) for name in os.listdir(folder) if name.isdigit()]
     return folder / str(max(numbers)) if numbers else None
 
 
 def is_free(path: Path, stale: float) -> bool:
-    """Whether the holder of the lease file `path` let it go, or is gone."""
+    """Return whether the holder of the lease file `path` freed it, or is gone."""
     text = path.read_text()
     if text == FREE:
         return True
@@ -101,7 +99,7 @@ def is_free(path: Path, stale: float) -> bool:
 
 
 def holder(folder: Path) -> str:
-    """Who holds the lease, in words."""
+    """Return the holder of the lease in words, for messages."""
     try:
         known = json.loads((newest(folder) or folder).read_text())
         return f"process {known['pid']} on {known['host']}"
@@ -110,7 +108,7 @@ def holder(folder: Path) -> str:
 
 
 def signature() -> dict:
-    """What a lease file says of its holder."""
+    """Return the content of a lease file: host, process, machine and start of the process."""
     return {
         "host": platform.node(),
         "pid": os.getpid(),
@@ -120,8 +118,9 @@ def signature() -> dict:
 
 
 def birth(pid: int) -> str | None:
-    """When the process `pid` of this machine began, for numbers are used again; None where it has
-    ended.
+    """Return when the process `pid` of this machine began; None where it has ended.
+
+    The system reuses process numbers, so a number alone does not identify a process.
     """
     if Path("/proc/self/stat").exists():
         try:
@@ -139,7 +138,7 @@ def birth(pid: int) -> str | None:
 
 
 def machine() -> str:
-    """This machine since it was last switched on, and the space that its process numbers are of."""
+    """Return host name, boot and process-number namespace of this machine, as one string."""
     name = platform.node()
     with contextlib.suppress(OSError):
         name += " " + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -148,6 +147,6 @@ def machine() -> str:
 
 
 def time_of(folder: Path) -> float:
-    """The time by the clock that dates the files of `folder`, which may be another machine's."""
+    """Return the time by the clock that dates the files of `folder`, in seconds."""
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_mtime

@@ -3,6 +3,7 @@
 import runpy
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ DIGITS = 6  # of its numbers
 
 
 def keep(config: Config, job: Job) -> None:
-    """Writes the store's file of a finished job, unless it is there."""
+    """Write the store's file of a finished job, unless it is there."""
     if job.store is None or (job.store.exists() and not config.again):
         return
     content = read_json(job.out / "result.json")
@@ -36,8 +37,9 @@ def keep(config: Config, job: Job) -> None:
 
 
 def command(file: str, job: Job) -> str:
-    """The command that trains this cell by itself: every field in which it differs from the
-    configuration `file`.
+    """Return the command that trains this cell by itself.
+
+    It sets every field in which the cell differs from the configuration `file`.
     """
     plain = flatten(result_json.fields(runpy.run_path(str(ROOT / file))["get_config"]().to_dict()))
     fields = flatten(result_json.fields(job.config.to_dict()))
@@ -50,13 +52,16 @@ def command(file: str, job: Job) -> str:
     return shlex.join(start + words)
 
 
-def spelled(value) -> str:
+def spelled(value: Any) -> str:
+    """Return a field's value as the command line takes it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def thinned(directory: Path) -> dict | None:
-    """First and last record of dynamics.npz, and some in between of the largest modes; None if none
-    was kept.
+    """Return some records of dynamics.npz, as lists of rounded numbers.
+
+    A dict of the first record, the last one, and a history of `RECORDS` records of the `MODES`
+    largest modes. None where no dynamics can be read.
     """
     try:
         arrays = read_dynamics(directory)

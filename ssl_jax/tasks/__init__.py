@@ -1,1 +1,1 @@
-"""The tasks, one file each, and their table."""
+"""One file for each task, and the table of tasks."""

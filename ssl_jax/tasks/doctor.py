@@ -1,6 +1,4 @@
-"""The task "doctor": what ails a pretraining run, from its work directory alone; and the same while
-a run goes on.
-"""
+"""The task "doctor": diagnose a pretraining run, finished or not, from its work directory alone."""
 
 from pathlib import Path
 
@@ -18,7 +16,16 @@ from ssl_jax.workdir.metrics_csv import read_rows
 
 
 def doctor(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
-    """Reads the run, says what it has, and writes result.json and figures/doctor.png."""
+    """Diagnose a run, print the diagnosis, and write result.json and figures/doctor.png.
+
+    Args:
+        config: configuration of the task.
+        directory: work directory of the task.
+        interrupted: not asked, as the task takes seconds.
+
+    Raises:
+        UserError: `run` names no pretraining run, or its files are damaged.
+    """
     if not config.run:
         raise UserError(
             "run: got '', takes the work directory of a pretraining run (--config.run=DIR)"
@@ -50,7 +57,7 @@ def doctor(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
 
 
 def read_settings(source: Path) -> dict:
-    """config.json of a pretraining run; UserError where a field that the doctor needs is not there."""
+    """Return config.json of a pretraining run; UserError where it lacks a field that is needed."""
     settings = read_json(source / "config.json")
     if settings.get("task") != "pretrain":
         raise UserError(
@@ -65,14 +72,17 @@ def read_settings(source: Path) -> dict:
 
 
 def whole_rows(path: Path) -> Rows:
-    """metrics.csv, checked: a field lost in the middle would look like a number that is not finite."""
+    """Return the rows of metrics.csv; UserError where the file is damaged or has no row.
+
+    A field lost in the middle of a row would otherwise look like a number that is not finite.
+    """
     if not path.exists():
         raise UserError(f"{path}: not found; takes a run that has logged a row (log_every steps)")
     try:
         lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         rows = read_rows(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); mend it, or take another run") from error
+        raise UserError(f"{path}: damaged ({error}); repair it, or take another run") from error
     if lacking := [
         name for name in NEEDED if name not in (lines[0].strip().split(",") if lines else ())
     ]:

@@ -1,5 +1,6 @@
-"""The task "dynamics": recorded runs side by side as in the replication's Figures 2 to 4, and the
-theory over each.
+"""The task "dynamics": draw recorded runs side by side, and the theory over each.
+
+The figures are those of the replication, 2 to 4.
 """
 
 import re
@@ -20,8 +21,8 @@ from ssl_jax.workdir.directory import check_workdir, open_workdir, read_json, wr
 from ssl_jax.workdir.dynamics_npz import read_dynamics
 from ssl_jax.workdir.metrics_csv import read_rows
 
-# what is drawn or counted; () one number a record, (3,) one a part of the network, ("D",) one a
-# mode
+# Shape of what a record has of each array that is drawn or counted: () one number, (3,) one for
+# each part of the network, ("D",) one for each mode.
 RECORDED = {
     **dict.fromkeys(
         ("corr_eigenvalues", "predictor_eigenvalues", "alignment", "mode_predictor"), ("D",)
@@ -40,21 +41,31 @@ RECORDED = {
     ),
     **dict.fromkeys(("relative_spread", "online_target_cosine", "weight_cosine", "loss"), ()),
 }
-NOT_PLAIN = r"[^-.\w]+"  # of a file's name
+NOT_PLAIN = r"[^-.\w]+"  # characters that a file's name should not have
 FIELDS = ("method", "seed", "batch_size", "loss", "loss_scale")
 SECTIONS = ("data", "encoder", "projector", "predictor", "target", "optimizer")
 
 
 def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
-    """figures/*.png, table.md, overlay.md and result.json of the runs that the configuration names."""
+    """Write figures/*.png, table.md, overlay.md and result.json of the runs in `config.runs`.
+
+    Args:
+        config: configuration of the task.
+        directory: work directory of the task.
+        interrupted: not asked, as the task takes seconds.
+
+    Raises:
+        UserError: `runs` is empty, or names a directory that holds no recorded pretraining run.
+    """
     paths = [Path(word.strip()) for word in config.runs.split(",") if word.strip()]
     if not paths:
         raise UserError(
-            "runs: got '', takes work directories with commas between them (--config.runs=DIR1,DIR2)"
+            "runs: got '', takes work directories with commas between them "
+            "(--config.runs=DIR1,DIR2)"
         )
     check_workdir(directory, config.to_dict())
     runs = named([read_run(path) for path in paths])
-    same_size(runs)
+    check_same_size(runs)
     out = open_workdir(directory, config.to_dict())
     for name, draw in figures.FIGURES.items():
         say(f"wrote {draw(runs, out / 'figures' / f'{name}.png')}")
@@ -81,8 +92,9 @@ def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: 
 
 
 def read_run(path: Path) -> figures.Run:
-    """A recorded run, finished or not; NaN for arrays that are damaged. UserError where there is
-    none.
+    """Return a recorded run, finished or not; UserError where there is none.
+
+    Arrays that are damaged or absent are NaN.
     """
     if not path.is_dir():
         raise UserError(f"runs: no directory {path}, takes work directories of pretraining runs")
@@ -101,17 +113,17 @@ def read_run(path: Path) -> figures.Run:
             raise UserError(
                 f"{path / 'config.json'}: {field}: got {value!r}, takes {', '.join(known)}"
             )
-    found = read_dynamics(path)
-    size, records = config["projector"]["out"], len(found["step"])
-    arrays, lost = {"step": found["step"]}, []
+    recorded = read_dynamics(path)
+    size, records = config["projector"]["out"], len(recorded["step"])
+    arrays, lost = {"step": recorded["step"]}, []
     for name, shape in RECORDED.items():
         shape = (records, *(size if n == "D" else n for n in shape))
-        whole = name in found and found[name].shape == shape
-        arrays[name] = found[name] if whole else np.full(shape, np.nan)
+        whole = name in recorded and recorded[name].shape == shape
+        arrays[name] = recorded[name] if whole else np.full(shape, np.nan)
         lost += [] if whole else [name]
     logged = read_log(path / "metrics.csv")
     if "epoch" in lost and len(logged):
-        arrays["epoch"] = found["step"] * logged[-1, 1] / logged[-1, 0]
+        arrays["epoch"] = recorded["step"] * logged[-1, 1] / logged[-1, 0]
     rates = (
         logged[:, [0, 2]] if len(logged) else np.array([[0, config["optimizer"]["learning_rate"]]])
     )
@@ -119,7 +131,7 @@ def read_run(path: Path) -> figures.Run:
 
 
 def read_log(path: Path) -> np.ndarray:
-    """(N, 3): step, epoch, learning rate of the rows of metrics.csv that have them."""
+    """Return step, epoch, learning rate (N, 3) of the rows of metrics.csv that have all three."""
     try:
         rows = [
             [row.get(name, np.nan) for name in ("step", "epoch", "learning_rate")]
@@ -134,8 +146,9 @@ def read_log(path: Path) -> np.ndarray:
 
 
 def named(runs: list[figures.Run]) -> list[figures.Run]:
-    """Each run under its method, with the seed and then the directory where that is needed to tell
-    them apart.
+    """Return the runs with distinct names.
+
+    A name is the method. Where methods are equal the seed follows, and then the directory.
     """
     for more in (lambda run: f"seed {run.config['seed']}", lambda run: str(run.path)):
         count = Counter(run.name for run in runs)
@@ -146,8 +159,8 @@ def named(runs: list[figures.Run]) -> list[figures.Run]:
     return runs
 
 
-def same_size(runs: list[figures.Run]) -> None:
-    """UserError where runs have different numbers of modes."""
+def check_same_size(runs: list[figures.Run]) -> None:
+    """Raise a UserError where runs have different numbers of modes."""
     for run in runs:
         if run.size != runs[0].size:
             sizes = f"{runs[0].path} has {runs[0].size}, {run.path} has {run.size}"

@@ -1,6 +1,7 @@
-"""The task "pretrain": pretrains, then probes, reports and draws."""
+"""The task "pretrain": pretrain an encoder, then probe it, report and draw."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -22,21 +23,34 @@ from ssl_jax.probes import accuracies
 from ssl_jax.reports import run_figures
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks.printing import print_accuracies, print_layers, print_training
-from ssl_jax.tasks.probe import judge_all
+from ssl_jax.tasks.probe import run_probes
 from ssl_jax.tasks.training import Session, TrainingJob, train
 from ssl_jax.tasks.views import draw_views
+from ssl_jax.train.loop import Row
 from ssl_jax.train.state import PretrainState
-from ssl_jax.types import Config, Interrupted
+from ssl_jax.types import Config, Interrupted, Params
 from ssl_jax.workdir import metrics_csv, result_json
 from ssl_jax.workdir.directory import check_workdir, write_json
+from ssl_jax.workdir.dynamics_npz import Record
 
 BEST = "knn_validation"
 
 
 def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
-    """Pretrains, or goes on where the work directory stopped; then probes, reports and draws."""
+    """Pretrain, or resume from the last checkpoint; then probe, report and draw.
+
+    Args:
+        config: configuration of the task.
+        directory: work directory of the task.
+        interrupted: asked after each call of the compiled program; true saves and stops.
+
+    Raises:
+        UserError: a field is wrong, or the work directory belongs to another run.
+    """
     plan, parts = pretraining.prepare(config)
-    out = check_workdir(directory, config.to_dict())
+    out = check_workdir(
+        directory, config.to_dict(), partial(pretraining.appends, config, plan.steps_per_epoch)
+    )
     init = pretraining.make_init(parts, plan.data)
     check_exclude(config, init)
     dataset = read_dataset(config)
@@ -53,10 +67,8 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
         finish(session, state, encode)
 
 
-def make_job(session: Session, encode: Callable) -> TrainingJob:
-    """Pretraining, as `train` sees it; encode(params, stats, image) -> features, as the probes take
-    them.
-    """
+def make_job(session: Session, encode: accuracies.Encode) -> TrainingJob:
+    """Return what `train` needs to know of pretraining; `encode` gives the features for the kNN."""
     config, plan, parts, dataset = session.config, session.plan, session.parts, session.dataset
     key, matrix = jax.random.key(config.seed), parts.predictor.matrix
     run = pretraining.compile_step(
@@ -67,7 +79,7 @@ def make_job(session: Session, encode: Callable) -> TrainingJob:
     )
     probe = config.probe
 
-    def header(start):
+    def header(start: int) -> None:
         print_training(
             config, dataset.name, len(dataset.pretrain.image), plan.devices, plan.cadence, start
         )
@@ -76,38 +88,39 @@ def make_job(session: Session, encode: Callable) -> TrainingJob:
             layer_table(session.fresh.params, parts.rules, config, order), config.optimizer
         )
 
-    def signs(state):
+    def signs(state: PretrainState) -> Row:
         row = {name: float(value) for name, value in jax.device_get(signs_of(state)).items()}
         return row | {"learning_rate": float(parts.rules["encoder"].schedule(int(state.step)))}
 
-    def evaluate(state, step):
+    def evaluate(state: PretrainState, step: int) -> Row:
         sizes = probe.validation_size, probe.knn_k, probe.knn_temperature
         accuracy = accuracies.validate(encode, state.params, state.stats, dataset, *sizes)
-        say(
-            f"epoch {session.epoch(step):g}: kNN {accuracy:.4f} on the last {probe.validation_size} training images"
-        )
+        images = f"the last {probe.validation_size} training images"
+        say(f"epoch {session.epoch(step):g}: kNN {accuracy:.4f} on {images}")
         return {BEST: accuracy}
 
-    def adjust(state, rows):
+    def adjust(state: PretrainState, rows: list[Row]) -> tuple[PretrainState, bool]:
         return state, False
 
     facts = facts_of(config.to_dict(), plan.cadence.total)
 
-    def news(rows):
+    def message(rows: list[Row]) -> str | None:
         return history.state_change(rows, facts)
 
     shown = ("loss", "relative_spread", "images_per_second")
-    return TrainingJob(run, BEST, header, signs, evaluate, adjust, shown, make_track(matrix), news)
+    track = make_track(matrix)
+    return TrainingJob(run, BEST, header, signs, evaluate, adjust, shown, track, message)
 
 
-def make_track(matrix: Callable) -> Callable[[PretrainState], dict]:
-    """track(state) -> what dynamics.npz holds of it, NaN for the spectra before F has seen a batch;
-    `matrix`: the predictor's.
+def make_track(matrix: Callable[[Params], jax.Array]) -> Callable[[PretrainState], Record]:
+    """Return track(state) -> its record in dynamics.npz; matrix(predictor's parameters) -> W_p.
+
+    The record lacks the spectra of F as long as F has seen no batch.
     """
     weights = jax.jit(measure_weights)
     spectra = jax.jit(measure_spectra)
 
-    def track(state):
+    def track(state: PretrainState) -> Record:
         # The spectra on one device, from the host: eigenvalues of a matrix that is not symmetric
         # are taken there.
         corr, w = jax.device_get((state.memory["correlation"], matrix(state.params["predictor"])))
@@ -124,20 +137,24 @@ def make_track(matrix: Callable) -> Callable[[PretrainState], dict]:
     return track
 
 
-def finish(session: Session, state: PretrainState, encode: Callable) -> None:
-    """Probes, verdict, result.json and figures of a finished run."""
-    config, recipe, dataset, out = (
-        session.config,
-        session.parts.recipe,
-        session.dataset,
-        session.out,
+def finish(session: Session, state: PretrainState, encode: accuracies.Encode) -> None:
+    """Probe and diagnose a finished run, and write result.json and the figures.
+
+    Args:
+        session: the session that ended.
+        state: the state at the end, on the host.
+        encode: features of the network in evaluation mode, see `accuracies.make_encode`.
+    """
+    config, dataset, out = session.config, session.dataset, session.out
+    recipe = session.parts.recipe
+    result, features = run_probes(
+        config, recipe, trained=state, fresh=session.fresh, dataset=dataset, encode=encode, out=out
     )
-    result, features = judge_all(config, recipe, state, session.fresh, dataset, encode, out)
     if not is_writer():
         return
     rows = metrics_csv.read_rows(out / "metrics.csv")
     last, eigenvalues = rows[-1], symmetric_eigh(state.memory["correlation"])[0][::-1]
-    judged = history.examine(rows, facts_of(config.to_dict(), int(state.step)), out)
+    diagnosis = history.examine(rows, facts_of(config.to_dict(), int(state.step)), out)
     result = (
         {"task": "pretrain"}
         | result_json.describe(config.to_dict())
@@ -146,10 +163,10 @@ def finish(session: Session, state: PretrainState, encode: Callable) -> None:
     )
     result |= result_json.spent(rows, int(state.step)) | result_json.provenance()
     result |= {
-        "collapsed": judged.collapsed,
-        "state": judged.state,
-        "verdict": judged.words,
-        "diagnosis": history.diagnosis_json(judged),
+        "collapsed": diagnosis.collapsed,
+        "state": diagnosis.state,
+        "verdict": diagnosis.words,
+        "diagnosis": history.diagnosis_json(diagnosis),
         "loss": last["loss"],
         "relative_spread": last["relative_spread"],
         "effective_rank": last["effective_rank"],
@@ -160,5 +177,5 @@ def finish(session: Session, state: PretrainState, encode: Callable) -> None:
     run_figures.draw_features(features, dataset.label_names, out / "figures" / "features.png")
     draw_views(config, recipe, dataset, out)
     print_accuracies(result)
-    say(judged.words)
+    say(diagnosis.words)
     say(f"results in {out / 'result.json'}, figures in {out / 'figures'}")

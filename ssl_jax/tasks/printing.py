@@ -1,15 +1,26 @@
-"""What the tasks print: what is about to run, the table of layers, the accuracies."""
+"""Print what is about to run, the table of layers, and the accuracies."""
 
 import jax
 
+from ssl_jax.builders.optimizer import Layer
 from ssl_jax.runtime.terminal import say
 from ssl_jax.train.loop import Cadence
+from ssl_jax.types import Config
 
 
 def print_training(
-    config, name: str, images: int, devices: list, cadence: Cadence, start: int
+    config: Config, name: str, images: int, devices: list, cadence: Cadence, start: int
 ) -> None:
-    """What is about to run, on how many images of the set `name`."""
+    """Print what is about to run.
+
+    Args:
+        config: configuration of the run.
+        name: name of the data set.
+        images: number of images to train on.
+        devices: devices of this process.
+        cadence: the run's numbers of steps.
+        start: steps taken before.
+    """
     total = len(devices) * jax.process_count()
     norm = "over all devices" if config.sync_batch_norm else "each device its own"
     say(f"{config.method} on {name}: {images} images, batch {config.batch_size}")
@@ -19,24 +30,26 @@ def print_training(
         say(f"going on from step {start}")
 
 
-def print_layers(layers: list, optimizer) -> None:
-    """By which rule every parameter is updated: `layers`: `layer_table`; `optimizer`: its section."""
-    decay = f"{optimizer.decay} decay, scale {optimizer.decay_scale}, layers {optimizer.layerwise or 'alike'}"
+def print_layers(layers: list[Layer], optimizer: Config) -> None:
+    """Print the rows of `layer_table`; `optimizer` is that section of the configuration."""
+    layerwise = optimizer.layerwise or "alike"
+    decay = f"{optimizer.decay} decay, scale {optimizer.decay_scale}, layers {layerwise}"
     say(f"{optimizer.name}, {decay}")
     say(
-        f"{'':>3} {'layer':34} {'parameters':>11} {'decayed':>11} {'factor':>7} {'weight decay':>13} {'rate':>9}"
+        f"{'':>3} {'layer':34} {'parameters':>11} {'decayed':>11} {'factor':>7} "
+        f"{'weight decay':>13} {'rate':>9}"
     )
     for i, name, size, decayed, factor, weight_decay, rate in layers:
         say(
-            f"{i:>3} {name:34} {size:11,} {decayed:11,} {factor:7.3f} {weight_decay:13.4g} {rate:9.4g}"
+            f"{i:>3} {name:34} {size:11,} {decayed:11,} {factor:7.3f} "
+            f"{weight_decay:13.4g} {rate:9.4g}"
         )
-    say(
-        f"    {'in all':34} {sum(row.size for row in layers):11,} {sum(row.decayed for row in layers):11,}"
-    )
+    size, decayed = sum(row.size for row in layers), sum(row.decayed for row in layers)
+    say(f"    {'in all':34} {size:11,} {decayed:11,}")
 
 
 def print_accuracies(result: dict) -> None:
-    """The accuracies on the test set, last epoch, one a line, the untrained encoder's beside them."""
+    """Print the test accuracies of result.json beside the untrained encoder's, one a line."""
     for name in (n for n in result if n.endswith("_accuracy") and not n.startswith("random_init_")):
         baseline = result.get(f"random_init_{name}")
         beside = "" if baseline is None else f"   untrained encoder {baseline:.4f}"

@@ -1,4 +1,4 @@
-"""The task "probe": a checkpoint judged by all probes, from its files alone."""
+"""The task "probe": evaluate a checkpoint by all probes, from its files alone."""
 
 import time
 from pathlib import Path
@@ -27,17 +27,27 @@ from ssl_jax.reports import run_figures
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks.printing import print_accuracies
 from ssl_jax.train.state import PretrainState
-from ssl_jax.types import Config, Interrupted
+from ssl_jax.types import Config, Interrupted, Params, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
 from ssl_jax.workdir.directory import check_workdir, write_json
 
 
 def probe(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
-    """Judges a checkpoint of a finished or running pretraining, from its files alone."""
+    """Evaluate a checkpoint of a pretraining run, finished or not, and write result.json.
+
+    Args:
+        config: configuration of the task.
+        directory: work directory of the task.
+        interrupted: not asked, as the probes save nothing to go on from.
+
+    Raises:
+        UserError: a field is wrong, or `checkpoint` names no pretraining run.
+    """
     checks.check_probe(config)
     if not config.checkpoint:
         raise UserError(
-            "checkpoint: got '', takes the work directory of a pretraining run (--config.checkpoint=DIR)"
+            "checkpoint: got '', takes the work directory of a pretraining run "
+            "(--config.checkpoint=DIR)"
         )
     source = Path(config.checkpoint)
     trained = read_trained(source)
@@ -66,7 +76,9 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     )
     result_json.open_on_one(directory, config.to_dict())
     say(f"probing {source} at step {step}: {trained.method} on {dataset.name}")
-    result, features = judge_all(trained, parts.recipe, state, fresh, dataset, encode, out)
+    result, features = run_probes(
+        trained, parts.recipe, trained=state, fresh=fresh, dataset=dataset, encode=encode, out=out
+    )
     result = (
         {"task": "probe", "checkpoint": str(source)}
         | result_json.describe(trained.to_dict())
@@ -82,17 +94,29 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     print_accuracies(result)
 
 
-def judge_all(
+def run_probes(
     config: Config,
     recipe: Recipe,
+    *,
     trained: PretrainState,
     fresh: PretrainState,
     dataset: Dataset,
-    encode,
+    encode: accuracies.Encode,
     out: Path,
 ) -> tuple[dict, Features]:
-    """(accuracies, features) of the encoder in `trained`; beside them those of the untrained one in
-    `fresh`, and of raw pixels, where asked for.
+    """Evaluate a pretrained encoder, and the untrained one and raw pixels where asked for.
+
+    Args:
+        config: configuration of the pretraining run.
+        recipe: its augmentations, whose mean and std normalise the images.
+        trained: the state with the pretrained encoder.
+        fresh: the state at step 0, with the untrained encoder.
+        dataset: images and labels of both splits.
+        encode: features of the network in evaluation mode, see `accuracies.make_encode`.
+        out: work directory, which keeps the features in features/*.npz.
+
+    Returns:
+        The accuracies by their names in result.json, and the features of the pretrained encoder.
     """
     begin = time.perf_counter()
     settings = config.probe
@@ -114,7 +138,7 @@ def judge_all(
         "side": dataset.side,
     }
 
-    def features_of(name, params, stats):
+    def features_of(name: str, params: Params, stats: PyTree) -> Features:
         path = out / "features" / f"{name}.npz" if is_writer() else None
         fingerprint = base | {"encoder": name, "parameters": fingerprint_of(params["encoder"])}
         return take_features(encode, params, stats, dataset, path, fingerprint)
@@ -138,6 +162,6 @@ def judge_all(
     return result | {"probe_seconds": time.perf_counter() - begin}, contenders["pretrained"]
 
 
-def fingerprint_of(params) -> float:
-    """A number that another set of weights would not share."""
+def fingerprint_of(params: Params) -> float:
+    """Return the sum of all absolute weights: other weights have another sum."""
     return float(sum(np.sum(np.abs(np.asarray(p, np.float64))) for p in jax.tree.leaves(params)))

@@ -1,4 +1,4 @@
-"""The tasks by name, and the one that a configuration names."""
+"""The table of tasks by name, and the call of the one that a configuration names."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -46,7 +46,16 @@ TASKS = {
 
 
 def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
-    """The task that the configuration names."""
+    """Run the task that the configuration names.
+
+    Args:
+        config: configuration of the task.
+        directory: work directory of the task.
+        interrupted: whether somebody asked the task to save and stop.
+
+    Raises:
+        UserError: `task` is unknown, does not fit the configuration, or takes one process only.
+    """
     if config.task not in TASKS:
         raise UserError(f"task: got {config.task!r}, {nearest(config.task, TASKS)}")
     task = TASKS[config.task]

@@ -1,4 +1,4 @@
-"""The task "report": the replication's tables, claims and page, from result files alone."""
+"""The task "report": write the replication's tables, claims and page, from result files alone."""
 
 from pathlib import Path
 
@@ -13,7 +13,16 @@ from ssl_jax.workdir.directory import open_workdir, write_json
 
 
 def report(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
-    """Writes report.md, report.html and result.json from the stores that the configuration names."""
+    """Write report.md, report.html and result.json from the stores in `config.runs`.
+
+    Args:
+        config: configuration of the task.
+        directory: work directory of the task.
+        interrupted: not asked, as the task takes seconds.
+
+    Raises:
+        UserError: `runs` names no folder, or none with a result.
+    """
     folders = [Path(name.strip()) for name in config.runs.split(",") if name.strip()]
     takes = "takes folders that hold SWEEP/SCALE/CELL/seed-N.json, with commas between them"
     if missing := [folder for folder in folders if not folder.is_dir()]:
@@ -32,7 +41,7 @@ def report(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
 
 
 def text_of(gathered: Gathered) -> str:
-    """report.md."""
+    """Return the text of report.md."""
     parts = [f"## {scale.capitalize()} scale\n\n{markdown(gathered, scale)}" for scale in SCALES]
     if gathered.left_out:
         parts.append("## Left out\n\n" + "".join(f"* {line}\n" for line in gathered.left_out))
@@ -40,7 +49,7 @@ def text_of(gathered: Gathered) -> str:
 
 
 def summary(gathered: Gathered) -> dict:
-    """How many runs there are, and what became of every claim."""
+    """Return result.json: the number of runs, and the verdict on every claim, of each scale."""
     content: dict = {"task": "report", "left_out": gathered.left_out, "scales": {}}
     for scale, cells in gathered.cells.items():
         content["scales"][scale] = {

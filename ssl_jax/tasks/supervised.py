@@ -1,11 +1,12 @@
-"""The supervised task: the same data, loop, checkpoints and devices as pretraining, with labels.
+"""The task "supervised": train a classifier with pretraining's data, loop and checkpoints.
 
-Three test accuracies, each under its own name: of the last epoch; of the epoch that held-out
-training images judge best; and the mean of the ten best epochs *by test accuracy*, which the
-layer-wise pre-weight-decay paper reports and which looks at the test set to choose.
+It reports three test accuracies: of the last epoch; of the epoch with the best accuracy on held-out
+training images; and the mean of the ten best epochs *by test accuracy*. The layer-wise
+pre-weight-decay paper reports the last one, which chooses by the test set.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ssl_jax.builders.checks import WATCHED
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.optimizer import layer_table, penalty_kind, schedule_options, warmup_steps
 from ssl_jax.builders.program import check_exclude, compile_program
-from ssl_jax.builders.supervised import fresh_state, images_left, make_init, prepare
+from ssl_jax.builders.supervised import appends, fresh_state, images_left, make_init, prepare
 from ssl_jax.data.batches import make_feed
 from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.data.splits import hold_out, redraw
@@ -34,20 +35,30 @@ from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks import training
 from ssl_jax.tasks.printing import print_layers, print_training
 from ssl_jax.tasks.training import Session, TrainingJob
+from ssl_jax.train.loop import Row
 from ssl_jax.train.supervised import SupervisedState, make_supervised_step
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import metrics_csv, result_json
 from ssl_jax.workdir.directory import check_workdir, write_json
 
-JUDGE = "validation_accuracy"
+VALIDATION = "validation_accuracy"  # the metric that ranks epochs
 BEST_EPOCHS = 10  # over which the paper takes its mean
 
 
 def supervised(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
-    """Trains a classifier, or goes on where the work directory stopped; then reports and draws."""
+    """Train a classifier, or resume from the last checkpoint; then report and draw.
+
+    Args:
+        config: configuration of the task.
+        directory: work directory of the task.
+        interrupted: asked after each call of the compiled program; true saves and stops.
+
+    Raises:
+        UserError: a field is wrong, or the work directory belongs to another run.
+    """
     plan, parts, augment = prepare(config)
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
-    out = check_workdir(directory, config.to_dict())
+    out = check_workdir(directory, config.to_dict(), partial(appends, config, plan.steps_per_epoch))
     init = make_init(parts, plan.data)
     check_exclude(config, init)
     dataset = read_dataset(config)
@@ -67,7 +78,7 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
 
 
 def compile_step(session: Session, augment: Callable) -> Callable:
-    """run(state, batches) -> (state, metrics) on all devices."""
+    """Return run(state, batches) -> (state, metrics) on all devices."""
     config, plan, parts = session.config, session.plan, session.parts
     step = make_supervised_step(
         augment=augment,
@@ -83,7 +94,19 @@ def compile_step(session: Session, augment: Callable) -> Callable:
 
 
 def snapshot_steps(config: Config, total: int, steps_per_epoch: int) -> tuple[int, ...]:
-    """Steps at which a cycle of the learning rate ends; () where no snapshots are wanted."""
+    """Return the steps at which a cycle of the learning rate ends.
+
+    Args:
+        config: configuration of the run.
+        total: steps of the run.
+        steps_per_epoch: steps of an epoch.
+
+    Returns:
+        The steps in ascending order; () where no snapshots are wanted.
+
+    Raises:
+        UserError: a cycle ends where no evaluation is due.
+    """
     if not config.snapshots:
         return ()
     options = schedule_options(config, config.schedule.name, steps_per_epoch)
@@ -102,13 +125,16 @@ def snapshot_steps(config: Config, total: int, steps_per_epoch: int) -> tuple[in
 def make_job(
     session: Session, augment: Callable, validation: Split | None, snapshots: tuple[int, ...]
 ) -> TrainingJob:
-    """Supervised training, as `training.train` sees it.
+    """Return what `training.train` needs to know of supervised training.
 
     Args:
-        session: what it trains with.
+        session: the configuration, the plan, and what is built from them.
         augment: augment(keys, images, one-hot labels), as the step takes it.
         validation: training images held out, or None.
         snapshots: steps after which a member of the ensemble is kept.
+
+    Returns:
+        The compiled program, and what happens at its events.
     """
     config, plan, parts, dataset = session.config, session.plan, session.parts, session.dataset
     run = compile_step(session, augment)
@@ -119,33 +145,35 @@ def make_job(
     rule = parts.rules["encoder"]
     images = images_left(config, plan.data)
 
-    def header(start):
+    def header(start: int) -> None:
         print_training(config, dataset.name, images, plan.devices, plan.cadence, start)
         print_layers(
             layer_table(session.fresh.params, parts.rules, config, parts.order), config.optimizer
         )
 
-    def signs(state):
+    def signs(state: SupervisedState) -> Row:
         scale = rate_scale(state)
         return {"learning_rate": float(rule.schedule(int(state.step))) * scale, "rate_scale": scale}
 
-    def evaluate(state, step):
+    def evaluate(state: SupervisedState, step: int) -> Row:
         apply = Partial(logits, *jax.device_get((state.params, state.stats)))
         scores = {"test_accuracy": (extract(apply, dataset.test.image), dataset.test.label)}
         more = {}
         if validation is not None:
-            scores[JUDGE] = (extract(apply, validation.image), validation.label)
-            more["validation_loss"] = mean_loss(config.loss, *scores[JUDGE])
+            scores[VALIDATION] = (extract(apply, validation.image), validation.label)
+            more["validation_loss"] = mean_loss(config.loss, *scores[VALIDATION])
         if step in snapshots and is_writer():
             save_snapshot(session.out, step, scores["test_accuracy"][0])
         accuracies = {
             name: float(np.mean(np.argmax(x, axis=1) == y)) for name, (x, y) in scores.items()
         }
-        judged = f", validation {accuracies[JUDGE]:.4f}" if JUDGE in accuracies else ""
-        say(f"epoch {session.epoch(step):g}: test {accuracies['test_accuracy']:.4f}{judged}")
+        line = f"epoch {session.epoch(step):g}: test {accuracies['test_accuracy']:.4f}"
+        if validation is not None:
+            line += f", validation {accuracies[VALIDATION]:.4f}"
+        say(line)
         return accuracies | more
 
-    def adjust(state, rows):
+    def adjust(state: SupervisedState, rows: list[Row]) -> tuple[SupervisedState, bool]:
         if config.plateau.patience:
             scale = plateau_scale(**watched(rows, **config.plateau))
             if scale != rate_scale(state):
@@ -155,23 +183,23 @@ def make_job(
         return state, bool(stops)
 
     shown = ("loss", "train_accuracy", "images_per_second")
-    return TrainingJob(run, JUDGE, header, signs, evaluate, adjust, shown)
+    return TrainingJob(run, VALIDATION, header, signs, evaluate, adjust, shown)
 
 
 def mean_loss(loss: str, logits: np.ndarray, label: np.ndarray) -> float:
-    """Mean over examples of a loss of logits (N, K) against labels (N,)."""
+    """Return the mean over examples of a loss of logits (N, K) against labels (N,)."""
     target = jax.nn.one_hot(label, logits.shape[1])
     losses = np.asarray(LOSSES[loss](jnp.asarray(logits), target))
     return float(losses.mean(dtype=np.float64))
 
 
 def watched(rows: list[dict[str, float]], *, watch: str, **options: float) -> dict[str, Any]:
-    """The arguments of a rule of `optim.stopping`: its options, and the history that it watches.
+    """Return the arguments of a rule of `optim.stopping`: its options and its history.
 
     Args:
         rows: of metrics.csv, so far.
         watch: a key of WATCHED. Of the training loss it is the mean since the last evaluation.
-        options: the rule's own.
+        **options: the rule's own.
     """
     history, last, end = [], 0.0, 0.0  # the last evaluation's step, the last row's
     total = 0.0  # of the losses of all steps since
@@ -186,12 +214,18 @@ def watched(rows: list[dict[str, float]], *, watch: str, **options: float) -> di
 
 
 def rate_scale(state: SupervisedState) -> float:
-    """What reduce-on-plateau has made of the learning rate; all groups have the same."""
+    """Return the factor of reduce-on-plateau on the learning rate, the same for all groups."""
     return float(next(iter(state.opt_state.values())).scale)
 
 
 def save_snapshot(out: Path, step: int, logits: np.ndarray) -> None:
-    """The network's probabilities (M, K) on the test set: an ensemble needs no more of it."""
+    """Keep the probabilities of one member of a snapshot ensemble.
+
+    Args:
+        out: work directory.
+        step: step of the snapshot.
+        logits: logits (M, K) on the test set.
+    """
     folder = out / "snapshots"
     folder.mkdir(exist_ok=True)
     scratch = folder / f"step-{step}.tmp.npy"
@@ -203,7 +237,13 @@ def save_snapshot(out: Path, step: int, logits: np.ndarray) -> None:
 
 
 def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...]) -> None:
-    """result.json and figures of a finished run."""
+    """Write result.json and the figures of a finished run.
+
+    Args:
+        session: the session that ended.
+        state: the state at the end, on the host.
+        snapshots: steps after which a member of the ensemble was kept.
+    """
     if not is_writer():
         return
     config, out = session.config, session.out
@@ -233,37 +273,42 @@ def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...])
 
 
 def mean_of_known(values: list[float]) -> float:
-    """Mean of the values that are no NaN; NaN where there are none."""
+    """Return the mean of the values that are no NaN; NaN where there are none."""
     known = [value for value in values if value == value]
     return float(np.mean(known)) if known else float("nan")
 
 
 def summary(rows: list[dict[str, float]]) -> dict:
-    """The test accuracies of a run by the names under which people quote them, from the rows of
-    metrics.csv.
-    """
-    judged = [row for row in rows if row["test_accuracy"] == row["test_accuracy"]]
-    test = np.array([row["test_accuracy"] for row in judged])
+    """Return the test accuracies by their names in result.json, from the rows of metrics.csv."""
+    evaluated = [row for row in rows if row["test_accuracy"] == row["test_accuracy"]]
+    test = np.array([row["test_accuracy"] for row in evaluated])
     best = np.sort(test)[-BEST_EPOCHS:]
     result = {
         "test_accuracy": test[-1],
         "mean_of_best_10_epochs_test_accuracy": best.mean(),
         "std_of_best_10_epochs": best.std(ddof=1) if len(best) > 1 else None,
     }
-    validation = np.array([row[JUDGE] for row in judged])
+    validation = np.array([row[VALIDATION] for row in evaluated])
     if np.isfinite(validation).all():
         chosen = int(np.argmax(validation))
         result |= {
             "best_validation_accuracy": validation[chosen],
-            "best_validation_epoch": judged[chosen]["epoch"],
+            "best_validation_epoch": evaluated[chosen]["epoch"],
             "best_validation_epoch_test_accuracy": test[chosen],
         }
     return {name: value if value is None else float(value) for name, value in result.items()}
 
 
 def ensemble(out: Path, steps: list[int], dataset: Dataset) -> dict:
-    """Test accuracy of each snapshot and of their mean probabilities (Huang et al. 2017, arXiv
-    1704.00109).
+    """Evaluate a snapshot ensemble (Huang et al. 2017, arXiv 1704.00109).
+
+    Args:
+        out: work directory, with the probabilities of each snapshot.
+        steps: steps of the snapshots.
+        dataset: its test labels.
+
+    Returns:
+        The steps, the test accuracy of each snapshot, and that of their mean probabilities.
     """
     members = [np.load(out / "snapshots" / f"step-{step}.npy") for step in steps]
     right = [

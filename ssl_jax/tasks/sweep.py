@@ -1,11 +1,11 @@
-"""A sweep: the cells of a table, each an ordinary pretraining run in DIR/SCALE/CELL/seed-N.
+"""The task "sweep": run the cells of a table, each a pretraining run in DIR/SCALE/CELL/seed-N.
 
 The same command on the same directory runs what is not finished: first one seed of every cell, then
 the next of every one. Any number of processes may run it at once, on machines that share the
-directory; none takes what another works on (`sweeps.lease`). A cell that breaks stops no other: the
-command tells it at once and again at the end, and ends with status 1 (2: the command itself is
-wrong, and nothing ran). DIR/SCALE/CELL/seed-N.failed.txt says where it broke; the next start tries
-it again.
+directory; none takes a cell that another works on (`sweeps.lease`). A cell that fails stops no
+other. The command prints the failure at once and again at the end, and exits with status 1 (2: the
+command itself is wrong, and nothing ran). DIR/SCALE/CELL/seed-N.failed.txt has the traceback; the
+next start tries the cell again.
 
 A finished cell is written to STORE/SWEEP/SCALE/CELL/seed-N.json, small enough to be kept with the
 program. What the store has is not run again elsewhere.
@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import jax
 
@@ -33,7 +34,7 @@ from ssl_jax.tasks.pretrain import pretrain
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import write_json
 
-LOOK = 10.0  # seconds between looks at what other processes hold
+LOOK = 10.0  # seconds between two looks at what other processes hold
 Pretrain = Callable[[Config, str, Interrupted], None]
 
 
@@ -43,7 +44,17 @@ def sweep(
     interrupted: Interrupted = lambda: False,
     pretrain: Pretrain = pretrain,
 ) -> None:
-    """Runs by `pretrain` whatever is not finished of the sweep that `config` describes."""
+    """Run whatever is not finished of the sweep that `config` describes.
+
+    Args:
+        config: configuration of the sweep.
+        directory: work directory of the sweep, which several processes may share.
+        interrupted: whether to save and stop.
+        pretrain: the task that runs a cell.
+
+    Raises:
+        UserError: a field is wrong, or the directory belongs to another sweep.
+    """
     check_fields(config)
     jobs = plan(config, Path(directory))
     check_all(config, jobs, Path(directory))
@@ -67,11 +78,20 @@ def sweep(
 def run_all(
     config: Config, jobs: list[Job], stop: Callable[[], bool], pretrain: Pretrain, began: float
 ) -> dict[str, str]:
-    """Runs the jobs until all are done, or have failed since `began`, or stop(); {name: why} of
-    those that failed.
+    """Run the jobs until each is done or has failed, or until stop().
+
+    Args:
+        config: configuration of the sweep.
+        jobs: the cells in the order in which they run.
+        stop: whether to stop.
+        pretrain: the task that runs a cell.
+        began: time of the directory's file system, in seconds; older failures do not count.
+
+    Returns:
+        The reason of each failure, by name of the job.
     """
     failed: dict[str, str] = {}
-    told: set[str] = set()
+    announced: set[str] = set()
     before, start = sum(is_done(job, config.again) for job in jobs), time.monotonic()
     while not stop():
         failed |= {job.name: reason(job) for job in jobs if failed_since(job, began)}
@@ -83,7 +103,7 @@ def run_all(
         if job is None and not config.wait:
             break
         elif job is None:
-            wait(left, told, stop)
+            wait(left, announced, stop)
         elif is_done(job, config.again):
             done = sum(is_done(job, config.again) for job in jobs)
             now = time.monotonic()
@@ -96,8 +116,17 @@ def run_all(
 def run_if_free(
     config: Config, job: Job, stop: Callable[[], bool], pretrain: Pretrain, failed: dict
 ) -> bool:
-    """Runs the job, or goes on with it, unless another process is at it; whether it was free. Notes
-    it in `failed`.
+    """Run or resume a job, unless another process works on it.
+
+    Args:
+        config: configuration of the sweep.
+        job: the cell to run.
+        stop: whether to stop.
+        pretrain: the task that runs it.
+        failed: takes the reason under the job's name where it fails.
+
+    Returns:
+        Whether the job was free.
     """
     path = lease.claim(lease_of(job))
     if path is None:
@@ -130,40 +159,49 @@ def run_if_free(
 
 
 def lease_of(job: Job) -> Path:
+    """Return the folder of the job's lease."""
     return job.out.parent.parent / "leases" / f"{job.cell}.{job.out.name}"
 
 
 def one_line(error: Exception) -> str:
-    """A user's mistake as it is, a defect with its type."""
+    """Return the error on one line, with its type unless it is a UserError."""
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def write_failure(job: Job, line: str) -> None:
-    with contextlib.suppress(OSError):  # a full disk is told as what it is already
+    """Write the line and the traceback to the job's failed.txt."""
+    with contextlib.suppress(OSError):  # where the disk is full, the line is printed all the same
         job.failure.parent.mkdir(parents=True, exist_ok=True)
         job.failure.write_text(f"{line}\n\n{traceback.format_exc()}")
 
 
 def failed_since(job: Job, began: float) -> bool:
-    """Whether it broke since `began`, here or in another process, which may just be ending it."""
+    """Return whether the job failed since `began`, in this process or another."""
     with contextlib.suppress(OSError):
         return job.failure.stat().st_mtime >= began
     return False
 
 
 def reason(job: Job) -> str:
+    """Return the first line of the job's failed.txt."""
     with contextlib.suppress(OSError):
         return job.failure.read_text().partition("\n")[0]
     return "broken in another process"
 
 
-def wait(left: list[Job], told: set[str], stop: Callable[[], bool]) -> None:
-    """Some seconds, for the other processes; each of their jobs is told once."""
+def wait(left: list[Job], announced: set[str], stop: Callable[[], bool]) -> None:
+    """Wait LOOK seconds for the other processes.
+
+    Args:
+        left: jobs that other processes work on.
+        announced: names of those whose line is printed; takes the new ones.
+        stop: whether to stop waiting.
+    """
     for job in left:
-        if job.name not in told:
+        if job.name not in announced:
             say(f"waiting for {job.name}, at which {lease.holder(lease_of(job))} is")
-            told.add(job.name)
+            announced.add(job.name)
     end = time.monotonic() + LOOK
     while time.monotonic() < end and not stop():
         time.sleep(0.2)
@@ -173,15 +211,20 @@ def wait(left: list[Job], told: set[str], stop: Callable[[], bool]) -> None:
 def asked_to_stop(
     minutes: float, interrupted: Callable[[], bool]
 ) -> Iterator[tuple[Callable[[], bool], Callable[[], bool]]]:
-    """(whether to stop: time is over, or somebody asked for it; whether that was Ctrl-C).
+    """Handle Ctrl-C while the jobs run. The first one saves and stops, the second interrupts.
 
-    The first Ctrl-C lets the step end and be saved, the second is an ordinary one.
+    Args:
+        minutes: time after which to stop; 0: none.
+        interrupted: whether somebody else asked to stop.
+
+    Yields:
+        stop(): whether to stop, for whichever reason; pressed(): whether Ctrl-C was pressed.
     """
     deadline = time.monotonic() + minutes * 60 if minutes else float("inf")
     pressed: list[int] = []
     before = signal.getsignal(signal.SIGINT)
 
-    def press(number, frame):
+    def press(number: int, frame: FrameType | None) -> None:
         if pressed:
             raise KeyboardInterrupt
         pressed.append(number)
@@ -191,20 +234,27 @@ def asked_to_stop(
         return bool(pressed) or interrupted() or time.monotonic() > deadline
 
     # A job in the background has SIGINT ignored, and only the main thread may handle signals.
-    heeds = callable(before) and threading.current_thread() is threading.main_thread()
-    if heeds:
+    handles = callable(before) and threading.current_thread() is threading.main_thread()
+    if handles:
         signal.signal(signal.SIGINT, press)
     try:
         yield stop, lambda: bool(pressed)
     finally:
-        if heeds:
+        if handles:
             signal.signal(signal.SIGINT, before)
 
 
 def end(config: Config, jobs: list[Job], failed: dict[str, str], pressed: bool) -> None:
-    """The last lines; status 1 if any cell failed, 130 after Ctrl-C."""
+    """Print the last lines. Exit with status 1 if a cell failed; raise KeyboardInterrupt on Ctrl-C.
+
+    Args:
+        config: configuration of the sweep.
+        jobs: all cells.
+        failed: the reason of each failure, by name of the job.
+        pressed: whether Ctrl-C was pressed.
+    """
     done = sum(is_done(job, config.again) for job in jobs)
-    # what failed here another may have ended
+    # another process may have finished what failed in this one
     names = {job.name for job in jobs if not is_done(job, config.again)}
     failed = {name: line for name, line in failed.items() if name in names}
     for name, line in failed.items():
@@ -212,9 +262,8 @@ def end(config: Config, jobs: list[Job], failed: dict[str, str], pressed: bool) 
     if done + len(failed) < len(jobs):
         say(f"stopped with {done} of {len(jobs)} cells done; the same command goes on from here")
     else:
-        say(
-            f"{config.sweep} at scale {config.scale}: {done} of {len(jobs)} cells done, {len(failed)} failed"
-        )
+        cells = f"{done} of {len(jobs)} cells done, {len(failed)} failed"
+        say(f"{config.sweep} at scale {config.scale}: {cells}")
     if pressed:
         raise KeyboardInterrupt
     if failed:
@@ -222,7 +271,7 @@ def end(config: Config, jobs: list[Job], failed: dict[str, str], pressed: bool) 
 
 
 def spell(seconds: float) -> str:
-    """75 -> "1 min", 4000 -> "1 h 07 min"."""
+    """Return a duration as text: 75 -> "1 min", 4000 -> "1 h 07 min"."""
     minutes = round(seconds / 60)
     if seconds < 60:
         return f"{seconds:.0f} s"

@@ -1,9 +1,8 @@
-"""The task "theory": figures of what the linear theory predicts. Nothing is trained and no data
-read.
-"""
+"""The task "theory": draw what the linear theory predicts. It trains nothing and reads no data."""
 
 import importlib.metadata
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +12,19 @@ from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import open_workdir, write_json
 
-SMALL = 64  # numbers; of a larger array result.json says shape, range and mean
+SMALL = 64  # numbers; result.json has only shape, range and mean of a larger array
 
 
 def theory(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
-    """Draws figures/NAME.png of the figure that the configuration names, or of all, and writes
-    result.json.
+    """Draw figures/NAME.png of the figure that `config.figure` names, and write result.json.
+
+    Args:
+        config: configuration of the task.
+        directory: work directory of the task.
+        interrupted: not asked, as the task takes seconds.
+
+    Raises:
+        UserError: `figure` is neither the name of a figure nor "all".
     """
     if config.figure not in (*FIGURES, "all"):
         raise UserError(
@@ -29,16 +35,19 @@ def theory(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
     numbers = {}
     for name in names:
         path = out / "figures" / f"{name}.png"
-        numbers[name] = {key: told(value) for key, value in FIGURES[name](path).items()}
+        numbers[name] = {key: as_json(value) for key, value in FIGURES[name](path).items()}
         say(f"wrote {path}")
     # some figures need no diffrax
-    found = [name for name in ("jax", "numpy", "diffrax") if find_spec(name)]
-    versions = {name: importlib.metadata.version(name) for name in found}
+    installed = [name for name in ("jax", "numpy", "diffrax") if find_spec(name)]
+    versions = {name: importlib.metadata.version(name) for name in installed}
     write_json(out / "result.json", {"task": "theory", "figures": numbers, "versions": versions})
 
 
-def told(array: np.ndarray):
-    """An array as JSON can hold it, whole where it is small; what is not finite is null."""
+def as_json(array: np.ndarray) -> Any:
+    """Return an array as JSON values: whole, or its summary where it has more than SMALL numbers.
+
+    Numbers that are not finite become None in the one and are left out of the other.
+    """
     if array.dtype.kind not in "bif":
         return array.tolist()
     array = array.astype(np.float64)

@@ -1,6 +1,4 @@
-"""From a fresh state to the end of training, or from the last checkpoint to it: the same for every
-task that trains.
-"""
+"""Train from a fresh state, or from the last checkpoint, to the end: shared by tasks that train."""
 
 import time
 from collections.abc import Callable
@@ -19,13 +17,16 @@ from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import is_writer, progress_bar, say
 from ssl_jax.runtime.threads import lapack_on_one_thread
 from ssl_jax.train import parallel
-from ssl_jax.train.loop import Hooks, plan_calls, train_loop
-from ssl_jax.types import Config, Interrupted, PyTree
+from ssl_jax.train.loop import Hooks, Row, plan_calls, train_loop
+from ssl_jax.types import Config, Interrupted, Metrics, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
-from ssl_jax.workdir.dynamics_npz import Record, resume_dynamics, write_dynamics
+from ssl_jax.workdir.dynamics_npz import Record, digest, resume_dynamics, write_dynamics
 
-# seconds between two writes of dynamics.npz where no checkpoint is due: it is written whole
+# Seconds between two writes of dynamics.npz where no checkpoint is due: it is written whole.
 WRITE_EVERY = 30
+# What a checkpoint notes besides the state: the rows and a digest of the records up to its step, so
+# that a run goes on with its own whole history; and the number of devices.
+METRICS, DYNAMICS, DEVICES = "metrics.csv", "dynamics", "devices"
 
 
 class TrainingJob(NamedTuple):
@@ -37,19 +38,19 @@ class TrainingJob(NamedTuple):
     best: str
     # header(start): prints what is about to run, before the first step.
     header: Callable[[int], None]
-    # signs(state) -> what a row of metrics.csv holds of it.
-    signs: Callable[[Any], dict]
-    # evaluate(state, step) -> more of a row, every eval_every epochs.
-    evaluate: Callable[[Any, int], dict]
+    # signs(state) -> the columns of metrics.csv that are computed from it.
+    signs: Callable[[Any], Row]
+    # evaluate(state, step) -> more columns, every eval_every epochs.
+    evaluate: Callable[[Any, int], Row]
     # adjust(state, all rows so far) -> (state, whether to end here), after an evaluation and at a
     # restart.
-    adjust: Callable[[Any, list[dict]], tuple[Any, bool]]
-    # Columns beside the progress bar.
+    adjust: Callable[[Any, list[Row]], tuple[Any, bool]]
+    # Columns that the progress bar shows.
     shown: tuple[str, ...]
-    # track(state) -> what a record of dynamics.npz holds of it.
+    # track(state) -> the arrays of dynamics.npz that are computed from it.
     track: Callable[[Any], Record] = lambda state: {}
-    # news(all rows so far) -> a line to say after a row, or None.
-    news: Callable[[list[dict]], str | None] = lambda rows: None
+    # message(all rows so far) -> a line to print after a row, or None.
+    message: Callable[[list[Row]], str | None] = lambda rows: None
 
 
 class Session(NamedTuple):
@@ -58,14 +59,14 @@ class Session(NamedTuple):
     config: Config  # as the user gave it
     out: Path  # its work directory
     plan: Plan  # devices, numbers of steps, when things happen
-    parts: Any  # what a step is made of, as the builder of the task has it
-    dataset: Dataset  # whole, with what is held out
+    parts: Any  # what a step is made of: `pretraining.Parts` or `supervised.ClassifierParts`
+    dataset: Dataset  # all images, held-out ones included
     feed: Feed  # of the images to train on
     fresh: PyTree  # the state at step 0, on the host
     interrupted: Interrupted  # asked after each call of the compiled program
 
     def epoch(self, step: int) -> float:
-        """Epochs that `step` steps are."""
+        """Return the epochs that `step` steps are."""
         return step * self.config.epochs / self.plan.cadence.total
 
 
@@ -74,12 +75,12 @@ class Log(NamedTuple):
 
     manager: CheckpointManager  # of its checkpoints
     start: int  # step that it goes on from; 0: a fresh run
-    rows: list[dict[str, float]]  # of metrics.csv, of all starts
+    rows: list[Row]  # of metrics.csv, of all starts
     dynamics: list[Record]  # of dynamics.npz, of all starts; [] where none are wanted
 
 
 def train(session: Session, job: TrainingJob) -> PyTree | None:
-    """The state at the end, on the host; None where training was interrupted, after saving."""
+    """Return the state at the end, on the host; None where training was interrupted and saved."""
     config, out, cadence = session.config, session.out, session.plan.cadence
     with checkpoints.open_manager(out / "checkpoints", job.best) as manager:
         start = manager.latest_step() or 0
@@ -87,32 +88,59 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
             gone = start // session.plan.steps_per_epoch
             raise UserError(f"epochs: got {config.epochs}, {out} has already gone {gone}")
         state = checkpoints.restore(manager, session.fresh) if start else session.fresh
-        # a start that is refused above leaves everything as it was
+        notes = checkpoints.read_notes(out / "checkpoints", start) if start else {}
+        require_same_devices(notes, session.plan)
+        # Nothing is written before this line: a start that is refused leaves everything as it was.
         result_json.open_on_one(str(out), config.to_dict())
-        rows = result_json.begin_log(out, start)
-        log = Log(
-            manager, start, rows, begin_dynamics(out, job, state, start) if cadence.track else []
+        rows = result_json.begin_log(out, start, notes.get(METRICS))
+        records = (
+            begin_dynamics(out, job, state, start, notes.get(DYNAMICS)) if cadence.track else []
         )
+        log = Log(manager, start, rows, records)
         state, enough = job.adjust(state, rows)
         if not enough:
             job.header(start)
             state, step = _loop(session, job, log, state)
             if step < cadence.total and not job.adjust(state, rows)[1]:
                 say(
-                    f"stopped at step {step} of {cadence.total}, saved; the same command goes on from here"
+                    f"stopped at step {step} of {cadence.total}, saved; "
+                    "the same command goes on from here"
                 )
                 return None
     return jax.device_get(state)
 
 
-def begin_dynamics(out: Path, job: TrainingJob, state: PyTree, start: int) -> list[Record]:
-    """The records up to the step that training goes on from; the first is of the fresh state."""
-    found = resume_dynamics(out, start) if is_writer() else []
-    return found if start else [job.track(state) | {"step": np.int64(0), "epoch": np.float32(0)}]
+def require_same_devices(notes: dict[str, Any], plan: Plan) -> None:
+    """Raise UserError where another number of devices trained before: sums round differently."""
+    before = notes.get(DEVICES, len(plan.devices))
+    if before != len(plan.devices):
+        raise UserError(
+            f"devices: got {len(plan.devices)}, the run began on {before}, and on another number "
+            "its sums round differently; takes the same number, or another work directory"
+        )
+
+
+def begin_dynamics(
+    out: Path, job: TrainingJob, state: PyTree, start: int, kept: str | None
+) -> list[Record]:
+    """Return the records up to the step that training goes on from.
+
+    Args:
+        out: the work directory.
+        job: says what the first record, of the fresh state, holds.
+        state: the state at step `start`.
+        start: the step; 0: a fresh run.
+        kept: digest of the records in the checkpoint; None: it has none.
+
+    Returns:
+        The records; none in a process that writes no files.
+    """
+    earlier = resume_dynamics(out, start, kept) if is_writer() else []
+    return earlier if start else [job.track(state) | {"step": np.int64(0), "epoch": np.float32(0)}]
 
 
 def _loop(session: Session, job: TrainingJob, log: Log, state: PyTree) -> tuple[PyTree, int]:
-    """(state, step reached)."""
+    """Run the loop; return the last state and the step reached."""
     config, devices, cadence = session.config, session.plan.devices, session.plan.cadence
     size = parallel.steps_per_call(config.steps_per_call, devices)
     calls = session.feed.batches(
@@ -132,44 +160,46 @@ def _loop(session: Session, job: TrainingJob, log: Log, state: PyTree) -> tuple[
 
 
 def _hooks(session: Session, job: TrainingJob, log: Log, bar: tqdm) -> Hooks:
-    """What the loop does at its events."""
+    """Return what the loop does at its events."""
 
-    def signs(state):
+    def signs(state: Any) -> Row:
         return {"epoch": session.epoch(int(state.step))} | job.signs(state)
 
-    def record(row):
+    def record(row: Row) -> None:
         log.rows.append(metrics_csv.as_written(row))
         if is_writer():
             metrics_csv.append_row(session.out / "metrics.csv", row)
-        if line := job.news(log.rows):
+        if line := job.message(log.rows):
             say(line)
 
     written = [time.monotonic()]
 
-    def write():
+    def write() -> None:
         if log.dynamics and is_writer():
             write_dynamics(session.out, log.dynamics)
             written[0] = time.monotonic()
 
-    def track(state, step, metrics):
+    def track(state: Any, step: int, metrics: Metrics) -> None:
         place = {"step": np.int64(step), "epoch": np.float32(session.epoch(step))}
         log.dynamics.append(job.track(state) | jax.device_get(metrics) | place)
         if time.monotonic() - written[0] > WRITE_EVERY:
             write()
 
-    def save(state, step, row):
+    def save(state: Any, step: int, row: Row) -> None:
         write()  # first: a record that is missing after a restart would never be made again
-        checkpoints.save(
-            log.manager, state, step, {job.best: row[job.best]} if job.best in row else {}
-        )
+        notes = {METRICS: metrics_csv.table(log.rows), DEVICES: len(session.plan.devices)}
+        if log.dynamics:
+            notes[DYNAMICS] = digest(log.dynamics)
+        best = {job.best: row[job.best]} if job.best in row else {}
+        checkpoints.save(log.manager, state, step, best, notes)
 
-    def stop(event):
+    def stop(event: bool) -> bool:
         flag = session.interrupted()
         if jax.process_count() == 1:
             return flag
         return event and parallel.any_process(flag)
 
-    def progress(step, row):
+    def progress(step: int, row: Row) -> None:
         bar.update(step - bar.n)
         if row:
             shown = {name: row[name] for name in job.shown if name in row}
@@ -179,7 +209,7 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: tqdm) -> Hooks:
             }
             bar.set_postfix(texts)
 
-    def adjust(state):
+    def adjust(state: Any) -> tuple[Any, bool]:
         return job.adjust(state, log.rows)
 
     return Hooks(signs, job.evaluate, record, save, stop, progress, adjust, track)

@@ -1,11 +1,11 @@
-"""The task "views": a grid of augmented views; nothing is trained."""
+"""The task "views": draw a grid of augmented views. It trains nothing."""
 
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.views import make_views
+from ssl_jax.augment.views import Recipe, make_views
 from ssl_jax.builders import checks, pretraining
 from ssl_jax.builders.data import describe_dataset, read_dataset
 from ssl_jax.data.dataset import Dataset
@@ -18,7 +18,16 @@ from ssl_jax.workdir.directory import check_workdir
 
 
 def views(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
-    """Draws a grid of augmented views, so that a person can look at what the network sees."""
+    """Draw a grid of augmented views, so that a person can look at what the network sees.
+
+    Args:
+        config: configuration of the task.
+        directory: work directory of the task.
+        interrupted: not asked, as the task takes seconds.
+
+    Raises:
+        UserError: a field is wrong, or the views do not fit the images.
+    """
     recipe = pretraining.build_recipe(config)
     check_workdir(directory, config.to_dict())
     checks.check_views(recipe, describe_dataset(config))
@@ -28,9 +37,15 @@ def views(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     say(f"wrote {out / 'figures' / 'views.png'}")
 
 
-def draw_views(config: Config, recipe, dataset: Dataset, out: Path, count: int = 8) -> None:
-    """figures/views.png: each of the first images beside two views of it, as training would draw
-    them at step 0.
+def draw_views(config: Config, recipe: Recipe, dataset: Dataset, out: Path, count: int = 8) -> None:
+    """Draw figures/views.png: images beside the two views that training would see at step 0.
+
+    Args:
+        config: gives the seed of the views.
+        recipe: the augmentations.
+        dataset: whose first images for pretraining are drawn.
+        out: work directory.
+        count: number of images.
     """
     image = dataset.pretrain.image[:count]
     keys = example_keys(

@@ -1,1 +1,1 @@
-"""What lies in a work directory, one file for each."""
+"""The files of a work directory, one module for each."""

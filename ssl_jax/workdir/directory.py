@@ -1,15 +1,16 @@
-"""What lies in a work directory, and when a second start on it is refused.
+"""The work directory of a run, and when a second start on it is refused.
 
-config.json (as it ran), metrics.csv, dynamics.npz, checkpoints/, features/, result.json,
+It holds config.json (as it ran), metrics.csv, dynamics.npz, checkpoints/, features/, result.json,
 figures/*.png.
 """
 
 import json
 import os
-import platform
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ssl_jax import files
 from ssl_jax.errors import UserError
 
 # The fields, and the sections (with a dot behind), in which two starts of one run may differ, on
@@ -27,17 +28,31 @@ FREE = (
     "eval_every",
     "checkpoint_every",
 )
-# Two starts of one run may differ in these, too: the last one judges the network. Results that
-# stand in one table may not: their accuracies would not be comparable.
+# Two starts of one run may differ in these, too: the last one evaluates the network. Results in
+# one table may not: their accuracies would not be comparable.
 PROBES = ("probe.",)
 # Fields that older work directories lack, with the values that mean what their runs did.
 LATER: dict[str, Any] = {"regularisers.variance": 0.0}
-LISTED = 8  # differing fields that are told one by one
+LISTED = 8  # differing fields that a message lists one by one
 
 
-def check_workdir(path: str, config: dict) -> Path:
-    """The directory, not yet touched; UserError where it cannot be written, or holds a run that
-    another configuration began.
+def check_workdir(
+    path: str, config: dict, appends: Callable[[int], bool] = lambda epochs: False
+) -> Path:
+    """Return the directory, not yet touched, after checking that this run may use it.
+
+    Args:
+        path: the directory; it need not exist.
+        config: the configuration of this start.
+        appends: appends(epochs of the earlier start) -> whether this start's number of epochs
+            changes nothing that the earlier one has computed.
+
+    Returns:
+        The directory.
+
+    Raises:
+        UserError: it cannot be written, holds a link to another directory, or holds a run of
+            another configuration.
     """
     directory = Path(path)
     existing = next(
@@ -46,71 +61,102 @@ def check_workdir(path: str, config: dict) -> Path:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         why = "may not be written" if existing.is_dir() else "is not a directory"
         raise UserError(
-            f"--workdir: got {directory}, but {existing} {why}; takes a directory that can be written"
+            f"--workdir: got {directory}, but {existing} {why}; "
+            "takes a directory that can be written"
         )
-    if (directory / "config.json").exists():
-        refuse_other(read_json(directory / "config.json"), config, directory)
+    if link := next(linked_folders(directory), None):
+        raise UserError(
+            f"--workdir: {link} is a link to another directory, into which nothing is written; "
+            "delete the link, or take another work directory"
+        )
+    if os.path.lexists(directory / "config.json"):
+        refuse_other(read_json(directory / "config.json"), config, directory, appends)
     return directory
+
+
+def linked_folders(directory: Path) -> Iterator[Path]:
+    """Yield the links to directories below `directory`, which may be a link itself."""
+    if not directory.is_dir():
+        return
+    with files.reading(directory), os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                yield from linked_folders(Path(entry.path))
+            elif entry.is_symlink() and Path(entry.path).is_dir():
+                yield Path(entry.path)
 
 
 def open_workdir(path: str, config: dict) -> Path:
-    """The directory, made if need be, with `config` written into it. Only after everything else was
-    found right.
+    """Return the directory, checked, made if need be, with `config` written into it.
+
+    Call it only after every other check has passed.
     """
-    directory = check_workdir(path, config)
-    try:
-        (directory / "figures").mkdir(parents=True, exist_ok=True)
-        write_json(directory / "config.json", config)
-    except OSError as error:
-        raise UserError(
-            f"--workdir: {error.filename or directory} cannot be written ({error.strerror})"
-        ) from error
+    return begin_workdir(check_workdir(path, config), config)
+
+
+def begin_workdir(directory: Path, config: dict) -> Path:
+    """Return the directory, which was checked, made if need be, with `config` written into it."""
+    files.make_folder(directory / "figures")
+    write_json(directory / "config.json", config)
     return directory
 
 
-def refuse_other(earlier: dict, config: dict, directory: Path) -> None:
-    """UserError that lists the fields in which `config` would compute something else than `earlier`
-    did.
+def refuse_other(
+    earlier: dict,
+    config: dict,
+    directory: Path,
+    appends: Callable[[int], bool] = lambda epochs: False,
+) -> None:
+    """Refuse a configuration that would compute something else than the earlier one did.
+
+    Args:
+        earlier: the configuration in the directory's config.json.
+        config: the configuration of this start.
+        directory: the work directory, for the message.
+        appends: as `check_workdir` takes it.
+
+    Raises:
+        UserError: the tasks differ, or fields outside `FREE` and `PROBES`, which it lists.
     """
     old, new = flatten(earlier), flatten(config)
     old = {name: value for name, value in LATER.items() if name in new} | old
     if old.get("task") != new.get("task"):
         raise UserError(
-            f"--workdir: {directory} holds a {old.get('task')!r} task, not a {new.get('task')!r} one; "
-            "take another directory"
+            f"--workdir: {directory} holds a {old.get('task')!r} task, "
+            f"not a {new.get('task')!r} one; take another directory"
         )
     differing = [
-        f"{name} {old.get(name, 'absent')!r} -> {new.get(name, 'absent')!r}"
+        name
         for name in sorted(old.keys() | new.keys())
-        if old.get(name, "absent") != new.get(name, "absent")
-        and not is_free(name, FREE + PROBES)
-        and not (name == "epochs" and _extends_freely(old))
+        if old.get(name, "absent") != new.get(name, "absent") and not is_free(name, FREE + PROBES)
     ]
+    # only where it is all that differs: `appends` builds the schedules of this configuration
+    if differing == ["epochs"] and isinstance(old.get("epochs"), int) and appends(old["epochs"]):
+        return
     if differing:
         more = f"; and {len(differing) - LISTED} more" if len(differing) > LISTED else ""
+        listed = "; ".join(
+            f"{name} {old.get(name, 'absent')!r} -> {new.get(name, 'absent')!r}"
+            for name in differing[:LISTED]
+        )
         raise UserError(
-            f"--workdir: {directory} holds a run with another configuration ({'; '.join(differing[:LISTED])}{more}); "
+            f"--workdir: {directory} holds a run with another configuration ({listed}{more}); "
             "take another directory, or these fields as they were"
         )
 
 
 def is_free(field: str, free: tuple[str, ...] = FREE) -> bool:
-    """Whether `free` names the field, or a section that it lies in."""
+    """Return whether `free` names the field, or a section that contains it."""
     return any(field == name or (name.endswith(".") and field.startswith(name)) for name in free)
 
 
-def _extends_freely(config: dict) -> bool:
-    """More epochs only append to a run whose schedules do not depend on the number of epochs."""
-    return {config.get("schedule.name"), config.get("target.schedule")} <= {"constant", None}
-
-
 def flatten(tree: dict) -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; an unset field counts as absent."""
+    """Return a nested dict as {"a.b": value}, without the fields that are None."""
     return {name: value for name, value in spread(tree).items() if value is not None}
 
 
 def spread(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """As `flatten`, with the unset fields."""
+    """Return a nested dict as {"a.b": value}, with the fields that are None."""
     flat = {}
     for name, value in tree.items():
         inner = (
@@ -123,27 +169,22 @@ def spread(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file of ours; UserError where it is missing or damaged."""
+    """Return the content of a JSON file; UserError where it is missing or damaged."""
+    text = files.read_text(path, "a work directory of this program")
     try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; expected a work directory of this program") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # bytes that are no text, text that is no JSON
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # text that is no JSON, or nested without end
         raise UserError(
-            f"{path}: damaged, not JSON ({error}); mend it, or take another work directory"
+            f"{path}: damaged, not JSON ({error}); repair it, or take another work directory"
         ) from error
     if not isinstance(content, dict):
         raise UserError(
-            f"{path}: damaged, holds a {type(content).__name__}; mend it, or take another work directory"
+            f"{path}: damaged, holds a {type(content).__name__}; "
+            "repair it, or take another work directory"
         )
     return content
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Written whole or not at all."""
-    # several machines may share the directory
-    scratch = path.with_suffix(f".{platform.node()}.{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(scratch, path)
+    """Write `content` as JSON, whole or not at all."""
+    files.write_whole(path, json.dumps(content, indent=1) + "\n")

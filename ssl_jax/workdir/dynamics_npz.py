@@ -1,27 +1,33 @@
-"""`dynamics.npz`: what a run's dynamics were, one record every `dynamics.every` steps.
+"""`dynamics.npz`: a run's learning dynamics, one record every `dynamics.every` steps.
 
 T records of D modes, arrays of float32, NaN where a record has no such number (step 0 has seen no
 batch):
 
-    step, epoch (T,)                taken so far; the first record is of step 0, the last of the end
-    of the run loss, relative_spread (T,)      of the step's own batch; loss_NAME (T,) of each term,
-    where the loss has several mean_share, online_target_cosine (T,), gradient_norm, update_norm (T,
-    3)     `dynamics.measure.measure_step` weight_cosine (T,), parameter_norm (T, 3)
-    `dynamics.measure.measure_weights` corr_eigenvalues, predictor_eigenvalues, alignment,
-    mode_predictor (T, D), asymmetry, asymmetry_l1, effective_rank, commutator, commutator_relative
-    (T,)   `dynamics.measure.measure_spectra`
+    step, epoch (T,)                       taken so far; the first record is of step 0, the last
+                                           of the end of the run
+    loss, relative_spread (T,)             of the step's own batch
+    loss_NAME (T,)                         each term of a loss of several
+    mean_share, online_target_cosine (T,), gradient_norm, update_norm (T, 3)
+                                           `dynamics.measure.measure_step`
+    weight_cosine (T,), parameter_norm (T, 3)
+                                           `dynamics.measure.measure_weights`
+    corr_eigenvalues, predictor_eigenvalues, alignment, mode_predictor (T, D),
+    asymmetry, asymmetry_l1, effective_rank, commutator, commutator_relative (T,)
+                                           `dynamics.measure.measure_spectra`
 
 The spectra are of F, the running average that the run keeps of its projections' correlation, and of
 W_p; a two-layer predictor stands for W_p as the product of its matrices.
 """
 
+import hashlib
+import io
 import os
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from ssl_jax import files
 from ssl_jax.errors import UserError
 
 NAME = "dynamics.npz"
@@ -29,46 +35,78 @@ Record = dict[str, np.ndarray]
 
 
 def read_dynamics(directory: Path) -> dict[str, np.ndarray]:
-    """All arrays in float64, those that cannot be read left out, with a line on standard error;
-    UserError where there are none.
+    """Return all arrays in float64.
+
+    Arrays that cannot be read are left out, with a line on standard error. UserError where the file
+    or its steps cannot be read.
     """
     path = Path(directory) / NAME
-    if not path.exists():
-        raise UserError(
-            f"{path}: not there; record a run's dynamics with --config.dynamics.every=STEPS"
-        )
-    arrays, lost = _readable(path)
+    expected = "dynamics recorded with --config.dynamics.every=STEPS"
+    arrays, lost = _readable(files.read_bytes(path, expected))
     if "step" not in arrays:
-        raise UserError(
-            f"{path}: damaged, its steps cannot be read; train again with --config.dynamics.every=STEPS"
-        )
+        raise UserError(f"{path}: damaged, its steps cannot be read; expected {expected}")
     if lost:
         print(f"{path}: damaged, left out: {', '.join(lost)}", file=sys.stderr)
     return {name: array.astype(np.float64) for name, array in arrays.items()}
 
 
-def resume_dynamics(directory: Path, step: int) -> list[Record]:
-    """The records up to `step`, from which a run goes on. A damaged file is kept beside, as
-    dynamics.damaged.npz.
+def resume_dynamics(directory: Path, step: int, kept: str | None = None) -> list[Record]:
+    """Return the records up to `step`, from which a run goes on.
+
+    A damaged file is kept beside, as dynamics.damaged.npz, and its whole arrays are used. So is a
+    file with other records than the run's, of which nothing is used. Either is one line on standard
+    error.
+
+    Args:
+        directory: the work directory.
+        step: the step of the checkpoint.
+        kept: `digest` of the records at that step; None: unknown.
+
+    Returns:
+        The records.
     """
     path = Path(directory) / NAME
-    if not path.exists():
+    if not os.path.lexists(path):
+        if kept:
+            print(f"{path}: not found; the records up to step {step} are lost", file=sys.stderr)
         return []
-    arrays, lost = _readable(path)
-    if lost or "step" not in arrays:
-        os.replace(path, path.with_name("dynamics.damaged.npz"))
-        print(
-            f"{path}: damaged, kept as dynamics.damaged.npz; lost: {', '.join(lost) or 'all'}",
-            file=sys.stderr,
-        )
+    try:
+        arrays, lost = _readable(files.read_bytes(path, "recorded dynamics"))
+        problem = "damaged"
+    except UserError as error:
+        arrays, lost, problem = {}, [], str(error)
     steps = arrays.get("step", np.zeros(0))
-    return [
+    records = [
         {name: array[i] for name, array in arrays.items()} for i in np.flatnonzero(steps <= step)
     ]
+    if "step" in arrays and not lost:
+        if kept is None or digest(records) == kept:
+            return records
+        records, problem = [], f"has other records than the checkpoint of step {step}"
+    beside = files.keep_beside(path).name
+    line = f"{path}: {problem}; lost: {', '.join(lost) or 'all'}; kept as {beside}"
+    print(line, file=sys.stderr)
+    return records
 
 
 def write_dynamics(directory: Path, records: list[Record]) -> None:
-    """The whole file, or, where writing fails, the one before."""
+    """Write the whole file; where writing fails, the earlier one stays."""
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **_stack(records))
+    files.write_whole(Path(directory) / NAME, content.getvalue())
+
+
+def digest(records: list[Record]) -> str:
+    """Return a digest of all numbers in the records."""
+    result = hashlib.sha256()
+    for name, array in sorted(_stack(records).items()):
+        if not np.isnan(array).all():  # a name that only later records have
+            result.update(f"{name} {array.shape}".encode() + array.tobytes())
+    return result.hexdigest()
+
+
+def _stack(records: list[Record]) -> dict[str, np.ndarray]:
+    """Return the records as arrays by name, NaN where a record has no such number."""
     shapes = {name: np.shape(value) for record in records for name, value in record.items()}
     arrays = {
         name: np.stack(
@@ -76,29 +114,27 @@ def write_dynamics(directory: Path, records: list[Record]) -> None:
         )
         for name, shape in shapes.items()
     }
-    path = Path(directory) / NAME
-    scratch = path.with_name(f"dynamics.{os.getpid()}.tmp")
-    with scratch.open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            **arrays | {"step": np.array([int(r["step"]) for r in records])},
-        )
-    os.replace(scratch, path)
+    return arrays | {"step": np.array([int(r["step"]) for r in records])}
 
 
-def _readable(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """(arrays that are whole and as long as `step`, names of the others)."""
+def _readable(content: bytes) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the arrays that are whole and as long as `step`, and the names of the others."""
     arrays, lost = {}, []
     try:
-        with path.open("rb") as content, np.load(content) as file:
+        with np.load(io.BytesIO(content)) as file:
             for name in file.files:
                 try:
                     arrays[name] = file[name]
-                except (ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error):  # pyright: ignore[reportAttributeAccessIssue]
+                except Exception:  # zipfile, zlib, struct and NumPy each raise their own
                     lost.append(name)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+    except Exception:
+        return {}, []
+    if arrays.get("step", np.zeros(0)).ndim != 1:
         return {}, []
     records = len(arrays.get("step", ()))
-    lost += [name for name, array in arrays.items() if np.ndim(array) < 1 or len(array) != records]
+    lost += [
+        name
+        for name, array in arrays.items()
+        if np.ndim(array) < 1 or len(array) != records or array.dtype.kind not in "fiu"
+    ]
     return {name: array for name, array in arrays.items() if name not in lost}, lost

@@ -1,10 +1,16 @@
 """`metrics.csv`: one row for each logged step, appended while the run goes on."""
 
 import csv
+import io
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from ssl_jax import files
+from ssl_jax.errors import UserError
+
+NAME = "metrics.csv"
 COLUMNS: tuple[str, ...] = (
     "step",
     "epoch",
@@ -28,44 +34,131 @@ COLUMNS: tuple[str, ...] = (
     "images_per_second",
     "seconds",
 )
-# before the name of a loss's term: a column of its own, after the others, in runs that have several
+# Before the name of a loss's term: a column of its own, after the others, in runs with several.
 TERM = "loss_"
 
+Row = dict[str, float]  # numbers by column, NaN where the file has a blank
 
-def read_rows(path: Path) -> list[dict[str, float]]:
-    """All rows, blanks as NaN; a last line cut off by a crash is left out."""
-    if not path.exists():
+
+def read_rows(path: Path) -> list[Row]:
+    """Read all rows; a last line that a crash cut off is left out.
+
+    Args:
+        path: the file; if there is none, there are no rows.
+
+    Returns:
+        The rows by ascending step, blanks as NaN.
+
+    Raises:
+        UserError: the file cannot be read, or is not what training writes.
+    """
+    if not os.path.lexists(path):
         return []
-    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    rows = csv.DictReader(whole)
-    known = _columns(rows.fieldnames or ())
-    return [
-        {k: float(v) if v else float("nan") for k, v in row.items() if k in known} for row in rows
-    ]
+    text = files.read_text(path, "the table that training writes")
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, {error}; take another run") from error
 
 
-def truncate_after(path: Path, step: int) -> list[dict[str, float]]:
-    """Drops the rows of steps that a resumed run will take again, and returns those that stay."""
-    rows = [row for row in read_rows(path) if row["step"] <= step]
-    _write(path, rows, _columns_of(path))
+def parse(text: str) -> list[Row]:
+    """Return the rows of the table in `text`; a ValueError says where it is damaged."""
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    if not lines:
+        return []
+    if "\0" in text:
+        raise ValueError("holds NUL bytes, as after a power cut")
+    names = lines[0].rstrip("\n").split(",")
+    if "step" not in names:
+        raise ValueError(f"its first line lacks step, got {lines[0][:40]!r}")
+    known = set(_columns(names))
+    rows: list[Row] = []
+    for number, line in enumerate(lines[1:], start=2):
+        values = line.rstrip("\n").split(",")
+        if len(values) != len(names):
+            raise ValueError(f"line {number} has {len(values)} columns, the first {len(names)}")
+        try:
+            row = {
+                name: float(value) if value else float("nan")
+                for name, value in zip(names, values, strict=True)
+                if name in known
+            }
+        except ValueError as error:
+            raise ValueError(f"line {number} holds no number ({error})") from error
+        if not (row["step"] >= 0 and row["step"] % 1 == 0):
+            raise ValueError(f"line {number} has step {row['step']:g}")
+        if rows and row["step"] <= rows[-1]["step"]:
+            raise ValueError(
+                f"line {number} goes from step {rows[-1]['step']:.0f} to {row['step']:.0f}"
+            )
+        rows.append(row)
     return rows
 
 
-def append_row(path: Path, row: dict[str, float]) -> None:
-    """One more row; columns that it lacks stay blank. The first row with terms of the loss gives
-    them their columns.
+def truncate_after(path: Path, step: int) -> list[Row]:
+    """Drop the rows after `step`, which a resumed run takes again; return those that stay."""
+    rows = [row for row in read_rows(path) if row["step"] <= step]
+    files.write_whole(path, table(rows, _columns_of(path)))
+    return rows
+
+
+def restore(path: Path, step: int, kept: str) -> list[Row]:
+    """Cut the file back to `step`, the checkpoint that a run goes on from.
+
+    A file without the rows that the checkpoint has (deleted, cut, edited, damaged) is kept beside
+    and written again from the checkpoint, with one line on standard error.
+
+    Args:
+        path: the file.
+        step: the step of the checkpoint.
+        kept: the table as it was then.
+
+    Returns:
+        The rows up to `step`.
+    """
+    wanted = parse(kept)
+    try:
+        found = [row for row in read_rows(path) if row["step"] <= step]
+        whole = table(found) == table(wanted)
+        problem = f"{path}: has not the {len(wanted)} rows of the checkpoint of step {step}"
+    except UserError as error:
+        whole, problem = False, str(error)
+    if not whole:
+        line = f"{problem}; written again from the checkpoint"
+        if os.path.lexists(path):
+            line += f", the old one is kept as {files.keep_beside(path).name}"
+        print(line, file=sys.stderr)
+    files.write_whole(path, table(wanted))
+    return wanted
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Append a row; columns that it lacks stay blank.
+
+    The first row with terms of the loss gives them their columns.
     """
     columns = _columns_of(path)
     if more := [name for name in _columns(row) if name not in columns]:
         columns += tuple(more)
-        _write(path, read_rows(path), columns)
-    with path.open("a", newline="") as file:
-        _writer(file, columns).writerow(_text(row, columns))
+        files.write_whole(path, table(read_rows(path), columns))
+    files.append(path, _lines([row], columns))
 
 
-def as_written(row: dict[str, float]) -> dict[str, float]:
-    """The row as `read_rows` will find it: what is decided on it is decided again alike after a
-    restart.
+def table(rows: list[Row], columns: tuple[str, ...] | None = None) -> str:
+    """Return the file that holds `rows`.
+
+    Args:
+        rows: of one run.
+        columns: of the file; None: those that its rows need.
+    """
+    columns = columns or _columns(dict.fromkeys(name for row in rows for name in row))
+    return ",".join(columns) + "\n" + _lines(rows, columns)
+
+
+def as_written(row: Row) -> Row:
+    """Return the row as `read_rows` will return it, rounded to the digits of the file.
+
+    A decision taken on it is taken again after a restart.
     """
     return {
         name: float(text) if text else float("nan")
@@ -74,35 +167,29 @@ def as_written(row: dict[str, float]) -> dict[str, float]:
 
 
 def _columns(names: Iterable[str]) -> tuple[str, ...]:
-    """COLUMNS, and the terms of the loss among `names`."""
+    """Return COLUMNS, and the terms of the loss among `names`."""
     return COLUMNS + tuple(name for name in names if name.startswith(TERM))
 
 
 def _columns_of(path: Path) -> tuple[str, ...]:
-    """The columns of the file, which need not be there yet."""
+    """Return the columns of the file, which need not be there yet."""
     if not path.exists():
         return COLUMNS
-    with path.open() as file:
+    with files.writing(path), path.open() as file:
         first = file.readline()
     return _columns(first.strip().split(",") if first.endswith("\n") else ())
 
 
-def _write(path: Path, rows: list[dict[str, float]], columns: tuple[str, ...]) -> None:
-    """The whole file, or, where writing fails, the one before."""
-    scratch = path.with_suffix(".tmp")
-    with scratch.open("w", newline="") as file:
-        writer = _writer(file, columns)
-        writer.writeheader()
-        writer.writerows(_text(row, columns) for row in rows)
-    os.replace(scratch, path)
+def _lines(rows: list[Row], columns: tuple[str, ...]) -> str:
+    text = io.StringIO()
+    csv.DictWriter(text, columns, lineterminator="\n").writerows(
+        _text(row, columns) for row in rows
+    )
+    return text.getvalue()
 
 
-def _writer(file, columns: tuple[str, ...]) -> csv.DictWriter:
-    return csv.DictWriter(file, columns, lineterminator="\n")
-
-
-def _text(row: dict[str, float], columns: tuple[str, ...]) -> dict[str, str]:
-    def one(name):
+def _text(row: Row, columns: tuple[str, ...]) -> dict[str, str]:
+    def one(name: str) -> str:
         value = row.get(name)
         if value is None or value != value:
             return ""

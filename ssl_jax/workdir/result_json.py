@@ -1,6 +1,4 @@
-"""What every run writes into its work directory besides checkpoints: where it ran, how long it
-took, what it was.
-"""
+"""What every run writes into result.json: configuration, wall time, device and versions."""
 
 import importlib.metadata
 import os
@@ -13,29 +11,44 @@ import numpy as np
 
 from ssl_jax.runtime.terminal import is_writer
 from ssl_jax.workdir import metrics_csv
-from ssl_jax.workdir.directory import open_workdir
+from ssl_jax.workdir.directory import begin_workdir
 
 
 def open_on_one(directory: str, config: dict) -> Path:
-    """The work directory; only process 0 writes into it."""
-    return open_workdir(directory, config) if is_writer() else Path(directory)
+    """Return the work directory, which was checked; only process 0 writes into it."""
+    return begin_workdir(Path(directory), config) if is_writer() else Path(directory)
 
 
-def begin_log(out: Path, start: int) -> list[dict[str, float]]:
-    """Cuts metrics.csv back to the step that training goes on from; the rows up to there."""
-    if is_writer():
-        return metrics_csv.truncate_after(out / "metrics.csv", start)
-    return [row for row in metrics_csv.read_rows(out / "metrics.csv") if row["step"] <= start]
+def begin_log(out: Path, start: int, kept: str | None) -> list[metrics_csv.Row]:
+    """Cut metrics.csv back to the step from which training goes on.
+
+    Args:
+        out: the work directory.
+        start: the step of the checkpoint; 0: a fresh run.
+        kept: the table as the checkpoint has it; None: it has none.
+
+    Returns:
+        The rows up to `start`.
+    """
+    path = out / metrics_csv.NAME
+    if not is_writer():
+        rows = metrics_csv.read_rows(path) if kept is None else metrics_csv.parse(kept)
+        return [row for row in rows if row["step"] <= start]
+    return (
+        metrics_csv.truncate_after(path, start)
+        if kept is None
+        else metrics_csv.restore(path, start, kept)
+    )
 
 
 def describe(config: dict) -> dict:
-    """What was run, of a run's configuration."""
+    """Return method, data set, seed, epochs and batch size of a run's configuration."""
     own = {name: config[name] for name in ("method", "seed", "epochs", "batch_size")}
     return {"method": own.pop("method"), "dataset": config["data"]["name"]} | own
 
 
 def fields(config: dict) -> dict:
-    """The configuration as it ran, without the place where this machine keeps its data."""
+    """Return the configuration without `data.data_dir`, the place of the data on this machine."""
     if "data" not in config:
         return config
     return config | {
@@ -44,7 +57,7 @@ def fields(config: dict) -> dict:
 
 
 def spent(rows: list[dict[str, float]], step: int) -> dict:
-    """Wall time and speed of training up to `step`, from the rows of metrics.csv."""
+    """Return wall time and speed of training up to `step`, from the rows of metrics.csv."""
     rows = [row for row in rows if row["step"] <= step]
     if not rows:
         return {"seconds": None, "images_per_second": None}
@@ -54,14 +67,14 @@ def spent(rows: list[dict[str, float]], step: int) -> dict:
 
 
 def processor() -> str:
-    """The machine's processor, as well as it can be told."""
+    """Return the name of the machine's processor, or of its architecture."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def provenance() -> dict:
-    """Device and versions that made a result."""
+    """Return the device and the package versions that made a result."""
     packages = ("jax", "flax", "optax", "chex", "orbax-checkpoint", "tensorflow-datasets", "numpy")
     kinds = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
     return {

@@ -44,12 +44,12 @@ class Run(NamedTuple):
 
     @property
     def predictor(self) -> Predictor:
-        """Of the run's kind, its options aside."""
+        """The predictor of the run's kind, with default options."""
         return make_predictor(self.config["predictor"]["kind"], self.size)
 
     @property
     def objective(self) -> Objective:
-        """The run's, without what may have been added to it."""
+        """The objective of the run's loss, without regularisers."""
         return OBJECTIVES[self.config["loss"]]
 
 
@@ -237,17 +237,17 @@ def _each(
 
 def _legend(figure: "Figure", *axes: "Axes") -> None:
     """Name every run once, below the panels."""
-    found = {
+    entries = {
         label: line
         for axis in axes
         for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    if found:
+    if entries:
         figure.legend(
-            found.values(),
-            found.keys(),
+            entries.values(),
+            entries.keys(),
             loc="outside lower center",
-            ncols=min(len(found), 4),
+            ncols=min(len(entries), 4),
             fontsize=8.5,
         )
 

@@ -145,7 +145,10 @@ def report(runs: dict[str, dict[str, Any]]) -> str:
             columns.append([THEIR_SCALE, *(_words(recorded.get(row)) for row in ROWS)])
     rows = zip(["scale", *ROWS.values()], *columns, strict=True)
     notes = [
-        "Under 0 % stands the first record with a spectrum; the replication's is of the end of its first epoch.",
+        (
+            "Under 0 % stands the first record with a spectrum; the replication's is of the end of "
+            "its first epoch."
+        ),
         "Eigenvalues of F and W_p go with the scale of the weights, of which the cosine loss sees "
         "nothing: compare what is relative to the largest.",
         *(
@@ -156,13 +159,17 @@ def report(runs: dict[str, dict[str, Any]]) -> str:
     ]
     if not all(make_predictor(run["predictor"], run["dim"]).linear for run in runs.values()):
         notes.append(
-            "W_p of a two-layer predictor: product of its matrices, without bias, BatchNorm and ReLU."
+            "W_p of a two-layer predictor: product of its matrices, without bias, BatchNorm and "
+            "ReLU."
         )
     return f"{table(header, rows, rest=NUMBER)}\n" + "\n".join(f"* {note}" for note in notes) + "\n"
 
 
 def _scale_words(s: dict[str, Any]) -> str:
-    return f"{s['dataset']}, {s['images']} images, {s['epochs']:.4g} epochs, {s['encoder']}, D = {s['dim']}"
+    return (
+        f"{s['dataset']}, {s['images']} images, {s['epochs']:.4g} epochs, {s['encoder']}, D = "
+        f"{s['dim']}"
+    )
 
 
 def _words(value: Any) -> str:

@@ -40,11 +40,13 @@ def fit_run(run: Run, integrates: bool) -> Fit:
     kind, optimizer = c["predictor"]["kind"], c["optimizer"]
     if run.predictor.closed_form:
         return Fit(
-            f"{kind} writes W_p down from F's eigenvectors: the predictor follows no flow, and p is a function of s"
+            f"{kind} writes W_p down from F's eigenvectors: the predictor follows no flow, and p "
+            "is a function of s"
         )
     if optimizer["name"] not in DESCENT:
         return Fit(
-            f"the theory is the flow of gradient descent, and this run's optimizer is {optimizer['name']}"
+            "the theory is the flow of gradient descent, and this run's optimizer is "
+            f"{optimizer['name']}"
         )
     if c["loss"] not in LOSSES:
         return Fit(
@@ -53,7 +55,8 @@ def fit_run(run: Run, integrates: bool) -> Fit:
     # Runs of before there were any lack the section.
     if added := [name for name, weight in c.get("regularisers", {}).items() if weight]:
         return Fit(
-            f"the theory's loss is the prediction's alone, and this run adds regularisers.{added[0]} to it"
+            "the theory's loss is the prediction's alone, and this run adds "
+            f"regularisers.{added[0]} to it"
         )
     if optimizer["layerwise"]:
         return Fit(
@@ -115,7 +118,8 @@ def describe_fit(run: Run, fit: Fit) -> str:
             parts.append("The modes follow the flow badly: take the forecast with care.")
     if not run.predictor.linear:
         parts.append(
-            "The theory's predictor is one matrix; this one has two layers, of which W_p is the bare product."
+            "The theory's predictor is one matrix; this one has two layers, of which W_p is the "
+            "bare product."
         )
     return " ".join(parts)
 
@@ -139,8 +143,14 @@ def describe_calibration(run: Run, units: Calibration, outcome: Forecast) -> str
     if run.objective.sees_scale:
         q = f"q = τ/a = {last:.3g}, by least squares from the balance of dp of {some}"
     else:
-        q = f"q = Σsp²/Σsp at each record ({first:.3g} → {last:.3g}), where the gradient of the cosine turns"
-    k = f"k = {units.k:.3g}, by least squares from the growth of ln s of {some}, of which it explains {units.fit:.0%}"
+        q = (
+            f"q = Σsp²/Σsp at each record ({first:.3g} → {last:.3g}), where the gradient of the "
+            "cosine turns"
+        )
+    k = (
+        f"k = {units.k:.3g}, by least squares from the growth of ln s of {some}, of which it "
+        f"explains {units.fit:.0%}"
+    )
     return (
         f"Forecast from epoch {epoch:.3g}, by which half as many modes are aligned as ever are. "
         f"Units: {q}; S = k q²/α_p with {k}."
@@ -153,13 +163,19 @@ def describe_decays(run: Run, units: Calibration) -> str:
     own = (
         f"α_p = {flow.alpha_p:.3g}, η_p = {flow.eta_p:.2g}, η_s = {flow.eta_s:.2g} from config.json"
     )
-    apart = "The theory has one k for all modes (isotropic data), a linear network, a target that keeps up."
+    apart = (
+        "The theory has one k for all modes (isotropic data), a linear network, a target that "
+        "keeps up."
+    )
     if not run.objective.sees_scale:
         apart = (
             "The cosine loss does not see the scale of W_p and F, which falls by decay alone: q "
             f"moves, and of each decay only what goes beyond the fall of q acts. {apart}"
         )
-    return f"{own}; in the flow's units {units.eta_p:.3g} and {units.eta_s:.3g} (critical: 0.25). {apart}"
+    return (
+        f"{own}; in the flow's units {units.eta_p:.3g} and {units.eta_s:.3g} (critical: 0.25). "
+        f"{apart}"
+    )
 
 
 HEADER = ("mode", "alignment", "theory: p/q", "theory", "for ever", "run: p/q", "run", "agree")

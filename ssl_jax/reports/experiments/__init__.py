@@ -1,1 +1,1 @@
-"""Tables, findings and figures of the experiments."""
+"""Tables, conclusions and figures of the experiments."""

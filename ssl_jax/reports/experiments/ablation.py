@@ -1,9 +1,15 @@
 """Tables and figure of the experiment ablation."""
 
+from typing import TYPE_CHECKING
+
 from ssl_jax.reports.experiments.parts import numbers_table, panels, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def report(r: dict) -> str:
+    """Return the tables of methods, gaps and deviations."""
     header = [
         "method",
         "learning rate",
@@ -42,8 +48,8 @@ def report(r: dict) -> str:
     return f"Test accuracy, %\n\n{methods}\n{gaps}\n{note}{numbers_table(['pair', *steps], exact)}"
 
 
-def draw(r: dict) -> dict:
-    """gaps: what the gap between neighbouring methods is made of."""
+def draw(r: dict) -> "dict[str, Figure]":
+    """Return the figure gaps: the terms of the gap between neighbouring methods."""
     figure, axes = panels(1, 1, 7.2, 4.4)
     axis = axes[0, 0]
     labels, places, place = [], [], 0.0

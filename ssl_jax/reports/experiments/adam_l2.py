@@ -1,16 +1,21 @@
-"""Table, finding and figure of the experiment adam_l2."""
+"""Table, conclusion and figure of the experiment adam_l2."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ssl_jax.reports.experiments.parts import at, draw_percent, floats, panels, paragraphs, percent
 from ssl_jax.reports.markdown import table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 ENOUGH = 50  # weights in a bin of gradient scales
 
 
 def report(result: dict) -> str:
+    """Return the table of the four optimizers and the conclusion."""
     rows = []
     for name, v in result["variants"].items():
         low, high = ends(v)
@@ -21,32 +26,34 @@ def report(result: dict) -> str:
     head = ["optimizer", "best λ", "test accuracy, %", "at the first λ, %"]
     head += ["shrinkage, small gradients", "large gradients", "no gradient"]
     intro = (
-        "The best λ is that of the held-out training images. Shrinkage: what the decay takes of a weight in one step, "
-        f"in units of learning rate times λ (λ = {result['measured_decay']:g})."
+        "The best λ is that of the held-out training images. Shrinkage: what the decay takes of a "
+        f"weight in one step, in units of learning rate times λ (λ = {result['measured_decay']:g})."
     )
-    return paragraphs(intro, table(head, rows), found_adam_l2(result))
+    return paragraphs(intro, table(head, rows), conclude_adam_l2(result))
 
 
 def ends(variant: dict) -> tuple[int, int]:
-    """First and last bin of the gradient scale with enough weights to speak for it."""
+    """Return the first and the last bin of the gradient scale with at least `ENOUGH` weights."""
     places = [i for i, count in enumerate(variant["weights_in_bin"]) if count >= ENOUGH]
     places = places or [int(np.argmax(variant["weights_in_bin"]))]
     return places[0], places[-1]
 
 
 def filled(variant: dict) -> list[float]:
-    """The shrinkage in the bins that have enough weights, or in the fullest where none has."""
+    """Return the shrinkage in the bins with enough weights, or in the fullest if none has."""
     enough = min(ENOUGH, max(variant["weights_in_bin"]))
     pairs = zip(variant["shrinkage"], variant["weights_in_bin"], strict=True)
     return [share for share, count in pairs if count >= enough]
 
 
 def without_gradient(variant: dict) -> str:
+    """Return the shrinkage of weights without a gradient, "" where there are none."""
     share = variant["shrinkage_without_gradient"]
     return "" if share is None or not variant["weights_without_gradient"] else f"{share:.3g}"
 
 
-def found_adam_l2(result: dict) -> str:
+def conclude_adam_l2(result: dict) -> str:
+    """Return the conclusion: how evenly each optimizer shrinks, and what AdamW gains."""
     variants, scales = result["variants"], result["gradient_scale"]
     adam, others = (
         variants["Adam with L2"],
@@ -60,15 +67,16 @@ def found_adam_l2(result: dict) -> str:
         name: np.nanmax(floats(v["mean"])) for name, v in result["distance_between_kinds"].items()
     }
     return (
-        f"Under Adam with L2, weights with gradients of about {scales[low]:.1g} shrink {times:.3g} times as fast as "
-        f"those with gradients of about {scales[high]:.1g}. In the three others every weight shrinks by learning rate "
-        f"times λ, to within {even:.1g} of it. After training, SGD's weights under the two kinds of decay differ by at "
-        f"most {apart['SGD']:.1g} of their norm, whatever λ; Adam's by up to {apart['Adam']:.2g}. "
-        + compared(variants["Adam with L2"], variants["AdamW"])
-    )
+        f"Under Adam with L2, weights with gradients of about {scales[low]:.1g} shrink "
+        f"{times:.3g} times as fast as those with gradients of about {scales[high]:.1g}. In "
+        f"the three others every weight shrinks by learning rate times λ, to within {even:.1g} "
+        "of it. After training, SGD's weights under the two kinds of decay differ by at most "
+        f"{apart['SGD']:.1g} of their norm, whatever λ; Adam's by up to {apart['Adam']:.2g}. "
+    ) + compared(variants["Adam with L2"], variants["AdamW"])
 
 
 def compared(l2: dict, decoupled: dict) -> str:
+    """Return a sentence with the accuracies of AdamW and of Adam with L2."""
     (a, da), (b, db) = at(decoupled["test_at_best"]), at(l2["test_at_best"])
     widths = f" (± {100 * (da or 0):.1f} and {100 * (db or 0):.1f})"
     return (
@@ -77,7 +85,8 @@ def compared(l2: dict, decoupled: dict) -> str:
     )
 
 
-def draw(result: dict) -> dict:
+def draw(result: dict) -> "dict[str, Figure]":
+    """Return the figure adam_l2: shrinkage by gradient scale, and test accuracy by decay."""
     figure, axes = panels(1, 2, 5.0, 3.6)
     left, right = axes[0]
     decays = floats(result["weight_decays"])
@@ -85,7 +94,7 @@ def draw(result: dict) -> dict:
     x = np.where(decays > 0, decays, least / 10)  # lambda 0 stands one decade below the smallest
     for (name, v), mark in zip(result["variants"].items(), "os^v", strict=True):
         y = np.where(floats(v["weights_in_bin"]) >= ENOUGH, floats(v["shrinkage"]), np.nan)
-        # SGD's two lie on AdamW's: hollow marks of different sizes keep all three in sight.
+        # SGD's two coincide with AdamW's: hollow marks of different sizes keep all three visible.
         left.loglog(
             result["gradient_scale"],
             y,

@@ -1,13 +1,20 @@
 """Table and figure of the experiment model_scale."""
 
+from typing import TYPE_CHECKING
+
 from ssl_jax.reports.experiments.parts import Curve, curves, floats, numbers_table, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def ahead(name: str, arm: dict) -> str:
+    """Return by how many points an arm is ahead of WD; "" for WD itself."""
     return "" if name == "WD" else percent(arm["ahead_of_WD"], signed=True, digits=2)
 
 
 def report(r: dict) -> str:
+    """Return the table of networks and arms."""
     rows = [
         [
             size,
@@ -24,7 +31,8 @@ def report(r: dict) -> str:
     return f"Learning rate {r['learning_rate']:g}, last epoch\n\n{numbers_table(header, rows)}"
 
 
-def draw(r: dict) -> dict:
+def draw(r: dict) -> "dict[str, Figure]":
+    """Return the figure model_scale: accuracy, and lead over WD, by number of parameters."""
     sizes, names = list(r["sizes"].values()), list(next(iter(r["sizes"].values()))["arms"])
 
     def line(name: str, key: str) -> Curve:

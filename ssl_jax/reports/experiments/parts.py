@@ -1,17 +1,24 @@
-"""What the experiments' reports are made of: numbers with their intervals, tables, curves and heat
-maps.
+"""Parts of the experiments' reports: numbers with intervals, tables, curves and heat maps.
 
-A score is {"mean", "interval"} as `intervals.mean_and_interval` gives it: numbers or lists of them,
-fractions for accuracies, None for what was not finite; the interval is None of a single seed.
+A score is {"mean", "interval"} as `intervals.mean_and_interval` returns it: numbers or lists of
+them, fractions for accuracies, None for what was not finite; the interval is None for a single
+seed.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.markdown import NUMBER, table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+    from matplotlib.lines import Line2D
 
 Curve = tuple[Any, Any]  # means (N,), half-widths (N,) or None
 
@@ -19,23 +26,26 @@ Curve = tuple[Any, Any]  # means (N,), half-widths (N,) or None
 
 
 def paragraphs(*parts: str) -> str:
-    """Tables and sentences, an empty line between each two."""
+    """Return tables and sentences as one text, an empty line between each two."""
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
 def numbers_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
+    """Return a table in Markdown whose first column is text and whose others are numbers."""
     return table(header, rows, rest=NUMBER)
 
 
 def percent(score: dict, i: int | None = None, digits: int = 1, signed: bool = False) -> str:
-    """ "61.2 ± 0.3": mean and interval in percent.
+    """Return mean and interval of a score in percent, as "61.2 ± 0.3".
 
     Args:
         score: of one number, or of several.
-        i: which of several.
+        i: index of one of several.
         digits: behind the point.
         signed: whether a positive mean has a plus.
+
+    Returns:
+        The text; "not finite" where the mean is not, and no interval for a single seed.
     """
     mean, interval = at(score, i)
     if mean is None:
@@ -45,26 +55,39 @@ def percent(score: dict, i: int | None = None, digits: int = 1, signed: bool = F
 
 
 def at(score: dict, i: int | None = None) -> tuple[Any, Any]:
-    """(mean, interval) of a score, or of its i-th number."""
+    """Return (mean, interval) of a score, or of its i-th number."""
     mean, interval = score["mean"], score["interval"]
     return (mean, interval) if i is None else (mean[i], None if interval is None else interval[i])
 
 
 def floats(values: Any) -> np.ndarray:
-    """Nested lists as an array, with NaN where a number was not finite."""
+    """Return nested lists as an array, with NaN where a number was not finite."""
     return np.array(values, float)
 
 
 def spread(count: int) -> list[int]:
-    """First, middle and last place."""
+    """Return the first, middle and last index of `count` places, without repetition."""
     return sorted({0, count // 2, count - 1})
 
 
 # --- Figures --------------------------------------------------------------------------------------
 
 
-def panels(rows: int, columns: int, width: float = 4.4, height: float = 3.4, **options):
-    """(figure, axes (rows, columns)); width and height in inches, of each panel."""
+def panels(
+    rows: int, columns: int, width: float = 4.4, height: float = 3.4, **options: Any
+) -> "tuple[Figure, np.ndarray]":
+    """Return a figure of empty panels.
+
+    Args:
+        rows: number of rows.
+        columns: number of columns.
+        width: of each panel, in inches.
+        height: of each panel, in inches.
+        **options: further arguments of `pyplot.subplots`.
+
+    Returns:
+        The figure, and its axes (rows, columns).
+    """
     size = width * columns, height * rows
     return plt.subplots(
         rows, columns, figsize=size, dpi=120, layout="constrained", squeeze=False, **options
@@ -72,18 +95,24 @@ def panels(rows: int, columns: int, width: float = 4.4, height: float = 3.4, **o
 
 
 def curve_of(score: dict) -> Curve:
+    """Return a score of N numbers as a curve."""
     return floats(score["mean"]), None if score["interval"] is None else floats(score["interval"])
 
 
-def draw_curve(axis, x, curve: Curve, alpha: float = 0.15, **style):
-    """A line with its band.
+def draw_curve(
+    axis: "Axes", x: ArrayLike, curve: Curve, alpha: float = 0.15, **style: Any
+) -> "Line2D":
+    """Draw a line with its band.
 
     Args:
         axis: to draw on.
         x: (N,).
-        curve: what to draw.
-        alpha: how opaque the band is.
-        **style: of the line.
+        curve: N means, and half-widths or None.
+        alpha: opacity of the band, 0..1.
+        **style: of the line, as `Axes.plot` takes it.
+
+    Returns:
+        The line.
     """
     mean, width = curve
     (line,) = axis.plot(x, mean, **style)
@@ -92,8 +121,18 @@ def draw_curve(axis, x, curve: Curve, alpha: float = 0.15, **style):
     return line
 
 
-def draw_percent(axis, x, score: dict, **style):
-    """The curve of a score (N,), in percent, with its band."""
+def draw_percent(axis: "Axes", x: ArrayLike, score: dict, **style: Any) -> "Line2D":
+    """Draw the curve of a score in percent, with its band.
+
+    Args:
+        axis: to draw on.
+        x: (N,).
+        score: of N fractions.
+        **style: as `draw_curve` takes it.
+
+    Returns:
+        The line.
+    """
     mean, width = curve_of(score)
     return draw_curve(axis, x, (100 * mean, None if width is None else 100 * width), **style)
 
@@ -104,15 +143,18 @@ def curves(
     title: str,
     x: Sequence[float] | None = None,
     log: bool = False,
-):
-    """A figure of panels with curves and their bands.
+) -> "Figure":
+    """Return a figure of panels with curves and their bands.
 
     Args:
         shown: panel -> {label: curve}.
         xlabel: of every panel.
         title: of the figure.
         x: (N,); 1, 2, ... where it is not given.
-        log: whether x stands on a logarithmic scale.
+        log: whether x has a logarithmic scale.
+
+    Returns:
+        The figure, one row of panels.
     """
     figure, axes = panels(1, len(shown), 4.6)
     for axis, (name, lines) in zip(axes[0], shown.items(), strict=True):
@@ -140,11 +182,12 @@ def heat_maps(
     rates: Sequence[float],
     decays: Sequence[float],
     title: str,
+    *,
     difference: dict[str, np.ndarray] | None = None,
     form: str = ".1f",
     shared: bool = True,
-):
-    """A figure of maps, every cell with its number, the largest circled.
+) -> "Figure":
+    """Return a figure of maps, every cell with its number, the largest circled.
 
     Args:
         shown: panel -> (R, D).
@@ -152,8 +195,11 @@ def heat_maps(
         decays: D weight decays, the columns.
         title: of the figure.
         difference: panel -> (R, D), beside the others, on a scale around zero and without a circle.
-        form: of the numbers.
-        shared: whether one scale of colours serves all panels but `difference`.
+        form: format specification of the numbers.
+        shared: whether all panels but `difference` have one scale of colours.
+
+    Returns:
+        The figure, one row of panels.
     """
     everything = np.concatenate([values.ravel() for values in shown.values()])
     maps = [
@@ -182,14 +228,21 @@ def heat_maps(
 
 
 def limits(values: np.ndarray) -> tuple[float, float]:
-    """Smallest and largest number, apart from each other."""
+    """Return the smallest and the largest finite number, at least 1e-9 apart."""
     known = values[np.isfinite(values)]
     low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
     return float(low), float(max(high, low + 1e-9))
 
 
-def label_cells(axis, values: np.ndarray, drawn, form: str) -> None:
-    """Each cell's number, in black or white, whichever is told from its colour."""
+def label_cells(axis: "Axes", values: np.ndarray, drawn: "AxesImage", form: str) -> None:
+    """Write each cell's number in black or white, whichever contrasts with its colour.
+
+    Args:
+        axis: of the map.
+        values: (R, D).
+        drawn: the map.
+        form: format specification of the numbers.
+    """
     for (i, j), value in np.ndenumerate(values):
         red, green, blue, _ = drawn.cmap(drawn.norm(value)) if np.isfinite(value) else (1, 1, 1, 1)
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5

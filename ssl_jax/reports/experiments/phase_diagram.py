@@ -1,9 +1,14 @@
 """Table and figures of the experiment phase_diagram."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.markdown import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROWS = {"none": "no average of the target", "average": "target averaged"}
 NAMES = {
@@ -14,17 +19,17 @@ NAMES = {
 
 
 def named(measurement: str) -> str:
-    """ "twin", or a loss on digits, in words."""
+    """Return a measurement in words: "twin", or a loss on digits."""
     return NAMES.get(measurement, f"digits, {measurement}")
 
 
 def measured(result: dict) -> list[str]:
-    """twin, and the digits' losses, in the order in which they ran."""
+    """Return "twin" and the digits' losses, in the order in which they ran."""
     return ["twin", *result["config"]["digits"]["losses"]]
 
 
 def report(result: dict) -> str:
-    """A row for every measurement."""
+    """Return a table with a row for every measurement."""
     head = [
         "network",
         "target",
@@ -45,9 +50,11 @@ def report(result: dict) -> str:
     return table(head, lines)
 
 
-def draw(result: dict) -> dict:
-    """phase_diagram: predicted, linear network, digits; control: digits against what their own
-    start predicts, under both losses where there are two.
+def draw(result: dict) -> "dict[str, Figure]":
+    """Return the figures phase_diagram and control.
+
+    phase_diagram has the prediction, the linear network and the digits. control has the digits
+    beside the prediction from their own start, under both losses where there are two.
     """
     twin, *losses = measured(result)
     first = [
@@ -60,8 +67,11 @@ def draw(result: dict) -> dict:
     return {"phase_diagram": maps(result, first), "control": maps(result, own)}
 
 
-def maps(result: dict, columns: list[tuple[str, str, str]]):
-    """A row for each kind of target; columns: (title, measurement, which side of it)."""
+def maps(result: dict, columns: list[tuple[str, str, str]]) -> "Figure":
+    """Return a figure of maps, a row for each kind of target.
+
+    A column is (title, measurement, "predicted" or "measured").
+    """
     eta_p, alpha_p = np.array(result["eta_p"]), np.array(result["alpha_p"])
     size = 2.75 * len(columns) + 0.75, 5.6
     options = {"layout": "constrained", "sharex": True, "sharey": True, "dpi": 100}

@@ -1,13 +1,20 @@
-"""Table, finding and figure of the experiment random_labels."""
+"""Table, conclusion and figure of the experiment random_labels."""
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssl_jax.reports.experiments.parts import floats, panels, paragraphs, percent
 from ssl_jax.reports.markdown import table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def report(result: dict) -> str:
-    def word(flag) -> str:
+    """Return the table of all runs and the conclusion."""
+
+    def word(flag: Any) -> str:
         return "yes" if flag else "no"
 
     rows = [
@@ -23,14 +30,15 @@ def report(result: dict) -> str:
     head = ["labels", "augmentation", "weight decay", "train accuracy, %", "test accuracy, %"]
     config = result["config"]
     intro = (
-        f"{config['encoder']['name']} of {result['parameters']:,} parameters on {result['images']} images of "
-        f"{result['dataset']}, {config['epochs']} epochs, {config['seeds']} seeds. Train accuracy is on the images "
-        "without augmentation and the labels that were trained on."
+        f"{config['encoder']['name']} of {result['parameters']:,} parameters on {result['images']} "
+        f"images of {result['dataset']}, {config['epochs']} epochs, {config['seeds']} seeds. Train "
+        "accuracy is on the images without augmentation and the labels that were trained on."
     )
-    return paragraphs(intro, table(head, rows), found_random_labels(result))
+    return paragraphs(intro, table(head, rows), conclude_random_labels(result))
 
 
-def found_random_labels(result: dict) -> str:
+def conclude_random_labels(result: dict) -> str:
+    """Return the conclusion: how far random labels are learnt, and what prevents it."""
     chosen = {(r["labels"], r["augmented"], bool(r["weight_decay"])): r for r in result["rows"]}
     true, random, decayed, crops = (
         chosen[key]
@@ -50,15 +58,17 @@ def found_random_labels(result: dict) -> str:
         else ""
     )
     return (
-        f"On random labels the network reaches a training accuracy of {percent(random['train'])} %{pace}, and on test "
-        f"images {percent(random['test'])} %, where the largest class makes {100 * result['largest_class']:.1f} %; on "
-        f"true labels {percent(true['train'])} and {percent(true['test'])} %. Weight decay leaves "
-        f"{percent(decayed['train'])} % of the random labels learnt, augmentation {percent(crops['train'])} %, both "
+        f"On random labels the network reaches a training accuracy of {percent(random['train'])} "
+        f"%{pace}, and on test images {percent(random['test'])} %, where the largest class makes "
+        f"{100 * result['largest_class']:.1f} %; on true labels {percent(true['train'])} and "
+        f"{percent(true['test'])} %. Weight decay leaves {percent(decayed['train'])} % of the "
+        f"random labels learnt, augmentation {percent(crops['train'])} %, both "
         f"{percent(both['train'])} %."
     )
 
 
-def draw(result: dict) -> dict:
+def draw(result: dict) -> "dict[str, Figure]":
+    """Return the figure random_labels: accuracies and loss over the epochs."""
     figure, axes = panels(1, 3, 4.0, 3.4)
     for axis, (name, title) in zip(
         axes[0],

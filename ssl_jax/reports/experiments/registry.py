@@ -1,4 +1,4 @@
-"""Tables, findings and figures of the experiments by name, from their result.json alone.
+"""Tables, conclusions and figures of the experiments by name, from their result.json alone.
 
 `python -m ssl_jax.reports.experiments.registry RESULT.json [--figures FOLDER]` renders a stored
 result anew. Accuracies are fractions in a result and per cent in a table; ± is the half-width of
@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.experiments import (
@@ -26,8 +27,11 @@ from ssl_jax.reports.experiments import (
     zero_shot,
 )
 
-# Each has report(result) -> its tables in Markdown and what was found, in sentences made of the
-# result's numbers, and draw(result) -> {NAME: figure}.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Each module has two functions. report(result) returns its tables in Markdown and its conclusion,
+# sentences with the result's numbers. draw(result) returns {NAME: figure}.
 REPORTS: dict[str, ModuleType] = {
     "ablation": ablation,
     "adam_l2": adam_l2,
@@ -45,23 +49,25 @@ REPORTS: dict[str, ModuleType] = {
 
 
 def report(result: dict) -> str:
-    """The experiment's tables and findings, in Markdown."""
+    """Return the experiment's tables and conclusion, in Markdown."""
     return REPORTS[result["experiment"]].report(result)
 
 
 def draw(result: dict, folder: Path) -> None:
-    """The experiment's figures, NAME.png each."""
+    """Draw the experiment's figures into a folder, NAME.png each."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in REPORTS[result["experiment"]].draw(result).items():
         save(figure, folder / f"{name}.png")
 
 
-def save(figure, path: Path) -> None:
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure and close it."""
     figure.savefig(path)
     plt.close(figure)
 
 
 def main() -> None:
+    """Print the report of a stored result and, with --figures, draw its figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("result", type=Path, help="result.json of an experiment")
     parser.add_argument("--figures", type=Path, help="folder to draw the figures into")

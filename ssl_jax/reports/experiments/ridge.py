@@ -1,14 +1,19 @@
-"""Table, finding and figure of the experiment ridge."""
+"""Table, conclusion and figure of the experiment ridge."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ssl_jax.reports.experiments.parts import floats, panels, paragraphs
 from ssl_jax.reports.markdown import table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def report(result: dict) -> str:
+    """Return the table of solvers and the conclusion."""
     steps = result["step"][-1]
     rows = [["closed form", "", "", "0", f"{100 * result['closed_accuracy']:.1f}"]]
     error = result["newton_error"]
@@ -31,13 +36,15 @@ def report(result: dict) -> str:
     head = ["", "predicted factor a step", "observed", "relative error", "test accuracy, %"]
     largest, smallest = result["curvature"]
     intro = (
-        f"Pixels of {result['dataset']}, standardised; λ = {result['l2']:.3g} by leave-one-out; L = {largest:.4g}, "
-        f"condition number {largest / smallest:.3g}; gradient descent after {steps} steps."
+        f"Pixels of {result['dataset']}, standardised; λ = {result['l2']:.3g} by leave-one-out; L "
+        f"= {largest:.4g}, condition number {largest / smallest:.3g}; gradient descent after "
+        f"{steps} steps."
     )
-    return paragraphs(intro, table(head, rows), found_ridge(result))
+    return paragraphs(intro, table(head, rows), conclude_ridge(result))
 
 
-def found_ridge(result: dict) -> str:
+def conclude_ridge(result: dict) -> str:
+    """Return the conclusion: how well the eigenvalues predict gradient descent."""
     runs = [run for run in result["runs"] if run["factor"] < 1]
     apart = max((run["gap"] for run in runs), default=0.0)
     best = min(result["runs"], key=lambda run: run["factor"])
@@ -46,14 +53,16 @@ def found_ridge(result: dict) -> str:
     newton = result["newton_error"]
     step = "" if newton is None else f", which one Newton step reaches to {newton:.0e}"
     return (
-        f"The error follows the prediction from the eigenvalues to within {apart:.1g} of itself wherever it "
-        f"converges. At the best rate, {best['rate_in_units_of_1_over_L']:.3f} / L, a tenth of the error takes {tenth} "
-        f"steps in the end{step}. After {result['step'][-1]} steps {len(same)} of {len(runs)} converging rates "
-        "classify the test images as well as the closed form does."
+        f"The error follows the prediction from the eigenvalues to within {apart:.1g} of itself "
+        f"wherever it converges. At the best rate, {best['rate_in_units_of_1_over_L']:.3f} / L, a "
+        f"tenth of the error takes {tenth} steps in the end{step}. After {result['step'][-1]} "
+        f"steps {len(same)} of {len(runs)} converging rates classify the test images as well as "
+        "the closed form does."
     )
 
 
-def draw(result: dict) -> dict:
+def draw(result: dict) -> "dict[str, Figure]":
+    """Return the figure ridge: error by step beside its prediction, and the eigenvalues."""
     figure, axes = panels(1, 2, 5.0, 3.6, width_ratios=(1.6, 1))
     left, right = axes[0]
     step = floats(result["step"])

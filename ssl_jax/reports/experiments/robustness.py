@@ -1,5 +1,7 @@
 """Tables and figures of the experiment robustness."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ssl_jax.reports.experiments.parts import (
@@ -12,9 +14,12 @@ from ssl_jax.reports.experiments.parts import (
     spread,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def report(r: dict) -> str:
-    """Test accuracy in every cell, arm by arm; then what the grid says as a whole."""
+    """Return test accuracy in every cell, arm by arm, then opposing penalties and a summary."""
     parts = []
     header = ["learning rate \\ decay", *(f"{decay:g}" for decay in r["weight_decays"])]
     tables = {name: (arm["test"], ".1f") for name, arm in r["arms"].items()} | {
@@ -26,7 +31,8 @@ def report(r: dict) -> str:
             for rate, row in zip(r["learning_rates"], values["mean"], strict=True)
         ]
         parts.append(
-            f"{name}, test accuracy after the last epoch, %, mean of {r['seeds']}\n\n{numbers_table(header, rows)}"
+            f"{name}, test accuracy after the last epoch, %, mean of "
+            f"{r['seeds']}\n\n{numbers_table(header, rows)}"
         )
     parts.append(report_opposing(r))
     if "pwd_rwd" in r:  # older results have none
@@ -47,13 +53,19 @@ def report(r: dict) -> str:
         percent(r[f"difference_{of}"], signed=True, digits=2) for of in ("over_grid", "at_own_best")
     )
     differences = floats(r["difference"]["mean"])
-    counted = f"ahead in {np.sum(differences > 0)} and behind in {np.sum(differences < 0)} of {differences.size} cells"
-    words = f"LPWD - WD: {over} points over all cells, {counted}, {best_cells} between the best cells.\n"
+    counted = (
+        f"ahead in {np.sum(differences > 0)} and behind in {np.sum(differences < 0)} of "
+        f"{differences.size} cells"
+    )
+    words = (
+        f"LPWD - WD: {over} points over all cells, {counted}, {best_cells} between the best "
+        "cells.\n"
+    )
     return "\n".join([*parts, best, words])
 
 
 def report_pair(r: dict) -> str:
-    """PWD - RWD by decay, the paper's figure 3b."""
+    """Return PWD - RWD by decay, the paper's figure 3b."""
     pair, places = r["pwd_rwd"], range(len(r["weight_decays"]))
     header = ["PWD - RWD, points \\ decay", *(f"{decay:g}" for decay in r["weight_decays"])]
     rows = [
@@ -66,8 +78,8 @@ def report_pair(r: dict) -> str:
     )
 
 
-def draw_pair(r: dict) -> dict:
-    """pwd_rwd: the paper's figure 3b, with the intervals over the seeds."""
+def draw_pair(r: dict) -> "dict[str, Figure]":
+    """Return pwd_rwd, the paper's figure 3b, with the intervals over the seeds."""
     figure, axes = panels(1, 1)
     axis = axes[0][0]
     for label, key in (("last epoch", "last_epoch"), ("best 10 epochs", "best_10_epochs")):
@@ -83,7 +95,7 @@ def draw_pair(r: dict) -> dict:
 
 
 def report_opposing(r: dict) -> str:
-    """How much of WD's penalty opposes it, in every cell and, at its largest, by layer."""
+    """Return WD's opposing penalty in every cell and, where it is largest, by layer."""
     shares = floats(r["opposing"]["ratio"])  # (R, D, E, n + 1), the whole network last
     over_training = np.nanmean(shares, axis=2)
     header = ["learning rate \\ decay", *(f"{decay:g}" for decay in r["weight_decays"])]
@@ -99,12 +111,17 @@ def report_opposing(r: dict) -> str:
         f"{name} {1000 * x:.2f}" for name, x in zip(r["layers"], most[:-1], strict=True)
     )
     words = f"By layer, where it is largest: {layers}."
-    return f"WD, opposing penalty A in thousandths of the whole penalty, mean over training\n\n{table}\n{words}\n"
+    return (
+        "WD, opposing penalty A in thousandths of the whole penalty, mean over "
+        f"training\n\n{table}\n{words}\n"
+    )
 
 
-def draw(r: dict) -> dict:
-    """robustness (the paper's figure 4), opposing (2a), opposing_grid (2b), opposing_layers,
-    strong_penalty (1) and pwd_rwd (3b).
+def draw(r: dict) -> "dict[str, Figure]":
+    """Return the figures, with the paper's number of each in brackets.
+
+    robustness (4), opposing (2a), opposing_grid (2b), opposing_layers, strong_penalty (1),
+    pwd_rwd (3b).
     """
     rates, decays = r["learning_rates"], r["weight_decays"]
     shown_arms = {name: 100 * floats(arm["test"]["mean"]) for name, arm in r["arms"].items()}
@@ -122,8 +139,8 @@ def draw(r: dict) -> dict:
     return figures | (draw_pair(r) if "pwd_rwd" in r else {})
 
 
-def draw_opposing(r: dict, opposing: dict[str, np.ndarray]) -> dict:
-    """Opposing penalties of WD; arrays (R, D, E, n + 1), the whole network last."""
+def draw_opposing(r: dict, opposing: dict[str, np.ndarray]) -> "dict[str, Figure]":
+    """Return figures of WD's opposing penalties (R, D, E, n + 1), the whole network last."""
     rates, decays, ratio = r["learning_rates"], r["weight_decays"], opposing["ratio"]
     ends = [(i, j) for i in spread(len(rates)) for j in spread(len(decays))]
     whole = {f"rate {rates[i]:g}, decay {decays[j]:g}": (ratio[i, j, :, -1], None) for i, j in ends}

@@ -1,6 +1,7 @@
-"""Table, finding and figures of the experiment signal."""
+"""Table, conclusion and figures of the experiment signal."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,18 +9,22 @@ from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.experiments.parts import floats, panels, paragraphs
 from ssl_jax.reports.markdown import table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TRAINED = 0.9  # training accuracy from which a network counts as trained
 SEEN = 1e-2  # gradient norm that counts as one that a layer can learn from
 
 
 def report(result: dict) -> str:
+    """Return a table for each depth and the conclusion."""
     members = result["members"]
     depths, activations, inits = (
         list(dict.fromkeys(m[k] for m in members)) for k in ("depth", "activation", "init")
     )
     cells = {(m["depth"], m["activation"], m["init"]): m for m in members}
 
-    def entry(member) -> str:
+    def entry(member: dict) -> str:
         accuracy = (
             f"{100 * member['test']['mean']:.1f} ({smallest(member):.1f}, {ratio(member):+.1f})"
         )
@@ -33,37 +38,42 @@ def report(result: dict) -> str:
         ]
         tables.append(table(["layers, activation", *inits], rows))
     intro = (
-        f"Test accuracy in % after {result['config']['epochs']} epochs, mean of {result['config']['seeds']} seeds, "
-        f"bold where training accuracy reached {TRAINED:.0%}. In brackets, before training and as powers of ten: the "
-        "smallest norm of any layer's gradient, and the first layer's over the last hidden one's."
+        f"Test accuracy in % after {result['config']['epochs']} epochs, mean of "
+        f"{result['config']['seeds']} seeds, bold where training accuracy reached {TRAINED:.0%}. "
+        "In brackets, before training and as powers of ten: the smallest norm of any layer's "
+        "gradient, and the first layer's over the last hidden one's."
     )
-    return paragraphs(intro, *tables, found_signal(members))
+    return paragraphs(intro, *tables, conclude_signal(members))
 
 
 def ratio(member: dict) -> float:
-    """log10 of the first layer's gradient norm over the last hidden layer's, before training."""
+    """Return log10 of the first layer's initial gradient norm over the last hidden layer's."""
     first = member["log10_gradient"][0]
     return first[0] - first[-2]
 
 
 def smallest(member: dict) -> float:
-    """log10 of the smallest gradient norm of any layer, before training."""
+    """Return log10 of the smallest gradient norm of any layer, before training."""
     return min(member["log10_gradient"][0])
 
 
 def seen(member: dict) -> bool:
+    """Return whether every layer starts with a gradient norm of at least `SEEN`."""
     return smallest(member) >= math.log10(SEEN)
 
 
 def level(member: dict) -> bool:
+    """Return whether first and last hidden layer start within a factor of 10 of each other."""
     return abs(ratio(member)) <= 1
 
 
 def trained(member: dict) -> bool:
+    """Return whether the training accuracy reached `TRAINED`."""
     return member["train"]["mean"] >= TRAINED
 
 
-def found_signal(members: list[dict]) -> str:
+def conclude_signal(members: list[dict]) -> str:
+    """Return the conclusion: how many networks trained, by their gradients before training."""
     sentences = []
     for depth in sorted({m["depth"] for m in members}):
         here = [m for m in members if m["depth"] == depth]
@@ -83,7 +93,8 @@ def found_signal(members: list[dict]) -> str:
     return " ".join(sentences)
 
 
-def draw(result: dict) -> dict:
+def draw(result: dict) -> "dict[str, Figure]":
+    """Return initialisation, and training-D for each depth D: gradient norms by layer."""
     members = result["members"]
     depths, activations, inits = (
         list(dict.fromkeys(m[k] for m in members)) for k in ("depth", "activation", "init")
@@ -124,8 +135,25 @@ def draw(result: dict) -> dict:
     }
 
 
-def training_maps(result: dict, cells: dict, depth: int, activations: list, inits: list):
-    """Layer x epoch, a map for each activation and initialisation."""
+def training_maps(
+    result: dict,
+    cells: dict[tuple[int, str, str], dict],
+    depth: int,
+    activations: list[str],
+    inits: list[str],
+) -> "Figure":
+    """Return a figure of gradient norms over layer and epoch.
+
+    Args:
+        result: of the experiment.
+        cells: (depth, activation, initialisation) -> the member of it.
+        depth: of the networks to draw.
+        activations: the rows.
+        inits: initialisations, the columns.
+
+    Returns:
+        The figure, a map for each activation and initialisation.
+    """
     figure, axes = panels(len(activations), len(inits), 2.0, 1.65, sharex=True, sharey=True)
     epochs, scale = result["epochs_watched"], {"norm": plt.Normalize(-8, 1), "cmap": "viridis"}
     for row, activation in zip(axes, activations, strict=True):

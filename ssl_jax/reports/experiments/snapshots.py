@@ -1,12 +1,18 @@
-"""Table, finding and figure of the experiment snapshots."""
+"""Table, conclusion and figure of the experiment snapshots."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ssl_jax.reports.experiments.parts import at, draw_percent, panels, paragraphs, percent
 from ssl_jax.reports.markdown import table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def report(result: dict) -> str:
+    """Return the table of ensembles and single networks, and the conclusion."""
     differences = {"snapshot ensemble": ""} | {
         k: percent(v, digits=2) for k, v in result["ensemble_minus"].items()
     }
@@ -30,13 +36,15 @@ def report(result: dict) -> str:
         "snapshot ensemble minus it, points",
     ]
     intro = (
-        f"{config['cycles']} cycles in {config['epochs']} epochs on {result['dataset']}, {config['seeds']} seeds; "
-        "differences are paired by seed, with 95 % intervals."
+        f"{config['cycles']} cycles in {config['epochs']} epochs on {result['dataset']}, "
+        f"{config['seeds']} seeds; differences are paired by seed, with 95 % intervals."
     )
-    return paragraphs(intro, table(head, rows), found_snapshots(result))
+    return paragraphs(intro, table(head, rows), conclude_snapshots(result))
 
 
-def found_snapshots(result: dict) -> str:
+def conclude_snapshots(result: dict) -> str:
+    """Return the conclusion: what the ensemble gains over its last member and a plain run."""
+
     def against(name: str) -> str:
         mean, width = at(result["ensemble_minus"][name])
         if width is None:
@@ -46,13 +54,15 @@ def found_snapshots(result: dict) -> str:
 
     members = result["members"]["accuracy"]["mean"]
     return (
-        f"The ensemble against its last member: {against('its last member')}; against the plain run of the same cost: "
-        f"{against('plain run')}. Two members name different classes for {100 * result['disagreement']['mean']:.1f} % "
-        f"of the test images; the first one alone has {100 * members[0]:.1f} %, the last {100 * members[-1]:.1f} %."
+        f"The ensemble against its last member: {against('its last member')}; against the plain "
+        f"run of the same cost: {against('plain run')}. Two members name different classes for "
+        f"{100 * result['disagreement']['mean']:.1f} % of the test images; the first one alone has "
+        f"{100 * members[0]:.1f} %, the last {100 * members[-1]:.1f} %."
     )
 
 
-def draw(result: dict) -> dict:
+def draw(result: dict) -> "dict[str, Figure]":
+    """Return the figure snapshots: accuracy over the epochs, and by size of the ensemble."""
     figure, axes = panels(1, 2, 4.8, 3.5)
     left, right = axes[0]
     for name, label in (("plain", "plain run, one cosine"), ("cyclic", "warm restarts")):

@@ -1,10 +1,16 @@
 """Table and figure of the experiment strong_penalty."""
 
+from typing import TYPE_CHECKING
+
 from ssl_jax.reports.experiments.model_scale import ahead
 from ssl_jax.reports.experiments.parts import curve_of, curves, numbers_table, percent
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def report(r: dict) -> str:
+    """Return the table of optimizers and arms."""
     rows = [
         [
             f"{optimizer}, {fields['learning_rate']:g}",
@@ -21,6 +27,7 @@ def report(r: dict) -> str:
 
 
 def loss(arm: dict) -> str:
+    """Return an arm's training loss with its interval, in nats."""
     mean, interval = arm["loss"]["mean"], arm["loss"]["interval"]
     return (
         "not finite"
@@ -29,7 +36,8 @@ def loss(arm: dict) -> str:
     )
 
 
-def draw(r: dict) -> dict:
+def draw(r: dict) -> "dict[str, Figure]":
+    """Return the figure strong_penalty: loss and accuracy over the epochs."""
     shown = {
         f"{optimizer}, {label}": {name: curve_of(arm[key]) for name, arm in fields["arms"].items()}
         for optimizer, fields in r["optimizers"].items()

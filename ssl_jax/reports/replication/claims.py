@@ -7,7 +7,7 @@ import numpy as np
 
 from ssl_jax.reports.replication.results import Cells, Estimate, Runs, accuracy, state
 
-HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not", "cannot be told", "not tested"
+HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not", "undecided", "not tested"
 
 Evaluate = Callable[[Cells], tuple[str, list[str]]]
 
@@ -26,9 +26,9 @@ def greater(*pairs: tuple[tuple[str, str], tuple[str, str]]) -> Evaluate:
 
     def evaluate(cells: Cells) -> tuple[str, list[str]]:
         known = [(a, b) for a, b in pairs if cells.get(a) and cells.get(b)]
-        found = [difference(cells[a], cells[b]) for a, b in known]
-        lines = [f"{a[1]} - {b[1]}: {d}" for (a, b), d in zip(known, found, strict=True)]
-        return combine_verdicts([_sign(d) for d in found]), lines
+        differences = [difference(cells[a], cells[b]) for a, b in known]
+        lines = [f"{a[1]} - {b[1]}: {d}" for (a, b), d in zip(known, differences, strict=True)]
+        return combine_verdicts([_sign(d) for d in differences]), lines
 
     return evaluate
 
@@ -128,8 +128,8 @@ def recorded(runs: Runs, when: str, name: str) -> np.ndarray:
     Returns:
         A row for each run that recorded it.
     """
-    found = [((run.get("dynamics") or {}).get(when) or {}).get(name) for run in runs]
-    return np.array([value for value in found if value is not None], np.float64)
+    recorded = [((run.get("dynamics") or {}).get(when) or {}).get(name) for run in runs]
+    return np.array([value for value in recorded if value is not None], np.float64)
 
 
 def symmetric(published: dict[tuple[str, str], float]) -> Evaluate:
@@ -146,7 +146,8 @@ def symmetric(published: dict[tuple[str, str], float]) -> Evaluate:
             )
             if len(last):
                 lines.append(
-                    f"{cell[1]}: {first.mean():.2f} -> {last.mean():.2f} (published: 1.41 -> {theirs:g})"
+                    f"{cell[1]}: {first.mean():.2f} -> {last.mean():.2f} (published: 1.41 -> "
+                    f"{theirs:g})"
                 )
                 verdicts.append(HOLDS if np.all(last < 0.5 * first) else FAILS)
         return combine_verdicts(verdicts), lines

@@ -101,7 +101,10 @@ def page(gathered: Gathered) -> str:
 def section(cells: Cells, scale: str) -> str:
     """Return everything at one scale."""
     parts = [
-        f"<h2>{scale.capitalize()} scale</h2><p>{escape(SCALE_WORDS[scale])} {escape(baseline_line(cells))}</p>"
+        (
+            f"<h2>{scale.capitalize()} scale</h2><p>{escape(SCALE_WORDS[scale])} "
+            f"{escape(baseline_line(cells))}</p>"
+        )
     ]
     parts += [claims(cells)]
     parts += [
@@ -141,9 +144,8 @@ def table(sweep: str, cells: Cells, scale: str) -> str:
             texts[3] = f'<a href="#{anchor(scale, sweep, published.cell)}">{texts[3]}</a>'
         if published.note:
             texts[2] = f'<span title="{escape(published.note, quote=True)}">{texts[2]}*</span>'
-        lines.append(
-            f"<tr{'' if runs else ' class=absent'}>{''.join(f'<td>{text}</td>' for text in texts)}</tr>"
-        )
+        absent = "" if runs else " class=absent"
+        lines.append(f"<tr{absent}>{''.join(f'<td>{text}</td>' for text in texts)}</tr>")
     below = "".join(f"<br>* {escape(note)}" for note in notes_of(sweep, cells))
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     below = below.removeprefix("<br>")
@@ -156,7 +158,10 @@ def claims(cells: Cells) -> str:
     items = []
     for claim, verdict, lines in evaluate_claims(cells):
         evidence = "".join(f"<small>{escape(line)}</small>" for line in lines)
-        words = f"<b>{escape(claim.statement)}</b><i>{escape(verdict)}</i> ({escape(claim.source)}){evidence}"
+        words = (
+            f"<b>{escape(claim.statement)}</b><i>{escape(verdict)}</i> "
+            f"({escape(claim.source)}){evidence}"
+        )
         items.append(f'<li class="{kinds.get(verdict, "fails")}">{words}</li>')
     return f'<h3>Claims</h3><ul class="claims">{"".join(items)}</ul>'
 
@@ -292,18 +297,22 @@ def draw_spectra(cells: Cells) -> "Figure | None":
     The run is the cell's first seed. None is returned where no cell recorded them.
     """
     names = [published.cell for published in PUBLISHED["table1"]]
-    found = {}
+    histories = {}
     for name in names:
         for run in cells.get(("table1", name), [])[:1]:
             history = (run.get("dynamics") or {}).get("history", {})
             if history.get("corr_eigenvalues"):
-                found[name] = history
-    if not found:
+                histories[name] = history
+    if not histories:
         return None
     figure, axes = plt.subplots(
-        1, len(found), figsize=(2.1 * len(found) + 1, 2.6), sharey=True, layout="constrained"
+        1,
+        len(histories),
+        figsize=(2.1 * len(histories) + 1, 2.6),
+        sharey=True,
+        layout="constrained",
     )
-    for axis, (name, history) in zip(np.ravel(axes), found.items(), strict=True):
+    for axis, (name, history) in zip(np.ravel(axes), histories.items(), strict=True):
         values = np.array(history["corr_eigenvalues"], np.float64)
         colours = plt.get_cmap("viridis")(np.linspace(0, 0.92, values.shape[1]))
         for mode, colour in zip(values.T, colours, strict=True):

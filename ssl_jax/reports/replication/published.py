@@ -22,7 +22,10 @@ class Published(NamedTuple):
 UNCLEAR = "the published code's README gives 85.7 to the predictor that is not symmetric"
 NEVER_SET = "as committed, that run never set its predictor: the algorithm is that of linear_noema"
 CHART = "read off a bar chart of the published code, to about 0.1"
-BEST_EPOCH = "published is the best of the probe's 50 epochs on the test set: original_best_test_epoch_accuracy"
+BEST_EPOCH = (
+    "published is the best of the probe's 50 epochs on the test set: "
+    "original_best_test_epoch_accuracy"
+)
 NOT_SAID = f"{BEST_EPOCH}; not said there whether this predictor is kept symmetric"
 
 HOPPE_1 = (

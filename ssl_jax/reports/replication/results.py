@@ -34,7 +34,7 @@ def gather(folders: Iterable[Path]) -> Gathered:
     Four kinds of files are left out: damaged ones, those that lack a field, a seed that is there
     already, and runs of another configuration than the first seed of their cell.
     """
-    found: dict[str, Cells] = {}
+    by_scale: dict[str, Cells] = {}
     left_out: list[str] = []
     for path in sorted(
         path for folder in folders for path in Path(folder).glob("*/*/*/seed-*.json")
@@ -42,13 +42,13 @@ def gather(folders: Iterable[Path]) -> Gathered:
         run = _read(path, left_out)
         if run is None:
             continue
-        runs = found.setdefault(run["scale"], {}).setdefault((run["sweep"], run["cell"]), [])
+        runs = by_scale.setdefault(run["scale"], {}).setdefault((run["sweep"], run["cell"]), [])
         reason = next((why for other in runs if (why := _conflict(run, other))), None)
         if reason:
             left_out.append(f"{path}: {reason}")
         else:
             runs.append(run | {"path": str(path)})
-    return Gathered(found, left_out)
+    return Gathered(by_scale, left_out)
 
 
 def _read(path: Path, left_out: list[str]) -> dict | None:

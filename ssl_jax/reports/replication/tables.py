@@ -83,14 +83,14 @@ def lines_of(sweep: str, cells: Cells) -> tuple[Published, ...]:
 
 def sweeps_of(cells: Cells) -> list[str]:
     """Return the tables with at least one result, the published ones first."""
-    found = {sweep for sweep, _ in cells}
-    return [sweep for sweep in PUBLISHED if sweep in found] + sorted(found - PUBLISHED.keys())
+    known = {sweep for sweep, _ in cells}
+    return [sweep for sweep in PUBLISHED if sweep in known] + sorted(known - PUBLISHED.keys())
 
 
 def not_run(cells: Cells) -> str:
     """Return the titles of the published tables of which no cell was run."""
-    found = sweeps_of(cells)
-    return "; ".join(TITLES[sweep] for sweep in PUBLISHED if sweep not in found)
+    known = sweeps_of(cells)
+    return "; ".join(TITLES[sweep] for sweep in PUBLISHED if sweep not in known)
 
 
 def _row(sweep: str, published: Published, runs: Runs, scale: str) -> list[str]:
@@ -130,13 +130,13 @@ def baseline(cells: Cells) -> dict[str, Estimate]:
     There is one value a seed, the same in every cell of one configuration.
     """
     runs = [run for (sweep, _), runs in cells.items() for run in runs if sweep in HOPPE]
-    found = {}
+    estimates = {}
     for name in ("linear", *PROBES):
         field = f"random_init_{name}_accuracy"
         by_seed = {run["seed"]: 100 * run[field] for run in runs if run.get(field) is not None}
         if by_seed:
-            found[name] = estimate(by_seed.values())
-    return found
+            estimates[name] = estimate(by_seed.values())
+    return estimates
 
 
 # --- Markdown -------------------------------------------------------------------------------------
@@ -146,7 +146,8 @@ def markdown(gathered: Gathered, scale: str) -> str:
     """Return the tables and the claims at one scale."""
     cells = gathered.cells.get(scale, {})
     parts = [
-        f"**{TITLES.get(sweep, sweep)}**\n\n{table(HEADER, rows_of(sweep, cells, scale))}{notes_below(sweep, cells)}"
+        f"**{TITLES.get(sweep, sweep)}**\n\n"
+        f"{table(HEADER, rows_of(sweep, cells, scale))}{notes_below(sweep, cells)}"
         for sweep in sweeps_of(cells)
     ]
     if titles := not_run(cells):
@@ -181,5 +182,5 @@ def notes_below(sweep: str, cells: Cells) -> str:
 
 def baseline_line(cells: Cells) -> str:
     """Return a sentence on the untrained encoder's accuracy, or ""."""
-    found = [f"{name} {value}" for name, value in baseline(cells).items()]
-    return f"The untrained encoder: {', '.join(found)}." if found else ""
+    values = [f"{name} {value}" for name, value in baseline(cells).items()]
+    return f"The untrained encoder: {', '.join(values)}." if values else ""

@@ -1,0 +1,186 @@
+"""The boundary that every file passes on its way to and from the disk.
+
+A file appears whole or not at all, and never through a link. What the disk or its owner refuses is
+one `UserError` with the place, the reason and, where room is short, the bytes needed.
+"""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ssl_jax.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Replace `path` by `content`; if that fails, what was there before stays.
+
+    A link at `path` is replaced itself, and the file that it points to stays as it is.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")  # several machines may share the folder
+    with writing(path, len(content)):
+        try:
+            with scratch.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut leaves the new name with no bytes
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def append(path: Path, text: str) -> None:
+    """Add `text` to the end of `path`; never through a link.
+
+    A write that fails half-way is taken back, so that the file stays as it was.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    content = text.encode()
+    with writing(path, len(content)):
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            before = os.fstat(file).st_size
+            try:
+                while content:
+                    content = content[os.write(file, content) :]
+            except OSError:
+                os.ftruncate(file, before)
+                raise
+        finally:
+            os.close(file)
+
+
+def make_folder(path: Path) -> Path:
+    """Make the directory `path` with those above it, and return it.
+
+    Raises:
+        UserError: it cannot be made, or is a link, through which nothing is written.
+    """
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link, takes a directory of its own: delete the link")
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def read_bytes(path: Path, expected: str) -> bytes:
+    """Return the content of `path`.
+
+    Args:
+        path: the file.
+        expected: what should be there, for the message: "a work directory of this program".
+
+    Raises:
+        UserError: the file is missing or cannot be read.
+    """
+    with reading(path, expected):
+        if not path.is_file():  # a directory, a pipe that nobody writes into
+            path.stat()  # says what is wrong with the way there
+            raise UserError(f"{path}: is not a file; expected {expected}")
+        return path.read_bytes()
+
+
+def read_text(path: Path, expected: str) -> str:
+    """Return the content of `path` as UTF-8 text; arguments and errors as of `read_bytes`."""
+    try:
+        return read_bytes(path, expected).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: damaged, not text ({error}); expected {expected}") from error
+
+
+def keep_beside(path: Path) -> Path:
+    """Move a damaged file to NAME.damaged.SUFFIX, or to a numbered name if that one is taken.
+
+    Returns:
+        The new path.
+    """
+    numbers = (f".{n}" if n else "" for n in range(10**6))
+    beside = next(
+        kept
+        for number in numbers
+        if not os.path.lexists(kept := path.with_name(f"{path.stem}.damaged{number}{path.suffix}"))
+    )
+    with writing(beside):
+        os.replace(path, beside)
+    return beside
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse what will not fit on the disk of `folder`, before long work starts.
+
+    Args:
+        folder: it need not exist yet.
+        needed: bytes.
+
+    Raises:
+        UserError: fewer bytes are free.
+    """
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(f"{folder}: needs {size(needed)}, {size(free)} are free; free some space")
+
+
+@contextmanager
+def reading(path: Path, expected: str = "") -> Iterator[None]:
+    """Turn what the system refuses within this context into one line; arguments as `read_bytes`."""
+    then = f"; expected {expected}" if expected else ""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found{then}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}){then}") from error
+
+
+@contextmanager
+def writing(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turn what the system refuses within this context into one line.
+
+    Args:
+        path: the place that the line names.
+        needed: bytes that it takes; None: unknown.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: for every OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error, needed) from error
+
+
+def cannot_write(path: Path, error: OSError, needed: int | None = None) -> UserError:
+    """Return the error for a file that the system does not let us write."""
+    line = f"{path}: cannot be written ({reason(error)})"
+    if error.errno in FULL:
+        room = "" if needed is None else f", which needs {size(needed)}"
+        line += f"{room}; free some space, and the same command goes on from what was last saved"
+    return UserError(line)
+
+
+def reason(error: OSError) -> str:
+    """Return what the system says, in a few words."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in words, such as "12.3 MB"."""
+    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}"
