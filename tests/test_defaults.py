@@ -330,8 +330,7 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     (
         "configs.supervised",
         {"plateau.watch": "validation_loss", "stopping.watch": "validation_loss"},
-        "Velasco-Forero's lecture (monitor='val_loss'); the optimizer guide "
-        "(scheduler.step(val_loss))",
+        "Velasco-Forero's lecture (monitor='val_loss'); the optimizer guide (step(val_loss))",
     ),
     ("configs.supervised", {"init": "pytorch", "loss": "softmax"}, "LPWD, section 4 (timm)"),
     ("configs.supervised", {"data.validation_size": 5000}, "own choice: a tenth of CIFAR-10"),

@@ -8,6 +8,9 @@ The defaults of pretraining are BYOL as the replication ran it on CIFAR-10: Höp
 original decides (each case is in the comments).
 """
 
+# A type checker does not know the fields of a ConfigDict.
+# pyright: reportAttributeAccessIssue=false
+
 import runpy
 from collections.abc import Callable
 from pathlib import Path

@@ -119,19 +119,20 @@ def fault(value: Any, shape: Shape, name: str = "") -> str | None:
     if not isinstance(value, type(shape)):
         takes = "a list" if isinstance(shape, list) else "a section"
         return fault(value, Leaf(takes, lambda value: False), place)
+    inside: Any = value  # of the shape's own type by now
     if isinstance(shape, list):
-        inner = ((f"{name}[{i}]", item, shape[0]) for i, item in enumerate(value))
+        inner = ((f"{name}[{i}]", item, shape[0]) for i, item in enumerate(inside))
     elif str in shape:
-        inner = ((_inside(name, key), item, shape[str]) for key, item in value.items())
+        inner = ((_inside(name, key), item, shape[str]) for key, item in inside.items())
     else:
         known = {key: key.removesuffix("?") for key in shape}
-        absent = [_inside(name, k) for key, k in known.items() if key == k and k not in value]
+        absent = [_inside(name, k) for key, k in known.items() if key == k and k not in inside]
         if absent:
             return f"lacks {', '.join(absent)}"
         inner = (
-            (_inside(name, k), value[k], shape[key])
+            (_inside(name, k), inside[k], shape[key])
             for key, k in known.items()
-            if key == k or value.get(k) is not None
+            if key == k or inside.get(k) is not None
         )
     found = (fault(item, wanted, path) for path, item, wanted in inner)
     return next((line for line in found if line), None)

@@ -239,10 +239,11 @@ def _each(
 
 def _legend(figure: "Figure", *axes: "Axes") -> None:
     """Name every run once, below the panels."""
+    drawn: Any = [axis.get_legend_handles_labels() for axis in axes]  # lines and their words
     entries = {
         (words, line.get_color(), line.get_linestyle()): line
-        for axis in axes
-        for line, words in zip(*axis.get_legend_handles_labels(), strict=True)
+        for of_axis in drawn
+        for line, words in zip(*of_axis, strict=True)
     }
     if entries:
         figure.legend(
