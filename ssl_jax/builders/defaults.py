@@ -9,7 +9,7 @@ original decides (each case is in the comments).
 """
 
 # A type checker does not know the fields of a ConfigDict.
-# pyright: reportAttributeAccessIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 import runpy
 from collections.abc import Callable
