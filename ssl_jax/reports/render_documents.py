@@ -71,10 +71,8 @@ def seeds_table(results: list[dict]) -> str:
         cells += [
             _over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")
         ]
-        rows.append(
-            f"| {in_markdown(method)} | {len(runs)} | {' | '.join(cells)} | {sum(r['collapsed'] for r in runs)} "
-            "|"
-        )
+        down = sum(r["collapsed"] for r in runs)
+        rows.append(f"| {in_markdown(method)} | {len(runs)} | {' | '.join(cells)} | {down} |")
     return "\n".join(rows) + "\n"
 
 
