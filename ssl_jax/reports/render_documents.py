@@ -10,8 +10,6 @@ mark and `<!-- end -->`:
     <!-- dynamics: NAME -->     eigenspaces beside the replication's, from
                                 results/dynamics/NAME.json
     <!-- labels: NAME -->       the probe with few labels of one run, from results/NAME.json
-    <!-- doctor: NAME -->       how often the doctor was sure, and wrong in it, from
-                                results/doctor/NAME.json
     <!-- replication: SCALE --> the published tables and claims, from
                                 results/TABLE/SCALE/CELL/seed-N.json
 """
@@ -41,7 +39,7 @@ SEED: Shape = {
     "collapsed": FLAG,
 }
 MARKED = re.compile(
-    r"(<!-- (seeds|experiment|dynamics|labels|doctor|replication): (\w+) -->\n).*?(<!-- end -->)",
+    r"(<!-- (seeds|experiment|dynamics|labels|replication): (\w+) -->\n).*?(<!-- end -->)",
     re.DOTALL,
 )
 
@@ -73,10 +71,8 @@ def seeds_table(results: list[dict]) -> str:
         cells += [
             _over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")
         ]
-        rows.append(
-            f"| {in_markdown(method)} | {len(runs)} | {' | '.join(cells)} "
-            f"| {sum(r['collapsed'] for r in runs)} |"
-        )
+        down = sum(r["collapsed"] for r in runs)
+        rows.append(f"| {in_markdown(method)} | {len(runs)} | {' | '.join(cells)} | {down} |")
     return "\n".join(rows) + "\n"
 
 
@@ -109,32 +105,6 @@ def labels_table(result: dict) -> str:
     )
 
 
-SHARES = ("10%", "25%", "50%")
-
-
-def doctor_table(result: dict) -> str:
-    """Return the verdicts on unfinished runs against those at the end, by what the end was."""
-    head = "| the end | runs | " + " | ".join(f"at {share}: sure, same" for share in SHARES)
-    lines = [f"{head} |", "|---" * (2 + len(SHARES)) + "|"]
-    ends: dict[str, list[dict]] = {}
-    for row in result["rows"]:
-        ends.setdefault(row["100%"].split(", ")[0], []).append(row)
-    for end, rows in sorted(ends.items()):
-        cells = []
-        for share in SHARES:
-            found = [row[share].split(", ") for row in rows]
-            sure = sum(certainty == "sure" for _, certainty in found)
-            cells.append(f"{sure}, {sum(state == end for state, _ in found)}")
-        lines.append(f"| {end} | {len(rows)} | {' | '.join(cells)} |")
-    every = result["summary"][-1]
-    told = (
-        f"\nOf {every['verdicts']} verdicts, one a row, {every['sure']} were sure "
-        f"({every['sure_collapsed']} of them of a collapse); the end contradicted "
-        f"{every['contradicted']}.\n"
-    )
-    return "\n".join(lines) + "\n" + told
-
-
 def _percent(spread: dict) -> str:
     return f"{100 * spread['mean']:.1f} ± {100 * spread['std']:.1f}"
 
@@ -146,9 +116,6 @@ RENDERERS = {
     ),
     "dynamics": lambda name, root: table.report(read_runs(name, root)),
     "labels": lambda name, root: labels_table(read_labels(root / "results" / f"{name}.json")),
-    "doctor": lambda name, root: doctor_table(
-        read_json(root / "results" / "doctor" / f"{name}.json")
-    ),
     "replication": lambda name, root: markdown(gather([root / "results"]), name),
 }
 

@@ -96,7 +96,7 @@ TABLE = Leaf("lists of one length of finite numbers or nulls", lambda value: is_
 ARRAY = Leaf("nested lists of finite numbers or nulls", lambda value: is_array(value, (1, 2, 3, 4)))
 WIDTH = Leaf("null, a number or lists of them", lambda v: v is None or is_array(v, (0, 1, 2)))
 
-Shape = Leaf | list | dict
+Shape = Leaf | list[Any] | dict[Any, Any]
 
 
 def fault(value: Any, shape: Shape, name: str = "") -> str | None:
@@ -116,23 +116,23 @@ def fault(value: Any, shape: Shape, name: str = "") -> str | None:
     if isinstance(shape, Leaf):
         got = shortened(printable(repr(value)), 60) if not isinstance(value, dict) else "a section"
         return None if shape.fits(value) else f"{printable(place)}: got {got}, takes {shape.takes}"
-    if not isinstance(value, type(shape)):
-        takes = "a list" if isinstance(shape, list) else "a section"
-        return fault(value, Leaf(takes, lambda value: False), place)
-    inside: Any = value  # of the shape's own type by now
     if isinstance(shape, list):
-        inner = ((f"{name}[{i}]", item, shape[0]) for i, item in enumerate(inside))
+        if not isinstance(value, list):
+            return fault(value, Leaf("a list", lambda value: False), place)
+        inner = ((f"{name}[{i}]", item, shape[0]) for i, item in enumerate(value))
+    elif not isinstance(value, dict):
+        return fault(value, SECTION, place)
     elif str in shape:
-        inner = ((_inside(name, key), item, shape[str]) for key, item in inside.items())
+        inner = ((_inside(name, key), item, shape[str]) for key, item in value.items())
     else:
         known = {key: key.removesuffix("?") for key in shape}
-        absent = [_inside(name, k) for key, k in known.items() if key == k and k not in inside]
+        absent = [_inside(name, k) for key, k in known.items() if key == k and k not in value]
         if absent:
             return f"lacks {', '.join(absent)}"
         inner = (
-            (_inside(name, k), inside[k], shape[key])
+            (_inside(name, k), value[k], shape[key])
             for key, k in known.items()
-            if key == k or inside.get(k) is not None
+            if key == k or value.get(k) is not None
         )
     found = (fault(item, wanted, path) for path, item, wanted in inner)
     return next((line for line in found if line), None)

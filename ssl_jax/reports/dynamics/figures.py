@@ -239,12 +239,11 @@ def _each(
 
 def _legend(figure: "Figure", *axes: "Axes") -> None:
     """Name every run once, below the panels."""
-    drawn: Any = [axis.get_legend_handles_labels() for axis in axes]  # lines and their words
-    entries = {
-        (words, line.get_color(), line.get_linestyle()): line
-        for of_axis in drawn
-        for line, words in zip(*of_axis, strict=True)
-    }
+    found: list[tuple[Any, str]] = [
+        pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)
+    ]
+    # by colour, too: two long names may be shortened to the same words
+    entries = {(words, line.get_color(), line.get_linestyle()): line for line, words in found}
     if entries:
         figure.legend(
             entries.values(),

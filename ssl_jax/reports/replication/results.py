@@ -8,6 +8,7 @@ import numpy as np
 
 from ssl_jax.errors import UserError
 from ssl_jax.intervals import student_interval
+from ssl_jax.text import printable
 from ssl_jax.workdir.directory import FREE, is_free, read_json, spread
 from ssl_jax.workdir.schema import (
     CURVE,
@@ -21,10 +22,15 @@ from ssl_jax.workdir.schema import (
     Shape,
     fault,
     is_array,
+    is_number,
 )
 
 SCALES = ("full", "mini")
 ACCURACIES = [f"{name}_accuracy" for name in ("linear", "ridge", "knn")]
+MODES = Leaf(
+    "finite numbers, at least one",
+    lambda value: isinstance(value, list) and bool(value) and all(map(is_number, value)),
+)
 # What tables, claims and page read of a result.
 FIELDS: dict[str, Shape] = {
     "sweep": TEXT,
@@ -41,7 +47,7 @@ FIELDS: dict[str, Shape] = {
     "seconds?": NUMBER,
     "dynamics?": {
         "first?": {"asymmetry_l1?": NUMBER},
-        "last?": {"asymmetry_l1?": NUMBER, "alignment?": [NUMBER]},
+        "last?": {"asymmetry_l1?": NUMBER, "alignment?": MODES},
         "history?": {"step?": [NUMBER], "epoch?": [NUMBER], "corr_eigenvalues?": [CURVE]},
     },
 }
@@ -101,7 +107,7 @@ def _read(path: Path, left_out: list[str]) -> dict | None:
         left_out.append(f"{error}")
         return None
     wrong = fault(run, FIELDS | {accuracy_of(sweep): SHARE}) or history_fault(run)
-    moved = [f for f, value in place.items() if f in run and str(run[f]) != value]
+    moved = [f for f, value in place.items() if f in run and not same(run[f], value)]
     if wrong:
         left_out.append(f"{path}: {wrong}")
     elif moved:
@@ -111,6 +117,11 @@ def _read(path: Path, left_out: list[str]) -> dict | None:
     else:
         return run
     return None
+
+
+def same(name: object, folder: str) -> bool:
+    """Return whether a folder has the name, as far as this locale can read it."""
+    return printable(name) == printable(folder)
 
 
 def history_fault(run: dict) -> str | None:
