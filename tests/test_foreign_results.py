@@ -462,6 +462,9 @@ def test_a_wrong_result_is_named_and_left_out_or_harmless(tmp_path, bad):
         assert all(str(path) in line and "\n" not in line for line in gathered.left_out)
         text = markdown(gathered, "mini") + "".join(pages.runs_of(gathered.cells["mini"], "mini"))
         assert "<b>" not in text and "nan" not in text
+        if place[0] == "dynamics":
+            pages.draw_spectra(gathered.cells["mini"])
+            plt.close("all")
     check_page(page(gathered))
 
 
