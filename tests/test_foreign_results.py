@@ -462,10 +462,19 @@ def test_a_wrong_result_is_named_and_left_out_or_harmless(tmp_path, bad):
         assert all(str(path) in line and "\n" not in line for line in gathered.left_out)
         text = markdown(gathered, "mini") + "".join(pages.runs_of(gathered.cells["mini"], "mini"))
         assert "<b>" not in text and "nan" not in text
-        if place[0] == "dynamics":
-            pages.draw_spectra(gathered.cells["mini"])
-            plt.close("all")
     check_page(page(gathered))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epoch": [0]}, {"epoch": None}, {"corr_eigenvalues": [[1.0], [2.0, 1.0]]}]
+)
+def test_spectra_that_do_not_fit_their_epochs_are_left_out(tmp_path, wrong):
+    history = {"history": HISTORY | wrong}
+    write_cell(tmp_path, **WHOLE_RUN | {"dynamics": history})
+    assert "dynamics.history" in gather([tmp_path]).left_out[0]
+    write_cell(tmp_path, **WHOLE_RUN)
+    assert pages.draw_spectra(gather([tmp_path]).cells["mini"]) is not None
+    plt.close("all")
 
 
 def test_the_only_result_wrong_is_one_error(tmp_path, capfd):
