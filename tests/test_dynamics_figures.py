@@ -473,3 +473,25 @@ def test_damaged_files_beside(make):
     (garbled / "metrics.csv").write_text("step,epoch,learning_rate\n1,0.1,many\n")
     with pytest.raises(UserError, match="metrics.csv: damaged"):
         read_run(garbled)
+
+
+def test_runs_of_any_name_are_drawn_and_named_apart(make, tmp_path, capfd):
+    """Methods are text of other people; long ones that differ in the middle stay two."""
+    middle = ["x" * 100 + letter + "y" * 100 for letter in "ab"]
+    names = ["<img src=x onerror=alert(1)>", "$\\frac{$", "_hidden", "a|b", "\x1b[2J", *middle]
+    paths = [make(f"run-{i}", method=name) for i, name in enumerate(names)]
+    assert launch.main(command(paths, tmp_path / "out")) == 0
+    figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    overlays = {name for name in figures if name.startswith("overlay")}
+    assert len(overlays) == len(names) and all(len(name) < 100 for name in overlays)
+    for name in ("table.md", "overlay.md"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "<img" not in text and "\x1b" not in text
+    lines = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").splitlines()
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "\x1b" not in capfd.readouterr().out
+
+
+def command(paths, out):
+    runs = f"--config.runs={','.join(map(str, paths))}"
+    return ["launch.py", "--config", configuration.__file__, f"--workdir={out}", runs]

@@ -246,7 +246,9 @@ def test_stored_results_pass_their_schema(path):
     assert registry.read(path)["experiment"] == path.stem
 
 
-@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in STORED if path.stem != "signal"], ids=lambda path: path.stem
+)
 def test_names_in_an_experiment_are_text(path, tmp_path):
     """Values that are text become nasty; names of fields stay, by which the report finds them."""
     result = json.loads(path.read_text())
@@ -461,6 +463,18 @@ def test_a_wrong_result_is_named_and_left_out_or_harmless(tmp_path, bad):
         text = markdown(gathered, "mini") + "".join(pages.runs_of(gathered.cells["mini"], "mini"))
         assert "<b>" not in text and "nan" not in text
     check_page(page(gathered))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epoch": [0]}, {"epoch": None}, {"corr_eigenvalues": [[1.0], [2.0, 1.0]]}]
+)
+def test_spectra_that_do_not_fit_their_epochs_are_left_out(tmp_path, wrong):
+    history = {"history": HISTORY | wrong}
+    write_cell(tmp_path, **WHOLE_RUN | {"dynamics": history})
+    assert "dynamics.history" in gather([tmp_path]).left_out[0]
+    write_cell(tmp_path, **WHOLE_RUN)
+    assert pages.draw_spectra(gather([tmp_path]).cells["mini"]) is not None
+    plt.close("all")
 
 
 def test_the_only_result_wrong_is_one_error(tmp_path, capfd):

@@ -70,9 +70,8 @@ def read(path: Path) -> dict:
     result = read_json(path)
     name = result.get("experiment")
     if not isinstance(name, str) or name not in REPORTS:
-        raise UserError(
-            f"{path}: experiment: got {shortened(printable(repr(name)))}, {nearest(str(name), REPORTS)}"
-        )
+        got = shortened(printable(repr(name)))
+        raise UserError(f"{path}: experiment: got {got}, {nearest(got, REPORTS)}")
     return require(result, SHAPES[name], path)
 
 

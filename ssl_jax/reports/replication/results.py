@@ -8,7 +8,7 @@ import numpy as np
 
 from ssl_jax.errors import UserError
 from ssl_jax.intervals import student_interval
-from ssl_jax.text import printable
+from ssl_jax.text import printable, shortened
 from ssl_jax.workdir.directory import FREE, is_free, read_json, spread
 from ssl_jax.workdir.schema import (
     CURVE,
@@ -111,9 +111,8 @@ def _read(path: Path, left_out: list[str]) -> dict | None:
     if wrong:
         left_out.append(f"{path}: {wrong}")
     elif moved:
-        left_out.append(
-            f"{path}: says {moved[0]} {run[moved[0]]!r}, but is stored under {place[moved[0]]!r}"
-        )
+        said = shortened(repr(run[moved[0]]))
+        left_out.append(f"{path}: says {moved[0]} {said}, but is stored under {place[moved[0]]!r}")
     else:
         return run
     return None
