@@ -232,8 +232,8 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
 def known_configs() -> list[str]:
     """Return the configuration files that can be named."""
     folder = Path(__file__).parent / "configs"
-    texts = {p.relative_to(folder.parent).as_posix(): p.read_text() for p in folder.rglob("*.py")}
-    return sorted(name for name, text in texts.items() if "def get_config" in text)
+    texts = {p.relative_to(folder.parent).as_posix(): p.read_bytes() for p in folder.rglob("*.py")}
+    return sorted(name for name, text in texts.items() if b"def get_config" in text)
 
 
 if __name__ == "__main__":

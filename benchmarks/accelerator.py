@@ -256,7 +256,7 @@ def archive(path: Path, out: Path) -> None:
 
 def show(path: Path) -> None:
     """The tables of a result file."""
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     for rows in (value for value in result.values() if isinstance(value, list) and value):
         print(f"\n{path.stem}\n{common.table(rows)}")
 

@@ -139,7 +139,7 @@ def compare(
     """
     if not against:
         return {}
-    reference = json.loads(Path(against).read_text())
+    reference = json.loads(Path(against).read_text(encoding="utf-8"))
     assert reference["width"] == width, f"{against} is of width {reference['width']}"
     off = np.abs(np.array(losses) - reference["losses"][method])
     agrees = bool(off[0] <= tolerance[0] and off.max() <= tolerance[1])
@@ -161,7 +161,7 @@ def write_reference(path: Path, width: int) -> None:
         losses[method] = run(fresh, 0, STEPS)[1]
         print(method, losses[method], flush=True)
     written = {"width": width, "jax": jax.__version__, "device": processor(), "losses": losses}
-    path.write_text(json.dumps(written, indent=1) + "\n")
+    path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def finish(args: argparse.Namespace, name: str, rows: list[dict], **more: Any) -
         print(table(each), end="\n\n")
     print(", ".join(f"{key} {value}" for key, value in result["machine"].items()))
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def table(rows: list[dict]) -> str:

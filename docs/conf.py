@@ -76,8 +76,8 @@ def write_api(app: Sphinx) -> None:
 
 def write_if_new(path: Path, text: str) -> None:
     """Write a file unless it has this text already, so that Sphinx reads it once."""
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
 
 
 # --- Docstrings -----------------------------------------------------------------------------------

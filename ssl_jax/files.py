@@ -6,6 +6,7 @@ one `UserError` with the place, the reason and, where room is short, the bytes n
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -14,7 +15,51 @@ from pathlib import Path
 
 from ssl_jax.errors import UserError
 
+NAME_BYTES, PATH_BYTES = 255, 3840  # of one name, and of a path: 4096 less what lies below it
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def local_path(field: str, text: str) -> str:
+    """Return a path that the user wrote, with `~` and `~user` expanded.
+
+    All files of this program are local: a mounted directory serves, a URL does not.
+
+    Args:
+        field: where the user wrote it, for the message.
+        text: the path.
+
+    Returns:
+        The path, as text.
+
+    Raises:
+        UserError: no local file can be called so: a URL, control characters, names that are too
+            long, a user without a home.
+    """
+    takes = "takes the path of a local file or directory"
+    if re.match(r"[A-Za-z][\w+.-]*://", text):
+        raise UserError(f"{field}: got the URL {text!r}, {takes}; copy it, or mount it, first")
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+        raise UserError(f"{field}: got {text[:200]!r}, {takes} without control characters")
+    path = os.path.expanduser(text)
+    if text.startswith("~") and path.startswith("~"):
+        raise UserError(
+            f"{field}: got {text[:200]!r}, where {text.split('/')[0][:200]!r} is no user with a "
+            f"home directory; {takes}, such as ./{text[:200]}"
+        )
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{field}: got {text[:200]!a}, which this system cannot spell as a name of a file "
+            f"({error.reason}); {takes}"
+        ) from error
+    longest = max(map(len, encoded.split(b"/")))
+    if longest > NAME_BYTES or len(encoded) > PATH_BYTES:
+        raise UserError(
+            f"{field}: got {text[:40]!r}..., {len(encoded)} bytes with a name of {longest}; "
+            f"{takes} of at most {PATH_BYTES} bytes, each name at most {NAME_BYTES}"
+        )
+    return path
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

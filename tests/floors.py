@@ -8,8 +8,9 @@ from pathlib import Path
 # Folders and loose files of ssl_jax/, from the ground up. Those of one floor do not import each
 # other.
 FLOORS = (
-    ("ssl_jax", "errors", "types"),
-    ("files", "intervals", "linalg", "losses", "runtime"),
+    ("ssl_jax", "errors", "text", "types"),
+    ("files", "intervals", "linalg", "losses"),
+    ("runtime",),
     ("augment", "data", "dynamics", "models", "optim", "workdir"),
     ("predictors", "probes"),
     ("diagnosis",),
@@ -59,4 +60,4 @@ def draw() -> str:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(draw())
+    PICTURE.write_text(draw(), encoding="utf-8")

@@ -58,13 +58,14 @@ def adadelta(rho=0.9, eps=1e-6):
     return step
 
 
-def rmsprop(rho=0.9, eps=1e-8):
-    v = 0.0
+def rmsprop(rho=0.9, eps=1e-8, heavy_ball=0.0):
+    v = m = 0.0
 
     def step(g, theta, eta):
-        nonlocal v
+        nonlocal v, m
         v = rho * v + (1 - rho) * g**2
-        return eta * g / (np.sqrt(v) + eps)
+        m = heavy_ball * m + g / (np.sqrt(v) + eps)
+        return eta * m
 
     return step
 

@@ -65,6 +65,7 @@ KINDS = {
         "data.train_size": WHOLE_FROM_0,
         "data.image_size": ((-1, 0), (1025, 1024)),
         "encoder.width": COUNT,
+        "encoder.depth": ((-1, 0), (10_001, 10_000)),
         "projector.hidden": COUNT,
         "predictor.hidden": COUNT,
         "predictor.every": COUNT,
@@ -77,7 +78,7 @@ KINDS = {
         "schedule.cycle": POSITIVE,
         "optimizer.predictor.learning_rate": NUMBER_FROM_0,
         "optimizer.predictor.weight_decay": NUMBER_FROM_0,
-        "schedule.warmup_epochs": WHOLE_FROM_0,
+        "schedule.warmup_epochs": NUMBER_FROM_0,
     },
     "probe": {
         "probe.epochs": WHOLE_FROM_0,
@@ -220,8 +221,14 @@ def test_a_probe_alone_does_not_look_at_the_training():
 def test_what_watches_held_out_images_needs_some(section):
     config = config_of("supervised", **{f"{section}.patience": 3, "data.validation_size": 0})
     assert line_of(check_supervised, config) == (
-        f"{section}.patience: got 3, which watches held-out training images: set "
-        "data.validation_size, which is 0"
+        f"{section}.patience: got 3, which watches held-out training images: "
+        f"set data.validation_size, which is 0, or {section}.watch=loss"
+    )
+    check_supervised(
+        config_of(
+            "supervised",
+            **{f"{section}.patience": 3, "data.validation_size": 0, f"{section}.watch": "loss"},
+        )
     )
     config.data.validation_size = 10
     check_supervised(config)

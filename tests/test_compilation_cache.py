@@ -72,10 +72,21 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capfd):
     (tmp_path / "cache").write_text("a file")
     enable_compilation_cache()
     error = capfd.readouterr().err
-    assert kept_in() is None
-    assert error.startswith(f"warning: {tmp_path}/cache/compiled: ") and error.count("\n") == 1, (
-        error
-    )
+    assert not kept_in().startswith(str(tmp_path)) and os.stat(kept_in()).st_mode & 0o777 == 0o700
+    assert error.startswith(f"warning: {tmp_path}/cache") and error.count("\n") == 1, error
+
+
+def test_programs_that_others_can_write_are_not_executed(tmp_path):
+    folder = tmp_path / "cache" / "compiled"
+    folder.mkdir(parents=True)
+    for name in ("own", "shared"):
+        (folder / name).write_bytes(b"")
+    (folder / "own").chmod(0o644)
+    (folder / "shared").chmod(0o664)
+    (folder / "link").symlink_to(folder / "own")
+    (folder / "dangling").symlink_to(folder / "nothing")
+    enable_compilation_cache()
+    assert kept_in() == str(folder) and [p.name for p in folder.iterdir()] == ["own"]
 
 
 def test_trim_keeps_the_newest(tmp_path):

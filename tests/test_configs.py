@@ -6,18 +6,22 @@ import runpy
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 from suites import check_method, shapes, sizes
 
-from configs import cifar10, cifar10_small, defaults, quickstart, stl10
+from configs import cifar10, cifar10_small, cifar100, defaults, quickstart, stl10
 from configs.methods import METHODS, apply_method
 from launch import flat, known_configs
 from ssl_jax.augment.views import make_views
 from ssl_jax.builders import pretraining
 from ssl_jax.builders.data import build_cadence
+from ssl_jax.builders.optimizer import build_rules, build_schedule, penalty_kind
+from ssl_jax.data.dataset import Description
 from ssl_jax.errors import UserError
 from ssl_jax.tasks import registry
+from ssl_jax.workdir.directory import flatten
 
 ROOT = Path(__file__).parent.parent
 # What users' command lines name: none of these may vanish or be renamed.
@@ -43,7 +47,7 @@ def test_every_field_that_users_name():
     assert set(FIELDS) <= set(flat(defaults.get_config()))
 
 
-@pytest.mark.parametrize("module", [cifar10, cifar10_small, stl10, quickstart])
+@pytest.mark.parametrize("module", [cifar10, cifar10_small, cifar100, stl10, quickstart])
 def test_no_configuration_invents_a_field(module):
     assert set(flat(module.get_config())) == set(flat(defaults.get_config()))
 
@@ -97,6 +101,8 @@ def test_numbers_of_the_original_code():
     )
     assert config.projector.output_bias and config.optimizer.exclude == ""
     assert (config.data.name, config.views.recipe) == ("stl10", "stl10")
+    # models/resnet_base_network.py replaces torchvision's stem where the data set is CIFAR-10 alone
+    assert config.encoder.stem == "imagenet"
 
 
 # method: (kind, symmetric, averaged target, every, eps, rho)
@@ -210,6 +216,97 @@ def test_predictor_may_have_its_own_rate_and_decay():
         "projector": (0.03, 4e-4),
         "predictor": (0.3, 0.0),
     }
+
+
+@pytest.mark.parametrize(
+    "fields, kind",
+    [
+        ({"optimizer.decay": "coupled"}, ""),
+        ({"optimizer.decay": "decoupled"}, "decoupled"),
+        ({"optimizer.decay": "realtime"}, "realtime"),
+        ({"optimizer.decay": "pre", "optimizer.weight_decay": 0.0}, ""),
+        (
+            {
+                "optimizer.decay": "pre",
+                "optimizer.weight_decay": 0.0,
+                "optimizer.predictor.weight_decay": 4e-4,  # Tian et al. 2021, Table 5
+            },
+            "pre",
+        ),
+        (
+            {"optimizer.decay": "decoupled", "optimizer.predictor.weight_decay": 0.0},
+            "decoupled",
+        ),
+    ],
+)
+def test_a_penalty_is_there_where_any_group_decays_by_more_than_l2(fields, kind):
+    config = cifar10_small.get_config()
+    config.update_from_flattened_dict(fields)
+    assert penalty_kind(config, build_rules(config, pretraining.GROUPS, 100, 10)) == kind
+
+
+def test_the_predictors_decay_alone_is_measured():
+    """The columns of a step of a run where nothing else decays."""
+    config = quickstart.get_config()
+    config.update_from_flattened_dict(
+        {
+            "optimizer.decay": "decoupled",
+            "optimizer.weight_decay": 0.0,
+            "optimizer.predictor.weight_decay": 4e-4,
+        }
+    )
+    parts = pretraining.build(config, 10, 5, None)
+    image = jnp.zeros((4, 8, 8, 1))
+    step = pretraining.build_step(config, parts, lambda keys, image: (image, image), None)
+    state = jax.eval_shape(
+        pretraining.make_init(parts, Description("made", 100, 10, 100, (8, 8, 1), 2, ("a", "b"))),
+        jax.random.key(0),
+    )
+    batch = {"image": image, "position": jnp.arange(4)}
+    metrics = jax.eval_shape(step, state, batch, jax.random.key(0))[1]
+    assert {"opposing_ratio", "opposing_fraction"} <= set(metrics)
+    assert "wd_opposing_ratio" not in metrics
+
+
+@pytest.mark.parametrize("warmup, peak_at", [(0.5, 5), (1, 10), (0.04, None), (0.06, 1)])
+def test_warm_up_may_be_a_fraction_of_an_epoch(warmup, peak_at):
+    """Of ten steps each; less than half a step is refused."""
+    config = cifar10_small.get_config()
+    config.schedule.warmup_epochs = warmup
+    config.schedule.name = "constant"
+
+    def build():
+        return build_schedule(config, "constant", 0.3, 100, 10)
+
+    if peak_at is None:
+        with pytest.raises(UserError, match=r"schedule.warmup_epochs: got 0.04, .* 10 steps"):
+            build()
+        return
+    rates = [float(build()(step)) for step in range(peak_at + 2)]
+    expected = [0.3 * min(step / peak_at, 1) for step in range(peak_at + 2)]
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("field", ["every", "cycle"])
+def test_a_length_that_is_no_step_is_refused(field):
+    config = cifar10_small.get_config()
+    config.schedule.name = {"every": "step", "cycle": "triangular"}[field]
+    config.schedule[field] = 0.04
+    with pytest.raises(UserError, match=f"schedule.{field}: got 0.04, .* 10 steps"):
+        build_schedule(config, config.schedule.name, 0.3, 100, 10)
+
+
+def test_cifar_100_is_cifar_10_with_other_images():
+    """Mean and deviation: github.com/weiaicunzai/pytorch-cifar100, conf/global_settings.py."""
+    one, other = (
+        flatten(module.get_config("directpred").to_dict()) for module in (cifar100, cifar10)
+    )
+    changed = {name: value for name, value in one.items() if value != other.get(name)}
+    assert set(changed) == {"data.name", "views.mean", "views.std"}
+    assert changed["data.name"] == "cifar100"
+    mean, std = (0.50707516, 0.48654887, 0.44091784), (0.26733429, 0.25643846, 0.27615047)
+    assert changed["views.mean"] == pytest.approx(mean, abs=6e-5)
+    assert changed["views.std"] == pytest.approx(std, abs=6e-5)
 
 
 def test_cadence_counts_epochs_in_steps():

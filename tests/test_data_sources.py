@@ -2,12 +2,15 @@
 errors.
 """
 
+import errno
 import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -480,6 +483,93 @@ def test_other_data_of_the_same_name_and_version_is_not_mistaken(tiny, tmp_path)
     np.testing.assert_array_equal(load_dataset("tiny", str(folder)).train.label, 1 - LABELS)
 
 
+def relabel(folder: Path, label: np.ndarray) -> None:
+    """Write the set of `many` again, in place, with other labels."""
+    image = random_images(len(label), (12, 12, 3))
+    splits = {"train": labelled(image, label), "test": labelled(image[:2], label[:2])}
+    shutil.rmtree(folder / "tiny", ignore_errors=True)
+    write_tfds(folder, splits, usual_features((12, 12, 3)))
+
+
+def test_corrected_labels_are_seen_wherever_they_are(tmp_path, monkeypatch, capfd):
+    """Records that lie before the last 64 KiB of their file, under the same sizes and names."""
+    monkeypatch.setattr(cache, "RECENT", 0.0)
+    wrong = np.zeros(300, np.int32)
+    relabel(tmp_path / "data", wrong)
+    np.testing.assert_array_equal(load_dataset("tiny", str(tmp_path / "data")).train.label, wrong)
+    (records,) = (tmp_path / "data").rglob("*train*")
+    end, size = records.read_bytes()[-(2**16) :], records.stat().st_size
+    right = (np.arange(300) < 200).astype(np.int32)
+    relabel(tmp_path / "data", right)
+    assert records.stat().st_size == size and records.read_bytes()[-(2**16) :] == end, (
+        "the test changes no more than the records"
+    )
+    np.testing.assert_array_equal(load_dataset("tiny", str(tmp_path / "data")).train.label, right)
+    assert "damaged" not in capfd.readouterr().err
+
+
+def test_a_change_in_place_under_an_old_date_is_seen(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "RECENT", 0.0)
+    (path,) = tiny.rglob("*train*")
+    roots = [tmp_path / "cache"]
+    before, status = cache.source_digest(path.parent, roots), path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_ino == status.st_ino and path.stat().st_mtime_ns == status.st_mtime_ns
+    assert cache.source_digest(path.parent, roots) != before
+
+
+def test_unchanged_files_are_read_once(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "RECENT", 0.0)
+    read: list[str] = []
+    whole = cache._file_digest
+    monkeypatch.setattr(cache, "_file_digest", lambda path: read.append(path.name) or whole(path))
+    (path,) = tiny.rglob("*train*")
+    roots = [tmp_path / "first", tmp_path / "second"]
+    first = cache.source_digest(path.parent, roots)
+    assert sorted(read) == sorted(p.name for p in path.parent.iterdir())
+    read.clear()
+    assert cache.source_digest(path.parent, roots) == first and not read
+    path.touch()
+    assert cache.source_digest(path.parent, roots) == first and read == [path.name]
+    (card,) = (tmp_path / "first" / "sources").iterdir()
+    for damage in (b"", b"[]", b"{", b"\xff", b'{"a": 1}', card.read_bytes()[:-9], b"[" * 10**5):
+        card.write_bytes(damage)
+        assert cache.source_digest(path.parent, roots) == first
+    monkeypatch.setattr(cache, "RECENT", 1e6)  # nothing is old enough to be remembered
+    read.clear()
+    for _ in range(2):
+        card.unlink()
+        assert cache.source_digest(path.parent, roots) == first
+    assert len(read) == 2 * len(list(path.parent.iterdir()))
+    card.unlink()
+    card.parent.rmdir()
+    card.parent.write_text("no place to remember")
+    assert cache.source_digest(path.parent, roots[:1]) == first
+
+
+def test_digests_tell_names_and_contents_apart(tmp_path):
+    def digest(files: dict[str, bytes]) -> str:
+        folder = tmp_path / "set"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        return cache.source_digest(folder, [])
+
+    sets: list[dict[str, bytes]] = [
+        {"a": b"1"},
+        {"a": b"2"},
+        {"b": b"1"},
+        {"a": b"1", "b": b""},
+        {},
+    ]
+    assert len({digest(files) for files in sets}) == len(sets)
+    assert digest(sets[0]) == digest(sets[0])
+
+
 def test_sound_cache_of_another_shape_is_not_taken(tmp_path, capfd):
     cache.write(tmp_path / "train", "tiny", (2, 5, 5, 3), zip(IMAGES[:2], LABELS[:2], strict=True))
     assert cache.read(tmp_path / "train", "tiny", (2, 5, 5, 3)) is not None
@@ -523,6 +613,107 @@ def test_cache_falls_back_when_the_first_place_refuses(tmp_path):
     np.testing.assert_array_equal(label, LABELS)
     with pytest.raises(UserError, match="SSL_JAX_CACHE: got .*blocked"):
         cache.load_or_build(roots[:1], "a/train", "tiny", IMAGES.shape, lambda: iter(examples))
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_no_decoding_starts_where_there_is_no_room(tmp_path, monkeypatch):
+    needed = cache.needed_bytes(IMAGES.shape)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(10**9, 10**9, needed - 1))
+    roots = [tmp_path / "a" / "b", tmp_path / "c"]
+
+    def decode():
+        raise AssertionError("decoding began")
+
+    with pytest.raises(UserError) as caught:
+        cache.load_or_build(roots, "x/train", "tiny", IMAGES.shape, decode)
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith("SSL_JAX_CACHE: got ")
+    for root in roots:
+        assert f"{root} (no space left: {needed:,} bytes needed, {needed - 1:,} free)" in message
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(10**9, 10**9, needed))
+    pairs = list(zip(IMAGES, LABELS, strict=True))
+    cache.load_or_build(roots, "x/train", "tiny", IMAGES.shape, lambda: iter(pairs))
+
+
+def test_the_bytes_needed_are_at_least_those_written(tmp_path):
+    pairs = list(zip(IMAGES, LABELS, strict=True))
+    cache.load_or_build([tmp_path], "x/train", "tiny", IMAGES.shape, lambda: iter(pairs))
+    written = sum(path.stat().st_size for path in (tmp_path / "x").iterdir())
+    assert written <= cache.needed_bytes(IMAGES.shape) <= written + 8192
+
+
+@pytest.mark.parametrize("when", ["reserving", "writing"])
+def test_a_full_disk_is_met_once(when, tmp_path, monkeypatch):
+    """A quota shows only when space is taken; the second root lies on the same disk."""
+    begun: list[int] = []
+
+    def full(*_):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    def decode():
+        begun.append(1)
+        yield IMAGES[0], 0
+        full()
+
+    if when == "reserving":
+        monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match="Disk quota exceeded.* and .*no space left") as caught:
+        cache.load_or_build(
+            [tmp_path / "a", tmp_path / "b"], "x/train", "tiny", IMAGES.shape, decode
+        )
+    assert "\n" not in str(caught.value) and len(begun) == (when == "writing")
+    assert ("bytes needed) and" in str(caught.value)) == (when == "reserving")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_file_size_limit_is_one_line_before_the_decoding(tmp_path):
+    code = f"""
+import resource, numpy as np
+from pathlib import Path
+from ssl_jax.data import cache
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+def decode():
+    print("began")
+    yield from ()
+cache.load_or_build([Path({str(tmp_path)!r})], "x/train", "tiny", (100, 10, 10, 3), decode)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "UserError: SSL_JAX_CACHE: " in run.stderr.splitlines()[-1], run.stderr
+    assert "File too large: 30,000 bytes needed" in run.stderr and not run.stdout
+
+
+def test_another_number_of_images_than_declared_is_one_line(tmp_path):
+    pairs = list(zip(IMAGES[:3], LABELS[:3], strict=True))
+    with pytest.raises(UserError, match="has 3 images, 6 are declared"):
+        cache.load_or_build([tmp_path], "x/train", "tiny", IMAGES.shape, lambda: iter(pairs))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_users_cache_is_private_and_that_beside_the_data_is_not(tmp_path):
+    pairs = list(zip(IMAGES, LABELS, strict=True))
+    roots = tmp_path / "own" / "cache", tmp_path / "data" / "ssl_jax_cache"
+    before = os.umask(0o022)
+    try:
+        for root in roots:
+            cache.load_or_build([root], "x/train", "tiny", IMAGES.shape, lambda: iter(pairs))
+    finally:
+        os.umask(before)
+    modes = [(root / "x").stat().st_mode & 0o777 for root in roots]
+    assert modes == [0o700, 0o755] and roots[0].stat().st_mode & 0o777 == 0o700
+
+
+def test_without_a_place_for_a_cache_one_line(tmp_path, monkeypatch):
+    def nowhere():
+        raise OSError("no temporary directory")
+
+    monkeypatch.setattr(cache, "user_cache", nowhere)
+    monkeypatch.delenv("SSL_JAX_CACHE")
+    with pytest.raises(UserError, match="SSL_JAX_CACHE: not set, .*no temporary directory"):
+        cache.cache_roots(None, None)
+    assert load_dataset("digits").train.image.shape == (1297, 8, 8, 1)
 
 
 # --- mistakes of the user -------------------------------------------------------------------------

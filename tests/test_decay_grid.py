@@ -3,12 +3,16 @@ they refuse.
 """
 
 import json
+import re
 import runpy
 from pathlib import Path
 
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from test_convnext import draw_file
 
 from ssl_jax import intervals
 from ssl_jax.data.dataset import Split
@@ -16,7 +20,7 @@ from ssl_jax.errors import UserError
 from ssl_jax.experiments import ablation, model_scale, robustness, strong_penalty, zero_shot
 from ssl_jax.experiments.harness import decay_grid
 from ssl_jax.experiments.harness.cells import read_cell
-from ssl_jax.experiments.harness.dispatched import Member
+from ssl_jax.experiments.harness.dispatched import Member, make_program, stack
 from ssl_jax.experiments.registry import run_experiment
 from ssl_jax.reports.experiments import parts
 from ssl_jax.reports.experiments import registry as reports
@@ -58,7 +62,7 @@ def programs():
     known, build = {}, decay_grid.build_program
 
     def once(lab, kind):
-        key = kind, lab.steps_per_epoch
+        key = kind, lab.steps_per_epoch, str(lab.config.encoder)
         known[key] = known.get(key) or build(lab, kind)
         return known[key]
 
@@ -80,7 +84,7 @@ def finished_grid(tmp_path_factory, programs):
 def test_grid_tells_all_cells(finished_grid):
     directory, result = finished_grid
     assert (
-        result["experiment"] == "robustness" and result["runs"] == 16 and result["steps"] == STEPS
+        result["experiment"] == "robustness" and result["runs"] == 24 and result["steps"] == STEPS
     )
     assert result["learning_rates"] == [0.1, 0.01] and result["layers"] == [
         "encoder/linear1",
@@ -97,9 +101,48 @@ def test_grid_tells_all_cells(finished_grid):
         )
     assert np.shape(result["opposing"]["ratio"]) == (2, 2, 2, 3)
     assert {p.stem for p in (directory / "figures").iterdir()} == {
-        *("robustness", "opposing", "opposing_grid", "opposing_layers", "strong_penalty")
+        *("robustness", "opposing", "opposing_grid", "opposing_layers", "strong_penalty"),
+        "pwd_rwd",
     }
     assert "of 4 cells" in (directory / "table.md").read_text()
+
+
+def test_pwd_against_rwd_is_figure_3b(finished_grid, figures, tmp_path):
+    """At the largest rate, by decay: differences of accuracies, paired over the seeds."""
+    directory, result = finished_grid
+    found = cells_in(directory)
+
+    def accuracies(kind, decay):
+        cells = [found[f"adam-{kind}-rate0.1-decay{decay}-seed{seed}.npz"] for seed in (0, 1)]
+        return np.stack([cell["test_accuracy"] for cell in cells]).astype(np.float64)
+
+    pair = result["pwd_rwd"]
+    assert pair["learning_rate"] == 0.1
+    for j, decay in enumerate((0.5, 0.01)):
+        pwd, rwd = accuracies("pre", decay), accuracies("realtime", decay)
+        for key, values in (
+            ("last_epoch", pwd[:, -1] - rwd[:, -1]),
+            ("best_10_epochs", pwd.mean(axis=1) - rwd.mean(axis=1)),  # there are two epochs
+        ):
+            expected = intervals.mean_and_interval(values)
+            assert pair[key]["mean"][j] == pytest.approx(expected["mean"], abs=1e-6)
+            assert pair[key]["interval"][j] == pytest.approx(expected["interval"], abs=1e-6)
+    reports.draw(result, tmp_path)
+    line = dict(figures)["pwd_rwd.png"].axes[0].lines[0]
+    np.testing.assert_allclose(line.get_ydata(), 100 * np.array(pair["last_epoch"]["mean"]))
+    assert "PWD against RWD at learning rate 0.1, 2 seeds" in (directory / "table.md").read_text()
+    older = {name: value for name, value in result.items() if name != "pwd_rwd"}
+    assert "PWD against RWD" not in reports.report(older)
+
+
+def test_the_mean_of_the_best_epochs_is_of_ten():
+    config = tiny("robustness")
+    config.seeds = 1
+    curve = np.arange(15) / 100
+    runs = {("PWD", j, 0): {"test_accuracy": curve} for j in (0, 1)}
+    runs |= {("RWD", j, 0): {"test_accuracy": np.zeros(15)} for j in (0, 1)}
+    found = robustness.pair_result(config, runs)
+    assert found["best_10_epochs"]["mean"] == pytest.approx([np.mean(np.arange(5, 15)) / 100] * 2)
 
 
 def test_goes_on_where_it_was_interrupted(finished_grid, tmp_path, capsys):
@@ -163,6 +206,28 @@ def test_the_terms_of_a_gap_add_up_to_it(finished_ablation):
             assert terms["whole"]["mean"] == pytest.approx(parts, abs=1e-9), gap
 
 
+def test_no_decay_and_l2_stand_beside_the_methods(finished_ablation):
+    """The first two rows of the paper's table 1."""
+    directory, result = finished_ablation
+    assert list(result["methods"]) == ["none", "L2", "WD", "RWD", "PWD", "LPWD"]
+    assert result["methods"]["none"]["weight_decay"] == result["share"]["none"] == 0
+    assert "L2" not in result["share"]
+    tried = {(name, decay) for name, _, decay, _ in result["search"]}
+    assert {decay for name, decay in tried if name == "none"} == {0.0}
+    assert {decay for name, decay in tried if name == "L2"} == {2.0, 0.1}
+    found = cells_in(directory)
+
+    def last(kind, decay):
+        names = [f"adam-{kind}-rate0.05-decay{decay:g}-seed{seed}.npz" for seed in (1, 2)]
+        return np.array([found[name]["test_accuracy"][-1] for name in names])
+
+    ahead = last("coupled", result["methods"]["L2"]["weight_decay"]) - last("decoupled", 0)
+    assert result["methods"]["L2"]["ahead_of_none"]["mean"] == pytest.approx(ahead.mean())
+    assert result["methods"]["none"]["ahead_of_none"]["mean"] == 0
+    table = (directory / "table.md").read_text()
+    assert "ahead of no decay" in table and "| L2 | 0.05 |" in table
+
+
 def test_settings_are_chosen_on_held_out_images(finished_ablation):
     _, result = finished_ablation
     for name, method in result["methods"].items():
@@ -194,6 +259,117 @@ def digits_test_labels(count):
     from ssl_jax.data.sources import load_dataset
 
     return load_dataset("digits").test.label[:count]
+
+
+# --- Weights to start from ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+    """A tiny ConvNeXt in timm's names, and its arrays."""
+    arrays = draw_file((1, 1, 3, 1), 4, 5)
+    save_file(arrays, tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors", arrays
+
+
+def convnext_config(path):
+    config = tiny("strong_penalty")
+    config.arms, config.strong.rates = ("WD", "RWD"), {"adam": 1e-3}
+    config.data.image_size, config.augment.mean, config.augment.std = 32, (0.5,), (0.5,)
+    config.encoder.update(name="convnext_tiny", width=4, depth=1, norm="auto")
+    config.weights.convnext_tiny = str(path)
+    return config
+
+
+def test_runs_start_from_weights_and_differ_in_their_heads(weights_file):
+    """All members have the file's encoder; the file's head is of five classes and is left out."""
+    path, arrays = weights_file
+    config = convnext_config(path)
+    kind = decay_grid.arm(config, "WD")
+    image = np.zeros((2, 32, 32, 3), np.float32)
+    classifier = decay_grid.build_classifier(config, kind, 10)
+    shapes = jax.eval_shape(classifier.init, jax.random.key(0), image)
+    start = decay_grid.initial_weights(config, kind, *shapes)
+    assert set(start[0]) == {"encoder"}
+    order = ("encoder",)
+    program = make_program(
+        classifier=classifier,
+        optimizer=decay_grid.build_optimizer(config, kind, order),
+        augment=None,
+        normalise=None,
+        loss=None,
+        num_classes=10,
+        weights=start,
+    )
+    members = stack([Member(1e-3, 0.1, seed) for seed in (0, 1)])
+    params = program.init(members, image).params
+    kernel = arrays["stem.0.weight"].transpose(2, 3, 1, 0)
+    for member in range(2):
+        np.testing.assert_array_equal(params["encoder"]["stem_conv"]["kernel"][member], kernel)
+    heads = params["head"]["kernel"]
+    assert not np.array_equal(heads[0], heads[1])
+    config.weights.convnext_tiny = ""
+    assert decay_grid.initial_weights(config, kind, *shapes) == ({}, {})
+
+
+def test_the_head_of_the_file_is_taken_where_it_fits(weights_file):
+    path, arrays = weights_file
+    config = convnext_config(path)
+    kind = decay_grid.arm(config, "WD")
+    classifier = decay_grid.build_classifier(config, kind, 5)
+    shapes = jax.eval_shape(
+        classifier.init, jax.random.key(0), np.zeros((2, 32, 32, 3), np.float32)
+    )
+    start = decay_grid.initial_weights(config, kind, *shapes)
+    np.testing.assert_array_equal(start[0]["head"]["kernel"], arrays["head.fc.weight"].T)
+
+
+def test_a_file_of_weights_is_checked_before_anything_is_read(tmp_path, weights_file):
+    path, _ = weights_file
+    config = convnext_config(tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match=r"weights.convnext_tiny: got .*, which is no file"):
+        run(config, tmp_path / "run")
+    config = convnext_config(path)  # of width 4
+    config.encoder.width = 8
+    with pytest.raises(UserError, match="weights"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_an_experiment_runs_from_weights(tmp_path, weights_file):
+    path, arrays = weights_file
+    save_file(arrays | {"stem.0.weight": arrays["stem.0.weight"][:, :1].copy()}, path)
+    config = convnext_config(path)
+    config.data.update(train_size=60)
+    config.epochs = config.seeds = 1
+    result = run(config, tmp_path / "run")
+    assert result["runs"] == 2
+
+
+# --- Full scale -----------------------------------------------------------------------------------
+
+
+def promised():
+    """The experiments of the page's part on layer-wise decay, each of which has a full scale."""
+    page = (ROOT / "docs/experiments.md").read_text()
+    part = page.split("## Layer-wise pre-weight-decay")[1].split("\n## ")[0]
+    return sorted(set(re.findall(r"configs/experiments/(\w+)\.py --workdir", part)))
+
+
+def test_the_part_on_layer_wise_decay_has_its_experiments():
+    assert promised() == ["ablation", "model_scale", "robustness", "strong_penalty", "zero_shot"]
+
+
+@pytest.mark.parametrize("name", promised())
+def test_full_is_the_papers_scale(name):
+    """Section 4: 32x32, batches of 512, 100 epochs, networks of timm's sizes."""
+    get_config = runpy.run_path(str(ROOT / f"configs/experiments/{name}.py"))["get_config"]
+    config = get_config("full")
+    assert (config.batch_size, config.epochs, config.data.train_size) == (512, 100, 0)
+    assert (config.encoder.name, config.encoder.width) == ("convnext_tiny", 96)
+    with pytest.raises(UserError, match="scale: got 'ful', did you mean 'full'"):
+        get_config("ful")
 
 
 # --- Parts ----------------------------------------------------------------------------------------

@@ -2,11 +2,17 @@
 
 import errno
 import os
+import runpy
+from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from ssl_jax import files
 from ssl_jax.errors import UserError
+from ssl_jax.tasks import registry
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_written_whole(tmp_path):
@@ -108,3 +114,70 @@ def test_sizes_in_words():
         "12.3 kB",
         "5 GB",
     ]
+
+
+NO_PATHS = {
+    "gs://bucket/run": "got the URL 'gs://bucket/run'",
+    "s3://b": "the URL",
+    "file:///tmp/x": "the URL",
+    "a\nb": "without control characters",
+    "a\0b": "without control characters",
+    "x/" + 300 * "n": "a name of 300; ",
+    150 * "ä": "a name of 300; ",
+    "d/" * 3000: "6000 bytes with a name of 1; ",
+    "~nobody-of-this-name/x": "'~nobody-of-this-name' is no user",
+    "\ud800": "cannot spell",
+}
+
+
+@pytest.mark.parametrize("text, complaint", NO_PATHS.items(), ids=map(ascii, range(len(NO_PATHS))))
+def test_what_can_be_no_local_path_is_one_line(text, complaint):
+    with pytest.raises(UserError) as caught:
+        files.local_path("checkpoint", text)
+    message = str(caught.value)
+    assert message.startswith("checkpoint: got ") and complaint in message, message
+    assert "\n" not in message and "\0" not in message and len(message) < 800
+    message.encode()
+
+
+def test_home_is_spelt_out_and_all_else_stays(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    assert files.local_path("f", "~/a/../b") == "/home/of/mine/a/../b"
+    assert files.local_path("f", "~") == "/home/of/mine"
+    for text in ("", "a~", "./~x", "/a b/c", "gs:/a", "a://b:c"[1:], 255 * "n", "ü", "\udce4"):
+        assert files.local_path("f", text) == text
+
+
+def test_every_path_of_a_configuration_passes_the_boundary(monkeypatch, tmp_path):
+    """Fields of all configurations whose comments or names say that they are paths."""
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    seen = set()
+    for name in (
+        "defaults",
+        "supervised",
+        "probe",
+        "doctor",
+        "dynamics",
+        "report",
+        "sweeps/table1",
+    ):
+        config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
+        for field in registry.flatten(config.to_dict()):
+            last = field.rpartition(".")[2]
+            if last not in (*registry.PATHS, *registry.SEVERAL_PATHS):
+                continue
+            seen.add(field)
+            changed = config.copy_and_resolve_references()
+            changed.update_from_flattened_dict({field: "~/a"})
+            local = registry.with_local_paths(changed)
+            assert registry.flatten(local.to_dict())[field] == "/home/of/mine/a"
+            assert registry.flatten(changed.to_dict())[field] == "~/a", "the caller's own changed"
+            changed.update_from_flattened_dict({field: "gs://a"})
+            with pytest.raises(UserError, match=f"^{field}: got the URL"):
+                registry.run_task(changed, str(tmp_path / "out"), lambda: False)
+    assert seen >= {"data.data_dir", "data_dir", "checkpoint", "run", "runs", "weights", "store"}
+    assert "full.data.data_dir" in seen and not list(tmp_path.iterdir())
+    runs = ConfigDict({"runs": "~/a, b,~"})
+    assert registry.with_local_paths(runs).runs == "/home/of/mine/a,b,/home/of/mine"
+    with pytest.raises(UserError, match="^--workdir: got the URL"):
+        registry.run_task(config, "gs://bucket/run", lambda: False)

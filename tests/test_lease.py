@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ssl_jax.errors import UserError
 from ssl_jax.sweeps import lease
 
 ROOT = Path(__file__).parent.parent
@@ -210,3 +211,103 @@ def test_unfinished_file_is_held_until_it_is_old(tmp_path):
     assert lease.claim(tmp_path) is None and lease.holder(tmp_path) == "another process"
     os.utime(tmp_path / "7", (0, 0))
     assert lease.claim(tmp_path) == tmp_path / "8"
+
+
+ODD = {
+    "empty": b"",
+    "garbage": b"\x00\xff\xfe not a lease",
+    "a list": b"[1, 2]",
+    "a number": b"17",
+    "no fields": b"{}",
+    "other fields": b'{"a": 1, "host": "b"}',
+    "nested without end": b"[" * 3000,
+    "cut off": json.dumps(lease.signature()).encode()[:-5],
+    "very long": b"x" * 10**6,
+} | {
+    f"without {name}": json.dumps(
+        {k: v for k, v in lease.signature().items() if k != name}
+    ).encode()
+    for name in lease.signature()
+}
+ODD |= {
+    f"{name} of another kind: {value!r}": json.dumps(lease.signature() | {name: value}).encode()
+    for name, value in (
+        ("pid", "1/../1"),
+        ("pid", -1),
+        ("pid", 10**30),
+        ("pid", True),
+        ("pid", None),
+        ("birth", None),
+        ("birth", 1),
+        ("host", []),
+        ("machine", {}),
+    )
+}
+
+
+@pytest.mark.parametrize("content", ODD.values(), ids=ODD)
+def test_a_file_that_names_no_holder_is_held_for_moments(tmp_path, content):
+    (tmp_path / "7").write_bytes(content)
+    assert lease.claim(tmp_path) is None and lease.holder(tmp_path) == "another process"
+    os.utime(tmp_path / "7", (time.time() - lease.TAKING - 5,) * 2)
+    assert lease.claim(tmp_path) == tmp_path / "8"
+    assert lease.holder(tmp_path).startswith(f"process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize("content", [b"", json.dumps(lease.signature()).encode()])
+def test_a_date_that_no_touch_gave_counts_as_old(tmp_path, content):
+    (tmp_path / "7").write_bytes(content)
+    for seconds, taken in ((lease.TAKING / 2, None), (86400, tmp_path / "8")):
+        os.utime(tmp_path / "7", (time.time() + seconds,) * 2)
+        assert lease.claim(tmp_path) == taken
+
+
+@pytest.mark.parametrize(
+    "kind", ["directory", "pipe", "link to nothing", "loop", "link to a lease"]
+)
+def test_what_is_no_file_holds_nothing(tmp_path, kind):
+    path = tmp_path / "7"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link to a lease":
+        (tmp_path / "other").write_text(json.dumps(lease.signature()))
+        path.symlink_to(tmp_path / "other")
+    else:
+        path.symlink_to(path if kind == "loop" else tmp_path / "nothing")
+    assert lease.holder(tmp_path) == "another process" or kind == "link to a lease"
+    assert lease.claim(tmp_path) == tmp_path / "8"
+    assert lease.claim(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["\u00b2", "007", "9" * 255, "0", "-1", "1.5", "\u0667"])
+def test_names_that_are_no_numbers_of_leases_are_passed_over(tmp_path, name):
+    (tmp_path / name).touch()
+    assert lease.claim(tmp_path) == tmp_path / "1"
+    assert lease.claim(tmp_path) is None
+
+
+def test_a_folder_that_cannot_be_used_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="no lease can be taken there") as caught:
+            lease.claim(folder)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_lease_on_a_full_disk_is_held_by_its_touches(tmp_path, monkeypatch):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "signature", full)
+        path = lease.claim(tmp_path)
+    assert path == tmp_path / "1" and path.read_text() == ""
+    assert lease.claim(tmp_path) is None
+
+
+def test_control_characters_of_a_host_are_not_printed(tmp_path):
+    known = lease.signature() | {"host": "a\n\x1b[31mb"}
+    (tmp_path / "1").write_text(json.dumps(known))
+    assert lease.holder(tmp_path).isprintable()

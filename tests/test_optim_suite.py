@@ -166,6 +166,7 @@ def test_every_variant_against_numpy(name):
 OTHER_OPTIONS = {
     "momentum": {"inside": True, "dampening": 0.0, "momentum": 0.7},
     "nesterov": {"momentum": 0.5},
+    "rmsprop": {"rho": 0.99, "eps": 1e-3, "heavy_ball": 0.9},
     "lookahead": {"inner": "adam", "period": 4, "slow": 0.8, "b1": 0.8},
     "adam": {"b1": 0.7, "b2": 0.95, "eps": 1e-3},
     "lion": {"b1": 0.8, "b2": 0.9},

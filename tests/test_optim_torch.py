@@ -25,6 +25,12 @@ PAIRS = {
     "adagrad": ("Adagrad", {}, {}, 1e-10),
     "adadelta": ("Adadelta", {}, {}, 1e-10),
     "rmsprop": ("RMSprop", {"alpha": 0.9}, {}, 1e-10),
+    "rmsprop with momentum": (
+        "RMSprop",
+        {"alpha": 0.99, "momentum": 0.9},
+        {"rho": 0.99, "heavy_ball": 0.9},
+        1e-10,
+    ),
     "nadam": ("NAdam", {"momentum_decay": 1e9}, {}, 1e-5),
     "radam": ("RAdam", {"betas": (0.9, 0.9)}, {"b2": 0.9}, 1e-6),
     "adamax": ("Adamax", {}, {}, 1e-10),
@@ -64,6 +70,7 @@ def ours(name, options, weight_decay, decay="auto"):
 def test_twenty_steps_of_pytorch(name, weight_decay):
     theirs_name, their_options, our_options, tolerance = PAIRS[name]
     want = theirs(theirs_name, their_options, weight_decay)
+    name = name.split()[0]
     np.testing.assert_allclose(
         ours(name, our_options, weight_decay), want, rtol=tolerance, atol=tolerance / 100
     )

@@ -36,16 +36,17 @@ def stacked(batches):
 
 
 @functools.cache
-def program(devices, real=False):
-    """(parts, run) on so many devices. real: convolutions and random crops; else the quickest there
-    is.
+def program(devices, real=False, size=1):
+    """(parts, run) on so many devices, of so many steps a call.
+
+    real: convolutions and random crops; else the quickest there is.
     """
     encoder = "convnet_digits" if real else "flat"
     used = jax.devices()[:devices]
     parts = make_parts("direct_pred", encoder=encoder, momentum=0.9, axis_name=parallel.axis(used))
     views = make_views(make_recipe("digits", jitter=0.0), SIDE) if real else None
     step = make_step(parts, views, parallel.axis(used))
-    return parts, parallel.parallelise(step, load, used)
+    return parts, parallel.parallelise(step, load, used, size)
 
 
 def train(run, state, calls):
@@ -104,11 +105,18 @@ def test_replicas_are_equal():
 
 
 def test_several_steps_a_call_are_the_same_steps():
-    parts, run = program(4)
+    parts, single = program(4)
+    _, several = program(4, size=STEPS)
     state = make_state(parts)
-    (a, m), (b, n) = (
-        train(run, copy(state), calls) for calls in ([[b] for b in BATCHES], [BATCHES])
+    (a, m), (b, n), (c, o) = (
+        train(run, copy(state), calls)
+        for run, calls in (
+            (single, [[b] for b in BATCHES]),
+            (several, [BATCHES]),
+            (several, [BATCHES[:1], BATCHES[1:]]),
+        )
     )
+    chex.assert_trees_all_equal((b, n), (c, o))  # the same bits, however the run is cut
     assert m["loss"].shape == n["loss"].shape == (STEPS,)
     assert a.step == b.step == STEPS
     np.testing.assert_allclose(m["loss"], n["loss"], atol=1e-5)

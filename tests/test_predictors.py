@@ -112,6 +112,17 @@ def test_hybrid_sets_only_where_step_divides(every):
             chex.assert_trees_all_equal(params, marked)
 
 
+@pytest.mark.parametrize("kind", ["mlp", "linear"])
+def test_a_learned_predictor_is_left_as_the_optimizer_made_it(kind):
+    """Unless it is to be symmetric."""
+    predictor = make_predictor(kind, DIM)
+    params, memory = predictor.init(jax.random.key(0))
+    updated, _ = predictor.update(params, memory, jnp.float32(correlation()), 3)
+    chex.assert_trees_all_equal(updated, params)
+    w = np.asarray(predictor.matrix(updated))
+    assert np.abs(w - w.T).max() > 1e-2
+
+
 def test_symmetric_projections():
     for kind in ("linear", "mlp"):
         predictor = make_predictor(kind, DIM, symmetric=True)

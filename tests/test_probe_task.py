@@ -14,9 +14,10 @@ from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders import pretraining
 from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.probes.accuracies import make_encode
+from ssl_jax.probes.features import digest
 from ssl_jax.probes.linear import few_label_probe, ridge_probe, seed_probe
 from ssl_jax.probes.newton import newton_probe
-from ssl_jax.tasks.probe import fingerprint_of, run_probes
+from ssl_jax.tasks.probe import run_probes
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FIELDS = {
@@ -49,7 +50,7 @@ def made_dataset() -> Dataset:
 class Probed:
     """run_probes of one trained and one fresh state, with all that it was given."""
 
-    def __init__(self, out: Path, **fields):
+    def __init__(self, out: Path, change=lambda found: None, **fields):
         self.out, self.dataset = out, made_dataset()
         self.config = runpy.run_path(str(CONFIGS / "quickstart.py"))["get_config"]()
         self.config.update_from_flattened_dict(FIELDS | fields)
@@ -62,6 +63,7 @@ class Probed:
             lambda x: x + rng.uniform(0.1, 0.5, x.shape).astype(x.dtype), self.fresh[1:3]
         )
         self.trained = self.fresh._replace(step=np.int32(17), params=params, stats=stats)
+        change(self)
         encode = make_encode(parts.network, make_normalise(self.recipe.mean, self.recipe.std))
         self.result, self.features = run_probes(
             self.config,
@@ -239,15 +241,60 @@ def test_features_of_other_weights_are_not_read_back(tmp_path):
     assert path.stat().st_mtime_ns == before
 
 
-def test_a_fingerprint_is_the_sum_of_all_absolute_weights():
+CHANGES = {
+    "corrected training labels": lambda found: correct(found.dataset.train.label),
+    "corrected test labels": lambda found: correct(found.dataset.test.label),
+    "another training image": lambda found: found.dataset.train.image.__setitem__((0, 0, 0), 7),
+    "another test image": lambda found: found.dataset.test.image.__setitem__((-1, 7, 7), 7),
+    "permuted weights": lambda found: permute(found.trained.params["encoder"]),
+    "permuted statistics": lambda found: permute(found.trained.stats),
+}
+
+
+def correct(label: np.ndarray) -> None:
+    label[-1] = (label[-1] + 1) % 4
+
+
+def permute(tree) -> None:
+    """Reverse every array within itself: the sum of the absolute values stays."""
+    for leaf in jax.tree.leaves(tree):
+        leaf[...] = leaf.ravel()[::-1].reshape(leaf.shape)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_features_of_anything_else_are_not_read_back(tmp_path, change):
+    """Afterwards the features are those of a fresh directory, bit for bit."""
+    fields = {"probe.random_init": False, "probe.few_labels": 0}
+    before = Probed(tmp_path / "kept", **fields)
+    after = [Probed(tmp_path / name, change=change, **fields) for name in ("kept", "fresh")]
+    for name, kept in after[0].features.items():
+        np.testing.assert_array_equal(kept, after[1].features[name])
+    assert any((before.features[n] != x).any() for n, x in after[0].features.items())
+
+
+def test_features_of_another_normalisation_or_network_are_not_read_back(tmp_path):
+    fields = {"probe.random_init": False, "probe.few_labels": 0}
+    others = {"views.mean": (0.3,)}, {"views.std": (0.4,)}, {"encoder.activation": "tanh"}
+    features = [Probed(tmp_path, **fields | other).features["test_x"] for other in ({}, *others)]
+    for other in features[1:]:
+        assert np.abs(features[0] - other).max() > 1e-3
+
+
+def test_a_digest_knows_every_bit_and_place():
     rng = np.random.default_rng(0)
-    tree = {
-        "a": rng.normal(size=(30, 40)).astype(np.float32),
-        "b": {"c": rng.normal(size=7).astype(np.float32)},
-    }
-    expected = sum(np.abs(leaf.astype(np.float64)).sum() for leaf in (tree["a"], tree["b"]["c"]))
-    assert fingerprint_of(tree) == pytest.approx(expected, rel=1e-14)
-    before = fingerprint_of(tree)
-    # the least change that a weight can make
-    tree["b"]["c"][3] = np.nextafter(tree["b"]["c"][3], np.float32(9))
-    assert fingerprint_of(tree) != before
+    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((30, 40), (7,)))
+    least = b.copy()
+    least[3] = np.nextafter(b[3], np.float32(9))  # the least change that a weight can make
+    trees = [
+        {"a": a, "b": b},
+        {"a": a, "b": least},
+        {"a": a, "b": b[::-1]},
+        {"a": a, "c": b},
+        {"a": a.T, "b": b},
+        {"a": a.reshape(40, 30), "b": b},
+        {"a": a, "b": b.view(np.int32)},
+        {"a": a},
+        {"a": a, "b": b, "c": np.zeros(0)},
+    ]
+    assert len({digest(tree) for tree in trees}) == len(trees)
+    assert digest(trees[0]) == digest({"b": b.copy(), "a": np.asfortranarray(a)})

@@ -1,5 +1,8 @@
 """Features: extraction in padded batches, the cache on disk, and the checks before any probe."""
 
+import errno
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,20 +103,39 @@ def test_damaged_cache_is_computed_again_with_one_line(tmp_path, capsys, kind):
     assert compute.calls == 2
 
 
-def test_failed_write_leaves_the_old_cache_and_nothing_else(tmp_path, monkeypatch):
+def test_failed_write_leaves_the_old_cache_and_nothing_else(tmp_path, monkeypatch, capsys):
     path = tmp_path / "features.npz"
     features.cached_features(path, {"step": 1}, Counted())
     before = path.read_bytes()
 
-    def fail(file, **_):
-        file.write(b"part of")
-        raise OSError("no space left")
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", fail)
-    with pytest.raises(OSError, match="no space"):
-        features.cached_features(path, {"step": 2}, Counted())
+    monkeypatch.setattr(os, "replace", fail)
+    found = features.cached_features(path, {"step": 2}, Counted())
+    np.testing.assert_equal(found, Counted()())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and str(path) in error and "not kept" in error
+
+
+@pytest.mark.parametrize("kind", ["directory", "loop", "dangling link", "link to another file"])
+def test_what_stands_in_the_place_of_features_stops_nothing(tmp_path, capsys, kind):
+    path, other = tmp_path / "deep" / "features.npz", tmp_path / "other"
+    path.parent.mkdir()
+    if kind == "directory":
+        path.mkdir()
+    else:
+        target = {"loop": path, "dangling link": tmp_path / "no", "link to another file": other}
+        path.symlink_to(target[kind])
+        other.write_text("not to be written")
+    compute = Counted()
+    for _ in range(2):
+        np.testing.assert_equal(features.cached_features(path, {}, compute), Counted()())
+    assert compute.calls == 1 and path.is_file() and not path.is_symlink()
+    assert capsys.readouterr().err.count("\n") == (kind != "dangling link")
+    assert kind == "directory" or other.read_text() == "not to be written"
 
 
 PROBES = {

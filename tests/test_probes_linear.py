@@ -228,6 +228,15 @@ def test_ridge_equals_scikit_learn(penalty, count):
     assert found.accuracy == np.mean(model.predict(scaled[1]).argmax(axis=1) == test_y)
 
 
+def test_no_eigenvalue_of_a_covariance_is_negative():
+    """Of features whose covariance is singular, rounding makes some so."""
+    x = np.random.default_rng(0).normal(size=(40, 4)) * 1e4
+    x = np.concatenate([x, x, x], axis=1)
+    x -= x.mean(axis=0)
+    assert np.linalg.eigvalsh(x.T @ x / len(x)).min() < 0
+    assert linear.ridge_spectrum(x, np.eye(40)[:, :2]).eigenvalues.min() >= 0
+
+
 @pytest.mark.parametrize("penalty", [1e-3, 1.0])
 def test_leave_one_out_error_equals_refitting(penalty):
     x, y, _, _ = problem(train=25)

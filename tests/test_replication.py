@@ -86,11 +86,11 @@ def change(**fields):
 
 SPOILED = {
     "lacks effective_rank": lambda path: without(path, "effective_rank"),
-    "no configuration": change(config=None),
+    "config: got None, takes a section": change(config=None),
     "damaged": cut,
     "lacks config": lambda path: without(path, "config"),
     "says scale 'full'": change(scale="full"),
-    "no number": change(linear_accuracy=float("nan")),
+    "linear_accuracy: got nan, takes a number from 0 to 1": change(linear_accuracy=float("nan")),
     "epochs is 9, and 6": change(config={"epochs": 9}),
 }
 

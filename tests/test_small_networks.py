@@ -107,9 +107,11 @@ def test_stops_between_cells_and_goes_on(tmp_path, capsys):
 
 def setting(config, dataset, network, **fields):
     augment, normalise = stacked.plain(dataset.side)
-    judged = {"train": dataset.train}
+    eval_splits = {"train": dataset.train}
     sizes = config.epochs, config.batch_size, augment, normalise
-    return stacked.Setting(network, dataset.num_classes, dataset.train, judged, *sizes, **fields)
+    return stacked.Setting(
+        network, dataset.num_classes, dataset.train, eval_splits, *sizes, **fields
+    )
 
 
 @pytest.mark.parametrize("loops", [True, False])

@@ -15,6 +15,7 @@ from tiny import Flat, make_batch
 
 import launch
 from configs import supervised as configuration
+from ssl_jax.builders.checks import WATCHED
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.supervised import build_classifier
 from ssl_jax.data.dataset import Dataset, Split
@@ -137,7 +138,7 @@ def test_the_opposing_penalty_is_that_of_the_step():
     classifier, optimizer = make_parts(weight_decay=1.0, decay="decoupled")
     state, batch = fresh(classifier, optimizer), labelled_batch()
     plain = jax.jit(make_step(classifier, make_parts()[1]))(state, batch, KEY)[0]
-    _, got = jax.jit(make_step(classifier, optimizer, opposing=True))(state, batch, KEY)
+    _, got = jax.jit(make_step(classifier, optimizer, penalty="decoupled"))(state, batch, KEY)
     theta, moved = (
         np.concatenate([np.ravel(p) for p in jax.tree.leaves(tree.params)])
         for tree in (state, plain)
@@ -147,6 +148,29 @@ def test_the_opposing_penalty_is_that_of_the_step():
         got["opposing_ratio"], np.abs(theta)[opposes].sum() / np.abs(theta).sum(), rtol=1e-3
     )
     assert 0 < got["opposing_fraction"] == pytest.approx(opposes.mean(), abs=2 / len(theta))
+
+
+@pytest.mark.parametrize("decay", ["realtime", "pre"])
+def test_a_decay_that_never_opposes_says_so_and_names_what_wd_would_have_done(decay):
+    """One step of RWD and of PWD in NumPy: no weight is larger for its decay, some would be for
+    WD's.
+    """
+    classifier, optimizer = make_parts(weight_decay=1.0, decay=decay)
+    state, batch = fresh(classifier, optimizer), labelled_batch()
+    _, got = jax.jit(make_step(classifier, optimizer, penalty=decay))(state, batch, KEY)
+    start = optimizer.pre(state.params, state.opt_state)  # where the gradient is taken
+    plain = make_parts()[1]
+    at = state._replace(params=start, opt_state=plain.init(start))
+    moved = jax.jit(make_step(classifier, plain))(at, batch, KEY)[0].params
+    theta, moved = (
+        np.concatenate([np.ravel(p) for p in jax.tree.leaves(tree)]) for tree in (start, moved)
+    )
+    opposes = (moved - 0.5 * theta) ** 2 > moved**2
+    assert got["opposing_ratio"] == got["opposing_fraction"] == 0
+    np.testing.assert_allclose(
+        got["wd_opposing_ratio"], np.abs(theta)[opposes].sum() / np.abs(theta).sum(), rtol=1e-3
+    )
+    assert 0 < got["wd_opposing_fraction"] == pytest.approx(opposes.mean(), abs=2 / len(theta))
 
 
 def test_four_devices_compute_what_one_computes():
@@ -295,8 +319,11 @@ def test_a_stopped_run_ends_as_one_that_never_stopped(finished, tmp_path):
 STUCK = {"optimizer.learning_rate": 0.0, "epochs": 6}
 
 
-def test_the_rate_is_reduced_where_validation_stands_still_and_stays_so_after_a_restart(tmp_path):
-    fields = STUCK | {"plateau.patience": 1, "plateau.factor": 0.5}
+@pytest.mark.parametrize("watch", WATCHED)
+def test_the_rate_is_reduced_where_what_is_watched_stands_still_and_stays_so_after_a_restart(
+    tmp_path, watch
+):
+    fields = STUCK | {"plateau.watch": watch, "plateau.patience": 1, "plateau.factor": 0.5}
     train(tmp_path / "whole", **fields)
     scales = [
         row["rate_scale"] for row in metrics_csv.read_rows(tmp_path / "whole" / "metrics.csv")
@@ -341,6 +368,52 @@ def test_snapshots_vote_with_their_mean_probabilities(tmp_path):
         assert accuracy == np.mean(np.argmax(probabilities, axis=1) == label)
 
 
+def logged(losses, **evaluated):
+    """Rows of every step, of which every second one is an evaluation."""
+    rows = []
+    for step, loss in enumerate(losses, start=1):
+        at = step // 2 - 1
+        found = {
+            name: values[at] if step % 2 == 0 else np.nan for name, values in evaluated.items()
+        }
+        rows.append({"step": float(step), "loss": loss} | found)
+    return rows
+
+
+def test_what_is_watched_is_the_column_or_the_loss_since_the_last_evaluation():
+    accuracy, loss = [0.1, 0.3, 0.2], [2.0, np.nan, 1.5]
+    rows = logged(
+        [3.0, 5.0, 2.0, 8.0, 1.0, 0.0],
+        test_accuracy=accuracy,
+        validation_accuracy=accuracy,
+        validation_loss=loss,
+    )
+    expected = {
+        "loss": ([4.0, 5.0, 0.5], "lower"),
+        "validation_loss": ([2.0, 1.5], "lower"),  # what is no number decides nothing
+        "validation_accuracy": (accuracy, "higher"),
+    }
+    assert set(expected) == set(WATCHED)
+    for watch, (history, better) in expected.items():
+        found = supervised.watched(rows, watch=watch, patience=3)
+        assert found == {"history": history, "better": better, "patience": 3}
+    rows[0]["step"] = 0.5  # a row of another number of steps has another weight
+    assert supervised.watched(rows, watch="loss")["history"][0] == (0.5 * 3 + 1.5 * 5) / 2
+
+
+def test_a_run_from_before_there_was_the_column_has_no_history():
+    rows = logged([3.0, 5.0], test_accuracy=[0.1])
+    assert supervised.watched(rows, watch="validation_loss")["history"] == []
+
+
+def test_the_validation_loss_is_the_mean_over_the_held_out_images():
+    rng = np.random.default_rng(0)
+    logits, label = rng.normal(size=(50, 4)).astype(np.float32), rng.integers(0, 4, 50)
+    exact = logits.astype(np.float64)
+    expected = np.mean(np.log(np.exp(exact).sum(1)) - exact[np.arange(50), label])
+    assert supervised.mean_loss("softmax", logits, label) == pytest.approx(expected, rel=1e-6)
+
+
 # --- Mistakes -------------------------------------------------------------------------------------
 
 MISTAKES = {
@@ -355,6 +428,8 @@ MISTAKES = {
     "augment.mean=0.1,0.2": ["mean"],
     "data.validation_size=1500": ["data.validation_size", "1500", "1297"],
     "data.random_labels=1.5": ["data.random_labels", "1.5", "from 0 to 1"],
+    "plateau.watch=validation": ["plateau.watch", "'validation'", "validation_accuracy"],
+    "stopping.watch=accuracy": ["stopping.watch", "'accuracy'", "validation_accuracy"],
     "plateau.factor=1": ["plateau.factor", "1.0"],
     "plateau.patience=2 data.validation_size=0": ["plateau.patience", "data.validation_size"],
     "stopping.patience=2 data.validation_size=0": ["stopping.patience", "data.validation_size"],

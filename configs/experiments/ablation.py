@@ -1,5 +1,5 @@
 """The ablation WD, RWD, PWD, LPWD (the paper's table 3), each gap split by the identities behind
-it.
+it, and no decay and L2 beside them (its table 1).
 
 python launch.py --config configs/experiments/ablation.py --workdir runs/ablation
 python launch.py --config configs/experiments/ablation.py:full --workdir runs/ablation-full

@@ -4,12 +4,14 @@ network.
 The protocol is that of the layer-wise pre-weight-decay paper (section 4): images mirrored with
 probability 1/2 and nothing else, normalised by ImageNet's statistics, a constant learning rate. Its
 networks start from ImageNet-21k weights and take some 9 800 steps of 512 images; here they start
-from scratch and take some hundred of 128.
+from scratch and take some hundred of 128. A file of timm's weights to start from, one for each
+architecture: --config.weights.convnext_tiny=FILE.
 """
 
 from ml_collections import ConfigDict
 
 SCALES = ("small", "full")
+WITH_WEIGHTS = ("convnext_tiny", "convnext_small", "convnext_base", "swin_tiny")
 
 
 def base(experiment: str) -> ConfigDict:
@@ -45,6 +47,9 @@ def base(experiment: str) -> ConfigDict:
     # auto: the architecture's own | sigmoid | tanh | relu | leaky_relu | gelu
     config.encoder.activation = "auto"
 
+    # files of timm's weights to start from (safetensors, or a state dict), by architecture; "": none
+    config.weights = ConfigDict(dict.fromkeys(WITH_WEIGHTS, ""))
+
     config.augment = ConfigDict()
     config.augment.flip = 0.5
     config.augment.crop_padding = 0  # pixels; 0: no crop
@@ -62,8 +67,8 @@ def base(experiment: str) -> ConfigDict:
 
 
 def full_scale(config: ConfigDict) -> ConfigDict:
-    """The paper's sizes, from scratch: all images, 100 epochs of batch 512. For a GPU; not
-    measured.
+    """The paper's sizes: all images, 100 epochs of batch 512; from scratch unless `weights` has
+    files. For a GPU; not measured.
     """
     config.epochs = 100
     config.batch_size = 512

@@ -26,6 +26,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.train_size": (0, math.inf),
     "data.image_size": (0, 1024),
     "encoder.width": (1, math.inf),
+    "encoder.depth": (0, 10_000),  # every layer is traced before the memory can be checked
     "projector.hidden": (1, math.inf),
     "predictor.hidden": (1, math.inf),
     "predictor.every": (1, math.inf),
@@ -65,6 +66,10 @@ SUPERVISED_RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+# What plateau and early stopping can watch, and which way is better.
+WATCHED = {"validation_loss": "lower", "validation_accuracy": "higher", "loss": "lower"}
+
+
 def check_supervised(config: Config) -> None:
     """Check the fields of a supervised run, and raise a UserError for the first that is wrong.
 
@@ -74,10 +79,13 @@ def check_supervised(config: Config) -> None:
     if config.loss not in LOSSES:
         raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, LOSSES)}")
     for section in ("plateau", "stopping"):
-        if config[section].patience and not config.data.validation_size:
+        watch, patience = config[section].watch, config[section].patience
+        if watch not in WATCHED:
+            raise UserError(f"{section}.watch: got {watch!r}, {nearest(watch, WATCHED)}")
+        if patience and watch != "loss" and not config.data.validation_size:
             raise UserError(
-                f"{section}.patience: got {config[section].patience}, which watches held-out "
-                "training images: set data.validation_size, which is 0"
+                f"{section}.patience: got {patience}, which watches held-out training images: "
+                f"set data.validation_size, which is 0, or {section}.watch=loss"
             )
     if config.weights and not Path(config.weights).is_file():
         raise UserError(

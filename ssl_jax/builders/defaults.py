@@ -155,7 +155,7 @@ def add_optimizer(config: ConfigDict) -> None:
     config.schedule = ConfigDict()
     # constant | linear | step | cosine | polynomial | triangular | triangular2 | exp_range | sgdr
     config.schedule.name = "constant"
-    config.schedule.warmup_epochs = 0
+    config.schedule.warmup_epochs = 0.0  # may be a fraction
     # the weight decay's own schedule, by the same names and fields
     config.schedule.decay = "constant"
     # of linear, cosine, polynomial, sgdr: last value, as a share of the peak
@@ -180,6 +180,7 @@ OPTIONS = {
     "rho": float,  # Adadelta, RMSprop, natural
     "initial": float,  # Adagrad
     "dampening": float,  # momentum
+    "heavy_ball": float,  # RMSprop: its momentum
     "inside": bool,  # momentum: the learning rate inside the buffer
     "trust": float,  # LARS
     "damping": float,  # natural
@@ -265,15 +266,18 @@ def default_supervised() -> ConfigDict:
     config.optimizer.decay = "decoupled"
     config.optimizer.exclude = ""
 
-    # reduces the learning rate where the validation accuracy stands still
+    # reduces the learning rate where what it watches stands still
     config.plateau = ConfigDict()
+    # validation_loss (as in the lectures) | validation_accuracy | loss, of the training
+    config.plateau.watch = "validation_loss"
     config.plateau.patience = 0  # evaluations without progress; 0: never
     config.plateau.factor = 0.1
     config.plateau.threshold = 1e-4  # what counts as progress
     config.plateau.cooldown = 0  # evaluations that do not count after a reduction
     config.plateau.smallest = 0.0  # share of the rate below which it is not reduced
 
-    config.stopping = ConfigDict()  # ends the run where the validation accuracy stands still
+    config.stopping = ConfigDict()  # ends the run where what it watches stands still
+    config.stopping.watch = "validation_loss"  # | validation_accuracy | loss, of the training
     config.stopping.patience = 0  # evaluations without progress; 0: never
     config.stopping.threshold = 0.0
     return config

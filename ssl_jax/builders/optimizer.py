@@ -78,8 +78,7 @@ def build_schedule(
     Returns:
         A function from the step to the value.
     """
-    fields = config.schedule
-    warmup = fields.warmup_epochs * steps_per_epoch if name == fields.name else 0
+    warmup = warmup_steps(config, steps_per_epoch) if name == config.schedule.name else 0
     return make_schedule(
         name, peak, total_steps, warmup, **schedule_options(config, name, steps_per_epoch)
     )
@@ -103,6 +102,22 @@ def schedules_agree(ones: Iterable[Schedule], others: Iterable[Schedule], steps:
 def schedules_of(rules: dict[str, Rule]) -> list[Schedule]:
     """Return the schedules of all groups, of the learning rate and of the decay."""
     return [f for rule in rules.values() for f in (rule.schedule, rule.decay_schedule)]
+
+
+def warmup_steps(config: Config, steps_per_epoch: int) -> int:
+    """Return the number of steps of warm-up."""
+    return _in_steps("warmup_epochs", config.schedule.warmup_epochs, steps_per_epoch)
+
+
+def _in_steps(field: str, epochs: float, steps_per_epoch: int) -> int:
+    """Return the nearest number of steps; UserError where a length above 0 would be none."""
+    steps = round(epochs * steps_per_epoch)
+    if epochs > 0 and not steps:
+        raise UserError(
+            f"schedule.{field}: got {epochs:g}, which is less than half a step: an epoch has "
+            f"{steps_per_epoch} steps"
+        )
+    return steps
 
 
 def schedule_options(config: Config, name: str, steps_per_epoch: int) -> dict[str, float]:
@@ -134,7 +149,7 @@ def schedule_options(config: Config, name: str, steps_per_epoch: int) -> dict[st
         )
     in_steps = {"every", "cycle"}
     return {
-        option: round(value * steps_per_epoch) if option in in_steps else value
+        option: _in_steps(option, value, steps_per_epoch) if option in in_steps else value
         for option, value in given.items()
         if option in options_of_schedule(name)
     }
@@ -239,10 +254,11 @@ def layer_table(
     return rows
 
 
-def has_penalty(config: Config) -> bool:
-    """Return whether the weight decay has a penalty of its own, which can oppose the update.
+def penalty_kind(config: Config, rules: dict[str, Rule]) -> str:
+    """Return the kind of weight decay that some group has as a penalty of its own.
 
-    Coupled decay (L2) has none: it is part of the gradient.
+    "" stands for no decay, and for coupled decay (L2), which is part of the gradient.
     """
-    fields = config.optimizer
-    return fields.weight_decay > 0 and kind_of_decay(fields.name, fields.decay) != "coupled"
+    kind = kind_of_decay(config.optimizer.name, config.optimizer.decay)
+    decays = any(rule.weight_decay > 0 for rule in rules.values())
+    return kind if decays and kind != "coupled" else ""

@@ -14,12 +14,12 @@ from ssl_jax.builders.optimizer import (
     Rule,
     build_optimizer,
     build_rules,
-    has_penalty,
+    penalty_kind,
     schedules_agree,
     schedules_of,
 )
 from ssl_jax.builders.plan import Plan, make_plan
-from ssl_jax.builders.program import compile_once, compile_program, fresh_key
+from ssl_jax.builders.program import compile_once, compile_program, fresh_key, steps_per_call
 from ssl_jax.data.dataset import Description
 from ssl_jax.errors import UserError
 from ssl_jax.losses import OBJECTIVES, regularised
@@ -180,7 +180,7 @@ def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | N
         objective=regularised(OBJECTIVES[config.loss], config.regularisers),
         loss_scale=config.loss_scale,
         tracked=config.dynamics.every > 0,
-        opposing=has_penalty(config),
+        penalty=penalty_kind(config, parts.rules),
         axis_name=axis_name,
     )
 
@@ -202,4 +202,4 @@ def compile_step(
         run(state, batches) -> (state, metrics of every step).
     """
     step = build_step(config, parts, make_views(parts.recipe, side), parallel.axis(devices))
-    return compile_program(step, data, devices, key)
+    return compile_program(step, data, devices, key, steps_per_call(config, devices))

@@ -1,5 +1,6 @@
 """Compile a step to the program that runs it on all devices."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,22 @@ import jax
 from jax.stages import Wrapped
 
 from ssl_jax.data.batches import load
+from ssl_jax.errors import UserError
+from ssl_jax.files import size
 from ssl_jax.optim.decay import check_mask
+from ssl_jax.runtime.memory import host_memory
 from ssl_jax.train import parallel
 from ssl_jax.train.state import init_key
-from ssl_jax.types import Config, Step
+from ssl_jax.types import Config, PyTree, Step
+from ssl_jax.workdir.directory import flatten
+
+# The fields that decide how large each part of the parameters is.
+SIZES = {
+    "encoder": ("encoder.width", "encoder.depth"),
+    "projector": ("projector.hidden", "projector.out"),
+    "predictor": ("predictor.hidden", "projector.out"),
+    "head": ("encoder.width",),
+}
 
 
 def compile_once(function: Callable) -> Wrapped:
@@ -37,7 +50,49 @@ def check_exclude(config: Config, init: Wrapped) -> None:
     check_mask(shapes.params, config.optimizer.exclude)
 
 
-def compile_program(step: Step, data: dict, devices: list, key: jax.Array) -> Callable:
+def check_memory(config: Config, init: Wrapped, devices: list) -> None:
+    """Raise a UserError where parameters and optimizer alone exceed the memory of a device.
+
+    Traces `init`, and allocates nothing, as `check_exclude`.
+
+    Args:
+        config: of a run that trains; the message names the fields of its largest part.
+        init: the run's initialisation by key.
+        devices: devices to train on, each of which has a whole state.
+    """
+    shapes: Any = init.trace(fresh_key(config)).out_info
+    parts = {name: count_bytes(part) for name, part in shapes.params.items()}
+    # the state, and once more the parameters as their gradient
+    needed = count_bytes(shapes) + sum(parts.values())
+    if devices[0].platform == "cpu":
+        needed, memory, place = needed * len(devices), host_memory(), "this machine has"
+    else:
+        stats = devices[0].memory_stats() or {}
+        memory, place = stats.get("bytes_limit"), f"a device ({devices[0].device_kind}) has"
+    if memory is None or needed <= memory:
+        return
+    largest = max(parts, key=lambda name: parts[name])
+    fields = {
+        field: value
+        for field, value in flatten(config.to_dict()).items()
+        if field in SIZES.get(largest, ())
+    }
+    got = ", ".join(f"{field} (got {value})" for field, value in fields.items())
+    raise UserError(
+        f"{got or largest}: parameters, gradients and optimizer need {size(needed)}, "
+        f"{size(parts[largest])} of it the parameters of the {largest}, and {place} "
+        f"{size(memory)}; takes smaller numbers"
+    )
+
+
+def count_bytes(tree: PyTree) -> int:
+    """Return the bytes of all arrays of a pytree, or of their shapes."""
+    return sum(
+        math.prod(leaf.shape) * getattr(leaf.dtype, "itemsize", 0) for leaf in jax.tree.leaves(tree)
+    )
+
+
+def compile_program(step: Step, data: dict, devices: list, key: jax.Array, size: int) -> Callable:
     """Compile a step for all devices, with a copy of the data on each.
 
     Args:
@@ -45,11 +100,12 @@ def compile_program(step: Step, data: dict, devices: list, key: jax.Array) -> Ca
         data: arrays that a step gathers its images from, see `data.batches.Feed`.
         devices: devices to train on.
         key: key of the run.
+        size: most steps of a call.
 
     Returns:
         run(state, batches) -> (state, metrics of every step).
     """
-    program = parallel.parallelise(step, load, devices)
+    program = parallel.parallelise(step, load, devices, size)
     data = parallel.replicate(data, devices)
     return lambda state, batches: program(state, data, batches, key)
 
@@ -58,5 +114,10 @@ def pick_devices(config: Config) -> list:
     """Return the devices to train on; UserError where batch or steps of a call do not fit them."""
     devices = parallel.pick_devices(config.devices)
     parallel.per_device(config.batch_size, devices)
-    parallel.steps_per_call(config.steps_per_call, devices)
+    steps_per_call(config, devices)
     return devices
+
+
+def steps_per_call(config: Config, devices: list) -> int:
+    """Return how many steps a call of the compiled program takes at most."""
+    return parallel.steps_per_call(config.steps_per_call, devices)

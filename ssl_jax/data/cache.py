@@ -4,25 +4,39 @@ A split is three files: `STEM.image.npy`, `STEM.label.npy` and, written last, `S
 types and CRC-32 of the bytes, and what they were decoded from). Each appears by `os.replace`, so
 any number of processes may build the same split at once: they write the same bytes, and nobody sees
 a half-written file.
+
+What a split was decoded from is told by a digest of the whole files (`source_digest`).
 """
 
+import errno
+import hashlib
 import json
+import math
 import os
+import shutil
 import sys
+import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from tqdm import tqdm
 
 from ssl_jax.errors import UserError
-from ssl_jax.runtime.cache_directory import user_cache
+from ssl_jax.files import local_path
+from ssl_jax.runtime.cache_directory import make_private, user_cache
 
 Example = tuple[np.ndarray, int]
 Arrays = tuple[np.ndarray, np.ndarray]
+
+BESIDE = "ssl_jax_cache"  # folder of decoded splits beside the data
+# Seconds in which a file may change again without a new date: it is not remembered before.
+RECENT = 2.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
@@ -30,12 +44,21 @@ def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
 
     An explicit `cache_dir`, else `$SSL_JAX_CACHE`, is the only place. Without either: beside the
     data where that can be written, then the user's cache directory.
+
+    Raises:
+        UserError: there is no place for a cache at all.
     """
     if cache_dir:
-        return [Path(cache_dir).expanduser()]
-    if data_dir and not os.environ.get("SSL_JAX_CACHE") and _writable(data_dir):
-        return [Path(data_dir) / "ssl_jax_cache", user_cache()]
-    return [user_cache()]
+        return [Path(local_path("cache_dir", cache_dir))]
+    try:
+        if data_dir and not os.environ.get("SSL_JAX_CACHE") and _writable(data_dir):
+            return [Path(data_dir) / BESIDE, user_cache()]
+        return [user_cache()]
+    except OSError as error:
+        raise UserError(
+            f"SSL_JAX_CACHE: not set, and there is no other place for decoded images ({error}); "
+            "takes a directory that can be written"
+        ) from error
 
 
 def _writable(folder: str) -> bool:
@@ -71,15 +94,120 @@ def load_or_build(
     for root in roots:
         if (arrays := read(root / stem, source, shape)) is not None:
             return arrays
-    refusals = []
+    refusals: list[str] = []
+    full: set[int] = set()  # devices on which the disk, or this user's share of it, is full
     for root in roots:
         try:
+            refuse_full(root, shape, full)
             write(root / stem, source, shape, decode())
             return _read(root / stem, source, shape)
         except OSError as error:
+            if error.errno in FULL:
+                full.add(_existing(root).stat().st_dev)
             refusals.append(f"{root} ({error.strerror or error})")
     takes = "a directory that can be written, with room for the decoded images"
     raise UserError(f"SSL_JAX_CACHE: got {' and '.join(refusals)}, takes {takes}")
+
+
+def refuse_full(root: Path, shape: tuple[int, ...], full: Container[int] = ()) -> None:
+    """Raise OSError where a decoded split has no room, before it is decoded.
+
+    Args:
+        root: where it is to lie; it need not exist.
+        shape: (N, H, W, C) of all images.
+        full: device numbers that are known to be full, whatever they say.
+    """
+    place = _existing(root)
+    needed, free = needed_bytes(shape), shutil.disk_usage(place).free
+    if free < needed or place.stat().st_dev in full:
+        why = f"no space left: {needed:,} bytes needed, {free:,} free"
+        raise OSError(errno.ENOSPC, why, str(root))
+
+
+def needed_bytes(shape: tuple[int, ...]) -> int:
+    """Return the bytes on disk of a decoded split of `shape` (N, H, W, C), rounded up."""
+    return math.prod(shape) + 4 * shape[0] + 4096  # pixels, labels, headers and the card
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the nearest directory above it that exists."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def source_digest(folder: Path, roots: Sequence[Path]) -> str:
+    """Return a digest of the names and contents of all files in `folder`.
+
+    A file is read again only when its size, inode or times have changed since its digest was
+    remembered, in `sources/` of a root.
+
+    Args:
+        folder: of a prepared set.
+        roots: cache directories, first choice first.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    name = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
+    cards = [root / "sources" / f"{name}.json" for root in roots]
+    known = {key: value for card in reversed(cards) for key, value in _remembered(card).items()}
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    found = {path.name: _identity(path) for path in files}
+    unknown = {p for p in files if known.get(p.name, [None])[:-1] != found[p.name]}
+    digests = {p.name: known[p.name][-1] for p in files if p not in unknown}
+    size = sum(found[path.name][0] for path in unknown)
+    # shown only where it takes long
+    with tqdm(total=size, desc=f"reading {folder}", unit="B", unit_scale=True, delay=3) as bar:
+        for path in sorted(unknown):
+            digests[path.name] = _file_digest(path)
+            bar.update(found[path.name][0])
+    if unknown:
+        late = time.time_ns() - RECENT * 1e9
+        lasting = {n: [*found[n], digests[n]] for n in found if max(found[n][2:]) < late}
+        _remember(cards, lasting)
+    whole = hashlib.blake2b(digest_size=8)
+    for path in files:
+        whole.update(os.fsencode(path.name) + f" {digests[path.name]}\n".encode())
+    return whole.hexdigest()
+
+
+def _identity(path: Path) -> list[int]:
+    status = path.stat()
+    # st_ctime_ns: no program can set it, so that a restored date hides no change
+    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _remembered(card: Path) -> dict[str, list]:
+    """Return {file name: [*_identity, digest]} of a card; {} where it cannot be read."""
+    try:
+        known = json.loads(card.read_text())
+        return {
+            name: entry
+            for name, entry in known.items()
+            if len(entry) == 5 and isinstance(entry[-1], str)
+        }
+    except Exception:  # whatever is wrong with it, the files are read again
+        return {}
+
+
+def _remember(cards: Sequence[Path], entries: dict[str, list]) -> None:
+    """Write the first card that can be written; without one the files are read again next time."""
+    for card in cards:
+        try:
+            _make(card.parent)
+            with _replacing(card) as file:
+                file.write(json.dumps(entries, indent=1).encode())
+            return
+        except OSError:
+            continue
 
 
 def read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays | None:
@@ -94,12 +222,14 @@ def read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays | None:
         image (N, H, W, C) uint8 and label (N,) int32. None where there are none, or, with a
         warning, where they are damaged.
     """
-    if not _file(stem, "json").exists():
-        return None
     try:
         return _read(stem, source, shape)
     except Exception as error:  # whatever is wrong with a cache, decoding again repairs it
-        print(f"warning: {stem}: the cache is damaged ({error}); decoding again", file=sys.stderr)
+        # without a card there is no split: none was written, or not to its end
+        if not isinstance(error, OSError) or os.path.lexists(_file(stem, "json")):
+            print(
+                f"warning: {stem}: the cache is damaged ({error}); decoding again", file=sys.stderr
+            )
         return None
 
 
@@ -123,17 +253,22 @@ def write(stem: Path, source: str, shape: tuple[int, ...], examples: Iterator[Ex
 
     Raises:
         OSError: the files cannot be written.
+        UserError: there are not N pairs.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    labels, crc = [], 0
+    _make(stem.parent)
+    labels: list[int] = []
+    crc = 0
     with _replacing(_file(stem, "image.npy")) as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
+        _reserve(file, math.prod(shape))
         for image, label in examples:
             pixels = image.tobytes()
             crc = zlib.crc32(pixels, crc)
             file.write(pixels)
             labels.append(label)
+        if len(labels) != shape[0]:
+            raise UserError(f"{source}: has {len(labels)} images, {shape[0]} are declared")
     label = np.asarray(labels, np.int32)
     with _replacing(_file(stem, "label.npy")) as file:
         np.save(file, label)
@@ -152,6 +287,30 @@ def _card(source: str, shape: tuple[int, ...], crc: int, label: np.ndarray) -> d
             "crc32": zlib.crc32(label.tobytes()),
         },
     }
+
+
+def _make(folder: Path) -> None:
+    """Make the folder: beside the data as the umask says, for all who use them, else private."""
+    if BESIDE in folder.parts:
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        make_private(folder)
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Reserve `size` bytes from where the file stands: a quota that is too small shows here.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if size and hasattr(os, "posix_fallocate"):
+        file.flush()
+        try:
+            os.posix_fallocate(file.fileno(), file.tell(), size)
+        except OSError as error:
+            if error.errno in (*FULL, errno.EFBIG):
+                why = f"{error.strerror}: {size:,} bytes needed"
+                raise OSError(error.errno, why, file.name) from error
 
 
 def _file(stem: Path, suffix: str) -> Path:

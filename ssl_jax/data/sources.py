@@ -14,6 +14,7 @@ from ssl_jax.data.dataset import Dataset, Description, Split
 from ssl_jax.data.digits import describe_digits, read_digits
 from ssl_jax.data.tfds import describe_prepared, read_prepared
 from ssl_jax.errors import UserError
+from ssl_jax.files import local_path
 
 
 class Source(NamedTuple):
@@ -95,7 +96,7 @@ def _check_place(data_dir: str | None, image_size: int | None) -> str | None:
     """Return the directory with `~` expanded; UserError for a wrong directory or size."""
     if image_size is not None and image_size < 1:
         raise UserError(f"data.image_size: got {image_size}, takes at least 1 pixel")
-    data_dir = str(Path(data_dir).expanduser()) if data_dir else None
+    data_dir = local_path("data.data_dir", data_dir) if data_dir else None
     if data_dir is not None and not Path(data_dir).is_dir():
         raise UserError(
             f"data.data_dir: got {data_dir}, which is not a directory; takes a TFDS directory"

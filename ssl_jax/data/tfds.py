@@ -1,6 +1,5 @@
 """Sets of TensorFlow Datasets, prepared as array_record, without TensorFlow."""
 
-import hashlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from ssl_jax.data.cache import Arrays, cache_roots, load_or_build
+from ssl_jax.data.cache import Arrays, cache_roots, load_or_build, source_digest
 from ssl_jax.data.dataset import Dataset, Description, Split
 from ssl_jax.data.pictures import MODES, read_pixels
 from ssl_jax.errors import UserError, nearest
@@ -240,9 +239,14 @@ def _split(
 ) -> Arrays:
     """Return image and label of one split, through the cache."""
     shape = _shape(builder, split, keys[0], image_size)
-    source = (
-        f"{builder.info.full_name} {_fingerprint(Path(builder.data_path))} {shape[1]}x{shape[2]}"
-    )
+    folder = Path(builder.data_path)
+    try:
+        digest = source_digest(folder, roots)
+    except OSError as error:
+        raise UserError(
+            f"data.data_dir: {error.filename or folder} cannot be read ({error.strerror})"
+        ) from error
+    source = f"{builder.info.full_name} {digest} {shape[1]}x{shape[2]}"
     stem = f"{source.replace('/', '-').replace(' ', '-')}/{split}"
     return load_or_build(
         roots, stem, source, shape, lambda: _decode(builder, split, keys, shape, image_size)
@@ -262,22 +266,6 @@ def _shape(
         )
     count = sum(builder.info.splits[part].num_examples for part in split.split("+"))
     return count, height, width, channels or 3
-
-
-def _fingerprint(folder: Path) -> str:
-    """Return a hash that distinguishes two sets of one name and version, without a full read.
-
-    It covers names and sizes of the files and their last 64 KiB: the descriptions whole, and the
-    index of the records, whose files are padded to 64 KiB.
-    """
-    digest = hashlib.blake2b(digest_size=4)
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size} ".encode())
-        with path.open("rb") as file:
-            file.seek(max(0, size - 2**16))
-            digest.update(file.read())
-    return digest.hexdigest()
 
 
 def _decode(

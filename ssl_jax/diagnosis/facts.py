@@ -47,6 +47,7 @@ class Diagnosis(NamedTuple):
     signs: tuple[str, ...]  # sentences, what was measured
     advice: tuple[str, ...]  # sentences, the most certain first
     certainty: str  # "sure", "likely" or "unsure", a colon and the reason
+    settles: str = ""  # what will settle it, and by which step; "" where nothing is open
 
     @property
     def collapsed(self) -> bool:
@@ -58,7 +59,8 @@ class Diagnosis(NamedTuple):
         begun = "" if self.since is None else f" since step {self.since}"
         remedy = f". Remedy: {self.advice[0].split(' (')[0]}" if self.advice else ""
         certainty, signs = self.certainty.split(":")[0], "; ".join(self.signs[:3])
-        return f"{self.state}{begun} ({certainty}): {signs}{remedy}"
+        settles = f". Settled {self.settles}" if self.settles else ""
+        return f"{self.state}{begun} ({certainty}): {signs}{settles}{remedy}"
 
 
 COLLAPSED = ("dimensional collapse", "complete collapse", "rank-one explosion")

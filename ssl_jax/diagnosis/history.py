@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.diagnosis.facts import Diagnosis, Facts
+from ssl_jax.diagnosis.course import Course
+from ssl_jax.diagnosis.facts import COLLAPSED, Diagnosis, Facts
 from ssl_jax.diagnosis.signs import NEEDED
-from ssl_jax.diagnosis.state import diagnose
+from ssl_jax.diagnosis.state import diagnose, diagnose_course, state_of_run
 from ssl_jax.errors import UserError
 from ssl_jax.optim import kind_of_decay
 from ssl_jax.workdir.dynamics_npz import NAME, read_dynamics
@@ -16,18 +17,33 @@ from ssl_jax.workdir.dynamics_npz import NAME, read_dynamics
 Rows = list[dict[str, float]]
 
 
-def state_change(rows: Rows, facts: Facts) -> str | None:
-    """Return one line where the last row changed the run's state, else None.
+class Watch:
+    """A run under way: says when its state changes, at a constant cost for each row."""
 
-    A change from one collapse to another is no change. No memory is kept: a run that is stopped and
-    resumed reports the same lines as one without a stop.
-    """
-    now = diagnose(history_of(rows), facts)
-    before = diagnose(history_of(rows[:-1]), facts)
-    first_good = before.state == "too early" and now.state == "healthy"
-    if now.state == before.state or first_good or (before.collapsed and now.collapsed):
-        return None
-    return f"step {rows[-1]['step']:.0f}: {now.words}"
+    def __init__(self, facts: Facts) -> None:
+        self._course, self._seen = Course(facts), 0
+
+    def change(self, rows: Rows) -> str | None:
+        """Return one line where the last row changed the run's state, else None.
+
+        A change from one collapse to another is no change. What is remembered follows from the
+        rows alone: a run that is stopped and resumed reports the same lines as one without a stop.
+
+        Args:
+            rows: all rows so far, of which those of earlier calls are the first.
+
+        Returns:
+            The line, or None.
+        """
+        self._course.extend(history_of(rows[self._seen : -1]))
+        before = state_of_run(self._course)[0]
+        self._course.extend(history_of(rows[max(self._seen, len(rows) - 1) :]))
+        self._seen = len(rows)
+        now = state_of_run(self._course)[0]
+        first_good = before == "too early" and now == "healthy"
+        if now == before or first_good or (before in COLLAPSED and now in COLLAPSED):
+            return None
+        return f"step {rows[-1]['step']:.0f}: {diagnose_course(self._course).words}"
 
 
 def examine(rows: Rows, facts: Facts, source: Path) -> Diagnosis:

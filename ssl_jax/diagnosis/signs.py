@@ -41,37 +41,47 @@ class Signs(NamedTuple):
 NEEDED = ("step", "loss", "relative_spread", "effective_rank", "top_eigenvalue")
 
 
-def read_signs(history: dict, dim: int) -> Signs:
-    """Return the signs of a history.
+def read_signs(history: dict, dim: int, before: int = 0, start: float | None = None) -> Signs:
+    """Return the signs of a history, or of the later rows of one.
 
-    `history` has the columns of metrics.csv as arrays (T,), and under "dynamics" the arrays of
-    dynamics.npz where there are any. `dim` is D. A missing column is a UserError.
+    Args:
+        history: the columns of metrics.csv as arrays (T,), and under "dynamics" the arrays of
+            dynamics.npz where there are any. A missing column is a UserError.
+        dim: D.
+        before: leading rows that only fill the medians of those after them.
+        start: the largest eigenvalue of F at the start. None: these rows are the first.
+
+    Returns:
+        The signs, arrays (T - before,).
     """
-    if lacking := [name for name in NEEDED if name not in history]:
-        raise UserError(
-            f"history: lacks {', '.join(lacking)}, takes the columns of a pretraining run's "
-            "metrics.csv"
-        )
+    check_columns(history)
     row = {name: np.asarray(history[name], np.float64) for name in NEEDED}
-    smooth = {name: running_median(values) for name, values in row.items()}
-    mean = running_median(
-        mean_share(row["step"], row["relative_spread"], history.get("dynamics") or {})
-    )
-    weights = np.asarray(
-        history.get("predictor_norm", np.full_like(row["step"], np.nan)), np.float64
-    )
-    rank, top = np.minimum(smooth["effective_rank"], dim), smooth["top_eigenvalue"]
-    start = float(top[min(ROWS, len(top)) - 1]) if len(top) else np.nan
+    weights = history.get("predictor_norm", np.full_like(row["step"], np.nan))
+    row["predictor_norm"] = np.asarray(weights, np.float64)
+    row["mean"] = mean_share(row["step"], row["relative_spread"], history.get("dynamics") or {})
+    names = ("effective_rank", "mean", "top_eigenvalue", "loss", "predictor_norm")
+    rank, mean, top, loss, norm = running_median(np.array([row[name] for name in names]), before)
+    rank = np.minimum(rank, dim)
+    if start is None:
+        start = float(top[min(ROWS, len(top)) - 1]) if len(top) else np.nan
     return Signs(
-        row["step"],
+        row["step"][before:],
         rank,
         mean,
         np.minimum(content_rank(rank, mean), dim),
         top / max(start, np.finfo(np.float64).tiny),
-        smooth["loss"],
-        running_median(weights) / np.sqrt(dim),
+        loss,
+        norm / np.sqrt(dim),
         start,
     )
+
+
+def check_columns(history: dict) -> None:
+    """Raise a UserError where a column of NEEDED is missing."""
+    if lacking := [name for name in NEEDED if name not in history]:
+        raise UserError(
+            f"history: lacks {', '.join(lacking)}, takes the columns of a pretraining run's metrics.csv"
+        )
 
 
 def mean_share(step: np.ndarray, spread: np.ndarray, dynamics: dict) -> np.ndarray:
@@ -94,17 +104,26 @@ def mean_share(step: np.ndarray, spread: np.ndarray, dynamics: dict) -> np.ndarr
     return np.where(np.isnan(measured), by_spread, measured)
 
 
-def running_median(values: np.ndarray, width: int = ROWS) -> np.ndarray:
-    """Return the median of the last `width` values up to each, (T,).
+def running_median(values: np.ndarray, before: int = 0, width: int = ROWS) -> np.ndarray:
+    """Return the median of the last `width` values up to each, (..., T - before).
 
     There are fewer values at the start. The median is nan where one of the values is nan.
+
+    Args:
+        values: the values in order, (..., T).
+        before: leading values that have no median of their own.
+        width: how many values a median is of.
+
+    Returns:
+        The medians of all values but the first `before`.
     """
-    if len(values) == 0:
-        return values
-    padded = np.concatenate([np.full(width - 1, np.nan), values])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, width)
-    first = [np.median(values[: i + 1]) for i in range(min(width - 1, len(values)))]
-    return np.concatenate([first, np.median(windows[width - 1 :], axis=1)])
+    whole = max(before, width - 1)  # from here on a median has all its values
+    windows = [values[..., : i + 1] for i in range(before, min(whole, values.shape[-1]))]
+    medians = [np.median(window, axis=-1, keepdims=True) for window in windows]
+    if values.shape[-1] > whole:
+        full = np.lib.stride_tricks.sliding_window_view(values, width, axis=-1)
+        medians.append(np.median(full[..., whole - width + 1 :, :], axis=-1))
+    return np.concatenate(medians, axis=-1) if medians else values[..., :0]
 
 
 def trend(values: np.ndarray) -> float:
@@ -112,7 +131,7 @@ def trend(values: np.ndarray) -> float:
 
     It is 0 for fewer than four values.
     """
-    values = values[:: max(1, len(values) // 60)]  # enough for a trend, and cheap
+    values = thinned(values)
     n = len(values)
     if n < 4:
         return 0.0
@@ -120,9 +139,9 @@ def trend(values: np.ndarray) -> float:
     return float(later.sum() / np.sqrt(n * (n - 1) * (2 * n + 5) / 18))
 
 
-def latched(enter: np.ndarray, stay: np.ndarray) -> np.ndarray:
-    """Return True from where `enter` is True, for as long as `stay` is."""
-    held, inside = np.zeros(len(enter), bool), False
+def latched(enter: np.ndarray, stay: np.ndarray, inside: bool = False) -> np.ndarray:
+    """Return True from where `enter` is True, for as long as `stay` is; `inside` is the value before."""
+    held = np.zeros(len(enter), bool)
     for i in range(len(enter)):
         held[i] = inside = bool(enter[i] or (inside and stay[i]))
     return held
@@ -130,4 +149,14 @@ def latched(enter: np.ndarray, stay: np.ndarray) -> np.ndarray:
 
 def recent(values: np.ndarray) -> np.ndarray:
     """Return the part of the values whose trend counts."""
-    return values[-max(2 * ROWS, int(RECENT * len(values))) :]
+    return values[-recent_rows(len(values)) :]
+
+
+def recent_rows(rows: int) -> int:
+    """Return how many of so many rows are the recent part, or would be of a longer run."""
+    return max(2 * ROWS, int(RECENT * rows))
+
+
+def thinned(values: np.ndarray) -> np.ndarray:
+    """Return at most 60 of the values at equal distances: enough for a trend, and cheap."""
+    return values[:: max(1, -(-len(values) // 60))]

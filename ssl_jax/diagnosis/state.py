@@ -28,54 +28,14 @@ project's results.
 import numpy as np
 
 from ssl_jax.diagnosis.advice import advise, decay_time
+from ssl_jax.diagnosis.certainty import Doubt, certainty_of, newer, over, spacing
+from ssl_jax.diagnosis.course import Course
 from ssl_jax.diagnosis.facts import Diagnosis, Facts
-from ssl_jax.diagnosis.signs import (
-    NEEDED,
-    RECENT,
-    ROWS,
-    TREND,
-    Signs,
-    latched,
-    read_signs,
-    recent,
-    trend,
-)
+from ssl_jax.diagnosis.rows import LINE, ONE, POINT, RUNAWAY
+from ssl_jax.diagnosis.signs import NEEDED, ROWS, TREND, Signs, recent, trend
 
 # --- Constants ------------------------------------------------------------------------------------
 
-# Of each pair, an alarm begins at the first and ends at the second. The noise of a batch is smaller
-# than the gap.
-
-# Content below which projections count as a line. 1.5 is the effective rank of two directions of
-# which one has 7/8. Stored runs (results/): the known collapses of configs/cifar10_small.py have
-# 1.0, all that learn 2.3 to 6.7. Of simsiam under strong decay (decay_ssl), those whose linear
-# probe fell to 25-28 % (untrained: 37) have 1.0 to 1.44, those at 33-36 % have 1.8 and 2.2.
-LINE = (1.5, 1.8)
-THIN = 2.5  # hardly more directions than a plane: no alarm, but no certainty either
-# Effective rank of F below which it holds no more than the mean and one direction. It raises an
-# alarm only where the largest eigenvalue holds: a healthy run may begin there, but its mean fades.
-ONE = (2.0, 2.3)
-# Largest eigenvalue, divided by that at the start, where one direction has taken over. It is .7 to
-# 35 in the replication's symmetric SimSiam over 100 epochs, .2 to 5 in this project's three known
-# collapses. Runs that learn, and dimensions that fade, end at .002 to .06. A single point keeps the
-# length of its mean, so there the eigenvalue has to grow (GROWN).
-HELD = (0.25, 0.125)
-GROWN = 4.0
-# Mean cosine between different images above which the cosine sees one point. Runs of this project
-# that fail otherwise stop at .95, those that learn end at .75 or less. .99 leaves a spread of .1.
-POINT = (0.99, 0.98)
-# Largest eigenvalue, divided by that at the start, below which nothing is left where the loss
-# depends on lengths (Euclidean). Learning removes the mean's: 190.8 to 1.5 (replication, BYOL),
-# 1e-2.
-VANISHED = 1e-4
-# ||W_p||_F / sqrt(D), 1 for the identity, above which the weights have diverged under the Euclidean
-# loss. The theory's p stays below tau / a <= 1; measured were 0.02 to 0.5. The cosine does not
-# depend on it: 38 to 80 in runs of a predictor at 10 times the rate and without decay (table 3,
-# mini), which learn as well as any.
-RUNAWAY = 20.0
-# A loss that sees lengths, divided by its first value; learning makes it smaller.
-GROWN_LOSS = 100.0
-GROWN_WEIGHTS = 100.0  # norm of a part divided by its first value, where dynamics.npz has it
 # All states look alike before so many steps. At 10 to 50 steps a run that will learn and one that
 # will not have both passed rank 1.2 and spread .2 (directpred on digits and CIFAR-10).
 EARLY = 100
@@ -91,18 +51,24 @@ NEAR_BEST = 0.8
 
 
 def diagnose(history: dict, facts: Facts) -> Diagnosis:
-    """Return the state of a run with these rows so far; cheap enough for every logged row.
+    """Return the state of a run with these rows so far.
 
     `history` is that of `read_signs`. The state is "too early", except for a divergence, before
     EARLY steps or with fewer than ROWS rows. It is "too early" too where a row shows trouble
     (`states_of_rows`) but the run is recovering (`recovering`), or its largest eigenvalue falls
     and weight decay has not had its time.
     """
-    bad = first_bad(history)
-    if bad is not None:
-        return diagnose_divergence(history, facts, bad)
-    signs = read_signs(history, facts.dim)
-    if len(signs.step) == 0:
+    course = Course(facts, history.get("dynamics"))
+    course.extend({name: column for name, column in history.items() if name != "dynamics"})
+    return diagnose_course(course)
+
+
+def diagnose_course(course: Course) -> Diagnosis:
+    """Return the state of a run with the rows that its course has read, at a constant cost."""
+    facts, signs = course.facts, course.signs
+    if course.bad is not None:
+        return diagnose_divergence(course)
+    if len(course) == 0:
         return Diagnosis(
             "too early",
             None,
@@ -112,98 +78,50 @@ def diagnose(history: dict, facts: Facts) -> Diagnosis:
             (),
             "unsure: nothing measured",
         )
-    kinds = states_of_rows(signs, history.get("dynamics") or {}, facts)
-    state, doubt = state_of_run(kinds, signs, facts)
-    since = first_of_last(kinds != "healthy") if state not in ("healthy", "too early") else None
+    state, doubt = state_of_run(course)
+    begun = state not in ("healthy", "too early")
+    certainty, settles = certainty_of(state, course, doubt)
     return Diagnosis(
         state,
-        None if since is None else int(signs.step[since]),
+        int(signs.step[course.turn]) if begun else None,
         float(signs.rank[-1]),
         facts.dim,
-        describe_signs(signs, state, history.get("dynamics") or {}, facts),
+        describe_signs(signs, state, course.dynamics, facts),
         advise(state, signs, facts),
-        describe_certainty(state, signs, kinds, doubt),
+        certainty,
+        settles,
     )
 
 
-def states_of_rows(signs: Signs, dynamics: dict, facts: Facts) -> np.ndarray:
-    """Return the state that each row shows by itself.
-
-    Args:
-        signs: the run's signs.
-        dynamics: arrays of dynamics.npz, or none.
-        facts: the run's configuration.
-
-    Returns:
-        Names of states, (T,): "healthy", a kind of collapse, or "divergence".
-    """
-    kinds = np.full(len(signs.step), "healthy", dtype="<U24")
-    bounds = ((signs.content, LINE), (signs.rank, ONE))
-    line, one = (latched(values < enter, values < leave) for values, (enter, leave) in bounds)
-    point = latched(signs.mean > POINT[0], signs.mean > POINT[1])
-    # Under a loss that sees lengths a direction that survives ends at an eigenvalue of its own,
-    # perhaps above its start.
-    enter, leave = (GROWN, GROWN / 2) if facts.sees_scale else HELD
-    held = latched(signs.top > enter, signs.top > leave)
-    kinds[line] = "dimensional collapse"
-    kinds[(line | one) & held] = "rank-one explosion"
-    kinds[point & ~(one & (signs.top > GROWN))] = "complete collapse"
-    if facts.sees_scale:  # one point far from 0 is as bad, but so is 0
-        kinds[signs.top < VANISHED] = "complete collapse"
-        kinds[(signs.weights > RUNAWAY) | (signs.loss > GROWN_LOSS * abs(signs.loss[0]))] = (
-            "divergence"
-        )
-    kinds[signs.step >= weights_grown(dynamics)] = "divergence"
-    return kinds
-
-
-def weights_grown(dynamics: dict) -> float:
-    """Return the first step at which weights are GROWN_WEIGHTS times as large as at the start.
-
-    The weights are those of one part of the network. It is inf where there is no such step.
-    """
-    norm = dynamics.get("parameter_norm")
-    if norm is None or not len(norm):
-        return np.inf
-    over = (norm > GROWN_WEIGHTS * np.maximum(norm[:1], 1e-12)).any(axis=1)
-    return float(dynamics["step"][np.argmax(over)]) if over.any() else np.inf
-
-
-def state_of_run(kinds: np.ndarray, signs: Signs, facts: Facts) -> tuple[str, str]:
-    """Return the run's state and the doubt about it.
-
-    Args:
-        kinds: the state that each row shows by itself, (T,).
-        signs: the run's signs.
-        facts: the run's configuration.
-
-    Returns:
-        The state, and the reason for "too early" (else "").
-    """
-    state, step = str(kinds[-1]), signs.step[-1]
+def state_of_run(course: Course) -> tuple[str, Doubt | None]:
+    """Return the run's state, and why it is "too early" where it is."""
+    if course.bad is not None:
+        return "divergence", None
+    if len(course) == 0:
+        return "too early", Doubt("nothing measured", "", 0)
+    signs, state = course.signs, str(course.kinds[-1])
+    step = signs.step[-1]
     if state == "divergence":
-        return state, ""
-    if len(kinds) < ROWS or step < EARLY:
-        return (
-            "too early",
-            f"{len(kinds)} rows, {step:.0f} steps; it takes {ROWS} rows and {EARLY} steps",
+        return state, None
+    if len(course) < ROWS or step < EARLY:
+        reason = f"{len(course)} rows, {step:.0f} steps; it takes {ROWS} rows and {EARLY} steps"
+        by = max(EARLY, step + (ROWS - len(course)) * spacing(signs))
+        return "too early", Doubt(reason, "there are as many", by)
+    if state == "healthy" or over(course):
+        return state, None
+    if recovering(state, course):
+        reason = "little variety so far, but it is rising"
+        return "too early", newer(
+            course, f"the effective rank passes {ONE[1]:g} or rises no more", reason
         )
-    if state == "healthy":
-        return state, ""
-    if step >= facts.total_steps:  # there is nothing to wait for
-        return state, ""
-    if recovering(state, signs):
-        return "too early", "little variety so far, but it is rising"
-    clock = decay_time(facts) * (1 if state == "dimensional collapse" else FADED)
+    clock = decay_time(course.facts) * (1 if state == "dimensional collapse" else FADED)
     if step < clock and fading(signs.top):
-        return (
-            "too early",
-            (
-                "the mean direction is still fading, for which weight decay takes about "
-                f"{clock:.0f} steps"
-            ),
+        reason = (
+            "the mean direction is still fading, for which weight decay takes about "
+            f"{clock:.0f} steps"
         )
-    return state, ""
+        return "too early", Doubt(reason, f"the effective rank passes {ONE[1]:g}", clock)
+    return state, None
 
 
 def fading(top: np.ndarray) -> bool:
@@ -214,45 +132,31 @@ def fading(top: np.ndarray) -> bool:
     return top[-1] < 1 and min(trend(recent(top)), trend(top[-ROWS - 1 :])) < -TREND
 
 
-def recovering(state: str, signs: Signs) -> bool:
+def recovering(state: str, course: Course) -> bool:
     """Return whether what is too small is rising, and about as large as it has ever been."""
-    watched = [signs.rank - 1] + ([1 - signs.mean] if state == "complete collapse" else [])
-    return any(trend(recent(w)) > TREND and w[-1] >= NEAR_BEST * w.max() for w in watched)
+    signs = course.signs
+    rank, spread = signs.rank[-1] - 1, 1 - signs.mean[-1]
+    if rank >= NEAR_BEST * (course.best_rank - 1) and trend(recent(signs.rank)) > TREND:
+        return True
+    near = spread >= NEAR_BEST * (1 - course.best_mean)
+    return state == "complete collapse" and near and trend(recent(signs.mean)) < -TREND
 
 
-def first_of_last(flags: np.ndarray) -> int | None:
-    """Return where the unbroken run of True at the end begins; None where the last is False."""
-    return None if not flags[-1] else int(np.flatnonzero(np.append(True, ~flags))[-1])
-
-
-def first_bad(history: dict) -> int | None:
-    """Return the first row with a number that is not finite; a blank loss is one."""
-    shown = [np.asarray(history[name], np.float64) for name in NEEDED if name in history]
-    rows = np.flatnonzero(~np.isfinite(np.array(shown)).all(axis=0)) if shown else np.zeros(0, int)
-    return int(rows[0]) if len(rows) else None
-
-
-def diagnose_divergence(history: dict, facts: Facts, row: int) -> Diagnosis:
+def diagnose_divergence(course: Course) -> Diagnosis:
     """Return the diagnosis of a run in which a number became nan or infinite.
 
-    Args:
-        history: that of `read_signs`.
-        facts: the run's configuration.
-        row: the first row with such a number.
-
-    Returns:
-        The diagnosis, with the rank of the rows before.
+    Its rank is that of the rows before.
     """
-    found = [name for name in NEEDED if not np.isfinite(history[name][row])]
-    step = history["step"][row]
-    sign = f"{', '.join(found).replace('_', ' ')} not finite at step {step:.0f}"
-    before = {name: np.asarray(history[name], np.float64)[:row] for name in NEEDED}
-    signs = read_signs(before, facts.dim)
-    rank = float(signs.rank[-1]) if row else float("nan")
-    since = int(step) if np.isfinite(step) else None
-    advice = advise("divergence", signs, facts)
+    row, signs, facts = course.bad_row(), course.signs, course.facts
+    found = ", ".join(name for name in NEEDED if not np.isfinite(row[name])).replace("_", " ")
     return Diagnosis(
-        "divergence", since, rank, facts.dim, (sign,), advice, "sure: not a number any more"
+        "divergence",
+        int(row["step"]) if np.isfinite(row["step"]) else None,
+        float(signs.rank[-1]) if len(course) else float("nan"),
+        facts.dim,
+        (f"{found} not finite at step {row['step']:.0f}",),
+        advise("divergence", signs, facts),
+        "sure: not a number any more",
     )
 
 
@@ -293,37 +197,3 @@ def describe_signs(signs: Signs, state: str, dynamics: dict, facts: Facts) -> tu
             f"{alive} of {facts.dim} eigenvalues of the predictor above a tenth of its largest"
         )
     return tuple(lines)
-
-
-def describe_certainty(state: str, signs: Signs, kinds: np.ndarray, doubt: str) -> str:
-    """Return how certain a state is.
-
-    Args:
-        state: the run's state.
-        signs: the run's signs.
-        kinds: the state that each row shows by itself, (T,).
-        doubt: the reason for "too early".
-
-    Returns:
-        "sure", "likely" or "unsure", a colon and the reason.
-    """
-    if state == "too early":
-        return f"unsure: {doubt}"
-    if state == "healthy":
-        if signs.content[-1] < THIN or signs.rank[-1] < ONE[1]:
-            rank, content = signs.rank[-1], signs.content[-1]
-            return f"unsure: effective rank {rank:.1f}, beside the mean {content:.1f}, is little"
-        lately = recent(kinds) != "healthy"
-        return (
-            "likely: it showed trouble a short while ago"
-            if lately.any()
-            else "sure: no sign of collapse"
-        )
-    if state == "divergence":
-        return "likely: finite so far, but far beyond what any run that learns has"
-    lasts = int((kinds != "healthy")[::-1].argmin()) if (kinds == "healthy").any() else len(kinds)
-    if lasts < ROWS:
-        return f"unsure: only the last {lasts} rows show it"
-    if lasts < RECENT * len(kinds):
-        return f"likely: the last {lasts} of {len(kinds)} rows show it"
-    return f"sure: {lasts} of {len(kinds)} rows, all up to the last, show it"

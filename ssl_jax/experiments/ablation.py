@@ -1,5 +1,7 @@
 """The ablation of the layer-wise pre-weight-decay paper (table 3), with the identities beside it.
 
+Beside its four methods run those of the paper's table 1: no decay, and L2.
+
 With d the decay of a step, D = 1 - d and G the gradient step theta -> theta - eta U(theta),
 exactly:
 
@@ -45,7 +47,7 @@ from ssl_jax.experiments.harness.dispatched import Member
 from ssl_jax.intervals import mean_and_interval, paired, rounded
 from ssl_jax.types import Config
 
-METHODS = ("WD", "RWD", "PWD", "LPWD")
+METHODS = ("none", "L2", "WD", "RWD", "PWD", "LPWD")
 BEST_EPOCHS = 10  # over which the paper takes its mean
 
 Setting = tuple[float, float]  # (learning rate, weight decay)
@@ -56,13 +58,13 @@ Tried = dict[tuple[str, float, float], Arrays]  # (method, rate, decay) -> array
 # --- Runs -----------------------------------------------------------------------------------------
 
 
-def settings(config: Config) -> list[Setting]:
-    """Return every learning rate with every decay; UserError where one of them is illegal."""
+def settings(config: Config, name: str) -> list[Setting]:
+    """Return every learning rate with every decay of a method; UserError for an illegal one."""
     rates, decays = (
-        numbers(f"search.{name}", config.search[name])
-        for name in ("learning_rates", "weight_decays")
+        numbers(f"search.{field}", config.search[field])
+        for field in ("learning_rates", "weight_decays")
     )
-    return [(rate, decay) for rate in rates for decay in decays]
+    return [(rate, decay) for rate in rates for decay in ([0.0] if name == "none" else decays)]
 
 
 def search_runs(config: Config) -> dict[tuple[str, float, float], Run]:
@@ -70,7 +72,7 @@ def search_runs(config: Config) -> dict[tuple[str, float, float], Run]:
     return {
         (name, rate, decay): Run(arm(config, name), Member(rate, decay, config.seed))
         for name in METHODS
-        for rate, decay in settings(config)
+        for rate, decay in settings(config, name)
     }
 
 
@@ -85,7 +87,7 @@ def best_setting(config: Config, validation: Validation, name: str) -> Setting:
     Returns:
         (learning rate, weight decay).
     """
-    return max(settings(config), key=lambda setting: validation[name, *setting])
+    return max(settings(config, name), key=lambda setting: validation[name, *setting])
 
 
 def choose(config: Config, tried: Tried) -> dict[str, Setting]:
@@ -117,6 +119,8 @@ def arm_runs(config: Config, chosen: dict[str, Setting]) -> dict[tuple[str, int]
     "WD@RWD" is WD at the setting chosen for RWD.
     """
     arms = {
+        "none": ("none", chosen["none"], {}),
+        "L2": ("L2", chosen["L2"], {}),
         "WD": ("WD", chosen["WD"], {}),
         "WD, rounded": ("WD", chosen["WD"], {"begin": "rounded"}),
         "WD@RWD": ("WD", chosen["RWD"], {}),
@@ -174,6 +178,7 @@ def summarise(
     for name in METHODS:
         methods[name] = dict(zip(("learning_rate", "weight_decay"), chosen[name], strict=True))
         methods[name] |= accuracies(over_seeds(name), over_seeds(name, "validation_accuracy"))
+        methods[name] |= {"ahead_of_none": paired(last(name), last("none"))}
     gaps = {
         "RWD - WD": {
             "whole": (last("RWD"), last("WD")),
@@ -207,7 +212,8 @@ def summarise(
     }
     return {
         "methods": methods,
-        "share": {name: share(config, chosen[name]) for name in METHODS},
+        # L2 takes no share: what it takes passes through the optimizer.
+        "share": {name: share(config, chosen[name]) for name in METHODS if name != "L2"},
         "gaps": {
             gap: {term: paired(*pair) for term, pair in terms.items()}
             for gap, terms in gaps.items()

@@ -65,7 +65,9 @@ def slug(name: str) -> str:
     return name.lower().replace(" ", "-")
 
 
-def _train(config, setting: Setting, variant: tuple[str, str, str], advance: Advance) -> Arrays:
+def _train(
+    config: Config, setting: Setting, variant: tuple[str, str, str], advance: Advance
+) -> Arrays:
     """Train one of VARIANTS with every decay and seed."""
     name, decay, rate = variant
 

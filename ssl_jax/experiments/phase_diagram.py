@@ -6,14 +6,14 @@ and with an average of the target. All networks begin with W_p = p I, which is a
 features, and with features whose correlation has the mean eigenvalue s. So every eigenvalue is a
 mode for which `theory.collapses` has an answer.
 
-What counts as a living mode was fixed before anything was measured. Of D eigenvalues, they are
-those of at least
+What counts as a living mode was fixed before anything was measured. A mode lives where its
+eigenvalue is at least
 
-* twin: ALIVE * s, of F = W Wᵀ; s is the mean at the start;
-* digits, Euclidean loss: ALIVE * s, of the centred correlation of projections between two views;
-* digits, cosine loss: ALIVE / D, of the same correlation of projections divided by their norms,
-  since this loss does not see a scale. An even sphere has 1 / D.
+    twin               ALIVE * s, of F = W Wᵀ; s is the mean at the start
+    digits, Euclidean  ALIVE * s, of the centred correlation of projections between two views
+    digits, cosine     ALIVE / D, of the same correlation of projections divided by their norms
 
+The cosine loss does not see a scale: there an even sphere has D eigenvalues 1 / D.
 A cell has collapsed where fewer than half of its modes live, on average over the seeds.
 
 The digits' network: an encoder of one layer, the projector of all other runs, a linear predictor.

@@ -73,7 +73,7 @@ def make_problem(split: Split, test: Split, num_classes: int) -> tuple[Problem, 
 
 
 def curvatures(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """Return s_j + l along the eigenvectors, and the error's share along each at W = 0.
+    """Return s_j + l along the eigenvectors, and the error's norm along each at W = 0.
 
     Eigenvectors along which there is nothing to learn are left out.
     """

@@ -1,6 +1,6 @@
 """Learning rate x decay, WD against LPWD.
 
-Figures 2 and 4 and table 2 of the layer-wise pre-weight-decay paper. WD: ordinary decoupled decay;
+Figures 2, 3b and 4 and table 2 of the layer-wise pre-weight-decay paper. WD: ordinary decoupled decay;
 RWD: after the update, in real time; PWD: before the gradient; LPWD: the same, more strongly in
 deeper layers. All seeds of a setting, and all arms, share initialisation, data order and
 augmentation.
@@ -24,8 +24,12 @@ from ssl_jax.experiments.harness.dispatched import Member
 from ssl_jax.intervals import mean_and_interval, paired, rounded
 from ssl_jax.types import Config
 
+BEST_EPOCHS = 10  # over which the paper takes its mean
+
 # (arm, index of the rate, of the decay, of the seed) -> arrays of a run
 Results = dict[tuple[str, int, int, int], Arrays]
+# (arm, index of the decay, of the seed) -> arrays of a run
+PairResults = dict[tuple[str, int, int], Arrays]
 
 
 def grid_axes(config: Config) -> tuple[list[float], list[float]]:
@@ -50,6 +54,42 @@ def grid_runs(config: Config) -> dict[tuple[str, int, int, int], Run]:
         for i, rate in enumerate(rates)
         for j, decay in enumerate(decays)
         for s, seed in enumerate(seeds_of(config))
+    }
+
+
+def pair_runs(config: Config, results: Results) -> dict[tuple[str, int, int], Run]:
+    """Return the runs of figure 3b, (arm, index of the decay, of the seed) -> run.
+
+    PWD and RWD at the largest learning rate of the grid, as in the paper: ten times the base rate.
+    """
+    rates, decays = grid_axes(config)
+    return {
+        (name, j, s): Run(arm(config, name), Member(max(rates), decay, seed))
+        for name in ("PWD", "RWD")
+        for j, decay in enumerate(decays)
+        for s, seed in enumerate(seeds_of(config))
+    }
+
+
+def pair_result(config: Config, results: PairResults) -> dict[str, Any]:
+    """Return figure 3b in numbers: PWD - RWD by decay, paired over the seeds, (D,) each.
+
+    "best_10_epochs" is of the mean of the best ten test epochs, as in the paper, which looks at the
+    test set to choose them.
+    """
+    rates, decays = grid_axes(config)
+
+    def table(name: str) -> np.ndarray:
+        """Return test accuracies (D, S, E) of an arm."""
+        seeds, places = range(config.seeds), range(len(decays))
+        return np.array([[results[name, j, s]["test_accuracy"] for s in seeds] for j in places])
+
+    pwd, rwd = table("PWD"), table("RWD")
+    best = np.sort(pwd)[..., -BEST_EPOCHS:].mean(-1) - np.sort(rwd)[..., -BEST_EPOCHS:].mean(-1)
+    return {
+        "learning_rate": max(rates),
+        "last_epoch": mean_and_interval((pwd - rwd)[..., -1], axis=1),
+        "best_10_epochs": mean_and_interval(best, axis=1),
     }
 
 
@@ -108,10 +148,15 @@ def best_of(values: np.ndarray, by: list[list[float]]) -> np.ndarray:
     return values[np.unravel_index(np.argmax(np.array(by, float)), values.shape[:2])]
 
 
-def summarise(lab: Laboratory, results: Results) -> dict[str, Any]:
-    """Return opposing penalties and accuracies, and the first module of each layer."""
+def summarise(lab: Laboratory, results: Results, pairs: PairResults) -> dict[str, Any]:
+    """Return penalties, accuracies, PWD against RWD, and the first module of each layer."""
     _, layers = build_program(lab, grid_runs(lab.config)["WD", 0, 0, 0].kind)
-    return grid_result(lab.config, results) | {"layers": layers}
+    pwd_rwd = {"pwd_rwd": pair_result(lab.config, pairs)}
+    return grid_result(lab.config, results) | pwd_rwd | {"layers": layers}
 
 
-EXPERIMENT = decay_experiment(Stage("learning rate x weight decay", grid_runs), summarise=summarise)
+EXPERIMENT = decay_experiment(
+    Stage("learning rate x weight decay", grid_runs),
+    Stage("PWD against RWD", pair_runs),
+    summarise=summarise,
+)

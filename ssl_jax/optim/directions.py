@@ -98,13 +98,24 @@ def adadelta(*, rho: float = 0.9, eps: float = 1e-6) -> Direction:
     return optax.chain(optax.scale_by_adadelta(rho, eps), descend())
 
 
-def rmsprop(*, rho: float = 0.9, eps: float = 1e-8) -> Direction:
-    """Return RMSProp: v <- rho v + (1 - rho) g², U = g / (sqrt(v) + eps).
+def rmsprop(*, rho: float = 0.9, eps: float = 1e-8, heavy_ball: float = 0.0) -> Direction:
+    """Return RMSProp: v <- rho v + (1 - rho) g², m <- mu m + g / (sqrt(v) + eps), U = m.
 
-    Hinton 2012, lecture 6e. PyTorch's rho is 0.99.
+    Hinton 2012, lecture 6e, which has no buffer m. PyTorch's rho is 0.99.
+
+    Args:
+        rho: share of the old average of g², in [0, 1).
+        eps: what is added to the root.
+        heavy_ball: mu, in [0, 1). 0: no buffer. PyTorch calls it momentum, with the same 0. Here it
+            is apart from `momentum`, which is 0.9 for the optimizers that have one.
+
+    Returns:
+        The transformation g -> -eta U.
     """
     # Optax puts eps inside the root by default.
-    return optax.chain(optax.scale_by_rms(rho, eps, eps_in_sqrt=False), descend())
+    scaled = optax.scale_by_rms(rho, eps, eps_in_sqrt=False)
+    ball = [optax.trace(heavy_ball)] if heavy_ball else []
+    return optax.chain(scaled, *ball, descend())
 
 
 def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Direction:
@@ -283,7 +294,7 @@ DIRECTIONS: dict[str, Callable[..., Direction]] = {
     "natural": natural,
 }
 # The options that are the weight of the past in a moving average or a buffer.
-_SHARES = ("momentum", "dampening", "b1", "b2", "rho")
+_SHARES = ("momentum", "heavy_ball", "dampening", "b1", "b2", "rho")
 
 
 def make_direction(name: str, options: dict[str, Any], momentum: float = 0.9) -> Direction:

@@ -4,6 +4,8 @@ Features are (N, F) float32 NumPy arrays, labels (N,) integers in [0, num_classe
 image.
 """
 
+import hashlib
+import io
 import json
 import os
 import sys
@@ -14,9 +16,11 @@ from pathlib import Path
 import chex
 import jax
 import numpy as np
-from jax.tree_util import Partial
+from jax.tree_util import Partial, keystr
 
+from ssl_jax import files
 from ssl_jax.errors import UserError
+from ssl_jax.types import PyTree
 
 AHEAD = 4  # batches given to the device before the first is read back
 _HEADER = "__header__"  # stored beside the arrays: their fingerprint and their names
@@ -78,22 +82,35 @@ def cached_features(
     """Return the arrays of `compute()`, from a file if it has them.
 
     A file with another fingerprint is written again. So is a damaged one, with one line on standard
-    error.
+    error. A file that cannot be written costs one line, too.
 
     Args:
         path: the .npz file.
-        fingerprint: all that the arrays depend on, as JSON values (checkpoint, dataset, sizes).
+        fingerprint: all that the arrays depend on, as JSON values: digests of data and weights.
         compute: returns the arrays by name.
 
     Returns:
         The arrays by name.
     """
     path, wanted = Path(path), json.dumps(fingerprint, sort_keys=True)
-    arrays = _read(path, wanted) if path.exists() else None
+    arrays = _read(path, wanted)
     if arrays is None:
         arrays = {name: np.asarray(array) for name, array in compute().items()}
-        _write(path, wanted, arrays)
+        try:
+            _write(path, wanted, arrays)
+        except UserError as error:  # the next start computes them again
+            print(f"warning: {error}; features are not kept", file=sys.stderr)
     return arrays
+
+
+def digest(tree: PyTree) -> str:
+    """Return a digest of a pytree of arrays: of each its path, type, shape and bytes."""
+    whole = hashlib.blake2b(digest_size=16)
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.asarray(leaf)
+        whole.update(f"{keystr(path)} {array.dtype} {array.shape}\n".encode())
+        whole.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return whole.hexdigest()
 
 
 def _read(path: Path, wanted: str) -> dict[str, np.ndarray] | None:
@@ -104,6 +121,8 @@ def _read(path: Path, wanted: str) -> dict[str, np.ndarray] | None:
             if header["fingerprint"] != wanted:
                 return None
             return {name: arrays[name] for name in header["names"]}
+    except FileNotFoundError:
+        return None
     except Exception as error:  # zipfile, zlib, struct and NumPy each raise their own
         message = f"{path}: damaged, features are computed again ({type(error).__name__})"
         print(message, file=sys.stderr)
@@ -111,16 +130,14 @@ def _read(path: Path, wanted: str) -> dict[str, np.ndarray] | None:
 
 
 def _write(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
-    """Write the file atomically: a reader sees the old file or the new one, never a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the file whole; a directory in its place is kept beside it."""
     header = np.array(json.dumps({"fingerprint": fingerprint, "names": list(arrays)}))
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, **{_HEADER: header}, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **{_HEADER: header}, **arrays)
+    files.make_folder(path.parent)
+    if path.is_dir() and not path.is_symlink():
+        files.keep_beside(path)
+    files.write_whole(path, content.getvalue())
 
 
 def check_examples(name: str, x: np.ndarray, y: np.ndarray, num_classes: int) -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.diagnosis.facts import MEANING, Diagnosis, Facts
+from ssl_jax.diagnosis.rows import LINE, POINT
 from ssl_jax.diagnosis.signs import NEEDED, read_signs
-from ssl_jax.diagnosis.state import LINE, POINT
 from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.figure import label, save
+from ssl_jax.text import MOST, printable
 
 
 def report(diagnosis: Diagnosis, method: str, step: int, steps: int) -> list[str]:
@@ -23,11 +25,12 @@ def report(diagnosis: Diagnosis, method: str, step: int, steps: int) -> list[str
         The lines: state, meaning, certainty, signs and advice.
     """
     since = "" if diagnosis.since is None else f", since step {diagnosis.since}"
-    lines = [f"{method} at step {step} of {steps}: {diagnosis.state.upper()}{since}"]
+    lines = [f"{printable(method)} at step {step} of {steps}: {diagnosis.state.upper()}{since}"]
     lines += [
         f"  what it means   {MEANING[diagnosis.state]}",
         f"  how sure        {diagnosis.certainty}",
     ]
+    lines += [f"  settled         {diagnosis.settles}"] if diagnosis.settles else []
     lines += [
         f"  {'measured' if i == 0 else '':15} {sign}" for i, sign in enumerate(diagnosis.signs)
     ]
@@ -84,7 +87,5 @@ def draw(history: dict, diagnosis: Diagnosis, facts: Facts, title: str, path: Pa
         axis.set(xlabel="step")
         axis.set_title(name, fontsize=9)
         axis.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    figure.suptitle(label(title, 2 * MOST), fontsize=10)
+    save(figure, path, 120)

@@ -3,13 +3,18 @@
 `python -m ssl_jax.reports.front_figure` draws docs/figures/front.png.
 """
 
-import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ssl_jax.errors import UserError
 from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.figure import label, required, save
+from ssl_jax.text import printable
+from ssl_jax.workdir.directory import read_json
+from ssl_jax.workdir.schema import CURVE, NUMBER, TEXT, Shape, require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +25,20 @@ FULL = "table1/full/byol/seed-0.json"
 HEALTHY, COLLAPSING = "table1/mini/byol/seed-0.json", "table1/mini/simsiam_sym/seed-0.json"
 PUBLISHED = 0.842  # BYOL's linear accuracy, Höppe et al. 2022, table 1
 SHOWN = 12  # eigenvalues, the largest
+HISTORY = {"step": [NUMBER], "corr_eigenvalues": [CURVE]}  # a record without them: [null, ...]
+SHAPES: dict[str, Shape] = {
+    QUICKSTART: {
+        "few_label": {
+            name: {"mean": NUMBER} for name in ("raw_pixels", "random_init", "pretrained")
+        }
+    },
+    "run": {
+        "random_init_linear_accuracy": NUMBER,
+        "linear_accuracy": NUMBER,
+        "state": TEXT,
+        "dynamics": {"history": HISTORY},
+    },
+}
 GREY, BLUE = "0.72", "#0072B2"
 
 
@@ -35,8 +54,8 @@ def draw(results: Path, path: Path) -> dict[str, np.ndarray]:
         "cifar10" (2,) of untrained and pretrained encoder; "healthy", "collapsing" (T, SHOWN)
         shares of the trace of F.
     """
-    few = _read(results / QUICKSTART)["few_label"]
-    full = _read(results / FULL)
+    few = read(results / QUICKSTART)["few_label"]
+    full = read(results / FULL)
     drawn = {
         "digits": np.array(
             [few[name]["mean"] for name in ("raw_pixels", "random_init", "pretrained")]
@@ -52,18 +71,21 @@ def draw(results: Path, path: Path) -> dict[str, np.ndarray]:
         "collapsing": (COLLAPSING, "SimSiam with a symmetric predictor"),
     }
     for axis, (name, (file, title)) in zip(axes[1:], titles.items(), strict=True):
-        run = _read(results / file)
+        run = read(results / file)
         step, drawn[name] = spectrum_shares(run["dynamics"]["history"])
         axis.semilogy(step, drawn[name][:, 1:], color="0.6", lw=0.9)
         axis.semilogy(step, drawn[name][:, 0], color=BLUE, lw=2)
         axis.set(ylim=(1e-6, 2), xlabel="step")
-        axis.set_title(f"{title}\ndoctor: {run['state']}", fontsize=9)
+        axis.set_title(f"{title}\ndoctor: {label(run['state'])}", fontsize=9)
         axis.grid(alpha=0.3)
     axes[1].set_ylabel(f"{SHOWN} largest eigenvalues of F,\nshare of the trace", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=95)
-    plt.close(figure)
+    save(figure, path, 95)
     return drawn
+
+
+def read(path: Path) -> dict:
+    """Return a stored result; UserError where it lacks what the figure shows of it."""
+    return require(read_json(path), SHAPES[path.name if path.name == QUICKSTART else "run"], path)
 
 
 def spectrum_shares(history: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -111,9 +133,17 @@ def _bars(axis: "Axes", drawn: dict[str, np.ndarray]) -> None:
     axis.set_title("What pretraining without labels is worth", fontsize=9)
 
 
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text())
+def main() -> int:
+    """Draw the figure; a result that does not fit gives one line."""
+    results = ROOT / "results"
+    try:
+        with required(results):
+            draw(results, ROOT / "docs" / "figures" / "front.png")
+    except UserError as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    draw(ROOT / "results", ROOT / "docs" / "figures" / "front.png")
+    sys.exit(main())

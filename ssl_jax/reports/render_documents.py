@@ -10,38 +10,52 @@ mark and `<!-- end -->`:
     <!-- dynamics: NAME -->     eigenspaces beside the replication's, from
                                 results/dynamics/NAME.json
     <!-- labels: NAME -->       the probe with few labels of one run, from results/NAME.json
+    <!-- doctor: NAME -->       how often the doctor was sure, and wrong in it, from
+                                results/doctor/NAME.json
     <!-- replication: SCALE --> the published tables and claims, from
                                 results/TABLE/SCALE/CELL/seed-N.json
 """
 
 import argparse
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 
+from ssl_jax import files
 from ssl_jax.reports.dynamics import table
 from ssl_jax.reports.experiments import registry
 from ssl_jax.reports.replication.results import gather
 from ssl_jax.reports.replication.tables import markdown
+from ssl_jax.text import in_markdown
+from ssl_jax.workdir.directory import read_json
+from ssl_jax.workdir.schema import FLAG, NUMBER, SHARE, TEXT, WHOLE, Shape, require
 
 ROOT = Path(__file__).parents[2]
 ACCURACIES = ("linear_accuracy", "ridge_accuracy", "knn_accuracy")
+SEED: Shape = {
+    "method": TEXT,
+    **{name: SHARE for name in ACCURACIES},
+    "relative_spread": NUMBER,
+    "effective_rank": NUMBER,
+    "collapsed": FLAG,
+}
 MARKED = re.compile(
-    r"(<!-- (seeds|experiment|dynamics|labels|replication): (\w+) -->\n).*?(<!-- end -->)",
+    r"(<!-- (seeds|experiment|dynamics|labels|doctor|replication): (\w+) -->\n).*?(<!-- end -->)",
     re.DOTALL,
 )
 
 
 def read_results(name: str, root: Path = ROOT) -> list[dict]:
     """Return all stored results of one experiment."""
-    return [read_json(path) for path in sorted((root / "results" / name).glob("*/seed-*.json"))]
+    paths = sorted((root / "results" / name).glob("*/seed-*.json"))
+    return [require(read_json(path), SEED, path) for path in paths]
 
 
-def read_json(path: Path) -> dict:
-    """Return the content of a JSON file."""
-    return json.loads(path.read_text())
+def read_runs(name: str, root: Path = ROOT) -> dict[str, dict]:
+    """Return the runs of a stored result of the task "dynamics", by name."""
+    path = root / "results" / "dynamics" / f"{name}.json"
+    return require(read_json(path), {"runs": {str: table.RECORD}}, path)["runs"]
 
 
 def seeds_table(results: list[dict]) -> str:
@@ -60,8 +74,8 @@ def seeds_table(results: list[dict]) -> str:
             _over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")
         ]
         rows.append(
-            f"| {method} | {len(runs)} | {' | '.join(cells)} | {sum(r['collapsed'] for r in runs)} "
-            "|"
+            f"| {in_markdown(method)} | {len(runs)} | {' | '.join(cells)} "
+            f"| {sum(r['collapsed'] for r in runs)} |"
         )
     return "\n".join(rows) + "\n"
 
@@ -69,6 +83,14 @@ def seeds_table(results: list[dict]) -> str:
 def _over_seeds(values: list[float]) -> str:
     spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
     return f"{np.mean(values):.2f}{spread}"
+
+
+def read_labels(path: Path) -> dict:
+    """Return a stored result with the probe of few labels."""
+    spread: Shape = {"mean": SHARE, "std": NUMBER}
+    few: Shape = {"labels_per_class": WHOLE, "draws": WHOLE, **dict.fromkeys(CONTENDERS, spread)}
+    fields: Shape = {"few_label": few, "device": TEXT, "versions": {"jax": TEXT}}
+    return require(read_json(path), fields, path)
 
 
 CONTENDERS = {"pretrained": "pretrained", "random_init": "untrained", "raw_pixels": "raw pixels"}
@@ -79,12 +101,38 @@ def labels_table(result: dict) -> str:
     few = result["few_label"]
     head = f"| encoder, {few['labels_per_class']} labels a class | test accuracy, % |\n|---|---|\n"
     rows = [f"| {word} | {_percent(few[name])} |\n" for name, word in CONTENDERS.items()]
-    made = f"{result['device']}, jax {result['versions']['jax']}"
+    made = in_markdown(f"{result['device']}, jax {result['versions']['jax']}")
     return (
         head
         + "".join(rows)
         + f"\n± is the standard deviation over the same {few['draws']} draws of labels ({made}).\n"
     )
+
+
+SHARES = ("10%", "25%", "50%")
+
+
+def doctor_table(result: dict) -> str:
+    """Return the verdicts on unfinished runs against those at the end, by what the end was."""
+    head = "| the end | runs | " + " | ".join(f"at {share}: sure, same" for share in SHARES)
+    lines = [f"{head} |", "|---" * (2 + len(SHARES)) + "|"]
+    ends: dict[str, list[dict]] = {}
+    for row in result["rows"]:
+        ends.setdefault(row["100%"].split(", ")[0], []).append(row)
+    for end, rows in sorted(ends.items()):
+        cells = []
+        for share in SHARES:
+            found = [row[share].split(", ") for row in rows]
+            sure = sum(certainty == "sure" for _, certainty in found)
+            cells.append(f"{sure}, {sum(state == end for state, _ in found)}")
+        lines.append(f"| {end} | {len(rows)} | {' | '.join(cells)} |")
+    every = result["summary"][-1]
+    told = (
+        f"\nOf {every['verdicts']} verdicts, one a row, {every['sure']} were sure "
+        f"({every['sure_collapsed']} of them of a collapse); the end contradicted "
+        f"{every['contradicted']}.\n"
+    )
+    return "\n".join(lines) + "\n" + told
 
 
 def _percent(spread: dict) -> str:
@@ -93,13 +141,14 @@ def _percent(spread: dict) -> str:
 
 RENDERERS = {
     "seeds": lambda name, root: seeds_table(read_results(name, root)),
-    "experiment": lambda name, root: registry.report(
-        read_json(root / "results" / "experiments" / f"{name}.json")
+    "experiment": lambda name, root: registry.report_stored(
+        root / "results" / "experiments" / f"{name}.json"
     ),
-    "dynamics": lambda name, root: table.report(
-        read_json(root / "results" / "dynamics" / f"{name}.json")["runs"]
+    "dynamics": lambda name, root: table.report(read_runs(name, root)),
+    "labels": lambda name, root: labels_table(read_labels(root / "results" / f"{name}.json")),
+    "doctor": lambda name, root: doctor_table(
+        read_json(root / "results" / "doctor" / f"{name}.json")
     ),
-    "labels": lambda name, root: labels_table(read_json(root / "results" / f"{name}.json")),
     "replication": lambda name, root: markdown(gather([root / "results"]), name),
 }
 
@@ -124,9 +173,9 @@ def main() -> None:
     )
     folder = parser.parse_args().figures
     for path in documents():
-        path.write_text(render(path.read_text()))
+        files.write_whole(path, render(files.read_text(path, "a document")))
     for path in sorted((ROOT / "results" / "experiments").glob("*.json")) if folder else []:
-        registry.draw(read_json(path), folder / path.stem)
+        registry.draw_stored(path, folder / path.stem)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
 """Figures of one run, drawn from its result files."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from ssl_jax.augment.views import to_display, to_unit
 from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.figure import label, save
+from ssl_jax.workdir.directory import read_json
 from ssl_jax.workdir.metrics_csv import read_rows
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ssl_jax.workdir.schema import REAL, TEXT, WHOLE, require
 
 PROJECTED = 2000  # most points in the projection of features: more hide each other
 CLASSES = 20  # most classes drawn, in as many distinct colours
+DPI = 120
+NAMED = {"method": TEXT, "dataset": TEXT, "seed": WHOLE}  # what titles need of result.json
 
 
 def draw_run(directory: Path) -> None:
@@ -26,8 +26,8 @@ def draw_run(directory: Path) -> None:
     """
     rows = read_rows(directory / "metrics.csv")
     columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in rows[0]}
-    result = json.loads((directory / "result.json").read_text())
-    title = f"{result['method']} on {result['dataset']}, seed {result['seed']}"
+    result = read_result(directory, NAMED | {"correlation_eigenvalues": [REAL]})
+    title = title_of(result)
     figures = directory / "figures"
     _curves(
         columns,
@@ -54,20 +54,33 @@ def draw_supervised(directory: Path) -> None:
     """Draw training.png of a supervised run, and opposing.png where its decay is a penalty."""
     rows = read_rows(directory / "metrics.csv")
     columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in rows[0]}
-    result = json.loads((directory / "result.json").read_text())
-    title = f"{result['method']} on {result['dataset']}, seed {result['seed']}"
+    title = title_of(read_result(directory, NAMED))
     panels = {"loss": "training loss", "train_accuracy": "accuracy on augmented training images"}
     panels |= {
+        "validation_loss": "loss, held-out training images",
         "validation_accuracy": "accuracy, held-out training images",
         "test_accuracy": "accuracy, test images",
     }
     panels |= {"learning_rate": "learning rate"}
-    known = {name: label for name, label in panels.items() if np.isfinite(columns[name]).any()}
+    known = {name: words for name, words in panels.items() if np.isfinite(columns[name]).any()}
     _curves(columns, known, title, directory / "figures" / "training.png")
     if np.isfinite(columns["opposing_ratio"]).any():
         panels = {"opposing_ratio": "opposing penalty A (share of the penalty's size)"}
         panels |= {"opposing_fraction": "share of weights that decay pushes up"}
+        of_wd = {f"wd_{name}": f"of WD: {label}" for name, label in panels.items()}
+        panels |= {name: label for name, label in of_wd.items() if np.isfinite(columns[name]).any()}
         _curves(columns, panels, title, directory / "figures" / "opposing.png", from_zero=True)
+
+
+def read_result(directory: Path, fields: dict) -> dict:
+    """Return result.json of a work directory; UserError where `fields` are not as figures need."""
+    path = directory / "result.json"
+    return require(read_json(path), fields, path)
+
+
+def title_of(result: dict) -> str:
+    """Return the title of a run's figures."""
+    return f"{label(result['method'])} on {label(result['dataset'])}, seed {result['seed']}"
 
 
 def _curves(
@@ -81,7 +94,7 @@ def _curves(
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained"
     )
-    for axis, (name, label) in zip(axes, panels.items(), strict=True):
+    for axis, (name, words) in zip(axes, panels.items(), strict=True):
         known = np.isfinite(columns[name])
         axis.plot(
             columns["epoch"][known],
@@ -89,13 +102,13 @@ def _curves(
             marker="o" if known.sum() < 30 else None,
             ms=3,
         )
-        axis.set(xlabel="epoch", title=label, xlim=(0, columns["epoch"].max() * 1.02))
+        axis.set(xlabel="epoch", title=words, xlim=(0, columns["epoch"].max() * 1.02))
         if from_zero:
             axis.set_ylim(0, max(np.nanmax(columns[name], initial=0) * 1.08, 1e-3))
         axis.title.set_fontsize(9)
         axis.grid(alpha=0.3)
     figure.suptitle(title, fontsize=10)
-    _save(figure, path)
+    save(figure, path, DPI)
 
 
 def _spectrum(eigenvalues: np.ndarray, title: str, path: Path) -> None:
@@ -114,7 +127,7 @@ def _spectrum(eigenvalues: np.ndarray, title: str, path: Path) -> None:
     axis.set(xlabel="rank", ylabel="eigenvalue of F", title=title)
     axis.title.set_fontsize(9)
     axis.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path, DPI)
 
 
 def draw_features(features: dict[str, np.ndarray], names: tuple[str, ...], path: Path) -> None:
@@ -137,13 +150,13 @@ def draw_features(features: dict[str, np.ndarray], names: tuple[str, ...], path:
         lw=0,
         color=colours(y[drawn]),
     )
-    for label, name in enumerate(names[:CLASSES]):
-        axis.scatter([], [], s=6, color=colours(label), label=name)
+    for number, name in enumerate(names[:CLASSES]):
+        axis.scatter([], [], s=6, color=colours(number), label=label(name))
     axis.legend(fontsize=7, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     some = f", first {CLASSES} of {len(names)} classes" if len(names) > CLASSES else ""
     axis.set(title=f"test features, first two principal components{some}", xticks=[], yticks=[])
     axis.title.set_fontsize(9)
-    _save(figure, path)
+    save(figure, path, DPI)
 
 
 def principal(x: np.ndarray) -> np.ndarray:
@@ -178,15 +191,9 @@ def draw_views(
     figure, axes = plt.subplots(
         3, len(image), figsize=(1.2 * len(image), 3.9), layout="constrained", squeeze=False
     )
-    for row, pictures, label in zip(axes, rows, ("image", "view 1", "view 2"), strict=True):
+    for row, pictures, words in zip(axes, rows, ("image", "view 1", "view 2"), strict=True):
         for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
-        row[0].set_ylabel(label, fontsize=9)
-    _save(figure, path)
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+        row[0].set_ylabel(words, fontsize=9)
+    save(figure, path, DPI)

@@ -13,14 +13,15 @@ import numpy as np
 
 from ssl_jax.dynamics import theory
 from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.figure import save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, distinct for every kind of colour vision, and a line style for each.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+DPI = 150
 BASE = {"alpha_p": 1.0, "sigma2": 0.0}
 FIGURE5 = {
     "eta": 0.04,
@@ -77,7 +78,7 @@ def figure3(
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8)
     figure.suptitle("One mode of predictor and features: τ = 1, $α_p$ = 1, σ² = 0", fontsize=11)
-    _save(figure, path)
+    save(figure, path, DPI)
     return {"eta": np.array(etas), "p": p[0], "s": s[:, 0], "collapses": np.array(dies)}
 
 
@@ -135,7 +136,7 @@ def figure4(
     right.set_title("points of rest; dotted: critical decay τ²/4a", fontsize=9)
     right.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     figure.suptitle("Learning and collapse on the parabola: $α_p$ = 1, σ² = 0", fontsize=11)
-    _save(figure, path)
+    save(figure, path, DPI)
     return {
         "eta": np.array(etas),
         "p": p,
@@ -194,7 +195,7 @@ def figure5(
     figure.suptitle(
         f"Weight decay and target average over time: $α_p$ = 1, σ² = 0, {start}", fontsize=11
     )
-    _save(figure, path)
+    save(figure, path, DPI)
     drawn = {"time": times}
     for key, (values, *panels) in zip(("eta", "beta"), sweeps.values(), strict=True):
         drawn |= {key: values} | {
@@ -265,7 +266,7 @@ def figure7(
         "= 0"
     )
     figure.suptitle(f"Is the target in proportion to the online network? {setting}", fontsize=10)
-    _save(figure, path)
+    save(figure, path, DPI)
     return {"eta": np.array(etas), "time": times[1:], "correlation": correlation}
 
 
@@ -311,7 +312,7 @@ def figure8(
         ),
         fontsize=10,
     )
-    _save(figure, path)
+    save(figure, path, DPI)
     return {"eta": np.array(etas), "time": times, "symmetric": a, "antisymmetric": b}
 
 
@@ -349,7 +350,7 @@ def figure9(
         f"Do F and $W_p$ align? Symmetrised, {runs} starts of {size} × {size}, τ = 1, $α_p$ = 1",
         fontsize=10,
     )
-    _save(figure, path)
+    save(figure, path, DPI)
     return {"eta": np.array(etas), "time": times, "commutator": norm}
 
 
@@ -400,7 +401,7 @@ def figure10(path: Path, l_s: float = 1.0, l_d: float = 0.5) -> dict[str, np.nda
         ),
         fontsize=11,
     )
-    _save(figure, path)
+    save(figure, path, DPI)
     return {"w": x[0], "y": y[:, 0], "flows": np.array(flows)}
 
 
@@ -448,7 +449,7 @@ def phase_diagram(
     figure.suptitle(
         f"Does a mode collapse? Start p = {p:g}, s = {s:g}; $η_s$ = {eta_s:g}, σ² = 0", fontsize=11
     )
-    _save(figure, path)
+    save(figure, path, DPI)
     return {
         "eta_p": eta_p,
         "alpha_p": alpha_p,
@@ -521,9 +522,3 @@ def _point(axis: "Axes", x: float, y: float, stable: bool, label: str | None = N
     axis.plot(
         x, y, "o", ms=7, mec="black", mfc=face, zorder=5, clip_on=False, label=label, ls="none"
     )
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)

@@ -6,14 +6,14 @@ stores small programs too, and bounds the growth.
 """
 
 import os
+import stat
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from ssl_jax.runtime.cache_directory import user_cache
+from ssl_jax.runtime.cache_directory import is_private_file, private_folder
 
 LIMIT = (
     2 * 10**9
@@ -23,28 +23,32 @@ LIMIT = (
 def enable_compilation_cache() -> None:
     """Store programs that are compiled from here on in `compiled/` of the user's cache directory.
 
-    JAX's own `JAX_COMPILATION_CACHE_DIR` and `JAX_ENABLE_COMPILATION_CACHE` take precedence. A
-    directory that cannot be written gives one line of warning, and the run goes on.
+    JAX's own `JAX_COMPILATION_CACHE_DIR` and `JAX_ENABLE_COMPILATION_CACHE` take precedence. JAX
+    executes what it finds there: a file that another user owns or may write is deleted first. A
+    directory that is not this user's alone, or cannot be written, gives one line of warning, and
+    the run goes on.
     """
     settings: Any = jax.config  # a type checker does not know its fields
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return
-    folder = "compiled"
     try:
-        folder = user_cache() / folder
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        folder = private_folder("compiled")
+        delete_foreign(folder)
         delete_oldest(folder, LIMIT)
     except OSError as error:
-        print(
-            f"warning: {folder}: {error.strerror or error}; compiled programs are not kept",
-            file=sys.stderr,
-        )
+        print(f"warning: {error}; compiled programs are not kept", file=sys.stderr)
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # JAX's default, 1 s, leaves the small programs out.
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def delete_foreign(folder: Path) -> None:
+    """Delete the links, and the files that another user owns or may write."""
+    for path in folder.iterdir():
+        if not (is_private_file(path) or stat.S_ISDIR(path.lstat().st_mode)):
+            path.unlink(missing_ok=True)
 
 
 def delete_oldest(folder: Path, limit: int) -> None:
@@ -53,7 +57,7 @@ def delete_oldest(folder: Path, limit: int) -> None:
     JAX's own bound needs the package filelock.
     """
     files = sorted(
-        ((entry.stat(), entry.path) for entry in os.scandir(folder)),
+        ((entry.stat(), entry.path) for entry in os.scandir(folder) if entry.is_file()),
         key=lambda file: -file[0].st_mtime,
     )
     total = 0

@@ -1,9 +1,16 @@
 """The memory of a process: glibc's settings, and whether they are worth a new start."""
 
+import errno
 import os
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from glob import glob
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ssl_jax.errors import UserError
 
 KEEP_MEMORY = ("hugetlb=1", "mmap_max=0", "trim_threshold=100000000000", "arena_max=1")
 # Files that a driver makes for its accelerators: NVIDIA (the last one under Windows), AMD, TPU.
@@ -44,3 +51,54 @@ def accelerator_expected() -> bool:
             device for device in devices if not device.startswith(("/dev/nvidia", "/dev/dxg"))
         ]
     return bool(devices) and any(find_spec(package) for package in PLUGINS)
+
+
+# Files with the memory that a container may use, in bytes.
+CONTAINER = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+# Fields that change how much memory a run needs, the most helpful first.
+HELPFUL = ("batch_size", "encoder.width", "data.resident", "steps_per_call", "together")
+
+
+def host_memory() -> int | None:
+    """Return the bytes of memory that this process can have at most; None: unknown."""
+    limits = []
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in map(Path, CONTAINER):
+        try:
+            limits.append(int(path.read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return min((limit for limit in limits if limit > 0), default=None)
+
+
+@contextmanager
+def reporting_out_of_memory(fields: Mapping[str, Any]) -> Iterator[None]:
+    """Turn a lack of memory within this context, of host or device, into one line.
+
+    Args:
+        fields: the configuration by field, such as {"encoder.width": 64}.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: memory was too small; it names the fields that help.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        helpful = [f"{name} (got {fields[name]})" for name in HELPFUL if name in fields]
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        change = f"; change {', '.join(helpful)} so that less is needed" if helpful else ""
+        raise UserError(f"out of memory ({reason}){change}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the error says that memory of the host or of a device was too small."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    xla = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    return isinstance(error, MemoryError) or (xla and "RESOURCE_EXHAUSTED" in str(error))

@@ -1,5 +1,7 @@
 """Output at the terminal: once for all processes, above the progress bar."""
 
+import sys
+
 import jax
 from tqdm import tqdm
 
@@ -13,6 +15,11 @@ def say(line: str) -> None:
     """Print a line above the progress bar, once for all processes."""
     if is_writer():
         tqdm.write(line)
+
+
+def warn(line: str) -> None:
+    """Print a warning of one line on standard error, in every process."""
+    tqdm.write(f"warning: {' '.join(line.split())}", file=sys.stderr)
 
 
 def progress_bar(total: int, start: int) -> tqdm:

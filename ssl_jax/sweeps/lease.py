@@ -8,20 +8,32 @@ number is given twice.
 A holder touches its file every BEAT seconds. It is gone when its process has ended (seen at once on
 the same machine) or when its file was not touched for STALE seconds. One that was only asleep sees
 a newer number beside its own when it wakes: it has lost the lease.
+
+A lease file that names no holder (empty, garbage, of a process that died while it wrote it) is held
+for TAKING seconds after the last touch. A date further ahead than that of a touch can be counts as
+old, and what is no file at all holds nothing.
 """
 
 import contextlib
 import json
 import os
 import platform
+import re
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from ssl_jax.errors import UserError
 
 BEAT = 20.0  # seconds between a holder's signs of life
 STALE = 300.0  # seconds without one after which it is gone
+TAKING = 30.0  # seconds without one after which a file that names no holder is free
 FREE = "free"
+NUMBER = re.compile(r"[1-9][0-9]{0,17}")  # a name of a lease file
+LONGEST = 4096  # bytes of a lease file that are read
 
 
 class LeaseLost(Exception):
@@ -29,17 +41,28 @@ class LeaseLost(Exception):
 
 
 def claim(folder: Path, stale: float = STALE) -> Path | None:
-    """Return the lease file that this process now holds; None where it is held already."""
-    folder.mkdir(parents=True, exist_ok=True)
-    last = newest(folder)
-    if last is not None and not is_free(last, stale):
-        return None
-    path = folder / str(int(last.name) + 1 if last else 1)
+    """Return the lease file that this process now holds; None where it is held already.
+
+    Raises:
+        UserError: the folder cannot be made, read or written.
+    """
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    except FileExistsError:  # another process was first
-        return None
-    with os.fdopen(descriptor, "w") as file:
+        folder.mkdir(parents=True, exist_ok=True)
+        last = newest(folder)
+        if last is not None and not is_free(last, stale):
+            return None
+        path = folder / str(int(last.name) + 1 if last else 1)
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:  # another process was first
+            return None
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder}: no lease can be taken there ({error.strerror}); "
+            f"takes a folder {folder} that can be written"
+        ) from error
+    # On a full disk the file stays empty, and its touches alone hold it.
+    with contextlib.suppress(OSError), os.fdopen(descriptor, "w") as file:
         file.write(json.dumps(signature()))
     return path
 
@@ -80,31 +103,53 @@ def holding(path: Path, beat: float = BEAT) -> Iterator[Callable[[], None]]:
 
 def newest(folder: Path) -> Path | None:
     """Return the newest lease file, which rules; None where the lease was never taken."""
-    numbers = [int(name) for name in os.listdir(folder) if name.isdigit()]
+    numbers = [int(name) for name in os.listdir(folder) if NUMBER.fullmatch(name)]
     return folder / str(max(numbers)) if numbers else None
 
 
 def is_free(path: Path, stale: float) -> bool:
     """Return whether the holder of the lease file `path` freed it, or is gone."""
-    text = path.read_text()
-    if text == FREE:
+    if not stat.S_ISREG(path.lstat().st_mode):  # no process takes a lease in this way
         return True
+    known: dict[str, Any] | None = {}
+    with contextlib.suppress(PermissionError):  # another user's: its touches say enough
+        text = read_text(path)
+        if text == FREE:
+            return True
+        known = parse_signature(text)
+    if known and known["machine"] == machine() and birth(known["pid"]) != known["birth"]:
+        return True
+    age = time_of(path.parent) - path.lstat().st_mtime
+    return abs(age) > (min(stale, TAKING) if known is None else stale)
+
+
+def read_text(path: Path) -> str:
+    """Return the first LONGEST bytes of a lease file, as text."""
+    with open(path, "rb") as file:
+        return file.read(LONGEST).decode(errors="replace")
+
+
+def parse_signature(text: str) -> dict[str, Any] | None:
+    """Return the content of a lease file, as of `signature`; None where it is anything else."""
     try:
         known = json.loads(text)
-    except ValueError:  # its process is about to write it
-        known = {}
-    if known.get("machine") == machine() and birth(known["pid"]) != known["birth"]:
-        return True
-    return time_of(path.parent) - path.stat().st_mtime > stale
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(known, dict) or not {"host", "pid", "machine", "birth"} <= known.keys():
+        return None
+    texts = all(isinstance(known[name], str) for name in ("host", "machine", "birth"))
+    return known if texts and type(known["pid"]) is int and 0 < known["pid"] < 2**31 else None
 
 
 def holder(folder: Path) -> str:
     """Return the holder of the lease in words, for messages."""
-    try:
-        known = json.loads((newest(folder) or folder).read_text())
-        return f"process {known['pid']} on {known['host']}"
-    except (OSError, ValueError):
+    known = None
+    with contextlib.suppress(OSError):
+        path = newest(folder)
+        known = parse_signature(read_text(path)) if path and path.is_file() else None
+    if known is None:
         return "another process"
+    return f"process {known['pid']} on {known['host'][:80].encode('unicode_escape').decode()}"
 
 
 def signature() -> dict:

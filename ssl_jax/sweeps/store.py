@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax import files
 from ssl_jax.builders.defaults import defaults_in
 from ssl_jax.errors import UserError
 from ssl_jax.intervals import rounded
@@ -30,7 +31,7 @@ def keep(config: Config, job: Job) -> None:
         "config": result_json.fields(job.config.to_dict()),
     }
     content |= {"dynamics": thinned(job.out)}
-    job.store.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(job.store.parent)
     write_json(job.store, content)
 
 

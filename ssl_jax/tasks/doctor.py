@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ssl_jax import files
 from ssl_jax.builders.trained_run import read_trained
 from ssl_jax.diagnosis.history import Rows, diagnosis_json, facts_of, history_of, total_steps
 from ssl_jax.diagnosis.signs import NEEDED
 from ssl_jax.diagnosis.state import diagnose
 from ssl_jax.errors import UserError
 from ssl_jax.reports.doctor import draw, report
+from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import open_workdir, write_json
@@ -45,16 +47,11 @@ def doctor(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
         | diagnosis_json(diagnosis)
     )
     write_json(out / "result.json", result)
-    draw(
-        history,
-        diagnosis,
-        facts,
-        f"{settings['method']}: {diagnosis.state}",
-        out / "figures" / "doctor.png",
-    )
+    with optional(out / "figures" / "doctor.png") as path:
+        draw(history, diagnosis, facts, f"{settings['method']}: {diagnosis.state}", path)
     for line in report(diagnosis, settings["method"], **last):
         say(line)
-    say(f"result in {out / 'result.json'}, figure in {out / 'figures' / 'doctor.png'}")
+    say(f"result in {out / 'result.json'}, figure in {path}")
 
 
 def whole_rows(path: Path) -> Rows:
@@ -64,8 +61,9 @@ def whole_rows(path: Path) -> Rows:
     """
     if not path.exists():
         raise UserError(f"{path}: not found; takes a run that has logged a row (log_every steps)")
+    text = files.read_text(path, "the table that training writes")
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
     try:
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         rows = read_rows(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); repair it, or take another run") from error

@@ -3,18 +3,20 @@
 The figures are those of the replication, 2 to 4.
 """
 
-import re
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from ssl_jax import files
 from ssl_jax.builders.trained_run import read_trained
 from ssl_jax.errors import UserError
 from ssl_jax.reports.dynamics import figures, theory_fit, theory_fit_figure
 from ssl_jax.reports.dynamics import table as tables
+from ssl_jax.reports.figure import required
 from ssl_jax.runtime.terminal import say
+from ssl_jax.text import in_file_name
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import check_workdir, open_workdir, write_json
 from ssl_jax.workdir.dynamics_npz import NAME, read_dynamics
@@ -40,7 +42,6 @@ RECORDED = {
     ),
     **dict.fromkeys(("relative_spread", "online_target_cosine", "weight_cosine", "loss"), ()),
 }
-NOT_PLAIN = r"[^-.\w]+"  # characters that a file's name should not have
 
 
 def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
@@ -65,19 +66,19 @@ def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: 
     check_same_size(runs)
     out = open_workdir(directory, config.to_dict())
     for name, draw in figures.FIGURES.items():
-        say(f"wrote {draw(runs, out / 'figures' / f'{name}.png')}")
+        with required(out / "figures" / f"{name}.png") as path:
+            draw(runs, path)
+        say(f"wrote {path}")
     fits = {run.name: theory_fit.fit_run(run, bool(find_spec("diffrax"))) for run in runs}
-    for run in runs:
-        name = (
-            "overlay.png" if len(runs) == 1 else f"overlay-{re.sub(NOT_PLAIN, '-', run.name)}.png"
-        )
-        say(f"wrote {theory_fit_figure.draw(run, fits[run.name], out / 'figures' / name)}")
+    for run, name in zip(runs, overlay_names(runs), strict=True):
+        with required(out / "figures" / name) as path:
+            theory_fit_figure.draw(run, fits[run.name], path)
+        say(f"wrote {path}")
     records = {run.name: tables.run_record(run) for run in runs}
     table = tables.report(records)
-    (out / "table.md").write_text(table)
-    (out / "overlay.md").write_text(
-        "\n".join(theory_fit.report(run, fits[run.name]) for run in runs)
-    )
+    files.write_whole(out / "table.md", table)
+    overlays = "\n".join(theory_fit.report(run, fits[run.name]) for run in runs)
+    files.write_whole(out / "overlay.md", overlays)
     results = {
         name: of_run | {"theory": theory_fit.fit_json(fits[name])}
         for name, of_run in records.items()
@@ -85,7 +86,20 @@ def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: 
     write_json(
         out / "result.json", {"task": "dynamics", "runs": results, "published": tables.PUBLISHED}
     )
-    say(table)
+    for line in table.split("\n"):
+        say(line)
+
+
+def overlay_names(runs: list[figures.Run]) -> list[str]:
+    """Return the names of the overlays, distinct and plain whatever the runs are called."""
+    if len(runs) == 1:
+        return ["overlay.png"]
+    stems = [f"overlay-{in_file_name(run.name)}" for run in runs]
+    count = Counter(stems)
+    return [
+        f"{stem}.png" if count[stem] == 1 else f"{stem}-{number}.png"
+        for number, stem in enumerate(stems, 1)
+    ]
 
 
 def read_run(path: Path) -> figures.Run:

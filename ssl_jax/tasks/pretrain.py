@@ -13,7 +13,7 @@ from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.network import forward_order
 from ssl_jax.builders.optimizer import layer_table
-from ssl_jax.builders.program import check_exclude
+from ssl_jax.builders.program import check_exclude, check_memory
 from ssl_jax.data.batches import make_feed
 from ssl_jax.diagnosis import history
 from ssl_jax.diagnosis.history import facts_of
@@ -22,6 +22,7 @@ from ssl_jax.dynamics.measure import measure_spectra, measure_weights
 from ssl_jax.linalg import symmetric_eigh
 from ssl_jax.probes import accuracies
 from ssl_jax.reports import run_figures
+from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks.printing import print_accuracies, print_layers, print_training
 from ssl_jax.tasks.probe import run_probes
@@ -52,6 +53,7 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
     appends = partial(pretraining.appends, config, plan.steps_per_epoch)
     out = check_workdir(directory, config.to_dict(), appends, defaults_of("pretrain"))
     init = pretraining.make_init(parts, plan.data)
+    check_memory(config, init, plan.devices)
     check_exclude(config, init)
     dataset = read_dataset(config)
     check_few_labels(config.probe, dataset)
@@ -102,14 +104,10 @@ def make_job(session: Session, encode: accuracies.Encode) -> TrainingJob:
     def adjust(state: PretrainState, rows: list[Row]) -> tuple[PretrainState, bool]:
         return state, False
 
-    facts = facts_of(config.to_dict(), plan.cadence.total)
-
-    def message(rows: list[Row]) -> str | None:
-        return history.state_change(rows, facts)
-
+    watch = history.Watch(facts_of(config.to_dict(), plan.cadence.total))
     shown = ("loss", "relative_spread", "images_per_second")
     track = make_track(matrix)
-    return TrainingJob(run, BEST, header, signs, evaluate, adjust, shown, track, message)
+    return TrainingJob(run, BEST, header, signs, evaluate, adjust, shown, track, watch.change)
 
 
 def make_track(matrix: Callable[[Params], jax.Array]) -> Callable[[PretrainState], Record]:
@@ -173,9 +171,24 @@ def finish(session: Session, state: PretrainState, encode: accuracies.Encode) ->
         "correlation_eigenvalues": np.asarray(eigenvalues).tolist(),
     }
     write_json(out / "result.json", result)
-    run_figures.draw_run(out)
-    run_figures.draw_features(features, dataset.label_names, out / "figures" / "features.png")
-    draw_views(config, recipe, dataset, out)
+    draw_all(session, features)
     print_accuracies(result)
     say(diagnosis.words)
     say(f"results in {out / 'result.json'}, figures in {out / 'figures'}")
+
+
+def draw_all(session: Session, features: accuracies.Features) -> None:
+    """Draw the figures of a finished run; one that fails costs a warning.
+
+    Args:
+        session: the session that ended.
+        features: of the test images.
+    """
+    folder = session.out / "figures"
+    with optional(folder):
+        run_figures.draw_run(session.out)
+    with optional(folder / "features.png"):
+        names = session.dataset.label_names
+        run_figures.draw_features(features, names, folder / "features.png")
+    with optional(folder / "views.png"):
+        draw_views(session.config, session.parts.recipe, session.dataset, session.out)

@@ -4,6 +4,7 @@ import jax
 
 from ssl_jax.builders.optimizer import Layer
 from ssl_jax.runtime.terminal import say
+from ssl_jax.text import printable
 from ssl_jax.train.loop import Cadence
 from ssl_jax.types import Config
 
@@ -23,7 +24,8 @@ def print_training(
     """
     total = len(devices) * jax.process_count()
     norm = "over all devices" if config.sync_batch_norm else "each device its own"
-    say(f"{config.method} on {name}: {images} images, batch {config.batch_size}")
+    method, name = printable(config.method), printable(name)
+    say(f"{method} on {name}: {images} images, batch {config.batch_size}")
     say(f"{cadence.total} steps ({config.epochs} epochs), seed {config.seed}, {config.precision}")
     say(f"{total} x {devices[0].device_kind}; BatchNorm statistics: {norm}")
     if start:

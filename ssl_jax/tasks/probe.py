@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from ssl_jax.augment.views import Recipe, make_normalise
 from ssl_jax.builders import checks, pretraining
 from ssl_jax.builders.data import describe_dataset, read_dataset
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.network import build_network
-from ssl_jax.builders.program import fresh_key
+from ssl_jax.builders.program import check_memory, fresh_key
 from ssl_jax.builders.trained_run import found_in, read_trained
 from ssl_jax.data.batches import steps_per_epoch
 from ssl_jax.data.dataset import Dataset
@@ -26,9 +25,12 @@ from ssl_jax.probes.accuracies import (
     raw_pixels,
     take_features,
 )
+from ssl_jax.probes.features import digest
 from ssl_jax.reports import run_figures
+from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks.printing import print_accuracies
+from ssl_jax.text import printable
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config, Interrupted, Params, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
@@ -69,6 +71,7 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         parts = pretraining.build(trained, trained.epochs * steps_an_epoch, steps_an_epoch, None)
         init = pretraining.make_init(parts, data)
         shapes: Any = init.trace(fresh_key(trained)).out_info
+        check_memory(trained, init, jax.devices()[:1])
     checks.check_sizes(trained.probe, data)
     checkpoints.check_shapes(source / "checkpoints", step, encoder_of(shapes))
     dataset = read_dataset(trained)
@@ -82,7 +85,8 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         parts.network, make_normalise(parts.recipe.mean, parts.recipe.std)
     )
     result_json.open_on_one(directory, config.to_dict())
-    say(f"probing {source} at step {step}: {trained.method} on {dataset.name}")
+    method, name = printable(trained.method), printable(dataset.name)
+    say(f"probing {printable(source)} at step {step}: {method} on {name}")
     result, features = run_probes(
         trained, parts.recipe, trained=state, fresh=fresh, dataset=dataset, encode=encode, out=out
     )
@@ -97,7 +101,8 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         | result_json.provenance()
     )
     write_json(out / "result.json", result)
-    run_figures.draw_features(features, dataset.label_names, out / "figures" / "features.png")
+    with optional(out / "figures" / "features.png") as path:
+        run_figures.draw_features(features, dataset.label_names, path)
     print_accuracies(result)
 
 
@@ -145,15 +150,17 @@ def run_probes(
         "knn_temperature": settings.knn_temperature,
         "seed": seed,
     }
+    # all that the features depend on beside the weights
     base = {
         "dataset": dataset.name,
-        "train_size": len(dataset.train.label),
-        "side": dataset.side,
+        "data": digest((dataset.train, dataset.test)),
+        "normalised by": [recipe.mean, recipe.std],
+        "network": config.encoder.to_dict() | {"precision": config.precision},
     }
 
     def features_of(name: str, params: Params, stats: PyTree) -> Features:
         path = out / "features" / f"{name}.npz" if is_writer() else None
-        fingerprint = base | {"encoder": name, "parameters": fingerprint_of(params["encoder"])}
+        fingerprint = base | {"encoder": name, "weights": digest((params["encoder"], stats))}
         return take_features(encode, params, stats, dataset, path, fingerprint)
 
     contenders = {
@@ -173,8 +180,3 @@ def run_probes(
             contenders, dataset.num_classes, settings.few_labels, settings.few_label_draws, seed
         )
     return result | {"probe_seconds": time.perf_counter() - begin}, contenders["pretrained"]
-
-
-def fingerprint_of(params: Params) -> float:
-    """Return the sum of all absolute weights: other weights have another sum."""
-    return float(sum(np.sum(np.abs(np.asarray(p, np.float64))) for p in jax.tree.leaves(params)))

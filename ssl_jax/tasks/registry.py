@@ -7,6 +7,8 @@ import jax
 
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments.registry import run_experiment
+from ssl_jax.files import local_path
+from ssl_jax.runtime.memory import reporting_out_of_memory
 from ssl_jax.tasks.doctor import doctor
 from ssl_jax.tasks.dynamics import dynamics
 from ssl_jax.tasks.pretrain import pretrain
@@ -17,6 +19,7 @@ from ssl_jax.tasks.sweep import sweep
 from ssl_jax.tasks.theory import theory
 from ssl_jax.tasks.views import views
 from ssl_jax.types import Config, Interrupted
+from ssl_jax.workdir.directory import flatten
 
 
 class Task(NamedTuple):
@@ -30,6 +33,9 @@ class Task(NamedTuple):
     configs: str = ""
 
 
+# Fields that name local files or directories, with what they may stand in: `mini.data.data_dir`.
+PATHS = ("data_dir", "checkpoint", "run", "weights", "store")
+SEVERAL_PATHS = ("runs",)  # with commas between them
 MANY = "a --config of that task"
 TASKS = {
     "pretrain": Task(pretrain, needs="views", several=True, configs=MANY),
@@ -54,8 +60,10 @@ def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
         interrupted: whether somebody asked the task to save and stop.
 
     Raises:
-        UserError: `task` is unknown, does not fit the configuration, or takes one process only.
+        UserError: `task` is unknown, does not fit the configuration, or takes one process only; a
+            path is none; memory was too small.
     """
+    config, directory = with_local_paths(config), local_path("--workdir", directory)
     if config.task not in TASKS:
         raise UserError(f"task: got {config.task!r}, {nearest(config.task, TASKS)}")
     task = TASKS[config.task]
@@ -68,4 +76,26 @@ def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
         raise UserError(
             f"task: got {config.task!r} in a configuration of another task; takes {takes}"
         )
-    task.run(config, directory, interrupted)
+    with reporting_out_of_memory(flatten(config.to_dict())):
+        task.run(config, directory, interrupted)
+
+
+def with_local_paths(config: Config) -> Config:
+    """Return the configuration with `~` expanded in all fields that are paths.
+
+    Raises:
+        UserError: one of them can be no local path, such as a URL.
+    """
+    changes = {}
+    for field, value in flatten(config.to_dict()).items():
+        name = field.rpartition(".")[2]
+        if isinstance(value, str) and value and name in PATHS:
+            changes[field] = local_path(field, value)
+        elif isinstance(value, str) and name in SEVERAL_PATHS:
+            words = [word.strip() for word in value.split(",")]
+            changes[field] = ",".join(local_path(field, word) for word in words)
+    if all(value == flatten(config.to_dict())[field] for field, value in changes.items()):
+        return config
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(changes)
+    return config

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ssl_jax import files
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.errors import UserError
 from ssl_jax.reports.replication.claims import evaluate_claims
@@ -9,6 +10,7 @@ from ssl_jax.reports.replication.page import page
 from ssl_jax.reports.replication.results import SCALES, Gathered, gather
 from ssl_jax.reports.replication.tables import markdown
 from ssl_jax.runtime.terminal import say
+from ssl_jax.text import in_markdown, printable
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import open_workdir, write_json
 
@@ -33,11 +35,11 @@ def report(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
         why = f" ({gathered.left_out[0]})" if gathered.left_out else ""
         raise UserError(f"runs: got {config.runs!r}, where there is no result{why}; {takes}")
     out = open_workdir(directory, config.to_dict())
-    (out / "report.md").write_text(text_of(gathered))
-    (out / "report.html").write_text(page(gathered))
+    files.write_whole(out / "report.md", text_of(gathered))
+    files.write_whole(out / "report.html", page(gathered))
     write_json(out / "result.json", summary(gathered))
     for line in gathered.left_out:
-        say(f"left out: {line}")
+        say(f"left out: {printable(line)}")
     say(f"wrote {out / 'report.md'} and {out / 'report.html'}")
 
 
@@ -45,7 +47,9 @@ def text_of(gathered: Gathered) -> str:
     """Return the text of report.md."""
     parts = [f"## {scale.capitalize()} scale\n\n{markdown(gathered, scale)}" for scale in SCALES]
     if gathered.left_out:
-        parts.append("## Left out\n\n" + "".join(f"* {line}\n" for line in gathered.left_out))
+        parts.append(
+            "## Left out\n\n" + "".join(f"* {in_markdown(line)}\n" for line in gathered.left_out)
+        )
     return "\n".join(parts)
 
 

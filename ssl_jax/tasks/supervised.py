@@ -5,20 +5,36 @@ training images; and the mean of the ten best epochs *by test accuracy*. The lay
 pre-weight-decay paper reports the last one, which chooses by the test set.
 """
 
+import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from ssl_jax import files
 from ssl_jax.augment.views import make_normalise
+from ssl_jax.builders.checks import WATCHED
 from ssl_jax.builders.data import read_dataset
-from ssl_jax.builders.defaults import defaults_of
-from ssl_jax.builders.optimizer import has_penalty, layer_table, schedule_options
-from ssl_jax.builders.program import check_exclude, compile_program
-from ssl_jax.builders.supervised import appends, fresh_state, images_left, make_init, prepare
+from ssl_jax.builders.optimizer import layer_table, penalty_kind, schedule_options, warmup_steps
+from ssl_jax.builders.program import (
+    check_exclude,
+    check_memory,
+    compile_program,
+    steps_per_call,
+)
+from ssl_jax.builders.supervised import (
+    appends,
+    earlier_defaults,
+    fresh_state,
+    images_left,
+    make_init,
+    prepare,
+)
 from ssl_jax.data.batches import make_feed
 from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.data.splits import hold_out, redraw
@@ -29,6 +45,7 @@ from ssl_jax.optim.schedules import cycle_ends
 from ssl_jax.optim.stopping import plateau_scale, should_stop
 from ssl_jax.probes.features import extract
 from ssl_jax.reports import run_figures
+from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks import training
 from ssl_jax.tasks.printing import print_layers, print_training
@@ -57,8 +74,9 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     plan, parts, augment = prepare(config)
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
     grows = partial(appends, config, plan.steps_per_epoch)
-    out = check_workdir(directory, config.to_dict(), grows, defaults_of("supervised"))
+    out = check_workdir(directory, config.to_dict(), grows, earlier_defaults(config))
     init = make_init(parts, plan.data)
+    check_memory(config, init, plan.devices)
     check_exclude(config, init)
     dataset = read_dataset(config)
     train, validation = hold_out(dataset, config.data.validation_size)
@@ -86,10 +104,11 @@ def compile_step(session: Session, augment: Callable) -> Callable:
         loss=LOSSES[config.loss],
         num_classes=plan.data.num_classes,
         consistency=config.augment.consistency,
-        opposing=has_penalty(config),
+        penalty=penalty_kind(config, parts.rules),
         axis_name=plan.axis,
     )
-    return compile_program(step, session.feed.data, plan.devices, jax.random.key(config.seed))
+    key, size = jax.random.key(config.seed), steps_per_call(config, plan.devices)
+    return compile_program(step, session.feed.data, plan.devices, key, size)
 
 
 def snapshot_steps(config: Config, total: int, steps_per_epoch: int) -> tuple[int, ...]:
@@ -109,9 +128,7 @@ def snapshot_steps(config: Config, total: int, steps_per_epoch: int) -> tuple[in
     if not config.snapshots:
         return ()
     options = schedule_options(config, config.schedule.name, steps_per_epoch)
-    ends = cycle_ends(
-        config.schedule.name, total, config.schedule.warmup_epochs * steps_per_epoch, **options
-    )
+    ends = cycle_ends(config.schedule.name, total, warmup_steps(config, steps_per_epoch), **options)
     every = config.eval_every * steps_per_epoch
     if not every or any(end % every for end in ends[:-1]):
         raise UserError(
@@ -159,8 +176,10 @@ def make_job(
     def evaluate(state: SupervisedState, step: int) -> Row:
         apply = Partial(logits, *jax.device_get((state.params, state.stats)))
         scores = {"test_accuracy": (extract(apply, dataset.test.image), dataset.test.label)}
+        more = {}
         if validation is not None:
             scores[VALIDATION] = (extract(apply, validation.image), validation.label)
+            more["validation_loss"] = mean_loss(config.loss, *scores[VALIDATION])
         if step in snapshots and is_writer():
             save_snapshot(session.out, step, scores["test_accuracy"][0])
         accuracies = {
@@ -170,20 +189,46 @@ def make_job(
         if validation is not None:
             line += f", validation {accuracies[VALIDATION]:.4f}"
         say(line)
-        return accuracies
+        return accuracies | more
 
     def adjust(state: SupervisedState, rows: list[Row]) -> tuple[SupervisedState, bool]:
-        values = [row[VALIDATION] for row in rows if VALIDATION in row]
-        history = [value for value in values if value == value]  # NaN: no evaluation at this row
         if config.plateau.patience:
-            scale = plateau_scale(history, **config.plateau)
+            scale = plateau_scale(**watched(rows, **config.plateau))
             if scale != rate_scale(state):
-                say(f"no progress on held-out images: learning rate times {scale:g}")
+                say(f"no progress in {config.plateau.watch}: learning rate times {scale:g}")
                 state = state._replace(opt_state=rescale(state.opt_state, scale))
-        return state, bool(config.stopping.patience) and should_stop(history, **config.stopping)
+        stops = config.stopping.patience and should_stop(**watched(rows, **config.stopping))
+        return state, bool(stops)
 
     shown = ("loss", "train_accuracy", "images_per_second")
     return TrainingJob(run, VALIDATION, header, signs, evaluate, adjust, shown)
+
+
+def mean_loss(loss: str, logits: np.ndarray, label: np.ndarray) -> float:
+    """Mean over examples of a loss of logits (N, K) against labels (N,)."""
+    target = jax.nn.one_hot(label, logits.shape[1])
+    losses = np.asarray(LOSSES[loss](jnp.asarray(logits), target))
+    return float(losses.mean(dtype=np.float64))
+
+
+def watched(rows: list[dict[str, float]], *, watch: str, **options: float) -> dict[str, Any]:
+    """The arguments of a rule of `optim.stopping`: its options, and the history that it watches.
+
+    Args:
+        rows: of metrics.csv, so far.
+        watch: a key of WATCHED. Of the training loss it is the mean since the last evaluation.
+        options: the rule's own.
+    """
+    history, last, end = [], 0.0, 0.0  # the last evaluation's step, the last row's
+    total = 0.0  # of the losses of all steps since
+    for row in rows:
+        total, end = total + row["loss"] * (row["step"] - end), row["step"]
+        if np.isfinite(row.get("test_accuracy", np.nan)):  # an evaluation
+            value = total / (end - last) if watch == "loss" else row.get(watch, np.nan)
+            history.append(value)
+            total, last = 0.0, end
+    history = [value for value in history if np.isfinite(value)]
+    return {"history": history, "better": WATCHED[watch]} | options
 
 
 def rate_scale(state: SupervisedState) -> float:
@@ -200,10 +245,10 @@ def save_snapshot(out: Path, step: int, logits: np.ndarray) -> None:
         logits: logits (M, K) on the test set.
     """
     folder = out / "snapshots"
-    folder.mkdir(exist_ok=True)
-    scratch = folder / f"step-{step}.tmp.npy"
-    np.save(scratch, jax.nn.softmax(logits))
-    scratch.replace(folder / f"step-{step}.npy")
+    files.make_folder(folder)
+    content = io.BytesIO()
+    np.save(content, jax.nn.softmax(logits))
+    files.write_whole(folder / f"step-{step}.npy", content.getvalue())
 
 
 # --- After training -------------------------------------------------------------------------------
@@ -230,7 +275,8 @@ def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...])
     }
     result |= {"train_accuracy": rows[-1]["train_accuracy"]} | summary(rows)
     result |= {
-        "opposing_ratio": float(np.nanmean([row["opposing_ratio"] for row in rows] or [np.nan]))
+        name: mean_of_known([row.get(name, np.nan) for row in rows])
+        for name in ("opposing_ratio", "wd_opposing_ratio")
     }
     if snapshots:
         result["snapshot_ensemble"] = ensemble(
@@ -238,10 +284,17 @@ def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...])
         )
     result |= result_json.spent(rows, int(state.step)) | result_json.provenance()
     write_json(out / "result.json", {k: None if v != v else v for k, v in result.items()})
-    run_figures.draw_supervised(out)
+    with optional(out / "figures"):
+        run_figures.draw_supervised(out)
     for name in (name for name in result if name.endswith("_accuracy")):
         say(f"{name:40} {'' if result[name] is None else format(result[name], '.4f')}")
     say(f"results in {out / 'result.json'}, figures in {out / 'figures'}")
+
+
+def mean_of_known(values: list[float]) -> float:
+    """Mean of the values that are no NaN; NaN where there are none."""
+    known = [value for value in values if value == value]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def summary(rows: list[dict[str, float]]) -> dict:

@@ -25,14 +25,17 @@ from types import FrameType
 
 import jax
 
+from ssl_jax import files
 from ssl_jax.errors import UserError
+from ssl_jax.runtime.memory import reporting_out_of_memory
 from ssl_jax.runtime.terminal import say
 from ssl_jax.sweeps import lease
 from ssl_jax.sweeps.jobs import Job, check_all, check_fields, identity, is_done, plan
 from ssl_jax.sweeps.store import keep
 from ssl_jax.tasks.pretrain import pretrain
+from ssl_jax.text import printable
 from ssl_jax.types import Config, Interrupted
-from ssl_jax.workdir.directory import write_json
+from ssl_jax.workdir.directory import flatten, write_json
 
 LOOK = 10.0  # seconds between two looks at what other processes hold
 Pretrain = Callable[[Config, str, Interrupted], None]
@@ -141,7 +144,8 @@ def run_if_free(
             return stop()
 
         try:
-            pretrain(job.config, str(job.out), ask)
+            with reporting_out_of_memory(flatten(job.config.to_dict())):
+                pretrain(job.config, str(job.out), ask)
             if (job.out / "result.json").exists():
                 job.failure.unlink(missing_ok=True)
                 keep(config, job)
@@ -165,15 +169,16 @@ def lease_of(job: Job) -> Path:
 
 def one_line(error: Exception) -> str:
     """Return the error on one line, with its type unless it is a UserError."""
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def write_failure(job: Job, line: str) -> None:
     """Write the line and the traceback to the job's failed.txt."""
-    with contextlib.suppress(OSError):  # where the disk is full, the line is printed all the same
-        job.failure.parent.mkdir(parents=True, exist_ok=True)
-        job.failure.write_text(f"{line}\n\n{traceback.format_exc()}")
+    with contextlib.suppress(UserError):  # of a full disk; the line is printed all the same
+        files.make_folder(job.failure.parent)
+        text = f"{line}\n\n{printable(traceback.format_exc(), lines=True)}"
+        files.write_whole(job.failure, text)
 
 
 def failed_since(job: Job, began: float) -> bool:
@@ -185,8 +190,8 @@ def failed_since(job: Job, began: float) -> bool:
 
 def reason(job: Job) -> str:
     """Return the first line of the job's failed.txt."""
-    with contextlib.suppress(OSError):
-        return job.failure.read_text().partition("\n")[0]
+    with contextlib.suppress(UserError):
+        return files.read_text(job.failure, "the failure of a cell").partition("\n")[0]
     return "broken in another process"
 
 

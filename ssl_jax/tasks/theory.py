@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.reports.figure import required
 from ssl_jax.reports.theory_figures import FIGURES
 from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config, Interrupted
@@ -34,8 +35,8 @@ def theory(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
     names = list(FIGURES) if config.figure == "all" else [config.figure]
     numbers = {}
     for name in names:
-        path = out / "figures" / f"{name}.png"
-        numbers[name] = {key: as_json(value) for key, value in FIGURES[name](path).items()}
+        with required(out / "figures" / f"{name}.png") as path:
+            numbers[name] = {key: as_json(value) for key, value in FIGURES[name](path).items()}
         say(f"wrote {path}")
     # some figures need no diffrax
     installed = [name for name in ("jax", "numpy", "diffrax") if find_spec(name)]

@@ -11,6 +11,7 @@ from orbax.checkpoint import CheckpointManager
 from tqdm import tqdm
 
 from ssl_jax.builders.plan import Plan
+from ssl_jax.builders.program import steps_per_call
 from ssl_jax.data.batches import Feed
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
@@ -25,8 +26,8 @@ from ssl_jax.workdir.dynamics_npz import Record, digest, resume_dynamics, write_
 # Seconds between two writes of dynamics.npz where no checkpoint is due: it is written whole.
 WRITE_EVERY = 30
 # What a checkpoint notes besides the state: the rows and a digest of the records up to its step, so
-# that a run goes on with its own whole history; and the number of devices.
-METRICS, DYNAMICS, DEVICES = "metrics.csv", "dynamics", "devices"
+# that a run goes on with its own whole history; and the fields of `rounding`.
+METRICS, DYNAMICS = "metrics.csv", "dynamics"
 
 
 class TrainingJob(NamedTuple):
@@ -89,7 +90,7 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
             raise UserError(f"epochs: got {config.epochs}, {out} has already gone {gone}")
         state = checkpoints.restore(manager, session.fresh) if start else session.fresh
         notes = checkpoints.read_notes(out / "checkpoints", start) if start else {}
-        require_same_devices(notes, session.plan)
+        require_same_rounding(notes, session)
         # Nothing is written before this line: a start that is refused leaves everything as it was.
         result_json.open_on_one(str(out), config.to_dict())
         rows = result_json.begin_log(out, start, notes.get(METRICS))
@@ -110,14 +111,23 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
     return jax.device_get(state)
 
 
-def require_same_devices(notes: dict[str, Any], plan: Plan) -> None:
-    """Raise UserError where another number of devices trained before: sums round differently."""
-    before = notes.get(DEVICES, len(plan.devices))
-    if before != len(plan.devices):
-        raise UserError(
-            f"devices: got {len(plan.devices)}, the run began on {before}, and on another number "
-            "its sums round differently; takes the same number, or another work directory"
-        )
+def rounding(session: Session) -> dict[str, Any]:
+    """Return what a step's rounding depends on besides the fields that no start may change."""
+    devices = session.plan.devices
+    return {"devices": len(devices), "steps_per_call": steps_per_call(session.config, devices)}
+
+
+def require_same_rounding(notes: dict[str, Any], session: Session) -> None:
+    """Raise UserError where the run would not go on with the bits of a run in one piece.
+
+    Sums over another number of devices, and another compiled program, round differently.
+    """
+    for field, now in rounding(session).items():
+        if (before := notes.get(field, now)) != now:
+            raise UserError(
+                f"{field}: got {now}, the run began with {before}, and another number rounds "
+                "differently; takes the same number, or another work directory"
+            )
 
 
 def begin_dynamics(
@@ -142,7 +152,7 @@ def begin_dynamics(
 def _loop(session: Session, job: TrainingJob, log: Log, state: PyTree) -> tuple[PyTree, int]:
     """Run the loop; return the last state and the step reached."""
     config, devices, cadence = session.config, session.plan.devices, session.plan.cadence
-    size = parallel.steps_per_call(config.steps_per_call, devices)
+    size = steps_per_call(config, devices)
     calls = session.feed.batches(
         plan_calls(log.start, cadence, size), parallel.process_rows(config.batch_size)
     )
@@ -187,7 +197,7 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: tqdm) -> Hooks:
 
     def save(state: Any, step: int, row: Row) -> None:
         write()  # first: a record that is missing after a restart would never be made again
-        notes = {METRICS: metrics_csv.table(log.rows), DEVICES: len(session.plan.devices)}
+        notes = rounding(session) | {METRICS: metrics_csv.table(log.rows)}
         if log.dynamics:
             notes[DYNAMICS] = digest(log.dynamics)
         best = {job.best: row[job.best]} if job.best in row else {}

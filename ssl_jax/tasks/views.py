@@ -11,6 +11,7 @@ from ssl_jax.builders.data import describe_dataset, read_dataset
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.reports import run_figures
+from ssl_jax.reports.figure import required
 from ssl_jax.runtime.terminal import say
 from ssl_jax.train.pretrain import example_keys
 from ssl_jax.types import Config, Interrupted
@@ -34,8 +35,9 @@ def views(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     checks.check_views(recipe, describe_dataset(config))
     dataset = read_dataset(config)
     out = result_json.open_on_one(directory, config.to_dict())
-    draw_views(config, recipe, dataset, out)
-    say(f"wrote {out / 'figures' / 'views.png'}")
+    with required(out / "figures" / "views.png") as path:
+        draw_views(config, recipe, dataset, out)
+    say(f"wrote {path}")
 
 
 def draw_views(config: Config, recipe: Recipe, dataset: Dataset, out: Path, count: int = 8) -> None:

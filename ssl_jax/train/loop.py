@@ -75,18 +75,18 @@ class Hooks(NamedTuple):
 
 
 def plan_calls(first: int, cadence: Cadence, size: int) -> Iterable[tuple[int, int]]:
-    """Split the run into calls, so that at most two programs are ever compiled.
+    """Split the run into calls.
 
     Args:
         first: steps taken before the first call.
         cadence: what happens when; an event ends a call.
-        size: steps of a call with no event inside. All other calls take a single step.
+        size: most steps of a call.
 
     Yields:
         The steps taken before each call, and the steps that it takes.
     """
     while first < cadence.total:
-        count = size if cadence.next_stop(first) - first >= size else 1
+        count = min(size, cadence.next_stop(first) - first)
         yield first, count
         first += count
 

@@ -11,9 +11,10 @@ it.
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax.experimental import multihost_utils
@@ -70,46 +71,68 @@ def process_rows(batch_size: int) -> slice:
 
 
 def parallelise(
-    step: Step, load: Callable[[PyTree, Batch], jax.Array], devices: list[Device]
+    step: Step, load: Callable[[PyTree, Batch], jax.Array], devices: list[Device], size: int = 1
 ) -> Program:
-    """Compile a step into a program for all devices and several steps.
+    """Compile a step into a program for all devices and up to `size` steps.
+
+    The number of steps is an argument of the program. So there is one program, and the bits of a
+    step do not depend on how a run is cut into calls.
 
     Args:
         step: state, batch, key -> state, metrics; pure, and averages over `axis(devices)`.
         load: makes the batch's "image" (B, H, W, C) from `data`, which lives on every device, and
             the batch. The image takes the place of the batch's "index".
         devices: those of this process.
+        size: most steps of a call.
 
     Returns:
         The program run(state, data, batches, key) -> (state, metrics). Its batches are host arrays
-        (count, B, ...), `count` steps of this process's rows, taken one after the other inside the
-        compiled program. Its metrics are those of every step, each (count, ...). It donates the
-        state.
+        (count, B, ...), `count` <= `size` steps of this process's rows, taken one after the other
+        inside the compiled program. Its metrics are those of every step, each (count, ...). It
+        donates the state.
     """
 
     def one(state: Any, data: PyTree, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
         rest = {name: value for name, value in batch.items() if name != "index"}
         return step(state, rest | {"image": load(data, batch)}, key)
 
-    def many(state: Any, data: PyTree, batches: Batch, key: jax.Array) -> tuple[Any, Metrics]:
-        count = len(batches["position"])
+    def many(
+        state: Any, data: PyTree, batches: Batch, key: jax.Array, count: jax.Array
+    ) -> tuple[Any, Metrics]:
+        def at(n: jax.Array | int) -> tuple[Any, PyTree, Batch, jax.Array]:
+            return state, data, jax.tree.map(lambda x: x[n], batches), key
+
         # no loop: on a CPU, XLA's own convolution inside one is some thirty times slower
-        if count == 1:
-            state, metrics = one(state, data, jax.tree.map(lambda x: x[0], batches), key)
+        if size == 1:
+            state, metrics = one(*at(0))
             return state, jax.tree.map(lambda x: x[None], metrics)
-        return jax.lax.scan(lambda state, batch: one(state, data, batch, key), state, batches)
+
+        def advance(n: jax.Array, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
+            state, rows = carry
+            state, metrics = one(state, *at(n)[1:])
+            return state, jax.tree.map(lambda row, value: row.at[n].set(value), rows, metrics)
+
+        _, shapes = jax.eval_shape(one, *at(0))
+        rows: Metrics = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
+        first: tuple[Any, Metrics] = (state, rows)
+        return cast("tuple[Any, Metrics]", jax.lax.fori_loop(0, count, advance, first))
 
     program = jax.pmap(
         many,
         AXIS,
-        in_axes=(None, None, 0, None),
+        in_axes=(None, None, 0, None, None),
         out_axes=None,
         donate_argnums=0,
         devices=_listed(devices),
     )
-    return lambda state, data, batches, key: program(
-        state, data, _by_device(batches, len(devices)), key
-    )
+
+    def run(state: Any, data: PyTree, batches: HostBatches, key: jax.Array) -> tuple[Any, Metrics]:
+        count = len(batches["position"])
+        filled = _by_device(_fill(batches, size), len(devices))
+        state, metrics = program(state, data, filled, key, np.int32(count))
+        return state, jax.tree.map(lambda x: x[:count], metrics) if count < size else metrics
+
+    return run
 
 
 def replicate(data: PyTree, devices: Sequence[Device]) -> PyTree:
@@ -153,6 +176,16 @@ def any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def _fill(batches: HostBatches, size: int) -> HostBatches:
+    """Repeat the last step's batch until there are `size`, which the program does not look at."""
+    lacking = size - len(batches["position"])
+    if lacking < 0:
+        raise ValueError(f"a call of {size - lacking} steps to a program of at most {size}")
+    if not lacking:
+        return batches
+    return {name: np.concatenate([x, *[x[-1:]] * lacking]) for name, x in batches.items()}
 
 
 def _by_device(batches: HostBatches, devices: int) -> HostBatches:

@@ -11,6 +11,7 @@ it is made symmetric, and how slowly the target follows (tau = 0: it *is* the on
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ssl_jax.dynamics.collapse import relative_spread
@@ -38,7 +39,7 @@ def make_pretrain_step(
     objective: PairLoss = OBJECTIVES["cosine"],
     loss_scale: float = 1.0,
     tracked: bool = False,
-    opposing: bool = False,
+    penalty: str = "",
     axis_name: str | None = None,
 ) -> Step:
     """Build the pure function step(state, batch, key) -> (state, metrics).
@@ -56,7 +57,8 @@ def make_pretrain_step(
         objective: one of `losses.OBJECTIVES`, maybe regularised.
         loss_scale: c in c * objective. 1: the replication; 2: the original authors' code.
         tracked: whether to add what `measure_step` says of the step.
-        opposing: whether to measure where the weight decay pushes weights up.
+        penalty: the kind of the weight decay, of which `opposing_of_step` measures where it pushes
+            weights up. "": nothing is measured.
         axis_name: the mapped device axis. None: a single device.
 
     Returns:
@@ -64,7 +66,7 @@ def make_pretrain_step(
         loss (): loss_scale times the objective.
         relative_spread (): that of the first view's projections.
         loss_NAME (): each term of an objective that has several.
-        opposing_ratio, opposing_fraction (): where `opposing` asks for them.
+        The entries of `opposing_of_step`, where there is a `penalty`.
         All entries of `measure_step`, where `tracked` asks for them.
     """
     mean: Mean = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
@@ -95,8 +97,8 @@ def make_pretrain_step(
 
         (loss, (stats, z, t, terms)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         grads: Params = mean(grads)
-        penalty: Metrics = (
-            opposing_of_step(optimizer, grads, state.opt_state, params) if opposing else {}
+        opposing: Metrics = (
+            opposing_of_step(optimizer, grads, state.opt_state, params, penalty) if penalty else {}
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         params: Params = optax.apply_updates(params, updates)
@@ -110,7 +112,7 @@ def make_pretrain_step(
         target = state.target if tau is None else average(state.target, params, tau(state.step))
         several = {f"loss_{name}": value for name, value in terms.items()} if len(terms) > 1 else {}
         metrics: Metrics = (
-            mean({"loss": loss, "relative_spread": relative_spread(z[0]), **several}) | penalty
+            mean({"loss": loss, "relative_spread": relative_spread(z[0]), **several}) | opposing
         )
         if tracked:
             metrics |= measure_step(grads, updates, z, t, corr, mean)
@@ -137,9 +139,13 @@ def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Ar
 
 
 def opposing_of_step(
-    optimizer: Optimizer, grads: Params, opt_state: PyTree, params: Params
+    optimizer: Optimizer, grads: Params, opt_state: PyTree, params: Params, penalty: str
 ) -> Metrics:
     """Measure how much of this step's weight decay opposes it.
+
+    RWD takes its share of theta - eta U, and PWD its own of theta before the step, so that neither
+    ever makes a weight larger (the layer-wise paper, equation 8). For them it is also measured what
+    WD would have done at the same weights, with the same gradients.
 
     What it computes of the step the compiler finds again in `optimizer.update`, and computes once.
 
@@ -148,12 +154,19 @@ def opposing_of_step(
         grads: gradients, a tree like params.
         opt_state: the optimizer's state before the step.
         params: weights at which the gradients were taken.
+        penalty: "decoupled", "realtime" or "pre".
 
     Returns:
-        opposing_ratio, opposing_fraction (): ratio and fraction of `opposing_penalty`.
+        opposing_ratio, opposing_fraction (): ratio and fraction of `opposing_penalty`, 0 for RWD
+        and PWD.
+        wd_opposing_ratio, wd_opposing_fraction (): those of WD, for RWD and PWD.
     """
     measured = opposing_penalty(params, *optimizer.apart(grads, opt_state, params))
-    return {f"opposing_{name}": measured[name] for name in ("ratio", "fraction")}
+    of_wd = {f"opposing_{name}": measured[name] for name in ("ratio", "fraction")}
+    if penalty == "decoupled":
+        return of_wd
+    never = {name: jnp.zeros_like(value) for name, value in of_wd.items()}
+    return never | {f"wd_{name}": value for name, value in of_wd.items()}
 
 
 def average(target: Params, online: Params, tau: Scalar) -> Params:

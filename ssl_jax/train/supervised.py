@@ -59,7 +59,7 @@ def make_supervised_step(
     loss: Callable[[jax.Array, jax.Array], jax.Array],
     num_classes: int,
     consistency: float = 0.0,
-    opposing: bool = False,
+    penalty: str = "",
     axis_name: str | None = None,
 ) -> Step:
     """Build the pure function step(state, batch, key) -> (state, metrics).
@@ -74,14 +74,15 @@ def make_supervised_step(
         loss: logits (B, K), targets (B, K) -> (B,).
         num_classes: K.
         consistency: weight of the Jensen-Shannon divergence between the versions.
-        opposing: whether to measure where the weight decay pushes weights up.
+        penalty: the kind of the weight decay, of which `opposing_of_step` measures where it pushes
+            weights up. "": nothing is measured.
         axis_name: the mapped device axis. None: a single device.
 
     Returns:
         The step. Its metrics are
         loss (): mean over the batch, with the consistency.
         train_accuracy (): that of the first version.
-        opposing_ratio, opposing_fraction (): where `opposing` asks for them.
+        The entries of `opposing_of_step`, where there is a `penalty`.
     """
     mean: Mean = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
 
@@ -109,14 +110,14 @@ def make_supervised_step(
 
         (value, (stats, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         grads: Params = mean(grads)
-        penalty: Metrics = (
-            opposing_of_step(optimizer, grads, state.opt_state, params) if opposing else {}
+        opposing: Metrics = (
+            opposing_of_step(optimizer, grads, state.opt_state, params, penalty) if penalty else {}
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         params: Params = optax.apply_updates(params, updates)
         right = jnp.argmax(logits, axis=-1) == jnp.argmax(target, axis=-1)
         metrics: Metrics = (
-            mean({"loss": value, "train_accuracy": jnp.mean(right.astype(jnp.float32))}) | penalty
+            mean({"loss": value, "train_accuracy": jnp.mean(right.astype(jnp.float32))}) | opposing
         )
         return SupervisedState(state.step + 1, params, mean(stats), opt_state), metrics
 

@@ -24,10 +24,13 @@ COLUMNS: tuple[str, ...] = (
     "knn_validation",
     "train_accuracy",
     "validation_accuracy",
+    "validation_loss",
     "test_accuracy",
     "rate_scale",
     "opposing_ratio",
     "opposing_fraction",
+    "wd_opposing_ratio",
+    "wd_opposing_fraction",
     "images_per_second",
     "seconds",
 )
@@ -172,7 +175,7 @@ def _columns_of(path: Path) -> tuple[str, ...]:
     """Return the columns of the file, which need not be there yet."""
     if not path.exists():
         return COLUMNS
-    with files.writing(path), path.open() as file:
+    with files.writing(path), path.open(encoding="utf-8") as file:
         first = file.readline()
     return _columns(first.strip().split(",") if first.endswith("\n") else ())
 

@@ -69,7 +69,8 @@ def spent(rows: list[dict[str, float]], step: int) -> dict:
 def processor() -> str:
     """Return the name of the machine's processor, or of its architecture."""
     info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
+    names = re.findall(r"model name\s*: (.*)", text)
     return names[0] if names else platform.processor() or platform.machine()
 
 

@@ -1,5 +1,6 @@
 """Cells: the finished parts of an experiment, each a file that is computed once and kept."""
 
+import io
 import threading
 import time
 import zipfile
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax import files
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import progress_bar, say
 from ssl_jax.types import Config, Interrupted
@@ -47,7 +49,7 @@ class Plan(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A cell that is computed by itself. Once begun it runs to its end."""
+    """A cell that is computed by itself. Once started it runs to its end."""
 
     steps: int
     make: Callable[[Advance], Arrays]  # make(advance) -> arrays by name
@@ -68,9 +70,9 @@ def in_turn(plan: Callable[..., dict[str, Cell]]) -> Callable[..., Plan]:
         cells = plan(*parts)
 
         def make(name: str, progress: Progress) -> list[Arrays]:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             arrays = cells[name].make(progress.advance)
-            return [arrays | {"seconds": np.array(time.perf_counter() - begun)}]
+            return [arrays | {"seconds": np.array(time.perf_counter() - started)}]
 
         def jobs(missing: list[str]) -> list[Job]:
             return [Job([name], partial(make, name)) for name in missing]
@@ -97,7 +99,7 @@ def compute(out: Path, plan: Plan, interrupted: Interrupted) -> dict[Any, Arrays
     Raises:
         UserError: a stored cell is damaged.
     """
-    (out / "cells").mkdir(exist_ok=True)
+    files.make_folder(out / "cells")
     names = list(dict.fromkeys(plan.names.values()))
     paths = {name: out / "cells" / f"{name}.npz" for name in names}
     stored = {name: read_cell(path) for name, path in paths.items() if path.exists()}
@@ -189,10 +191,9 @@ def read_cell(path: Path) -> Arrays:
 
 def write_cell(path: Path, arrays: Arrays) -> None:
     """Write a cell as a whole or not at all."""
-    scratch = path.with_name(f"{path.name}.tmp")
-    with scratch.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
-    scratch.replace(path)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # pyright: ignore[reportArgumentType]
+    files.write_whole(path, content.getvalue())
 
 
 def seeds_of(config: Config) -> list[int]:

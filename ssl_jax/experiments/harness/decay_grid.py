@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +35,7 @@ from ssl_jax.experiments.harness.dispatched import (
 from ssl_jax.experiments.harness.experiment import Experiment
 from ssl_jax.experiments.harness.members import Recorded, train_members
 from ssl_jax.losses import LOSSES
-from ssl_jax.models import Classifier, call_order, make_classifier, make_encoder
+from ssl_jax.models import Classifier, call_order, load_weights, make_classifier, make_encoder
 from ssl_jax.optim import Optimizer, make_optimizer
 from ssl_jax.optim.decay import check_mask, layer_index
 from ssl_jax.train import parallel
@@ -47,6 +48,7 @@ TOGETHER = 32  # members in one call for `together` = "auto", on anything but a 
 # name in the paper: (kind of decay, whether deeper layers decay more)
 ARMS = {
     "none": ("decoupled", False),  # with a decay of 0
+    "L2": ("coupled", False),
     "WD": ("decoupled", False),
     "RWD": ("realtime", False),
     "PWD": ("pre", False),
@@ -269,7 +271,8 @@ def check_run(config: Config, run: Run, data: Description, shapes: Shapes) -> No
     if key not in shapes:
         classifier = build_classifier(config, run.kind, data.num_classes)
         image = jnp.zeros((2, *data.image))
-        params, _ = jax.eval_shape(classifier.init, jax.random.key(0), image)
+        params, stats = jax.eval_shape(classifier.init, jax.random.key(0), image)
+        initial_weights(config, run.kind, params, stats)
         shapes[key] = params, call_order(classifier.init, image)
         check_mask(params, config.optimizer.exclude)
     params, order = shapes[key]
@@ -348,6 +351,36 @@ def build_classifier(config: Config, kind: Kind, num_classes: int) -> Classifier
     return make_classifier(encoder, num_classes, init=config.init)
 
 
+def initial_weights(
+    config: Config, kind: Kind, params: Params, stats: Params
+) -> tuple[Params, Params]:
+    """Return the parts of a kind's network that come from a file, ({}, {}) where there is none.
+
+    Args:
+        config: whose `weights` names a file for each architecture.
+        kind: of the network.
+        params: its parameters, or their shapes.
+        stats: its statistics, or their shapes.
+
+    Returns:
+        (parameters, statistics) by part: the encoder, and the head where the file's fits.
+
+    Raises:
+        UserError: the file is not there, or does not fit.
+    """
+    name = (dict(config.encoder) | dict(kind.encoder))["name"]
+    path = config.weights.get(name, "")
+    if not path:
+        return {}, {}
+    if not Path(path).is_file():
+        raise UserError(
+            f"weights.{name}: got {path}, which is no file; takes a file of timm's weights"
+        )
+    loaded, recorded, _ = load_weights(path, params, stats, name)
+    parts = ("encoder", "head") if loaded["head"] is not params["head"] else ("encoder",)
+    return {part: loaded[part] for part in parts}, recorded
+
+
 def build_optimizer(
     config: Config, kind: Kind, order: Sequence[str]
 ) -> Callable[[Scalar, Scalar], Optimizer]:
@@ -380,7 +413,7 @@ def build_program(lab: Laboratory, kind: Kind) -> tuple[Program, list[str]]:
     classifier = build_classifier(lab.config, kind, lab.num_classes)
     image = jnp.zeros((2, *lab.image.shape[1:]))
     order = call_order(classifier.init, image)
-    params, _ = jax.eval_shape(classifier.init, jax.random.key(0), image)
+    params, stats = jax.eval_shape(classifier.init, jax.random.key(0), image)
     index = layer_index(params, order)
     plain = build_optimizer(lab.config, kind, order)
 
@@ -400,6 +433,7 @@ def build_program(lab: Laboratory, kind: Kind) -> tuple[Program, list[str]]:
         loss=LOSSES["softmax"],
         num_classes=lab.num_classes,
         begin=begin,
+        weights=initial_weights(lab.config, kind, params, stats),
     )
     return program, layer_names(params, index, order)
 
@@ -564,7 +598,7 @@ def train_chunk(
     Returns:
         The arrays of each run, with "seconds" () among them; [] where `stop` ended the training.
     """
-    begun, kind, epochs = time.perf_counter(), chunk[0].kind, lab.config.epochs
+    started, kind, epochs = time.perf_counter(), chunk[0].kind, lab.config.epochs
     members = [run.member for run in chunk] + [chunk[-1].member] * (size - len(chunk))
     examples, columns = len(lab.label), stack(members)
     trained = train_members(
@@ -580,7 +614,7 @@ def train_chunk(
         return []
     states, recorded = trained
     recorded |= after(program, kind, states) if after else {}
-    seconds = np.array((time.perf_counter() - begun) / len(chunk))
+    seconds = np.array((time.perf_counter() - started) / len(chunk))
     return [
         {name: value[i] for name, value in recorded.items()} | {"seconds": seconds}
         for i in range(len(chunk))

@@ -97,6 +97,7 @@ def make_program(
     loss: Callable[[jax.Array, jax.Array], jax.Array],
     num_classes: int,
     begin: Callable[[Params, Member], Params] = lambda params, member: params,
+    weights: tuple[Params, Params] = ({}, {}),
 ) -> Program:
     """Compile the functions that G members share.
 
@@ -108,6 +109,8 @@ def make_program(
         loss: logits (B, K), targets (B, K) -> (B,).
         num_classes: number K of classes.
         begin: (fresh weights, member) -> the weights that the member begins with.
+        weights: parts of parameters and statistics that take the place of fresh ones, before
+            `begin`; the same for all members.
 
     Returns:
         The functions of all members.
@@ -116,14 +119,15 @@ def make_program(
     def own(member: Member) -> Optimizer:
         return optimizer(member.learning_rate, member.weight_decay)
 
-    def init(member: Member, image: jax.Array) -> SupervisedState:
+    def init(member: Member, image: jax.Array, weights: tuple[Params, Params]) -> SupervisedState:
         state = init_supervised(
             init_key(jax.random.key(member.seed)),
             image.astype(jnp.float32),
             classifier,
             own(member),
         )
-        return state._replace(params=begin(state.params, member))
+        params, stats = state.params | weights[0], state.stats | weights[1]
+        return state._replace(params=begin(params, member), stats=stats)
 
     def step(
         state: SupervisedState, member: Member, image: jax.Array, label: jax.Array, index: jax.Array
@@ -149,12 +153,14 @@ def make_program(
     def score(state: SupervisedState, image: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
         return sum_scores(classifier.logits(state.params, state.stats, normalise(image)), label)
 
+    init_members = compile_once(
+        jax.jit(
+            jax.vmap(init, (0, None, None)), compiler_options={"xla_backend_optimization_level": 1}
+        )
+    )
     return Program(
-        compile_once(
-            jax.jit(
-                jax.vmap(init, (0, None)), compiler_options={"xla_backend_optimization_level": 1}
-            )
-        ),
+        # An argument: as a constant the weights would be a part of the program.
+        lambda members, image: init_members(members, image, weights),
         compile_once(jax.jit(jax.vmap(step, (0, 0, None, None, 0)), donate_argnums=0)),
         compile_once(jax.jit(jax.vmap(ahead))),
         compile_once(jax.jit(jax.vmap(score, (0, None, None)))),

@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ssl_jax import files
 from ssl_jax.builders import checks
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.defaults import defaults_in
 from ssl_jax.experiments.harness.cells import Arrays, Plan, compute
 from ssl_jax.reports.experiments import registry
+from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import result_json
@@ -95,7 +97,9 @@ def finish(out: Path, config: Config, summary: dict[str, Any], seconds: float) -
     }
     write_json(out / "result.json", result | result_json.provenance())
     text = registry.report(result)
-    (out / "table.md").write_text(text)
-    registry.draw(result, out / "figures")
-    say(text)
+    files.write_whole(out / "table.md", text)
+    with optional(out / "figures") as folder:
+        registry.draw(result, folder)
+    for line in text.split("\n"):
+        say(line)
     say(f"results in {out / 'result.json'}, figures in {out / 'figures'}")

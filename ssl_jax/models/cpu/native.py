@@ -1,8 +1,9 @@
 """Calls from JAX to `convolution.cc`, which is compiled for this machine when it is first needed.
 
-The compiled library is kept in the user's cache directory. XLA's foreign function interface
-(https://docs.jax.dev/en/latest/ffi.html) passes buffers and XLA's own threads. The calls are for
-the CPU backend alone. Check `available()` and `fills_vectors()` before a call.
+The compiled library is kept in the user's cache directory, where only this user can change it.
+XLA's foreign function interface (https://docs.jax.dev/en/latest/ffi.html) passes buffers and XLA's
+own threads. The calls are for the CPU backend alone. Check `available()` and `fills_vectors()`
+before a call.
 """
 
 import ctypes
@@ -23,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssl_jax.runtime.cache_directory import user_cache
+from ssl_jax.runtime.cache_directory import is_private_file, private_folder
 
 SOURCE = Path(__file__).with_name("convolution.cc")
 OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-march=native")
@@ -40,7 +41,7 @@ def available() -> bool:
     if os.environ.get("SSL_JAX_NATIVE") == "0":
         return False
     try:
-        library = load_library(user_cache() / "native")
+        library = load_library(private_folder("native"))
     except OSError as error:
         print(
             f"warning: {error}; convolutions are XLA's own, less than half as fast on a CPU",
@@ -57,8 +58,9 @@ def available() -> bool:
 def load_library(folder: Path) -> ctypes.CDLL:
     """Load the library for this source, these versions and this processor from `folder`.
 
-    It is compiled if it is missing or does not load (a truncated file, other system libraries). An
-    OSError says what is wrong.
+    It is compiled if it is missing, if another user owns or may write it, and if it does not load
+    (a truncated file, other system libraries). An OSError says what is wrong. Take the folder from
+    `private_folder`.
     """
     command = [*compiler_command(), *OPTIONS, *shlex.split(os.environ.get("SSL_JAX_CXXFLAGS", ""))]
     versions = (
@@ -69,7 +71,7 @@ def load_library(folder: Path) -> ctypes.CDLL:
     )
     inputs = repr((SOURCE.read_text(), versions, command))
     library = folder / f"convolution-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}.so"
-    if library.exists():
+    if is_private_file(library):
         try:
             return ctypes.CDLL(str(library))
         except OSError:
@@ -108,6 +110,7 @@ def compile_library(library: Path, command: list[str]) -> None:
             messages = run.stderr.splitlines() or ["?"]
             cause = next((line for line in messages if "error" in line), messages[0])
             raise OSError(f"{command[0]} could not compile {SOURCE.name}: {cause}")
+        partial.chmod(0o600)
         os.replace(partial, library)
 
 

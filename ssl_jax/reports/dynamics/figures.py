@@ -14,6 +14,7 @@ import numpy as np
 from ssl_jax.losses import OBJECTIVES, Objective
 from ssl_jax.predictors import Predictor, make_predictor
 from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.figure import label, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, distinct for every kind of colour vision, and a line style for each.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+DPI = 150
 PARTS = {"encoder": "-", "projector": "--", "predictor": ":"}
 PROXY = "$W_p$ of a two-layer predictor: product of its matrices, without bias, BatchNorm and ReLU"
 
@@ -64,14 +66,14 @@ def figure2(runs: Sequence[Run], path: Path) -> Path:
         floor = 1e-9 * np.nanmax(spectrum, initial=0)  # below it there is only rounding
         _lines(top, run, np.where(spectrum > floor, spectrum, np.nan))
         _lines(bottom, run, run.arrays["predictor_eigenvalues"])
-        top.set(yscale="log", title=run.name)
+        top.set(yscale="log", title=label(run.name))
         bottom.axhline(0, color="0.4", lw=0.7)
         bottom.set_xlabel("epoch")
     _share(axes[0])
     axes[0, 0].set_ylabel("eigenvalue of F")
     axes[1, 0].set_ylabel("eigenvalue of $W_p$ (real part)")
     _ranks(figure, axes, runs)
-    return save(figure, path)
+    return save(figure, path, DPI)
 
 
 def figure3(runs: Sequence[Run], path: Path) -> Path:
@@ -82,7 +84,7 @@ def figure3(runs: Sequence[Run], path: Path) -> Path:
     for run, (top, bottom) in zip(runs, axes.T, strict=True):
         _lines(top, run, run.arrays["alignment"])
         top.axhline(0, color="0.4", lw=0.7)
-        top.set(ylim=(-1.05, 1.05), title=run.name)
+        top.set(ylim=(-1.05, 1.05), title=label(run.name))
         known = np.isfinite(run.arrays["alignment"]).all(1)
         colours = {"cmap": "RdBu", "vmin": -1, "vmax": 1, "shading": "nearest", "rasterized": True}
         if known.any():
@@ -99,7 +101,7 @@ def figure3(runs: Sequence[Run], path: Path) -> Path:
     axes[0, 0].set_ylabel("alignment")
     axes[1, 0].set_ylabel("mode, by eigenvalue of F")
     _ranks(figure, axes[:1], runs)
-    return save(figure, path)
+    return save(figure, path, DPI)
 
 
 def figure4(runs: Sequence[Run], path: Path) -> Path:
@@ -109,11 +111,11 @@ def figure4(runs: Sequence[Run], path: Path) -> Path:
         "asymmetry": "$‖W_p - W_p^⊤‖_F\\;/\\;‖W_p‖_F$",
     }
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.7), layout="constrained", sharey=True)
-    for axis, (name, label) in zip(axes, panels.items(), strict=True):
+    for axis, (name, words) in zip(axes, panels.items(), strict=True):
         _each(axis, runs, name)
         axis.axhline(np.sqrt(2), color="0.5", lw=0.8, ls=":")
         axis.set(xlabel="epoch", ylim=(-0.04, 1.55))
-        axis.set_title(label, fontsize=10)
+        axis.set_title(words, fontsize=10)
     axes[0].set_ylabel("asymmetry of $W_p$")
     axes[0].text(
         0.99,
@@ -125,7 +127,7 @@ def figure4(runs: Sequence[Run], path: Path) -> Path:
     )
     _legend(figure, axes[0])
     figure.suptitle(_title("Asymmetry of the predictor", runs), fontsize=11)
-    return save(figure, path)
+    return save(figure, path, DPI)
 
 
 def signs(runs: Sequence[Run], path: Path) -> Path:
@@ -144,21 +146,21 @@ def signs(runs: Sequence[Run], path: Path) -> Path:
         "update_norm": "norm of update",
     }
     figure, axes = plt.subplots(3, 3, figsize=(11, 8), layout="constrained", sharex=True)
-    for axis, (name, label) in zip(axes.flat, (panels | norms).items(), strict=True):
+    for axis, (name, words) in zip(axes.flat, (panels | norms).items(), strict=True):
         if name in norms:
             for part, style in enumerate(PARTS.values()):
                 _each(axis, runs, name, part, style)
             axis.set(yscale="log", xlabel="epoch")
         else:
             _each(axis, runs, name)
-        axis.set_title(label, fontsize=10)
+        axis.set_title(words, fontsize=10)
         if not axis.lines:
             _none(axis)
     parts = [plt.Line2D([], [], color="0.3", ls=style, label=word) for word, style in PARTS.items()]
     axes[2, 0].legend(handles=parts, fontsize=7.5)
     _legend(figure, *axes.flat[:6])
     figure.suptitle(_title("Signs of learning and of collapse", runs), fontsize=11)
-    return save(figure, path)
+    return save(figure, path, DPI)
 
 
 FIGURES = {"figure2": figure2, "figure3": figure3, "figure4": figure4, "signs": signs}
@@ -231,30 +233,22 @@ def _each(
                 "ls": style or STYLES[i % len(STYLES)],
                 "lw": 1.5,
             }
-            axis.plot(run.arrays["epoch"][known], curve[known], label=run.name, **look)
+            axis.plot(run.arrays["epoch"][known], curve[known], label=label(run.name), **look)
     axis.grid(alpha=0.25)
 
 
 def _legend(figure: "Figure", *axes: "Axes") -> None:
     """Name every run once, below the panels."""
     entries = {
-        label: line
+        (words, line.get_color(), line.get_linestyle()): line
         for axis in axes
-        for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        for line, words in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     if entries:
         figure.legend(
             entries.values(),
-            entries.keys(),
+            [words for words, *_ in entries],
             loc="outside lower center",
             ncols=min(len(entries), 4),
             fontsize=8.5,
         )
-
-
-def save(figure: "Figure", path: Path) -> Path:
-    """Write a figure, close it, and return its path; the folder is created."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path

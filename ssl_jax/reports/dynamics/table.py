@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.predictors import make_predictor
+from ssl_jax.predictors import KINDS, make_predictor
 from ssl_jax.reports.dynamics.figures import Run
-from ssl_jax.reports.markdown import NUMBER, table
+from ssl_jax.reports.markdown import NUMBER as RIGHT
+from ssl_jax.reports.markdown import table
+from ssl_jax.text import in_markdown
+from ssl_jax.workdir.schema import KNOWN, NUMBER, TEXT, WHOLE, Leaf, Shape
 
 ALIGNED, LARGE, SHARE = (
     0.95,
@@ -118,6 +121,20 @@ def run_record(run: Run) -> dict[str, Any]:
     return who | scale(run) | features(run) | {"damaged": list(run.lost)}
 
 
+# What `report` reads of `run_record`; a row that nothing recorded is null.
+RECORD: dict[str, Shape] = {
+    "method": TEXT,
+    "dataset": TEXT,
+    "images": WHOLE,
+    "epochs": NUMBER,
+    "encoder": TEXT,
+    "dim": WHOLE,
+    "predictor": Leaf(", ".join(KINDS), lambda value: isinstance(value, str) and value in KINDS),
+    "damaged": [TEXT],
+    **{f"{name}?": KNOWN for name in ("aligned", "large", "large_share", "top_predictor")},
+    **{f"{name}?": [NUMBER] for name in ("asymmetry_l1", "asymmetry", "top_eigenvalue")},
+    "effective_rank?": NUMBER,
+}
 ROWS = {
     "aligned": f"modes with alignment > {ALIGNED} at the end",
     "large": f"eigenvalues of W_p > {LARGE} at the end",
@@ -138,10 +155,10 @@ def report(runs: dict[str, dict[str, Any]]) -> str:
     """
     header, columns = [""], []
     for name, run in runs.items():
-        header.append(name)
-        columns.append([_scale_words(run), *(_words(run.get(row)) for row in ROWS)])
+        header.append(in_markdown(name))
+        columns.append([in_markdown(_scale_words(run)), *(_words(run.get(row)) for row in ROWS)])
         if recorded := PUBLISHED.get(run["method"]):
-            header.append(f"{run['method']}, replication")
+            header.append(f"{in_markdown(run['method'])}, replication")
             columns.append([THEIR_SCALE, *(_words(recorded.get(row)) for row in ROWS)])
     rows = zip(["scale", *ROWS.values()], *columns, strict=True)
     notes = [
@@ -152,7 +169,7 @@ def report(runs: dict[str, dict[str, Any]]) -> str:
         "Eigenvalues of F and W_p go with the scale of the weights, of which the cosine loss sees "
         "nothing: compare what is relative to the largest.",
         *(
-            f"{name}: damaged, left out: {', '.join(run['damaged'])}."
+            in_markdown(f"{name}: damaged, left out: {', '.join(run['damaged'])}.")
             for name, run in runs.items()
             if run["damaged"]
         ),
@@ -162,7 +179,7 @@ def report(runs: dict[str, dict[str, Any]]) -> str:
             "W_p of a two-layer predictor: product of its matrices, without bias, BatchNorm and "
             "ReLU."
         )
-    return f"{table(header, rows, rest=NUMBER)}\n" + "\n".join(f"* {note}" for note in notes) + "\n"
+    return f"{table(header, rows, rest=RIGHT)}\n" + "\n".join(f"* {note}" for note in notes) + "\n"
 
 
 def _scale_words(s: dict[str, Any]) -> str:

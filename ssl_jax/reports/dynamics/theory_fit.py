@@ -18,6 +18,7 @@ from ssl_jax.dynamics.theory_fit import (
 from ssl_jax.errors import UserError
 from ssl_jax.reports.dynamics.figures import Run
 from ssl_jax.reports.markdown import NUMBER, table
+from ssl_jax.text import in_markdown
 
 # Optimizers of which the flow is, and whether with momentum.
 DESCENT = {"sgd": False, "momentum": True, "nesterov": True}
@@ -182,7 +183,7 @@ HEADER = ("mode", "alignment", "theory: p/q", "theory", "for ever", "run: p/q", 
 
 def report(run: Run, fit: Fit) -> str:
     """Return calibration, agreement and a row for each mode, in Markdown."""
-    title = f"## {run.name}\n\n{describe_fit(run, fit)}\n"
+    title = f"## {in_markdown(run.name)}\n\n{describe_fit(run, fit)}\n"
     if fit.units is None or fit.outcome is None:
         return title
     o, alignment = fit.outcome, run.arrays["alignment"][fit.units.start]

@@ -9,8 +9,9 @@ import numpy as np
 from ssl_jax.dynamics import theory
 from ssl_jax.dynamics.theory_fit import ALIVE, Calibration, Forecast
 from ssl_jax.reports import pyplot as plt
-from ssl_jax.reports.dynamics.figures import COLOURS, Run, ranks, save
+from ssl_jax.reports.dynamics.figures import COLOURS, DPI, Run, ranks
 from ssl_jax.reports.dynamics.theory_fit import Fit, describe_fit
+from ssl_jax.reports.figure import label, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,8 +43,8 @@ def draw(run: Run, fit: Fit, path: Path) -> Path:
     if fit.outcome is not None:
         outcomes(axes[1], fit.outcome)
     below.text(0.02, 0.98, "\n".join(lines), va="top", fontsize=8)
-    above.suptitle(f"Modes of {run.name} and the linear theory", fontsize=11)
-    return save(figure, path)
+    above.suptitle(f"Modes of {label(run.name)} and the linear theory", fontsize=11)
+    return save(figure, path, DPI)
 
 
 def trajectories(axis: "Axes", run: Run, fit: Fit) -> None:
@@ -170,9 +171,9 @@ def outcomes(axis: "Axes", outcome: Forecast) -> None:
         "not aligned, as predicted": (right & ~outcome.aligned, "o", COLOURS[0], False),
         "not aligned, not as predicted": (~right & ~outcome.aligned, "X", COLOURS[1], False),
     }
-    for label, (which, shape, colour, full) in groups.items():
+    for words, (which, shape, colour, full) in groups.items():
         look: dict[str, Any] = {"mec": colour, "mfc": colour if full else "white"}
-        count = f"{label}: {which.sum()}"
+        count = f"{words}: {which.sum()}"
         axis.plot(
             outcome.p[which], outcome.measured[which], shape, ms=5.5, ls="none", label=count, **look
         )

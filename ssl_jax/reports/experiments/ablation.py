@@ -19,13 +19,18 @@ def report(r: dict) -> str:
         "best epoch by validation",
     ]
     rows = [
-        [name, f"{m['learning_rate']:g}", f"{m['weight_decay']:g}", f"{r['share'][name]:.3g}"]
+        [name, f"{m['learning_rate']:g}", f"{m['weight_decay']:g}"]
+        + [f"{r['share'][name]:.3g}" if name in r["share"] else "-"]
         + [
             percent(m[key], digits=2)
             for key in ("test", "best_validation_epoch", "mean_of_best_10_epochs")
         ]
         for name, m in r["methods"].items()
     ]
+    if "none" in r["methods"]:  # older results have no such method
+        header.append("ahead of no decay, last epoch")
+        for row, m in zip(rows, r["methods"].values(), strict=True):
+            row.insert(-1, percent(m["ahead_of_none"], signed=True, digits=2))
     methods = numbers_table([*header, f"mean of the best 10 of {r['epochs']} test epochs"], rows)
     terms = [
         [gap if i == 0 else "", term, percent(value, signed=True, digits=2)]

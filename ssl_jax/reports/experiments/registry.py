@@ -6,12 +6,12 @@ Student's 95 % interval over the seeds, and of their differences where two arms 
 """
 
 import argparse
-import json
+import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
-from ssl_jax.reports import pyplot as plt
+from ssl_jax.errors import UserError, nearest
 from ssl_jax.reports.experiments import (
     ablation,
     adam_l2,
@@ -26,9 +26,14 @@ from ssl_jax.reports.experiments import (
     strong_penalty,
     zero_shot,
 )
+from ssl_jax.reports.experiments.shapes import SHAPES
+from ssl_jax.reports.figure import label, required, save
+from ssl_jax.runtime.terminal import say
+from ssl_jax.text import everywhere, in_markdown, printable
+from ssl_jax.workdir.directory import read_json
+from ssl_jax.workdir.schema import require
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+ROOM = 60  # characters that these figures have room for
 
 # Each module has two functions. report(result) returns its tables in Markdown and its conclusion,
 # sentences with the result's numbers. draw(result) returns {NAME: figure}.
@@ -50,33 +55,57 @@ REPORTS: dict[str, ModuleType] = {
 
 def report(result: dict) -> str:
     """Return the experiment's tables and conclusion, in Markdown."""
-    return REPORTS[result["experiment"]].report(result)
+    return REPORTS[result["experiment"]].report(everywhere(result, in_markdown))
 
 
 def draw(result: dict, folder: Path) -> None:
     """Draw the experiment's figures into a folder, NAME.png each."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in REPORTS[result["experiment"]].draw(result).items():
+    shown = everywhere(result, partial(label, most=ROOM))
+    for name, figure in REPORTS[result["experiment"]].draw(shown).items():
         save(figure, folder / f"{name}.png")
 
 
-def save(figure: "Figure", path: Path) -> None:
-    """Write a figure and close it."""
-    figure.savefig(path)
-    plt.close(figure)
+def read(path: Path) -> dict:
+    """Return a stored result; UserError where it is no result of an experiment."""
+    result = read_json(path)
+    name = result.get("experiment")
+    if not isinstance(name, str) or name not in REPORTS:
+        raise UserError(f"{path}: experiment: got {name!r}, {nearest(str(name), REPORTS)}")
+    return require(result, SHAPES[name], path)
 
 
-def main() -> None:
+def report_stored(path: Path) -> str:
+    """Return the report of a stored result; UserError where its numbers do not fit each other."""
+    result = read(path)
+    with required(path):
+        return report(result)
+
+
+def draw_stored(path: Path, folder: Path) -> None:
+    """Draw the figures of a stored result into a folder; errors as of `report_stored`."""
+    result = read(path)
+    with required(path):
+        draw(result, folder)
+
+
+def main() -> int:
     """Print the report of a stored result and, with --figures, draw its figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("result", type=Path, help="result.json of an experiment")
     parser.add_argument("--figures", type=Path, help="folder to draw the figures into")
     given = parser.parse_args()
-    result = json.loads(given.result.read_text())
-    print(report(result), end="")
-    if given.figures:
-        draw(result, given.figures)
+    try:
+        for line in report_stored(given.result).removesuffix("\n").split("\n"):
+            say(line)
+        if given.figures:
+            draw_stored(given.result, given.figures)
+    except UserError as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    sys.exit(main())

@@ -9,6 +9,7 @@ from ssl_jax.reports.experiments.parts import (
     floats,
     heat_maps,
     numbers_table,
+    panels,
     percent,
     spread,
 )
@@ -34,6 +35,8 @@ def report(r: dict) -> str:
             f"{r['seeds']}\n\n{numbers_table(header, rows)}"
         )
     parts.append(report_opposing(r))
+    if "pwd_rwd" in r:  # older results have none
+        parts.append(report_pair(r))
     chosen = [
         [
             name,
@@ -59,6 +62,36 @@ def report(r: dict) -> str:
         "cells.\n"
     )
     return "\n".join([*parts, best, words])
+
+
+def report_pair(r: dict) -> str:
+    """PWD - RWD by decay, the paper's figure 3b."""
+    pair, places = r["pwd_rwd"], range(len(r["weight_decays"]))
+    header = ["PWD - RWD, points \\ decay", *(f"{decay:g}" for decay in r["weight_decays"])]
+    rows = [
+        [label, *(percent(pair[key], j, signed=True, digits=2) for j in places)]
+        for label, key in (("last epoch", "last_epoch"), ("best 10 epochs", "best_10_epochs"))
+    ]
+    return (
+        f"PWD against RWD at learning rate {pair['learning_rate']:g}, {r['seeds']}\n\n"
+        f"{numbers_table(header, rows)}"
+    )
+
+
+def draw_pair(r: dict) -> dict:
+    """pwd_rwd: the paper's figure 3b, with the intervals over the seeds."""
+    figure, axes = panels(1, 1)
+    axis = axes[0][0]
+    for label, key in (("last epoch", "last_epoch"), ("best 10 epochs", "best_10_epochs")):
+        mean = 100 * floats(r["pwd_rwd"][key]["mean"])
+        interval = r["pwd_rwd"][key]["interval"]
+        error = None if interval is None else 100 * floats(interval)
+        axis.errorbar(r["weight_decays"], mean, error, marker="o", ms=4, capsize=2, label=label)
+    axis.axhline(0, color="grey", lw=0.8)
+    axis.set(xscale="log", xlabel="weight decay", ylabel="PWD - RWD, points of test accuracy")
+    axis.legend()
+    axis.grid(alpha=0.3)
+    return {"pwd_rwd": figure}
 
 
 def report_opposing(r: dict) -> str:
@@ -87,13 +120,14 @@ def report_opposing(r: dict) -> str:
 def draw(r: dict) -> "dict[str, Figure]":
     """Return the figures, with the paper's number of each in brackets.
 
-    robustness (4), opposing (2a), opposing_grid (2b), opposing_layers and strong_penalty (1).
+    robustness (4), opposing (2a), opposing_grid (2b), opposing_layers, strong_penalty (1) and
+    pwd_rwd (3b).
     """
     rates, decays = r["learning_rates"], r["weight_decays"]
-    panels = {name: 100 * floats(arm["test"]["mean"]) for name, arm in r["arms"].items()}
+    shown_arms = {name: 100 * floats(arm["test"]["mean"]) for name, arm in r["arms"].items()}
     title = "test accuracy after the last epoch, %; circle: the best"
     difference = {"LPWD - WD": 100 * floats(r["difference"]["mean"])}
-    figures = {"robustness": heat_maps(panels, rates, decays, title, difference=difference)}
+    figures = {"robustness": heat_maps(shown_arms, rates, decays, title, difference=difference)}
     figures |= draw_opposing(r, {name: floats(values) for name, values in r["opposing"].items()})
     i, j = int(np.argmax(rates)), int(np.argmax(decays))
     shown = {
@@ -101,7 +135,8 @@ def draw(r: dict) -> "dict[str, Figure]":
         for label, key in (("training loss", "loss_curves"), ("test accuracy", "test_curves"))
     }
     title = f"the strongest penalty of the grid: learning rate {rates[i]:g}, decay {decays[j]:g}"
-    return figures | {"strong_penalty": curves(shown, "epoch", title)}
+    figures |= {"strong_penalty": curves(shown, "epoch", title)}
+    return figures | (draw_pair(r) if "pwd_rwd" in r else {})
 
 
 def draw_opposing(r: dict, opposing: dict[str, np.ndarray]) -> "dict[str, Figure]":
@@ -111,14 +146,14 @@ def draw_opposing(r: dict, opposing: dict[str, np.ndarray]) -> "dict[str, Figure
     whole = {f"rate {rates[i]:g}, decay {decays[j]:g}": (ratio[i, j, :, -1], None) for i, j in ends}
     figures = {"opposing": curves({"opposing penalty A of WD": whole}, "epoch", "")}
     mean = {name: values[..., -1].mean(axis=2) for name, values in opposing.items()}
-    panels = {
+    measures = {
         "A": mean["ratio"],
         "A / (1 + A)": mean["ratio"] / (1 + mean["ratio"]),
         "share of weights": mean["fraction"],
     }
     title = "opposing penalties of WD, mean over training, %; circle: the largest"
-    panels = {name: 100 * values for name, values in panels.items()}
-    figures["opposing_grid"] = heat_maps(panels, rates, decays, title, form=".2g", shared=False)
+    measures = {name: 100 * values for name, values in measures.items()}
+    figures["opposing_grid"] = heat_maps(measures, rates, decays, title, form=".2g", shared=False)
     layers = {
         f"rate {rates[i]:g}, decay {decays[j]:g}": {
             name: (ratio[i, j, :, k], None) for k, name in enumerate(r["layers"])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssl_jax.reports.replication.results import Cells, Estimate, Runs, accuracy, state
+from ssl_jax.reports.replication.results import Cells, Estimate, Runs, accuracy, final, state
 
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not", "undecided", "not tested"
 
@@ -128,8 +128,13 @@ def recorded(runs: Runs, when: str, name: str) -> np.ndarray:
     Returns:
         A row for each run that recorded it.
     """
-    recorded = [((run.get("dynamics") or {}).get(when) or {}).get(name) for run in runs]
-    return np.array([value for value in recorded if value is not None], np.float64)
+    values = [final(run, name, when) for run in runs]
+    return np.array([value for value in values if value is not None], np.float64)
+
+
+def has_both(run: dict, name: str) -> bool:
+    """Return whether the first and the last record have an array."""
+    return None not in (final(run, name, "first"), final(run, name))
 
 
 def symmetric(published: dict[tuple[str, str], float]) -> Evaluate:
@@ -142,7 +147,12 @@ def symmetric(published: dict[tuple[str, str], float]) -> Evaluate:
         lines, verdicts = [], []
         for cell, theirs in published.items():
             first, last = (
-                recorded(cells.get(cell, []), when, "asymmetry_l1") for when in ("first", "last")
+                recorded(
+                    [run for run in cells.get(cell, []) if has_both(run, "asymmetry_l1")],
+                    when,
+                    "asymmetry_l1",
+                )
+                for when in ("first", "last")
             )
             if len(last):
                 lines.append(

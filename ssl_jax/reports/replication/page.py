@@ -1,16 +1,17 @@
 """The replication as one self-contained HTML page: tables, claims, figures and runs."""
 
 import base64
-import io
 import json
 import math
-from collections.abc import Iterable
-from html import escape
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.figure import label, optional, render
 from ssl_jax.reports.replication.claims import HOLDS, OPEN, UNTESTED, evaluate_claims
 from ssl_jax.reports.replication.published import PUBLISHED, TITLES, Published
 from ssl_jax.reports.replication.results import Cells, Gathered, accuracy, accuracy_of
@@ -24,11 +25,13 @@ from ssl_jax.reports.replication.tables import (
     rows_of,
     sweeps_of,
 )
+from ssl_jax.text import in_html
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+PLAIN = re.compile(r"\W", re.ASCII)
 OURS, THEIRS, UNTRAINED = "#0b5fa5", "#c4560a", "#777777"
 SCALE_WORDS = {
     "full": "The published protocol.",
@@ -102,24 +105,19 @@ def section(cells: Cells, scale: str) -> str:
     """Return everything at one scale."""
     parts = [
         (
-            f"<h2>{scale.capitalize()} scale</h2><p>{escape(SCALE_WORDS[scale])} "
-            f"{escape(baseline_line(cells))}</p>"
+            f"<h2>{scale.capitalize()} scale</h2><p>{in_html(SCALE_WORDS[scale])} "
+            f"{in_html(baseline_line(cells))}</p>"
         )
     ]
     parts += [claims(cells)]
+    words = "Accuracy of every cell, ours and published, and of the untrained encoder"
+    parts += [image(lambda: draw_accuracies(cells), words)]
     parts += [
-        image(
-            draw_accuracies(cells),
-            "Accuracy of every cell, ours and published, and of the untrained encoder",
-        )
-    ]
-    parts += [
-        f"<h3>{escape(TITLES.get(s, s))}</h3>{table(s, cells, scale)}" for s in sweeps_of(cells)
+        f"<h3>{in_html(TITLES.get(s, s))}</h3>{table(s, cells, scale)}" for s in sweeps_of(cells)
     ]
     if titles := not_run(cells):
-        parts.append(f'<p class="soft">Not run at this scale: {escape(titles)}.</p>')
-    if spectra := draw_spectra(cells):
-        parts.append(image(spectra, "Eigenvalues of the correlation over training"))
+        parts.append(f'<p class="soft">Not run at this scale: {in_html(titles)}.</p>')
+    parts += [image(lambda: draw_spectra(cells), "Eigenvalues of the correlation over training")]
     parts.append(f"<h3>The runs</h3>{''.join(runs_of(cells, scale))}")
     return "".join(parts)
 
@@ -135,18 +133,18 @@ def table(sweep: str, cells: Cells, scale: str) -> str:
     Returns:
         The table; our numbers link to their runs.
     """
-    head = "".join(f"<th>{escape(name)}</th>" for name in HEADER)
+    head = "".join(f"<th>{in_html(name)}</th>" for name in HEADER)
     lines = []
     for published, row in zip(lines_of(sweep, cells), rows_of(sweep, cells, scale), strict=True):
         runs = cells.get((sweep, published.cell))
-        texts = [escape(text) for text in row]
+        texts = [in_html(text) for text in row]
         if runs:
             texts[3] = f'<a href="#{anchor(scale, sweep, published.cell)}">{texts[3]}</a>'
         if published.note:
-            texts[2] = f'<span title="{escape(published.note, quote=True)}">{texts[2]}*</span>'
+            texts[2] = f'<span title="{in_html(published.note)}">{texts[2]}*</span>'
         absent = "" if runs else " class=absent"
         lines.append(f"<tr{absent}>{''.join(f'<td>{text}</td>' for text in texts)}</tr>")
-    below = "".join(f"<br>* {escape(note)}" for note in notes_of(sweep, cells))
+    below = "".join(f"<br>* {in_html(note)}" for note in notes_of(sweep, cells))
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     below = below.removeprefix("<br>")
     return f'<div class="wide">{body}</div><p class="soft"><small>{below}</small></p>'
@@ -157,10 +155,10 @@ def claims(cells: Cells) -> str:
     kinds = {HOLDS: "holds", OPEN: "open", UNTESTED: "untested"}
     items = []
     for claim, verdict, lines in evaluate_claims(cells):
-        evidence = "".join(f"<small>{escape(line)}</small>" for line in lines)
+        evidence = "".join(f"<small>{in_html(line)}</small>" for line in lines)
         words = (
-            f"<b>{escape(claim.statement)}</b><i>{escape(verdict)}</i> "
-            f"({escape(claim.source)}){evidence}"
+            f"<b>{in_html(claim.statement)}</b><i>{in_html(verdict)}</i> "
+            f"({in_html(claim.source)}){evidence}"
         )
         items.append(f'<li class="{kinds.get(verdict, "fails")}">{words}</li>')
     return f'<h3>Claims</h3><ul class="claims">{"".join(items)}</ul>'
@@ -177,14 +175,13 @@ def runs_of(cells: Cells, scale: str) -> Iterable[str]:
                 facts += f"; {run['seconds']:.0f} s of training"
             if run.get("verdict"):
                 facts += f"; {run['verdict']}"
-            inner.append(
-                f'<p>{escape(facts)}</p><pre class="command">{escape(run.get("command", ""))}</pre>'
-            )
-        config = escape(json.dumps(runs[0]["config"], indent=1))
+            command = in_html(run.get("command") or "", lines=True)
+            inner.append(f'<p>{in_html(facts)}</p><pre class="command">{command}</pre>')
+        config = in_html(json.dumps(runs[0]["config"], indent=1), lines=True)
         name = f"{TITLES.get(sweep, sweep).partition(':')[0]}, {cell}"
         yield (
-            f'<details id="{anchor(scale, sweep, cell)}"><summary>{escape(name)}: '
-            f"{accuracy(runs, accuracy_of(sweep))}</summary>"
+            f'<details id="{anchor(scale, sweep, cell)}"><summary>{in_html(name)}: '
+            f"{in_html(accuracy(runs, accuracy_of(sweep)))}</summary>"
             f"{''.join(inner)}<pre>{config}</pre></details>"
         )
 
@@ -198,30 +195,44 @@ def anchor(scale: str, sweep: str, cell: str) -> str:
         cell: name of the cell.
 
     Returns:
-        The identifier.
+        The identifier, another one for every cell, of characters that need no escape in HTML.
     """
-    return f"{scale}-{sweep}-{cell}"
+    return "-".join(PLAIN.sub(lambda c: f"~{ord(c[0]):x}~", name) for name in (scale, sweep, cell))
 
 
 def omissions(left_out: list[str]) -> str:
     """Return the list of result files that are in no table, in HTML."""
     if not left_out:
         return ""
-    items = "".join(f"<li>{escape(line)}</li>" for line in left_out)
+    items = "".join(f"<li>{in_html(line)}</li>" for line in left_out)
     return f"<h2>Left out</h2><p>Result files that are in no table, and why.</p><ul>{items}</ul>"
 
 
 # --- Figures --------------------------------------------------------------------------------------
 
 
-def image(figure: "Figure", words: str) -> str:
-    """Return the figure as SVG inside the page; `words` is its alternative text."""
-    buffer = io.BytesIO()
-    with plt.rc_context({"svg.hashsalt": "replication"}):  # the same figures make the same page
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    alt = escape(words, quote=True)
+def image(draw: "Callable[[], Figure | None]", words: str) -> str:
+    """Return a figure as SVG inside the page, or a sentence where it cannot be drawn.
+
+    Args:
+        draw: returns the figure, or None where there is nothing to draw.
+        words: its alternative text.
+
+    Returns:
+        The element; "" where there is nothing to draw.
+    """
+    content = b""
+    with optional(Path("report.html")):
+        figure = draw()
+        if figure is None:
+            return ""
+        with plt.rc_context({"svg.hashsalt": "replication"}):  # the same figures, the same page
+            options = {"bbox_inches": "tight", "metadata": {"Date": None}}
+            content = render(figure, format="svg", **options)
+    if not content:
+        return f"<p>{in_html(words)}: could not be drawn.</p>"
+    data = base64.b64encode(content).decode()
+    alt = in_html(words)
     source = f"data:image/svg+xml;base64,{data}"
     return f'<div class="wide"><img alt="{alt}" src="{source}"></div>'
 
@@ -245,7 +256,7 @@ def draw_accuracies(cells: Cells) -> "Figure":
         axes.axvline(untrained.mean, color=UNTRAINED, ls=":", lw=1.2, label="untrained encoder")
     axes.set(
         yticks=range(len(lines)),
-        yticklabels=[f"{s.removeprefix('original_')}  {p.cell}" for s, p in lines],
+        yticklabels=[f"{label(s.removeprefix('original_'))}  {label(p.cell)}" for s, p in lines],
     )
     axes.set(
         xlabel="linear accuracy on the test images, last epoch, %",

@@ -1,18 +1,50 @@
 """Results of sweeps, read from their files, and the statistics of one cell."""
 
-import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.errors import UserError
 from ssl_jax.intervals import student_interval
-from ssl_jax.workdir.directory import FREE, is_free, spread
+from ssl_jax.workdir.directory import FREE, is_free, read_json, spread
+from ssl_jax.workdir.schema import (
+    CURVE,
+    FLAG,
+    NUMBER,
+    SECTION,
+    SHARE,
+    TEXT,
+    WHOLE,
+    Leaf,
+    Shape,
+    fault,
+    is_array,
+)
 
-NEEDED = ("sweep", "scale", "cell", "seed", "linear_accuracy", "effective_rank", "config")
 SCALES = ("full", "mini")
+ACCURACIES = [f"{name}_accuracy" for name in ("linear", "ridge", "knn")]
+# What tables, claims and page read of a result.
+FIELDS: dict[str, Shape] = {
+    "sweep": TEXT,
+    "scale": Leaf(" or ".join(SCALES), lambda value: value in SCALES),
+    "cell": TEXT,
+    "seed": WHOLE,
+    "linear_accuracy": SHARE,
+    "effective_rank": NUMBER,
+    "config": SECTION,
+    **{f"{name}?": SHARE for name in ACCURACIES[1:]},
+    **{f"random_init_{name}?": SHARE for name in ACCURACIES},
+    "collapsed?": FLAG,
+    **{f"{name}?": TEXT for name in ("state", "verdict", "command", "device")},
+    "seconds?": NUMBER,
+    "dynamics?": {
+        "first?": {"asymmetry_l1?": NUMBER},
+        "last?": {"asymmetry_l1?": NUMBER, "alignment?": [NUMBER]},
+        "history?": {"step?": [NUMBER], "epoch?": [NUMBER], "corr_eigenvalues?": [CURVE]},
+    },
+}
 PROTOCOL = {
     "original_table8": "original_best_test_epoch_accuracy"
 }  # the accuracy that its paper publishes
@@ -64,32 +96,34 @@ def _read(path: Path, left_out: list[str]) -> dict | None:
         "seed": name.removeprefix("seed-").removesuffix(".json"),
     }
     try:
-        run = json.loads(path.read_text())
-        lacking = [field for field in NEEDED if field not in run]
-        moved = [f for f, value in place.items() if f in run and str(run[f]) != value]
-    except (OSError, ValueError, TypeError) as error:
-        left_out.append(f"{path}: damaged ({' '.join(str(error).split())})")
+        run = read_json(path)
+    except UserError as error:
+        left_out.append(f"{error}")
         return None
-    if lacking:
-        left_out.append(f"{path}: lacks {', '.join(lacking)}")
+    wrong = fault(run, FIELDS | {accuracy_of(sweep): SHARE}) or history_fault(run)
+    moved = [f for f, value in place.items() if f in run and str(run[f]) != value]
+    if wrong:
+        left_out.append(f"{path}: {wrong}")
     elif moved:
         left_out.append(
             f"{path}: says {moved[0]} {run[moved[0]]!r}, but is stored under {place[moved[0]]!r}"
         )
-    elif wrong := [
-        name for name in (accuracy_of(sweep), "effective_rank") if not is_number(run.get(name))
-    ]:
-        left_out.append(f"{path}: {wrong[0]} is {run.get(wrong[0])!r}, no number")
-    elif not isinstance(run["config"], dict):
-        left_out.append(f"{path}: config is {run['config']!r}, no configuration")
     else:
         return run
     return None
 
 
-def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number."""
-    return isinstance(value, float | int) and math.isfinite(value)
+def history_fault(run: dict) -> str | None:
+    """Return what keeps the history of the spectra from being drawn; None where nothing does."""
+    history = (run.get("dynamics") or {}).get("history") or {}
+    spectra = history.get("corr_eigenvalues") or []
+    if not spectra:
+        return None
+    if len(history.get("epoch") or []) != len(spectra):
+        return "dynamics.history: has not one epoch for each of corr_eigenvalues"
+    if not is_array(spectra, (2,)):
+        return "dynamics.history.corr_eigenvalues: its lists have several lengths"
+    return None
 
 
 def accuracy_of(sweep: str) -> str:
@@ -102,6 +136,9 @@ def _conflict(run: dict, other: dict, defaults: dict[str, Any]) -> str | None:
     if run["seed"] == other["seed"]:
         same = "the same" if run["linear_accuracy"] == other["linear_accuracy"] else "another"
         return f"seed {run['seed']} is there already, with {same} accuracy ({other['path']})"
+    modes, others = (len(final(r, "alignment") or []) for r in (run, other))
+    if modes and others and modes != others:
+        return f"dynamics.last.alignment has {modes} modes, and {others} in {other['path']}"
     ours, theirs = (spread(defaults) | spread(r["config"]) for r in (run, other))
     apart = sorted(
         field
@@ -113,6 +150,11 @@ def _conflict(run: dict, other: dict, defaults: dict[str, Any]) -> str | None:
         if apart
         else None
     )
+
+
+def final(run: dict, name: str, when: str = "last") -> Any:
+    """Return what dynamics.npz held under `name` in its last or "first" record; None: nothing."""
+    return ((run.get("dynamics") or {}).get(when) or {}).get(name)
 
 
 OWN = ("seed",)  # in which runs of one cell differ, beside what starts of one run may differ in

@@ -5,6 +5,8 @@ Accuracies are fractions in a file and per cent in a table. ± is the half-width
 interval over the seeds.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ssl_jax.reports.markdown import table
@@ -18,9 +20,10 @@ from ssl_jax.reports.replication.results import (
     accuracy,
     accuracy_of,
     estimate,
-    is_number,
     state,
 )
+from ssl_jax.text import in_markdown
+from ssl_jax.workdir.schema import is_number
 
 
 def against(ours: Estimate, published: Published, scale: str) -> tuple[str, str]:
@@ -146,20 +149,25 @@ def markdown(gathered: Gathered, scale: str) -> str:
     """Return the tables and the claims at one scale."""
     cells = gathered.cells.get(scale, {})
     parts = [
-        f"**{TITLES.get(sweep, sweep)}**\n\n"
-        f"{table(HEADER, rows_of(sweep, cells, scale))}{notes_below(sweep, cells)}"
+        f"**{in_markdown(TITLES.get(sweep, sweep))}**\n\n"
+        f"{table(HEADER, escaped_rows(rows_of(sweep, cells, scale)))}{notes_below(sweep, cells)}"
         for sweep in sweeps_of(cells)
     ]
     if titles := not_run(cells):
         parts.append(f"Not run at this scale: {titles}.\n")
     if lines := baseline_line(cells):
         parts.append(f"{lines}\n")
-    claims = [
+    claims = escaped_rows(
         [c.statement, c.source, verdict, "; ".join(lines)]
         for c, verdict, lines in evaluate_claims(cells)
-    ]
+    )
     parts.append(f"**Claims**\n\n{table(('claim', 'where', 'here', 'on what it rests'), claims)}")
     return "\n".join(parts)
+
+
+def escaped_rows(rows: Iterable[list[str]]) -> list[list[str]]:
+    """Return rows as cells of Markdown that show their texts and nothing else."""
+    return [[in_markdown(cell) for cell in row] for row in rows]
 
 
 def notes_of(sweep: str, cells: Cells) -> list[str]:
@@ -177,7 +185,7 @@ def notes_of(sweep: str, cells: Cells) -> list[str]:
 def notes_below(sweep: str, cells: Cells) -> str:
     """Return the notes as a list in Markdown."""
     lines = notes_of(sweep, cells)
-    return "".join(f"\n* {line}" for line in lines) + "\n" if lines else ""
+    return "".join(f"\n* {in_markdown(line)}" for line in lines) + "\n" if lines else ""
 
 
 def baseline_line(cells: Cells) -> str:
