@@ -842,11 +842,13 @@ SPOILT = {
     "metrics.csv: not found": lambda folder: (folder / "metrics.csv").unlink(),
     "metrics.csv: no row yet": lambda folder: write_rows(folder, {"step": []}),
     "first line lacks effective_rank": spoil_header,
-    "line 6 has another number of columns": spoil_line,
-    "steps do not ascend": lambda folder: spoil_line(
+    "metrics.csv: damaged, line 6 has 3 columns": spoil_line,
+    "metrics.csv: damaged, line 6 goes from step": lambda folder: spoil_line(
         folder, text="7" + "," * (len(COLUMNS) - 1) + "\n"
     ),
-    "metrics.csv: damaged (could not convert": lambda folder: spoil_line(folder, text="x,y,z\n"),
+    "line 6: could not convert": lambda folder: spoil_line(
+        folder, text="x" + "," * (len(COLUMNS) - 1) + "\n"
+    ),
 }
 
 

@@ -10,12 +10,14 @@ import pytest
 from commands import TINY
 
 import launch
-from ssl_jax.builders.defaults import TABLES, default_config
+from ssl_jax.builders.defaults import TABLES, default_config, defaults_in
+from ssl_jax.builders.supervised import earlier_defaults
 from ssl_jax.builders.trained_run import read_trained
 from ssl_jax.diagnosis.history import facts_of
 from ssl_jax.errors import UserError
+from ssl_jax.sweeps.jobs import refuse_other
 from ssl_jax.types import Config
-from ssl_jax.workdir.directory import spread
+from ssl_jax.workdir.directory import check_workdir, spread
 
 ROOT = Path(__file__).parent.parent
 
@@ -253,13 +255,17 @@ READERS = {
 TRIED = """
 encoder:text encoder:null optimizer.predictor:list predictor:whole encoder.name:text
 encoder.width:text encoder.width:infinite encoder.depth:negative predictor.kind:text
-predictor.hidden:huge projector.out:large projector.out:text projector.hidden:nan loss:null
+predictor.hidden:huge predictor.hidden:large projector.out:large projector.out:text projector.hidden:nan loss:null
 loss_scale:true target.tau:negative optimizer.learning_rate:text optimizer.name:text
 optimizer.decay:list epochs:nothing epochs:dict batch_size:nan data.name:text
 views.recipe:text views.mean:words init:surrogate precision:zero_byte task:text
 """.split()
 # What only the task that uses it notices, in the files beside config.json.
-LATER = {"projector.out": ("doctor",), "data.name": ("doctor", "dynamics")}
+LATER = {
+    "predictor.hidden": ("doctor", "dynamics"),
+    "projector.out": ("doctor",),
+    "data.name": ("doctor", "dynamics"),
+}
 
 
 @pytest.mark.parametrize("task", READERS)
@@ -329,3 +335,53 @@ def test_an_older_run_is_resumed(age, run, capfd):
     aged(run, AGES[age])
     assert pretrain(run, "--config.regularisers.variance=0.5") == 2
     assert "(regularisers.variance 0.0 -> 0.5)" in capfd.readouterr().err
+
+
+def test_an_older_supervised_run_watched_the_accuracy(tmp_path):
+    """Which matters where something is watched at all."""
+    config = TABLES["supervised"]()
+    old = json.loads(json.dumps(config.to_dict()))
+    del old["plateau"]["watch"], old["stopping"]["watch"]
+
+    def start():
+        return check_workdir(str(tmp_path), config.to_dict(), defaults=earlier_defaults(config))
+
+    write(tmp_path, old)
+    assert start() == tmp_path
+    config.plateau.patience = old["plateau"]["patience"] = 3
+    write(tmp_path, old)
+    with pytest.raises(UserError, match="plateau.watch 'validation_accuracy' -> 'validation_loss'"):
+        start()
+    config.plateau.watch = "validation_accuracy"
+    assert start() == tmp_path
+
+
+@pytest.mark.parametrize("name", ["signal", "ablation"])
+def test_an_experiment_goes_on_from_before_a_field(name, tmp_path):
+    """Its defaults are those of its configuration file."""
+    file = f"configs/experiments/{name}.py"
+    config = runpy.run_path(str(ROOT / file))["get_config"]()
+    old = json.loads(json.dumps(config.to_dict()))
+    del old["batch_size"], old["data"]
+    write(tmp_path, old)
+    defaults = defaults_in(file)
+    assert check_workdir(str(tmp_path), config.to_dict(), defaults=defaults) == tmp_path
+    config.batch_size = 64
+    with pytest.raises(UserError, match=r"\(batch_size 128 -> 64\)"):
+        check_workdir(str(tmp_path), config.to_dict(), defaults=defaults)
+    assert defaults_in("configs/experiments/nowhere.py") == {}
+
+
+def test_a_stored_cell_of_before_a_field_had_its_default(tmp_path):
+    old, new = plain(), default_config().to_dict()
+    del old["regularisers"]
+    stored = tmp_path / "seed-0.json"
+    stored.write_text(json.dumps({"config": old}))
+    refuse_other("store", stored, ["config"], new, new)
+    other = default_config()
+    other.regularisers.variance = 0.5
+    with pytest.raises(UserError, match=r"\(regularisers.variance 0.0 -> 0.5\)"):
+        refuse_other("store", stored, ["config"], other.to_dict(), new)
+    stored.write_text('{"config": [3]}')
+    with pytest.raises(UserError, match="seed-0.json: damaged, its config is no configuration"):
+        refuse_other("store", stored, ["config"], new, new)

@@ -19,12 +19,14 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ssl_jax.types import Config
+
 ROOT = Path(__file__).parents[2]  # where configs/ is
 
 
-def default_config() -> ConfigDict:
+def default_config() -> Config:
     """Return every field of pretraining."""
-    config = ConfigDict()
+    config: Config = ConfigDict()
     # pretrain | probe | views (a picture grid of augmented views, nothing trained)
     config.task = "pretrain"
     config.method = "byol"  # a label for tables and headers; the fields below decide what happens
@@ -132,7 +134,7 @@ def default_config() -> ConfigDict:
     return config
 
 
-def add_optimizer(config: ConfigDict) -> None:
+def add_optimizer(config: Config) -> None:
     """Add the sections `optimizer` and `schedule`, which every task that trains has."""
     config.optimizer = ConfigDict()
     # sgd | momentum | nesterov | adagrad | adadelta | rmsprop | adam | adamax | nadam | amsgrad |
@@ -196,12 +198,12 @@ OPTIONS = {
 }
 
 
-def default_supervised() -> ConfigDict:
+def default_supervised() -> Config:
     """Return every field of supervised training: the layer-wise pre-weight-decay paper's protocol.
 
     `configs/supervised.py` says which numbers are the paper's.
     """
-    config = ConfigDict()
+    config: Config = ConfigDict()
     config.task = "supervised"
     config.method = "resnet18"  # a label for tables and headers
     config.seed = 0
@@ -288,9 +290,9 @@ def default_supervised() -> ConfigDict:
     return config
 
 
-def default_probe() -> ConfigDict:
+def default_probe() -> Config:
     """Return every field of the task that evaluates a checkpoint."""
-    config = ConfigDict()
+    config: Config = ConfigDict()
     config.task = "probe"
     config.checkpoint = ""  # the work directory of a pretraining run
     config.step = -1  # which of its checkpoints; -1: the newest
@@ -300,7 +302,7 @@ def default_probe() -> ConfigDict:
     return config
 
 
-TABLES: dict[str, Callable[[], ConfigDict]] = {
+TABLES: dict[str, Callable[[], Config]] = {
     "pretrain": default_config,
     "views": default_config,
     "supervised": default_supervised,

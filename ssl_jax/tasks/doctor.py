@@ -63,10 +63,7 @@ def whole_rows(path: Path) -> Rows:
         raise UserError(f"{path}: not found; takes a run that has logged a row (log_every steps)")
     text = files.read_text(path, "the table that training writes")
     lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    try:
-        rows = read_rows(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); repair it, or take another run") from error
+    rows = read_rows(path)
     if lacking := [
         name for name in NEEDED if name not in (lines[0].strip().split(",") if lines else ())
     ]:

@@ -11,7 +11,7 @@ from ssl_jax.builders import checks, pretraining
 from ssl_jax.builders.data import describe_dataset, read_dataset
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.network import build_network
-from ssl_jax.builders.program import fresh_key
+from ssl_jax.builders.program import check_memory, fresh_key
 from ssl_jax.builders.trained_run import found_in, read_trained
 from ssl_jax.data.batches import steps_per_epoch
 from ssl_jax.data.dataset import Dataset
@@ -71,6 +71,7 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         parts = pretraining.build(trained, trained.epochs * steps_an_epoch, steps_an_epoch, None)
         init = pretraining.make_init(parts, data)
         shapes: Any = init.trace(fresh_key(trained)).out_info
+        check_memory(trained, init, jax.devices()[:1])
     checks.check_sizes(trained.probe, data)
     checkpoints.check_shapes(source / "checkpoints", step, encoder_of(shapes))
     dataset = read_dataset(trained)

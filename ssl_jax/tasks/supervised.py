@@ -20,7 +20,6 @@ from ssl_jax import files
 from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders.checks import WATCHED
 from ssl_jax.builders.data import read_dataset
-from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.optimizer import layer_table, penalty_kind, schedule_options, warmup_steps
 from ssl_jax.builders.program import (
     check_exclude,
@@ -28,7 +27,14 @@ from ssl_jax.builders.program import (
     compile_program,
     steps_per_call,
 )
-from ssl_jax.builders.supervised import appends, fresh_state, images_left, make_init, prepare
+from ssl_jax.builders.supervised import (
+    appends,
+    earlier_defaults,
+    fresh_state,
+    images_left,
+    make_init,
+    prepare,
+)
 from ssl_jax.data.batches import make_feed
 from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.data.splits import hold_out, redraw
@@ -68,7 +74,7 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     plan, parts, augment = prepare(config)
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
     grows = partial(appends, config, plan.steps_per_epoch)
-    out = check_workdir(directory, config.to_dict(), grows, defaults_of("supervised"))
+    out = check_workdir(directory, config.to_dict(), grows, earlier_defaults(config))
     init = make_init(parts, plan.data)
     check_memory(config, init, plan.devices)
     check_exclude(config, init)
