@@ -3,14 +3,25 @@
     python launch.py --config configs/NAME.py[:ARG] --workdir DIR [--config.section.field=VALUE ...]
 
 The same command on the same work directory resumes where it stopped. A user's mistake gives one
-line that begins with "error:", and exit status 2. Ctrl-C gives one line, and status 130.
+line that begins with "error:", and exit status 2. A stop gives one line, and status 130 after
+Ctrl-C, 75 after SIGTERM: the same command goes on (`ssl_jax/runtime/stops.py`).
 """
+
+if __name__ == "__main__":  # before the other imports, which take a while
+    import signal
+
+    if hasattr(signal, "pthread_sigmask"):  # what arrives now waits for `install`
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+
+    from ssl_jax.runtime import stops, terminal
+
+    terminal.secure_streams()
+    stops.install()
 
 import inspect
 import os
 import re
 import runpy
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -20,6 +31,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.runtime import machine, stops, terminal
 from ssl_jax.runtime.memory import use_huge_pages
 
 # the tasks that gain by a new start of the process, see `use_huge_pages`
@@ -41,6 +53,9 @@ def main(argv: list[str], own_process: bool = False) -> int:
 
     Returns:
         0, or 2 after a UserError, or 130 after Ctrl-C.
+
+    Raises:
+        Stopped: this process of its own was stopped.
     """
     try:
         if {"-h", "--help"} & set(argv):
@@ -51,13 +66,14 @@ def main(argv: list[str], own_process: bool = False) -> int:
                 use_huge_pages()
             run(values)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if stops.was_raised():
+            raise
+        terminal.complain(error)
         return 2
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted: the same command goes on from what was last saved, if anything was",
-            file=sys.stderr,
-        )
+    except stops.Stopped:  # ends the process, in `stops.run`
+        raise
+    except KeyboardInterrupt:  # in a process that is not our own
+        print(f"\ninterrupted: {stops.AT_ONCE}", file=sys.stderr)
         return 130
     return 0
 
@@ -185,16 +201,16 @@ def explain(message: str, fields: dict[str, type]) -> str:
 
 
 def run(values: flags.FlagValues) -> None:
-    """Join the other processes, if any, and run the task; on SIGTERM it saves and stops."""
+    """Join the other processes, if any, and run the task until it ends or is stopped."""
+    machine.require_address_space()
     # Here, since they import jax, which takes seconds: mistakes in the flags are reported before.
     from ssl_jax.runtime import compilation_cache
     from ssl_jax.tasks import registry
 
     compilation_cache.enable_compilation_cache()
     join_processes(values["coordinator"].value, values["processes"].value, values["process"].value)
-    asked = []
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-    registry.run_task(values["config"].value, values["workdir"].value, lambda: bool(asked))
+    machine.require_devices()
+    registry.run_task(values["config"].value, values["workdir"].value, stops.requested)
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -224,9 +240,20 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
             f"--processes, --process: got {numbers}, "
             "take how many there are and this one's number from 0"
         )
+    machine.require_address(coordinator)
+    if numbers[1] == 0:
+        machine.require_free_port(coordinator)
     import jax
 
+    # It would take SIGTERM for itself.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(coordinator, num_processes=numbers[0], process_id=numbers[1])
+
+
+def alone() -> bool:
+    """Return whether no other process takes part, whose end this one's shutdown is part of."""
+    distributed = getattr(sys.modules.get("jax"), "distributed", None)
+    return distributed is None or not distributed.is_initialized()
 
 
 def known_configs() -> list[str]:
@@ -237,4 +264,4 @@ def known_configs() -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv, own_process=True))
+    stops.run(lambda: main(sys.argv, own_process=True), alone)

@@ -1,6 +1,7 @@
 """Checkpoints come back whole, the right ones are kept, and damage is told in one line."""
 
 import shutil
+import subprocess
 import sys
 
 import chex
@@ -215,3 +216,26 @@ def test_a_checkpoint_without_a_manifest_is_taken(folder):
     shutil.rmtree(folder / "8" / checkpoints.MANIFEST)
     assert checkpoints.read_notes(folder, 8) == {}
     chex.assert_trees_all_equal(restore(folder, make_state(0)), make_state(8))
+
+
+def test_a_limit_on_the_size_of_files_is_one_line(tmp_path):
+    """The write fails in a thread of TensorStore, long after `save` has returned."""
+    program = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from ssl_jax.errors import UserError
+from ssl_jax.workdir import checkpoints
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18))
+noise = np.random.default_rng(0).normal(size=2**17)
+try:
+    with checkpoints.open_manager(Path(sys.argv[1]), "accuracy") as manager:
+        checkpoints.save(manager, {"w": noise}, 1, {})
+        checkpoints.finish(manager)
+except UserError as error:
+    print(error)
+"""
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    assert not done.stderr and done.stdout.count("\n") == 1, done
+    assert "cannot be written (File too large)" in done.stdout

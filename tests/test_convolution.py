@@ -216,6 +216,11 @@ BROKEN = {
         {"SSL_JAX_CXXFLAGS": "-march=abacus"},
         "could not compile convolution.cc: ",
     ),
+    "flags that a shell cannot split": (
+        {"SSL_JAX_CXXFLAGS": '-O3 "-march'},
+        """got '-O3 "-march', which a shell cannot split (No closing quotation)""",
+    ),
+    "a compiler that a shell cannot split": ({"CXX": "g++ '"}, 'CXX: got "g++ \'"'),
     "a mistake in the source": ({"SSL_JAX_CXXFLAGS": "-Dkernel_gradient=3"}, " error: "),
 }
 

@@ -38,20 +38,8 @@ PROMISED = """
 def command(config: str, workdir: Path, *fields: str) -> int:
     name, colon, argument = config.partition(":")
     words = [f"--config.{field}" for field in fields]
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        return launch.main(
-            [
-                "launch.py",
-                "--config",
-                f"configs/{name}.py{colon}{argument}",
-                "--workdir",
-                str(workdir),
-                *words,
-            ]
-        )
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    start = ["launch.py", "--config", f"configs/{name}.py{colon}{argument}"]
+    return launch.main([*start, "--workdir", str(workdir), *words])
 
 
 def result_of(workdir: Path) -> dict:

@@ -25,13 +25,8 @@ QUICK = "--config configs/quickstart.py"
 
 @pytest.fixture(autouse=True)
 def at_home(monkeypatch):
-    """Commands are given from the repository's root; `launch.run` sets a handler that must not
-    outlive the test.
-    """
+    """Commands are given from the repository's root."""
     monkeypatch.chdir(ROOT)
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 def refusal(words: str, capfd) -> str:

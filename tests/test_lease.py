@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from ssl_jax.errors import UserError
-from ssl_jax.sweeps import lease
+from ssl_jax.runtime import lease
 
 ROOT = Path(__file__).parent.parent
 HOLD = """
 import sys, time
 from pathlib import Path
-from ssl_jax.sweeps import lease
+from ssl_jax.runtime import lease
 path = lease.claim(Path(sys.argv[1]))
 with lease.holding(path, beat=0.05) as check:
     print("held", flush=True)
@@ -36,7 +36,7 @@ with lease.holding(path, beat=0.05) as check:
 RACE = """
 import json, os, random, sys, threading, time
 from pathlib import Path
-from ssl_jax.sweeps import lease
+from ssl_jax.runtime import lease
 
 def alone(busy):
     os.close(os.open(busy, os.O_CREAT | os.O_EXCL))

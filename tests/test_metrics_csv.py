@@ -135,7 +135,7 @@ def test_what_the_checkpoint_knows_is_written_again(path, damage, capsys):
     rows = restore(path, 6, whole)
     assert table(rows) == path.read_text() == whole and steps(rows) == [2, 4, 6]
     told = capsys.readouterr().err
-    assert told.startswith(f"{path}: ") and told.count("\n") == 1 and "checkpoint" in told
+    assert told.startswith(f"warning: {path}: ") and told.count("\n") == 1 and "checkpoint" in told
     kept = path.with_name("metrics.damaged.csv")
     assert kept.exists() == (damaged is not None)
     if damaged is not None:

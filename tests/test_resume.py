@@ -78,7 +78,7 @@ def test_asked_to_stop(tmp_path, unbroken):
     process = start_command(tmp_path, *FIELDS)
     wait_for(process, tmp_path, 8)
     process.send_signal(signal.SIGTERM)
-    text = finish_command(process)
+    text = finish_command(process, status=75)
     stopped = steps_in(tmp_path / "checkpoints")[-1]
     assert f"stopped at step {stopped} of {STEPS}, saved" in text and 8 <= stopped < STEPS
     assert not (tmp_path / "result.json").exists()

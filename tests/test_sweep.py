@@ -20,9 +20,12 @@ from configs.sweeps.cells import TABLES, sweep_config
 from ssl_jax.builders import pretraining
 from ssl_jax.errors import UserError
 from ssl_jax.reports.replication.published import PUBLISHED
-from ssl_jax.sweeps import jobs, lease
+from ssl_jax.runtime import lease
+from ssl_jax.runtime.stops import Stopped
+from ssl_jax.sweeps import jobs
 from ssl_jax.tasks import sweep
 from ssl_jax.workdir.directory import flatten, open_workdir, write_json
+from ssl_jax.workdir.lock import locked
 
 ROOT = Path(__file__).parent.parent
 TINY = """
@@ -296,20 +299,29 @@ def test_time_is_over(config, tmp_path, capsys):
     assert pretend.ran[3:] == EVERYTHING[2:]
 
 
-def test_control_c_saves_first(config, tmp_path, heeds_control_c, capsys):
-    class Pressed(Pretend):
-        def __call__(self, config, directory, interrupted):
-            signal.raise_signal(signal.SIGINT)
-            assert interrupted()
-            super().__call__(config, directory, interrupted)
+def test_a_stop_leaves_the_cell_to_others(config, tmp_path, capsys):
+    """`Stopped` passes through the sweep once training has saved; it is no failure of a cell."""
 
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path / "w", Pressed())
-    assert (
-        "stopped with 0 of 8" in capsys.readouterr().out
-        and signal.getsignal(signal.SIGINT) is before
-    )
+    class Stopping(Pretend):
+        def __call__(self, config, directory, interrupted):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(config, tmp_path / "w", Stopping())
+    out = capsys.readouterr().out
+    assert "stopped with 0 of 8" in out and "failed" not in out
+    pretend = Pretend()
+    run(config, tmp_path / "w", pretend)
+    assert pretend.ran == EVERYTHING
+
+
+def test_a_cell_that_somebody_works_on_by_itself(config, tmp_path, capsys):
+    """Not through a sweep, whose lease of the cell it knows nothing of."""
+    pretend = Pretend()
+    with locked(tmp_path / "w/mini/byol/seed-0"), pytest.raises(SystemExit):
+        run(config, tmp_path / "w", pretend)
+    out = capsys.readouterr().out
+    assert f"process {os.getpid()} on " in out and "7 of 8 cells done, 1 failed" in out
 
 
 def test_waits_for_what_another_process_holds(config, tmp_path, capsys, monkeypatch):
@@ -351,7 +363,7 @@ def test_lost_cell_is_left_to_who_took_it(config, tmp_path, capsys, monkeypatch)
     def slept(config, directory, interrupted):
         taken.touch()
         time.sleep(0.1)
-        result.parent.mkdir(parents=True)
+        result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text("{}")  # by who took it
         interrupted()
         raise AssertionError("went on with another's cell")
@@ -475,11 +487,7 @@ def words(tmp_path: Path, table: str, cells: str, *fields: str) -> list[str]:
 
 def test_through_the_door(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(ROOT)
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        assert launch.main(words(tmp_path, "table2", "linear")) == 0
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    assert launch.main(words(tmp_path, "table2", "linear")) == 0
     assert "1 of 1 cells done, 0 failed" in capfd.readouterr().out
     stored = json.loads((tmp_path / "store/table2/mini/linear/seed-0.json").read_text())
     result = json.loads((tmp_path / "w/mini/linear/seed-0/result.json").read_text())
@@ -547,6 +555,6 @@ def test_asked_to_stop_it_saves_and_goes_on(tmp_path, shared_cache):
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=600)
     step = re.search(r"stopped at step (\d+) of 30, saved", text)[1]
-    assert process.returncode == 0 and "stopped with 0 of 2 cells done" in text
+    assert process.returncode == 75 and "stopped with 0 of 2 cells done" in text
     text, _ = start(tmp_path, long).communicate(timeout=600)
     assert f"going on from step {step}" in text and "2 of 2 cells done, 0 failed" in text

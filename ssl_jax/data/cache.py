@@ -14,7 +14,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import time
 import uuid
 import zlib
@@ -29,6 +28,7 @@ from tqdm import tqdm
 from ssl_jax.errors import UserError
 from ssl_jax.files import local_path
 from ssl_jax.runtime.cache_directory import make_private, user_cache
+from ssl_jax.runtime.terminal import warn
 
 Example = tuple[np.ndarray, int]
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -160,7 +160,9 @@ def source_digest(folder: Path, roots: Sequence[Path]) -> str:
     digests = {p.name: known[p.name][-1] for p in files if p not in unknown}
     size = sum(found[path.name][0] for path in unknown)
     # shown only where it takes long
-    with tqdm(total=size, desc=f"reading {folder}", unit="B", unit_scale=True, delay=3) as bar:
+    with tqdm(
+        total=size, desc=f"reading {folder}", unit="B", unit_scale=True, delay=3, disable=None
+    ) as bar:
         for path in sorted(unknown):
             digests[path.name] = _file_digest(path)
             bar.update(found[path.name][0])
@@ -227,9 +229,7 @@ def read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays | None:
     except Exception as error:  # whatever is wrong with a cache, decoding again repairs it
         # without a card there is no split: none was written, or not to its end
         if not isinstance(error, OSError) or os.path.lexists(_file(stem, "json")):
-            print(
-                f"warning: {stem}: the cache is damaged ({error}); decoding again", file=sys.stderr
-            )
+            warn(f"{stem}: the cache is damaged ({error}); decoding again")
         return None
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from ssl_jax.data.cache import Arrays, cache_roots, load_or_build, source_digest
 from ssl_jax.data.dataset import Dataset, Description, Split
 from ssl_jax.data.pictures import MODES, read_pixels
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.runtime.terminal import progress_bar
 
 WELL_KNOWN = (
     "cifar10 cifar100 digits fashion_mnist food101 imagenette kmnist mnist stl10 svhn_cropped"
@@ -285,14 +285,14 @@ def _decode(
         source = builder.as_data_source(split=split, deserialize_method=DeserializeMethod.RAW_BYTES)
         rows = _official_order(source)
         title = f"decoding {builder.name} {split}"
-        for feature in tqdm(
-            _features(source, rows), title, len(rows), unit="image", mininterval=1.0
-        ):
-            image, label = (feature[key] for key in keys)
-            pixels = read_pixels(image.bytes_list.value[0], shape[-1], image_size)
-            if pixels.shape != shape[1:]:
-                raise ValueError(f"an image of shape {pixels.shape}, where {shape[1:]} is declared")
-            yield pixels, label.int64_list.value[0]
+        with progress_bar(len(rows), 0, "image", title) as bar:
+            for feature in _features(source, rows):
+                image, label = (feature[key] for key in keys)
+                pixels = read_pixels(image.bytes_list.value[0], shape[-1], image_size)
+                if pixels.shape != shape[1:]:
+                    raise ValueError(f"an image of {pixels.shape}, where {shape[1:]} is declared")
+                yield pixels, label.int64_list.value[0]
+                bar.update()
     except Exception as error:  # array_record, protobuf and Pillow each have their own
         raise UserError(
             f"{builder.data_path}: split {split} cannot be read: {_line(error)}"

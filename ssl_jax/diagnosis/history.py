@@ -1,7 +1,6 @@
 """Input of a diagnosis: the rows and the configuration of a run, in progress or finished."""
 
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from ssl_jax.diagnosis.signs import NEEDED
 from ssl_jax.diagnosis.state import diagnose, diagnose_course, state_of_run
 from ssl_jax.errors import UserError
 from ssl_jax.optim import kind_of_decay
+from ssl_jax.runtime.terminal import warn
 from ssl_jax.workdir.dynamics_npz import NAME, read_dynamics
 
 Rows = list[dict[str, float]]
@@ -104,7 +104,7 @@ def history_of(rows: Rows, source: Path | None = None) -> dict:
         try:
             history["dynamics"] = read_dynamics(source)
         except UserError as error:  # metrics.csv is sufficient
-            print(error, file=sys.stderr)
+            warn(str(error))
     return history
 
 

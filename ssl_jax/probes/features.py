@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from jax.tree_util import Partial, keystr
 
 from ssl_jax import files
 from ssl_jax.errors import UserError
+from ssl_jax.runtime.terminal import warn
 from ssl_jax.types import PyTree
 
 AHEAD = 4  # batches given to the device before the first is read back
@@ -99,7 +99,7 @@ def cached_features(
         try:
             _write(path, wanted, arrays)
         except UserError as error:  # the next start computes them again
-            print(f"warning: {error}; features are not kept", file=sys.stderr)
+            warn(f"{error}; features are not kept")
     return arrays
 
 
@@ -124,8 +124,7 @@ def _read(path: Path, wanted: str) -> dict[str, np.ndarray] | None:
     except FileNotFoundError:
         return None
     except Exception as error:  # zipfile, zlib, struct and NumPy each raise their own
-        message = f"{path}: damaged, features are computed again ({type(error).__name__})"
-        print(message, file=sys.stderr)
+        warn(f"{path}: damaged, features are computed again ({type(error).__name__})")
         return None
 
 

@@ -9,6 +9,8 @@ mark and `<!-- end -->`:
                                 results/experiments/NAME.json
     <!-- dynamics: NAME -->     eigenspaces beside the replication's, from
                                 results/dynamics/NAME.json
+    <!-- doctor: NAME -->       how often the doctor was sure, and wrong in it, from
+                                results/doctor/NAME.json
     <!-- labels: NAME -->       the probe with few labels of one run, from results/NAME.json
     <!-- replication: SCALE --> the published tables and claims, from
                                 results/TABLE/SCALE/CELL/seed-N.json
@@ -39,7 +41,7 @@ SEED: Shape = {
     "collapsed": FLAG,
 }
 MARKED = re.compile(
-    r"(<!-- (seeds|experiment|dynamics|labels|replication): (\w+) -->\n).*?(<!-- end -->)",
+    r"(<!-- (seeds|experiment|dynamics|labels|doctor|replication): (\w+) -->\n).*?(<!-- end -->)",
     re.DOTALL,
 )
 
@@ -105,6 +107,32 @@ def labels_table(result: dict) -> str:
     )
 
 
+SHARES = ("10%", "25%", "50%")
+
+
+def doctor_table(result: dict) -> str:
+    """Return the verdicts on unfinished runs against those at the end, by what the end was."""
+    head = "| the end | runs | " + " | ".join(f"at {share}: sure, same" for share in SHARES)
+    lines = [f"{head} |", "|---" * (2 + len(SHARES)) + "|"]
+    ends: dict[str, list[dict]] = {}
+    for row in result["rows"]:
+        ends.setdefault(row["100%"].split(", ")[0], []).append(row)
+    for end, rows in sorted(ends.items()):
+        cells = []
+        for share in SHARES:
+            found = [row[share].split(", ") for row in rows]
+            sure = sum(certainty == "sure" for _, certainty in found)
+            cells.append(f"{sure}, {sum(state == end for state, _ in found)}")
+        lines.append(f"| {end} | {len(rows)} | {' | '.join(cells)} |")
+    every = result["summary"][-1]
+    summary = (
+        f"\nOf {every['verdicts']} verdicts, one a row, {every['sure']} were sure "
+        f"({every['sure_collapsed']} of them of a collapse); the end contradicted "
+        f"{every['contradicted']}.\n"
+    )
+    return "\n".join(lines) + "\n" + summary
+
+
 def _percent(spread: dict) -> str:
     return f"{100 * spread['mean']:.1f} ± {100 * spread['std']:.1f}"
 
@@ -115,6 +143,9 @@ RENDERERS = {
         root / "results" / "experiments" / f"{name}.json"
     ),
     "dynamics": lambda name, root: table.report(read_runs(name, root)),
+    "doctor": lambda name, root: doctor_table(
+        read_json(root / "results" / "doctor" / f"{name}.json")
+    ),
     "labels": lambda name, root: labels_table(read_labels(root / "results" / f"{name}.json")),
     "replication": lambda name, root: markdown(gather([root / "results"]), name),
 }

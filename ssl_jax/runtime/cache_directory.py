@@ -9,12 +9,12 @@ import functools
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ssl_jax.files import local_path
+from ssl_jax.runtime.terminal import warn
 
 
 def user_cache() -> Path:
@@ -156,4 +156,4 @@ def _temporary_folder() -> Path:
 @functools.cache
 def _warn(line: str) -> None:
     """Print a warning once in a process."""
-    print(f"warning: {line}", file=sys.stderr)
+    warn(line)

@@ -7,13 +7,13 @@ stores small programs too, and bounds the growth.
 
 import os
 import stat
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from ssl_jax.runtime.cache_directory import is_private_file, private_folder
+from ssl_jax.runtime.terminal import warn
 
 LIMIT = (
     2 * 10**9
@@ -36,7 +36,7 @@ def enable_compilation_cache() -> None:
         delete_foreign(folder)
         delete_oldest(folder, LIMIT)
     except OSError as error:
-        print(f"warning: {error}; compiled programs are not kept", file=sys.stderr)
+        warn(f"{error}; compiled programs are not kept")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # JAX's default, 1 s, leaves the small programs out.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_jax.errors import UserError
+from ssl_jax.runtime import stops
 
 KEEP_MEMORY = ("hugetlb=1", "mmap_max=0", "trim_threshold=100000000000", "arena_max=1")
 # Files that a driver makes for its accelerators: NVIDIA (the last one under Windows), AMD, TPU.
@@ -33,7 +34,11 @@ def use_huge_pages() -> None:
         os.environ["GLIBC_TUNABLES"] = ":".join(
             f"glibc.malloc.{setting}" for setting in KEEP_MEMORY
         )
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        stops.block()
+        try:
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        finally:  # where there is no new start
+            stops.unblock()
 
 
 def accelerator_expected() -> bool:

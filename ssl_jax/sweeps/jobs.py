@@ -11,7 +11,7 @@ from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.sweeps import lease
+from ssl_jax.runtime import lease
 from ssl_jax.types import Config
 from ssl_jax.workdir import result_json
 from ssl_jax.workdir.directory import (

@@ -1,6 +1,8 @@
 """The table of tasks by name, and the call of the one that a configuration names."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -9,6 +11,7 @@ from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments.registry import run_experiment
 from ssl_jax.files import local_path
 from ssl_jax.runtime.memory import reporting_out_of_memory
+from ssl_jax.runtime.terminal import is_writer
 from ssl_jax.tasks.doctor import doctor
 from ssl_jax.tasks.dynamics import dynamics
 from ssl_jax.tasks.pretrain import pretrain
@@ -18,8 +21,10 @@ from ssl_jax.tasks.supervised import supervised
 from ssl_jax.tasks.sweep import sweep
 from ssl_jax.tasks.theory import theory
 from ssl_jax.tasks.views import views
+from ssl_jax.train.parallel import any_process
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import flatten
+from ssl_jax.workdir.lock import locked
 
 
 class Task(NamedTuple):
@@ -29,6 +34,7 @@ class Task(NamedTuple):
     run: Callable[[Config, str, Interrupted], None]
     needs: str  # a section or field that the task's configurations have
     several: bool = False  # whether it may run in several processes
+    shared: bool = False  # whether several starts may share its work directory
     # where its configurations are, as an error names them; "": in configs/NAME.py alone
     configs: str = ""
 
@@ -43,7 +49,7 @@ TASKS = {
     "probe": Task(probe, needs="checkpoint", several=True),
     "views": Task(views, needs="views", several=True, configs=MANY),
     "experiment": Task(run_experiment, needs="experiment", configs=MANY),
-    "sweep": Task(sweep, needs="sweep", configs=MANY),
+    "sweep": Task(sweep, needs="sweep", shared=True, configs=MANY),
     "theory": Task(theory, needs="figure"),
     "doctor": Task(doctor, needs="run"),
     "dynamics": Task(dynamics, needs="runs"),
@@ -61,7 +67,7 @@ def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
 
     Raises:
         UserError: `task` is unknown, does not fit the configuration, or takes one process only; a
-            path is none; memory was too small.
+            path is none; another start holds the work directory; memory was too small.
     """
     config, directory = with_local_paths(config), local_path("--workdir", directory)
     if config.task not in TASKS:
@@ -76,8 +82,28 @@ def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
         raise UserError(
             f"task: got {config.task!r} in a configuration of another task; takes {takes}"
         )
-    with reporting_out_of_memory(flatten(config.to_dict())):
+    alone = contextlib.nullcontext() if task.shared else only_start(Path(directory))
+    with alone, reporting_out_of_memory(flatten(config.to_dict())):
         task.run(config, directory, interrupted)
+
+
+@contextlib.contextmanager
+def only_start(directory: Path) -> Iterator[None]:
+    """Hold the work directory within this context, by process 0 for all of them.
+
+    Raises:
+        UserError: another start holds it; in every process.
+    """
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if is_writer():
+            try:
+                stack.enter_context(locked(directory))
+            except UserError as error:
+                refusal = error
+        if any_process(refusal is not None):
+            raise refusal or UserError(f"--workdir: got {directory}, refused by process 0")
+        yield
 
 
 def with_local_paths(config: Config) -> Config:

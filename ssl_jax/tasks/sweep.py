@@ -2,7 +2,7 @@
 
 The same command on the same directory runs what is not finished: first one seed of every cell, then
 the next of every one. Any number of processes may run it at once, on machines that share the
-directory; none takes a cell that another works on (`sweeps.lease`). A cell that fails stops no
+directory; none takes a cell that another works on (`runtime.lease`). A cell that fails stops no
 other. The command prints the failure at once and again at the end, and exits with status 1 (2: the
 command itself is wrong, and nothing ran). DIR/SCALE/CELL/seed-N.failed.txt has the traceback; the
 next start tries the cell again.
@@ -13,29 +13,26 @@ program. What the store has is not run again elsewhere.
 
 import contextlib
 import gc
-import os
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import jax
 
 from ssl_jax import files
 from ssl_jax.errors import UserError
+from ssl_jax.runtime import lease
 from ssl_jax.runtime.memory import reporting_out_of_memory
-from ssl_jax.runtime.terminal import say
-from ssl_jax.sweeps import lease
+from ssl_jax.runtime.terminal import say, spell
 from ssl_jax.sweeps.jobs import Job, check_all, check_fields, identity, is_done, plan
 from ssl_jax.sweeps.store import keep
 from ssl_jax.tasks.pretrain import pretrain
 from ssl_jax.text import printable
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import flatten, write_json
+from ssl_jax.workdir.lock import locked
 
 LOOK = 10.0  # seconds between two looks at what other processes hold
 Pretrain = Callable[[Config, str, Interrupted], None]
@@ -73,14 +70,29 @@ def sweep(
             say(
                 f"{job.name}: done elsewhere, {job.store} has it (--config.again=True runs it here)"
             )
-    with asked_to_stop(config.minutes, interrupted) as (stop, pressed):
-        failed = run_all(config, jobs, stop, pretrain, began)
-    end(config, jobs, failed, pressed())
+    deadline = time.monotonic() + config.minutes * 60 if config.minutes else float("inf")
+
+    def stop() -> bool:
+        return interrupted() or time.monotonic() > deadline
+
+    failed: dict[str, str] = {}
+    try:
+        run_all(config, jobs, stop, pretrain, began, failed)
+    except KeyboardInterrupt:
+        end(config, jobs, failed)
+        raise
+    if end(config, jobs, failed):
+        sys.exit(1)
 
 
 def run_all(
-    config: Config, jobs: list[Job], stop: Callable[[], bool], pretrain: Pretrain, began: float
-) -> dict[str, str]:
+    config: Config,
+    jobs: list[Job],
+    stop: Callable[[], bool],
+    pretrain: Pretrain,
+    began: float,
+    failed: dict[str, str],
+) -> None:
     """Run the jobs until each is done or has failed, or until stop().
 
     Args:
@@ -89,15 +101,12 @@ def run_all(
         stop: whether to stop.
         pretrain: the task that runs a cell.
         began: time of the directory's file system, in seconds; older failures do not count.
-
-    Returns:
-        The reason of each failure, by name of the job.
+        failed: takes the reason of each failure, by name of the job.
     """
-    failed: dict[str, str] = {}
     announced: set[str] = set()
     before, start = sum(is_done(job, config.again) for job in jobs), time.monotonic()
     while not stop():
-        failed |= {job.name: reason(job) for job in jobs if failed_since(job, began)}
+        failed.update({job.name: reason(job) for job in jobs if failed_since(job, began)})
         left = [job for job in jobs if job.name not in failed and not is_done(job, config.again)]
         if not left:
             break
@@ -113,7 +122,6 @@ def run_all(
             to_go = (now - start) / (done - before) * (len(jobs) - done - len(failed))
             rest = f"; about {spell(to_go)} to go" if done + len(failed) < len(jobs) else ""
             say(f"{done} of {len(jobs)} cells done; {job.name} took {spell(now - begun)}{rest}")
-    return failed
 
 
 def run_if_free(
@@ -144,7 +152,10 @@ def run_if_free(
             return stop()
 
         try:
-            with reporting_out_of_memory(flatten(job.config.to_dict())):
+            with (
+                locked(job.out),  # against a start on the cell by itself
+                reporting_out_of_memory(flatten(job.config.to_dict())),
+            ):
                 pretrain(job.config, str(job.out), ask)
             if (job.out / "result.json").exists():
                 job.failure.unlink(missing_ok=True)
@@ -212,51 +223,16 @@ def wait(left: list[Job], announced: set[str], stop: Callable[[], bool]) -> None
         time.sleep(0.2)
 
 
-@contextlib.contextmanager
-def asked_to_stop(
-    minutes: float, interrupted: Callable[[], bool]
-) -> Iterator[tuple[Callable[[], bool], Callable[[], bool]]]:
-    """Handle Ctrl-C while the jobs run. The first one saves and stops, the second interrupts.
-
-    Args:
-        minutes: time after which to stop; 0: none.
-        interrupted: whether somebody else asked to stop.
-
-    Yields:
-        stop(): whether to stop, for whichever reason; pressed(): whether Ctrl-C was pressed.
-    """
-    deadline = time.monotonic() + minutes * 60 if minutes else float("inf")
-    pressed: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-
-    def press(number: int, frame: FrameType | None) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-        os.write(2, b"\nstopping as soon as this step is saved; Ctrl-C again stops at once\n")
-
-    def stop() -> bool:
-        return bool(pressed) or interrupted() or time.monotonic() > deadline
-
-    # A job in the background has SIGINT ignored, and only the main thread may handle signals.
-    handles = callable(before) and threading.current_thread() is threading.main_thread()
-    if handles:
-        signal.signal(signal.SIGINT, press)
-    try:
-        yield stop, lambda: bool(pressed)
-    finally:
-        if handles:
-            signal.signal(signal.SIGINT, before)
-
-
-def end(config: Config, jobs: list[Job], failed: dict[str, str], pressed: bool) -> None:
-    """Print the last lines. Exit with status 1 if a cell failed; raise KeyboardInterrupt on Ctrl-C.
+def end(config: Config, jobs: list[Job], failed: dict[str, str]) -> dict[str, str]:
+    """Print the last lines.
 
     Args:
         config: configuration of the sweep.
         jobs: all cells.
         failed: the reason of each failure, by name of the job.
-        pressed: whether Ctrl-C was pressed.
+
+    Returns:
+        The failures that no other process has made good.
     """
     done = sum(is_done(job, config.again) for job in jobs)
     # another process may have finished what failed in this one
@@ -269,15 +245,4 @@ def end(config: Config, jobs: list[Job], failed: dict[str, str], pressed: bool) 
     else:
         cells = f"{done} of {len(jobs)} cells done, {len(failed)} failed"
         say(f"{config.sweep} at scale {config.scale}: {cells}")
-    if pressed:
-        raise KeyboardInterrupt
-    if failed:
-        sys.exit(1)
-
-
-def spell(seconds: float) -> str:
-    """Return a duration as text: 75 -> "1 min", 4000 -> "1 h 07 min"."""
-    minutes = round(seconds / 60)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
+    return failed

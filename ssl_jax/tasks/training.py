@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from orbax.checkpoint import CheckpointManager
-from tqdm import tqdm
 
 from ssl_jax.builders.plan import Plan
 from ssl_jax.builders.program import steps_per_call
 from ssl_jax.data.batches import Feed
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
-from ssl_jax.runtime.terminal import is_writer, progress_bar, say
+from ssl_jax.runtime import stops
+from ssl_jax.runtime.terminal import Progress, is_writer, progress_bar, say
 from ssl_jax.runtime.threads import lapack_on_one_thread
 from ssl_jax.train import parallel
 from ssl_jax.train.loop import Hooks, Row, plan_calls, train_loop
@@ -81,9 +81,15 @@ class Log(NamedTuple):
 
 
 def train(session: Session, job: TrainingJob) -> PyTree | None:
-    """Return the state at the end, on the host; None where training was interrupted and saved."""
+    """Return the state at the end, on the host; None where training was interrupted and saved.
+
+    A signal raises `Stopped`, after saving where there is something to save.
+    """
     config, out, cadence = session.config, session.out, session.plan.cadence
-    with checkpoints.open_manager(out / "checkpoints", job.best) as manager:
+    with (
+        stops.saving_first() as begin,
+        checkpoints.open_manager(out / "checkpoints", job.best) as manager,
+    ):
         start = manager.latest_step() or 0
         if start > cadence.total:
             gone = start // session.plan.steps_per_epoch
@@ -101,7 +107,8 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
         state, enough = job.adjust(state, rows)
         if not enough:
             job.header(start)
-            state, step = _loop(session, job, log, state)
+            state, step = _loop(session, job, log, state, begin)
+            checkpoints.finish(manager)
             if step < cadence.total and not job.adjust(state, rows)[1]:
                 say(
                     f"stopped at step {step} of {cadence.total}, saved; "
@@ -149,16 +156,32 @@ def begin_dynamics(
     return earlier if start else [job.track(state) | {"step": np.int64(0), "epoch": np.float32(0)}]
 
 
-def _loop(session: Session, job: TrainingJob, log: Log, state: PyTree) -> tuple[PyTree, int]:
-    """Run the loop; return the last state and the step reached."""
+def _loop(
+    session: Session, job: TrainingJob, log: Log, state: PyTree, begin: Callable[[], None]
+) -> tuple[PyTree, int]:
+    """Run the loop; return the last state and the step reached.
+
+    Args:
+        session: this start.
+        job: the task.
+        log: what was written so far.
+        state: the state at step `log.start`.
+        begin: called after each call; from the first on, which compiles, a stop saves.
+    """
     config, devices, cadence = session.config, session.plan.devices, session.plan.cadence
     size = steps_per_call(config, devices)
     calls = session.feed.batches(
         plan_calls(log.start, cadence, size), parallel.process_rows(config.batch_size)
     )
+
+    def run(state: Any, batches: parallel.HostBatches) -> tuple[Any, Metrics]:
+        result = job.run(state, batches)
+        begin()
+        return result
+
     with progress_bar(cadence.total, log.start) as bar, lapack_on_one_thread():
         return train_loop(
-            job.run,
+            run,
             parallel.replicate(state, devices),
             calls,
             start=log.start,
@@ -169,7 +192,7 @@ def _loop(session: Session, job: TrainingJob, log: Log, state: PyTree) -> tuple[
         )
 
 
-def _hooks(session: Session, job: TrainingJob, log: Log, bar: tqdm) -> Hooks:
+def _hooks(session: Session, job: TrainingJob, log: Log, bar: Progress) -> Hooks:
     """Return what the loop does at its events."""
 
     def signs(state: Any) -> Row:
@@ -207,7 +230,10 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: tqdm) -> Hooks:
         flag = session.interrupted()
         if jax.process_count() == 1:
             return flag
-        return event and parallel.any_process(flag)
+        agreed = event and parallel.any_process(flag)
+        if agreed and not flag:
+            stops.adopt()
+        return agreed
 
     def progress(step: int, row: Row) -> None:
         bar.update(step - bar.n)

@@ -9,7 +9,10 @@ bit and no renamed folder; the manifest does.
 import hashlib
 import json
 import logging
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,9 @@ def open_manager(directory: Path, best: str) -> ocp.CheckpointManager:
     Orbax's own `best_fn` would delete the latest step where it is not among the best, and a resumed
     run would go backwards; the union of two policies does not.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax logs a traceback of every error that it raises as well.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _quiet_event_loop()
 
     def rank(metrics: dict[str, float]) -> float:
         return metrics.get(best, _UNRANKED)
@@ -77,8 +82,51 @@ def save(
     arrays = {name: digest(array) for name, array in _named(state)}
     manifest = {"step": step, "arrays": arrays, "notes": notes or {}}
     items = {STATE: ocp.args.PyTreeSave(state), MANIFEST: ocp.args.JsonSave(manifest)}
-    with files.writing(Path(str(manager.directory)), sum(a.nbytes for _, a in _named(state))):
+    needed = sum(array.nbytes for _, array in _named(state))
+    with _writing(manager, needed):
         manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+    """Wait until what `save` began is written.
+
+    Raises:
+        UserError: it cannot be written; the checkpoints before it are whole.
+    """
+    with _writing(manager):
+        manager.wait_until_finished()
+
+
+@contextmanager
+def _writing(manager: ocp.CheckpointManager, needed: int | None = None) -> Iterator[None]:
+    """Turn a failure to write, of this checkpoint or of the one under way, into one line."""
+    directory = Path(str(manager.directory))
+    with files.writing(directory, needed):
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:  # TensorStore hides the system's error in text of its own
+            found = re.search(r": ([^:]+) \[os_error_code", str(error))
+            why = found[1] if found else (str(error).splitlines() or [""])[0][:160]
+            raise UserError(
+                f"{directory}: a checkpoint cannot be written ({why}); the ones before it are whole"
+            ) from error
+
+
+def _quiet_event_loop() -> None:
+    """Print nothing of reads and writes that report to an event loop that Orbax has closed.
+
+    After a failure those that were under way still do, whenever they end.
+    """
+    hook = sys.unraisablehook
+
+    def report(late: Any) -> None:
+        if "Event loop is closed" not in str(late.exc_value):
+            hook(late)
+
+    if getattr(hook, "__qualname__", "") != report.__qualname__:
+        sys.unraisablehook = report
 
 
 def digest(array: np.ndarray) -> str:
@@ -226,17 +274,10 @@ def _unreadable(folder: Path, error: Exception) -> UserError:
 
 def _read(folder: Path, target: PyTree) -> PyTree:
     """Return what Orbax restores of a checkpoint; UserError where it cannot."""
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda late: (
-        None if "Event loop is closed" in str(late.exc_value) else hook(late)
-    )
+    _quiet_event_loop()
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             args = ocp.args.PyTreeRestore(item=target, partial_restore=True)
-            state = checkpointer.restore(folder / STATE, args=args)
+            return checkpointer.restore(folder / STATE, args=args)
     except Exception as error:  # Orbax, TensorStore and the file system each raise their own kinds
-        # The hook stays: reads that were under way still report to the event loop that Orbax has
-        # closed by now.
         raise _unreadable(folder, error) from error
-    sys.unraisablehook = hook
-    return state

@@ -22,13 +22,13 @@ W_p; a two-layer predictor stands for W_p as the product of its matrices.
 import hashlib
 import io
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from ssl_jax import files
 from ssl_jax.errors import UserError
+from ssl_jax.runtime.terminal import warn
 
 NAME = "dynamics.npz"
 Record = dict[str, np.ndarray]
@@ -46,7 +46,7 @@ def read_dynamics(directory: Path) -> dict[str, np.ndarray]:
     if "step" not in arrays:
         raise UserError(f"{path}: damaged, its steps cannot be read; expected {expected}")
     if lost:
-        print(f"{path}: damaged, left out: {', '.join(lost)}", file=sys.stderr)
+        warn(f"{path}: damaged, left out: {', '.join(lost)}")
     return {name: array.astype(np.float64) for name, array in arrays.items()}
 
 
@@ -68,7 +68,7 @@ def resume_dynamics(directory: Path, step: int, kept: str | None = None) -> list
     path = Path(directory) / NAME
     if not os.path.lexists(path):
         if kept:
-            print(f"{path}: not found; the records up to step {step} are lost", file=sys.stderr)
+            warn(f"{path}: not found; the records up to step {step} are lost")
         return []
     try:
         arrays, lost = _readable(files.read_bytes(path, "recorded dynamics"))
@@ -84,8 +84,7 @@ def resume_dynamics(directory: Path, step: int, kept: str | None = None) -> list
             return records
         records, problem = [], f"has other records than the checkpoint of step {step}"
     beside = files.keep_beside(path).name
-    line = f"{path}: {problem}; lost: {', '.join(lost) or 'all'}; kept as {beside}"
-    print(line, file=sys.stderr)
+    warn(f"{path}: {problem}; lost: {', '.join(lost) or 'all'}; kept as {beside}")
     return records
 
 

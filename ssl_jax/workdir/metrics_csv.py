@@ -3,12 +3,12 @@
 import csv
 import io
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from ssl_jax import files
 from ssl_jax.errors import UserError
+from ssl_jax.runtime.terminal import warn
 
 NAME = "metrics.csv"
 COLUMNS: tuple[str, ...] = (
@@ -127,7 +127,7 @@ def restore(path: Path, step: int, kept: str) -> list[Row]:
         line = f"{problem}; written again from the checkpoint"
         if os.path.lexists(path):
             line += f", the old one is kept as {files.keep_beside(path).name}"
-        print(line, file=sys.stderr)
+        warn(line)
     files.write_whole(path, table(wanted))
     return wanted
 

@@ -15,7 +15,6 @@ import platform
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ import jax
 import numpy as np
 
 from ssl_jax.runtime.cache_directory import is_private_file, private_folder
+from ssl_jax.runtime.terminal import warn
 
 SOURCE = Path(__file__).with_name("convolution.cc")
 OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-march=native")
@@ -43,10 +43,7 @@ def available() -> bool:
     try:
         library = load_library(private_folder("native"))
     except OSError as error:
-        print(
-            f"warning: {error}; convolutions are XLA's own, less than half as fast on a CPU",
-            file=sys.stderr,
-        )
+        warn(f"{error}; convolutions are XLA's own, less than half as fast on a CPU")
         return False
     for name in ("correlate", "kernel_gradient"):
         jax.ffi.register_ffi_target(
@@ -62,7 +59,7 @@ def load_library(folder: Path) -> ctypes.CDLL:
     (a truncated file, other system libraries). An OSError says what is wrong. Take the folder from
     `private_folder`.
     """
-    command = [*compiler_command(), *OPTIONS, *shlex.split(os.environ.get("SSL_JAX_CXXFLAGS", ""))]
+    command = [*compiler_command(), *OPTIONS, *words_of("SSL_JAX_CXXFLAGS")]
     versions = (
         importlib.metadata.version("jaxlib"),
         platform.machine(),
@@ -82,7 +79,7 @@ def load_library(folder: Path) -> ctypes.CDLL:
 
 def compiler_command() -> list[str]:
     """Return the words of `$CXX`, else the first compiler found; an OSError if there is none."""
-    words = shlex.split(os.environ.get("CXX", ""))
+    words = words_of("CXX")
     names = words[:1] or ["c++", "g++", "clang++"]
     found = next((name for name in names if shutil.which(name)), None)
     if found is None:
@@ -91,6 +88,15 @@ def compiler_command() -> list[str]:
             "(install g++ or clang++, or name one in CXX)"
         )
     return words or [found]
+
+
+def words_of(variable: str) -> list[str]:
+    """Return the words of an environment variable; an OSError if a shell could not split it."""
+    text = os.environ.get(variable, "")
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise OSError(f"{variable}: got {text!r}, which a shell cannot split ({error})") from error
 
 
 def compile_library(library: Path, command: list[str]) -> None:
