@@ -255,7 +255,8 @@ READERS = {
 TRIED = """
 encoder:text encoder:null optimizer.predictor:list predictor:whole encoder.name:text
 encoder.width:text encoder.width:infinite encoder.depth:negative predictor.kind:text
-predictor.hidden:huge predictor.hidden:large projector.out:large projector.out:text projector.hidden:nan loss:null
+predictor.hidden:huge predictor.hidden:large projector.out:large projector.out:text
+projector.hidden:nan loss:null
 loss_scale:true target.tau:negative optimizer.learning_rate:text optimizer.name:text
 optimizer.decay:list epochs:nothing epochs:dict batch_size:nan data.name:text
 views.recipe:text views.mean:words init:surrogate precision:zero_byte task:text
