@@ -846,7 +846,7 @@ SPOILT = {
     "metrics.csv: damaged, line 6 goes from step": lambda folder: spoil_line(
         folder, text="7" + "," * (len(COLUMNS) - 1) + "\n"
     ),
-    "line 6: could not convert": lambda folder: spoil_line(
+    "line 6 holds no number": lambda folder: spoil_line(
         folder, text="x" + "," * (len(COLUMNS) - 1) + "\n"
     ),
 }

@@ -142,8 +142,7 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
     check_workdir(str(directory), {"task": "sweep", "sweep": config.sweep})
     defaults = defaults_of("pretrain")
     stored = directory / config.scale / "config.json"
-    refuse_other("--workdir", stored, [config.scale], identity(config)[config.scale], defaults)
-    refuse_other("--workdir", stored, [], identity(config), {})
+    refuse_other("--workdir", stored, [], identity(config), {config.scale: defaults})
     writable("--workdir", directory / config.scale)
     if config.store:
         writable("store", Path(config.store, config.sweep, config.scale))
