@@ -50,7 +50,14 @@ def effective_rank(eigenvalues: jax.Array) -> jax.Array:
     )
 
 
+def frobenius_norm(matrix: jax.Array) -> jax.Array:
+    """Return ||M||_F, (), of a matrix of any scale: no square of an entry overflows or is lost."""
+    largest = jnp.max(jnp.abs(matrix))
+    scale = jnp.where(largest > 0, largest, 1)
+    return scale * jnp.sqrt(jnp.sum(jnp.square(matrix / scale)))
+
+
 def asymmetry(matrix: jax.Array) -> jax.Array:
     """Return ||M - Mᵀ||_F / ||M||_F: 0 for a symmetric matrix, about sqrt(2) for a random one."""
-    norm = jnp.linalg.norm(matrix)
-    return jnp.linalg.norm(matrix - matrix.T) / jnp.maximum(norm, jnp.finfo(matrix.dtype).tiny)
+    norm = frobenius_norm(matrix)
+    return frobenius_norm(matrix - matrix.T) / jnp.maximum(norm, jnp.finfo(matrix.dtype).tiny)

@@ -12,8 +12,8 @@ from typing import Any
 MOST = 40  # characters of a foreign text that a figure has room for
 LONGEST = 60  # characters of a foreign text in the name of a file
 # What Markdown takes for markup inside a line. An underscore within a word is none.
-MARKUP = re.compile(r"[\\`*\[\]~$]|^#|(?<!\w)_|_(?!\w)")
-ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"})
+MARKUP = re.compile(r"[\\`*\[\]~$]|^[#>]|(?<!\w)_|_(?!\w)")
+ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", "|": "&#124;"})
 
 
 def printable(text: object, lines: bool = False) -> str:

@@ -12,6 +12,7 @@ from jax.test_util import check_grads
 
 from ssl_jax.models import MLPHead, make_encoder, make_network
 from ssl_jax.models.batch_norm import BatchNorm, batch_norm
+from ssl_jax.models.layers import Norm
 from ssl_jax.train.parallel import AXIS
 
 SHAPES = [(16, 5), (6, 4, 3, 5)]
@@ -166,19 +167,102 @@ def test_second_derivatives():
     )
 
 
-def test_a_variance_lost_to_rounding_is_a_constant():
-    """E x² - (E x)² has no bits left of a spread of 1e-3 around 1e4: then y is (x - mean) /
-    sqrt(epsilon).
+def by_definition(x, epsilon=1e-5):
+    """h, mean and variance of x (..., C) in float64."""
+    rows = np.float64(x).reshape(-1, x.shape[-1])
+    mean, var = rows.mean(0), rows.var(0)
+    return (np.float64(x) - mean) / np.sqrt(var + epsilon), mean, var
+
+
+def off_centre(shape, mean, spread, seed=3):
+    """Channels of this mean and deviation, as float32 holds them."""
+    return np.float32(mean + spread * np.random.default_rng(seed).normal(size=shape))
+
+
+@pytest.mark.parametrize("mean, spread", [(300, 0.03), (-3e4, 30), (1e4, 1e-2), (1e-3, 1e-6)])
+@pytest.mark.parametrize("shape", [(128, 7), (64, 16, 16, 7)])
+def test_a_mean_far_above_the_deviation(shape, mean, spread):
+    """What float32 holds of such channels comes out as float64 has it, but for the last bit of the
+    mean.
     """
-    x, g = draw((12, 1))
-    (_, mean, var), pull = jax.vjp(
-        lambda x: batch_norm(x, jnp.ones(1), jnp.zeros(1), 1e-5, None, x.dtype), 1e4 + 1e-3 * x
+    x = off_centre(shape, mean, spread)
+    y, got_mean, got_var = batch_norm(x, jnp.ones(7), jnp.zeros(7), 1e-5, None, jnp.float32)
+    h, true_mean, true_var = by_definition(x)
+    last_bit = np.spacing(np.float32(abs(mean))) / np.sqrt(true_var + 1e-5).min()
+    np.testing.assert_allclose(y, h, rtol=1e-4, atol=1e-4 + 1.5 * last_bit)
+    np.testing.assert_allclose(got_var, true_var, rtol=1e-3)
+    np.testing.assert_allclose(got_mean, true_mean, rtol=2e-7)
+    np.testing.assert_allclose(
+        np.std(y, (0, 1, 2)[: y.ndim - 1]), h.std(axis=(0, 1, 2)[: y.ndim - 1]), rtol=1e-3
     )
-    assert var[0] == 0
+
+
+def test_an_outlier_in_the_first_example():
+    """The shift is the first example's mean. B roundings are the most that it can cost."""
+    x = off_centre((256, 3), 0, 1e-3)
+    x[0] = [1e3, -1e2, 1]
+    _, mean, var = batch_norm(x, jnp.ones(3), jnp.zeros(3), 1e-5, None, jnp.float32)
+    _, true_mean, true_var = by_definition(x)
+    np.testing.assert_allclose(var, true_var, rtol=256 * np.finfo(np.float32).eps)
+    np.testing.assert_allclose(mean, true_mean, rtol=1e-5)
+
+
+def test_a_mean_far_above_the_deviation_in_bfloat16():
+    """300 + 0.03 is 300 in bfloat16: nothing is left to normalise. 4 more bits are seen."""
+    x = jnp.asarray(off_centre((64, 4, 4, 2), 300, [0.03, 8]), jnp.bfloat16)
+    y, _, _ = batch_norm(x, jnp.ones(2), jnp.zeros(2), 1e-5, None, jnp.bfloat16)
+    np.testing.assert_array_equal(np.float32(y[..., 0]), 0)
+    h, _, _ = by_definition(np.float32(x))
+    np.testing.assert_allclose(np.float32(y[..., 1]), h[..., 1], rtol=2**-7, atol=1e-3)
+
+
+def test_a_mean_far_above_the_deviation_on_four_devices():
+    """Shared statistics are those of all rows, each device with a mean of its own as well."""
+    x = off_centre((4, 16, 3), 300, 0.03) + np.float32([0, 0.01, 0.02, 200])[:, None, None]
+    x[:, :, 1] = off_centre((4, 16), 300, 0.03)
+    norm = functools.partial(batch_norm, epsilon=1e-5, axis_name=AXIS, dtype=jnp.float32)
+    y, _, var = jax.pmap(norm, AXIS, in_axes=(0, None, None))(x, jnp.ones(3), jnp.zeros(3))
+    h, _, true_var = by_definition(x)
+    np.testing.assert_allclose(y, h, rtol=1e-4, atol=2e-3)
+    np.testing.assert_allclose(var, np.tile(true_var, (4, 1)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 300.1, -1e4 / 3])
+def test_a_constant_channel_is_zero(value):
+    """Its gradient is (g - mean(g)) / sqrt(epsilon)."""
+    _, g = draw((12, 1))
+    (y, mean, var), pull = jax.vjp(
+        lambda x: batch_norm(x, jnp.ones(1), jnp.zeros(1), 1e-5, None, x.dtype),
+        jnp.full((12, 1), value),
+    )
+    assert var[0] == 0 and not np.any(y)
     dx = pull((g, jnp.zeros_like(mean), jnp.zeros_like(var)))[0]
     chex.assert_trees_all_close(
         dx, (g - jnp.mean(g)) / np.float32(np.sqrt(1e-5)), rtol=1e-4, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("kind", ["batch", "layer", "group", "instance"])
+def test_every_norm_keeps_its_digits(kind):
+    """Those of one example as well: mean 300, deviation 0.03."""
+    x = off_centre((4, 16, 16, 64), 300, 0.03)
+    module = Norm(kind)
+    y = np.asarray(
+        module.apply(
+            module.init(jax.random.key(0), x, train=False), x, train=True, mutable=["batch_stats"]
+        )[0]
+    )
+    axes = {"batch": (0, 1, 2), "layer": (1, 2, 3), "instance": (1, 2)}
+    wide = np.float64(x) - np.float64(x).mean(axes.get(kind, (1, 2)), keepdims=True)
+    if kind == "group":  # 32 groups of 2 channels
+        wide = np.float64(x).reshape(4, 16, 16, 32, 2)
+        wide = (wide - wide.mean((1, 2, 4), keepdims=True)) / np.sqrt(
+            wide.var((1, 2, 4), keepdims=True) + 1e-5
+        )
+        expected = wide.reshape(x.shape)
+    else:
+        expected = wide / np.sqrt(wide.var(axes[kind], keepdims=True) + 1e-5)
+    np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-2)
 
 
 def kept(batch):

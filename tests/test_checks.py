@@ -12,6 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ssl_jax.augment.views import make_recipe
+from ssl_jax.builders import program
 from ssl_jax.builders.checks import (
     PROBE_RANGES,
     RANGES,
@@ -24,8 +25,11 @@ from ssl_jax.builders.checks import (
     check_supervised,
     check_views,
 )
+from ssl_jax.builders.data import build_cadence
+from ssl_jax.builders.optimizer import schedule_options
 from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.errors import UserError
+from ssl_jax.workdir.directory import flatten
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -43,6 +47,34 @@ def line_of(check, *given) -> str:
     line = str(refused.value)
     assert "\n" not in line
     return line
+
+
+# --- One example a device -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, fields, refused",
+    [
+        ("quickstart", {}, True),
+        ("quickstart", {"encoder.norm": "layer"}, True),  # the heads still have BatchNorm
+        ("supervised", {"encoder.name": "resnet18"}, True),
+        ("supervised", {"encoder.name": "resnet18", "encoder.norm": "group"}, False),
+        ("supervised", {"encoder.name": "convnext_tiny"}, False),
+    ],
+)
+def test_one_example_a_device_has_no_statistics(name, fields, refused):
+    config = config_of(name, sync_batch_norm=False, devices=4, batch_size=4, **fields)
+    if refused:
+        line = line_of(program.pick_devices, config)
+        assert (
+            line.startswith("batch_size: got 4, one example a device") and "sync_batch_norm" in line
+        )
+    else:
+        program.pick_devices(config)
+    for change in ({"sync_batch_norm": True}, {"batch_size": 8}, {"devices": 2}):
+        other = config.copy_and_resolve_references()
+        other.update(change)
+        program.pick_devices(other)
 
 
 # --- Numbers --------------------------------------------------------------------------------------
@@ -69,6 +101,7 @@ KINDS = {
         "projector.hidden": COUNT,
         "predictor.hidden": COUNT,
         "predictor.every": COUNT,
+        "predictor.phase": WHOLE_FROM_0,
         "predictor.eps": SHARE,
         "optimizer.learning_rate": NUMBER_FROM_0,
         "optimizer.weight_decay": NUMBER_FROM_0,
@@ -136,6 +169,54 @@ def test_ends_of_a_range(table, field):
         assert re.fullmatch(
             rf"{re.escape(field)}: got {re.escape(str(value))}, takes a number (of|from) .*", line
         )
+
+
+@pytest.mark.parametrize(
+    "check, name",
+    [(check_counts, "quickstart"), (check_supervised, "supervised"), (check_probe, "probe")],
+)
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_no_number_of_a_configuration_may_be_infinite(check, name, value):
+    """Every field that takes a number, one at a time, set or not by default."""
+    config = config_of(name)
+    numbers = 0
+    for field in flatten(config.to_dict()):
+        *sections, last = field.split(".")
+        section = config
+        for each in sections:
+            section = section[each]
+        kind = section.get_type(last)
+        if kind not in (float, tuple):
+            continue
+        numbers += 1
+        given = (0.5, value) if kind is tuple else value
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict({field: given})
+        assert line_of(check, changed).startswith(f"{field}: got ")
+    assert numbers > 1
+
+
+@pytest.mark.parametrize("option", ["every", "cycle"])
+def test_a_length_that_rounds_to_no_step(option):
+    config = ConfigDict(
+        {"schedule": {"name": {"every": "step", "cycle": "sgdr"}[option], "decay": "constant"}}
+    )
+    config.schedule[option] = 0.04
+    line = line_of(schedule_options, config, config.schedule.name, 10)
+    assert (
+        line.startswith(f"schedule.{option}: got 0.04 epochs, which round to 0") and "0.1" in line
+    )
+    config.schedule[option] = 0.1
+    assert schedule_options(config, config.schedule.name, 10) == {option: 1}
+
+
+def test_more_steps_than_are_counted():
+    config = ConfigDict(
+        {"epochs": 2**31 // 390 + 1, "eval_every": 0, "checkpoint_every": 0, "log_every": 1}
+    )
+    assert "takes at most 5506368 of 390 steps each" in line_of(build_cadence, config, 390)
+    config.epochs -= 1
+    assert build_cadence(config, 390).total < 2**31
 
 
 def test_the_words_of_a_range_name_its_ends():

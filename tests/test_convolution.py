@@ -169,6 +169,15 @@ def test_no_images():
     chex.assert_trees_all_equal((value, *pull(gradient)), (gradient, x, jnp.zeros_like(kernel)))
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 8, 32, 0, 3, 1), (2, 8, 8, 0, 32, 3, 1)])
+def test_no_channels(shape):
+    """XLA's numbers: nothing, or zeros. Natively the division by their number ended the process."""
+    x, kernel, gradient = draw(shape)
+    value, pull = jax.vjp(functools.partial(ours, stride=1), x, kernel)
+    assert value.shape == gradient.shape and not np.any(value)
+    chex.assert_trees_all_equal(pull(gradient), (jnp.zeros_like(x), jnp.zeros_like(kernel)))
+
+
 @needs_native
 def test_inside_a_loop_and_on_all_devices_at_once():
     """More convolutions at a time than there are threads: none may wait for another to begin."""

@@ -330,7 +330,7 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     (
         "configs.supervised",
         {"plateau.watch": "validation_loss", "stopping.watch": "validation_loss"},
-        "Velasco-Forero's lecture (monitor='val_loss'); the optimizer guide (scheduler.step(val_loss))",
+        "Velasco-Forero's lecture (monitor='val_loss'); the optimizer guide (step(val_loss))",
     ),
     ("configs.supervised", {"init": "pytorch", "loss": "softmax"}, "LPWD, section 4 (timm)"),
     ("configs.supervised", {"data.validation_size": 5000}, "own choice: a tenth of CIFAR-10"),
@@ -404,7 +404,7 @@ def test_the_statistics_of_the_digits_are_theirs():
     assert (recipe.mean[0], recipe.std[0]) == pytest.approx((image.mean(), image.std()), rel=1e-3)
 
 
-# --- Defaults that act only where nobody looks -----------------------------------------------------
+# --- Defaults that act only where nobody looks ----------------------------------------------------
 
 
 def test_the_floor_holds_where_an_eigenvalue_is_zero():

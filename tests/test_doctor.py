@@ -255,7 +255,7 @@ def byol_full():
 
 
 def test_a_slow_transient_is_not_sure(byol_full):
-    """BYOL's mean direction takes thousands of steps to fade. Its first rows look like a collapse."""
+    """BYOL's mean direction takes thousands of steps to fade. Its first rows look collapsed."""
     history, facts, found = byol_full
     ill = [each for each in found if each.collapsed]
     assert ill and all(level(each) != "sure" and each.settles for each in ill)
@@ -361,7 +361,7 @@ def test_what_moves_or_is_a_close_thing_is_likely():
 
 
 def test_a_falling_eigenvalue_is_waited_for_until_it_is_gone():
-    """By the step at which it passes HELD[1] at its rate: top = e^(-step / 800), from step 50 on."""
+    """By the step at which it passes HELD[1] at its rate: top = e^(-step / 800), from step 50."""
     facts, history = BARE._replace(optimizer="adam", total_steps=2400), still("rank-one explosion")
     history["top_eigenvalue"] = 90 * np.exp(-history["step"] / 800)
     found = diagnose(history, facts)
@@ -836,19 +836,19 @@ def supervised(folder):
 
 SPOILT = {
     "config.json: not found": lambda folder: (folder / "config.json").unlink(),
-    "config.json: damaged": lambda folder: (folder / "config.json").write_text(
-        '{"task": "pretrain"}'
-    ),
-    "cannot be read at 'cosin'": rename_loss,
-    "holds a 'supervised' task, takes a pretraining run": supervised,
+    "config.json: damaged": lambda folder: (folder / "config.json").write_text('{"task": '),
+    "config.json: loss: got 'cosin', did you mean 'cosine'?": rename_loss,
+    "config.json: task: got 'supervised', takes 'pretrain'": supervised,
     "metrics.csv: not found": lambda folder: (folder / "metrics.csv").unlink(),
     "metrics.csv: no row yet": lambda folder: write_rows(folder, {"step": []}),
     "first line lacks effective_rank": spoil_header,
-    "line 6 has another number of columns": spoil_line,
-    "steps do not ascend": lambda folder: spoil_line(
+    "metrics.csv: damaged, line 6 has 3 columns": spoil_line,
+    "metrics.csv: damaged, line 6 goes from step": lambda folder: spoil_line(
         folder, text="7" + "," * (len(COLUMNS) - 1) + "\n"
     ),
-    "metrics.csv: damaged (could not convert": lambda folder: spoil_line(folder, text="x,y,z\n"),
+    "line 6 holds no number": lambda folder: spoil_line(
+        folder, text="x" + "," * (len(COLUMNS) - 1) + "\n"
+    ),
 }
 
 

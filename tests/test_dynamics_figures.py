@@ -418,7 +418,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(make, tmp_path):
         (): "^runs: got '', takes work directories",
         (good, tmp_path / "nowhere"): "^runs: no directory .*nowhere",
         (empty,): "empty/config.json: not found",
-        (other,): "^runs: .*other holds a 'theory' task, takes pretraining runs",
+        (other,): "other/config.json: task: got 'theory', takes 'pretrain'",
         (good, unrecorded): "unrecorded/dynamics.npz: .*dynamics.every",
         (good, small): "^runs: .*byol has 6, .*small has 4 modes .*takes runs of one size",
         (broken,): "broken/dynamics.npz: damaged",
@@ -445,19 +445,53 @@ def test_a_run_of_before_there_were_regularisers(make):
 @pytest.mark.parametrize("field, value", [("loss", "cosin"), ("predictor.kind", "mpl")])
 def test_a_run_of_what_this_program_does_not_know(make, field, value):
     with pytest.raises(
-        UserError, match=f"config.json: {field}: got '{value}', takes .*(cosine|direct_pred)"
+        UserError, match=f"config.json: {field}: got '{value}', .*takes: .*(cosine|direct_pred)"
     ):
         read_run(make("run", **{field: value}))
 
 
+@pytest.mark.parametrize("size", [D + 1, 10**9])
+def test_another_size_of_projection_than_the_records(make, size):
+    """Nothing is allocated by the number in config.json."""
+    folder = make("run")
+    config = json.loads((folder / "config.json").read_text())
+    config["projector"]["out"] = size
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"config.json: projector.out: got {size}, .* {D} modes"):
+        read_run(folder)
+    config["projector"]["out"] = D
+    (folder / "config.json").write_text(json.dumps(config))
+    assert read_run(folder).size == D
+
+
 def test_damaged_files_beside(make):
-    lacking, garbled = make("lacking"), make("garbled")
-    config = json.loads((lacking / "config.json").read_text())
-    (lacking / "config.json").write_text(
-        json.dumps({k: v for k, v in config.items() if k not in ("loss", "data")})
-    )
-    with pytest.raises(UserError, match="config.json: damaged, lacks loss, data"):
-        read_run(lacking)
+    spoilt, garbled = make("spoilt"), make("garbled")
+    config = json.loads((spoilt / "config.json").read_text())
+    (spoilt / "config.json").write_text(json.dumps(config | {"data": "digits"}))
+    with pytest.raises(UserError, match="config.json: data: got 'digits', takes a section"):
+        read_run(spoilt)
     (garbled / "metrics.csv").write_text("step,epoch,learning_rate\n1,0.1,many\n")
     with pytest.raises(UserError, match="metrics.csv: damaged"):
         read_run(garbled)
+
+
+def test_runs_of_any_name_are_drawn_and_named_apart(make, tmp_path, capfd):
+    """Methods are text of other people; long ones that differ in the middle stay two."""
+    middle = ["x" * 100 + letter + "y" * 100 for letter in "ab"]
+    names = ["<img src=x onerror=alert(1)>", "$\\frac{$", "_hidden", "a|b", "\x1b[2J", *middle]
+    paths = [make(f"run-{i}", method=name) for i, name in enumerate(names)]
+    assert launch.main(command(paths, tmp_path / "out")) == 0
+    figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    overlays = {name for name in figures if name.startswith("overlay")}
+    assert len(overlays) == len(names) and all(len(name) < 100 for name in overlays)
+    for name in ("table.md", "overlay.md"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "<img" not in text and "\x1b" not in text
+    lines = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").splitlines()
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "\x1b" not in capfd.readouterr().out
+
+
+def command(paths, out):
+    runs = f"--config.runs={','.join(map(str, paths))}"
+    return ["launch.py", "--config", configuration.__file__, f"--workdir={out}", runs]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PLACES = {
     "configs/experiments": {"common"},
     "ssl_jax/experiments": {"__init__", "registry"},
-    "ssl_jax/reports/experiments": {"__init__", "registry", "parts"},
+    "ssl_jax/reports/experiments": {"__init__", "registry", "parts", "shapes"},
     "results/experiments": set(),
 }
 

@@ -146,3 +146,11 @@ def test_what_newton_cannot_do_is_refused(change, message):
     with pytest.raises(UserError) as error:
         newton.newton_probe(*problem(), **{"num_classes": CLASSES, "l2": L2, "steps": 3, **change})
     assert str(error.value) == message
+
+
+def test_what_is_added_to_a_singular_hessian_follows_its_scale():
+    """Features of 1e7: a fixed 1e-10 would be lost in rounding, and Cholesky would fail."""
+    rng = np.random.default_rng(0)
+    x, y = newton.with_ones(1e7 * rng.normal(size=(60, 4))), rng.integers(0, 3, 60)
+    problem = newton.Problem(x, np.eye(3)[y], 1e-3, newton.SCORE_LOSSES["softmax"])
+    assert np.isfinite(newton.newton_step(problem, np.zeros((5, 3)))).all()

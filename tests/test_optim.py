@@ -307,6 +307,9 @@ def test_options_are_the_builders_own():
     "name, options, words",
     [
         ("momentun", {}, "optimizer.name: got 'momentun', did you mean 'momentum'"),
+        ("natural", {"block": 0}, "optimizer.block: got 0, takes a whole number of at least 1"),
+        ("natural", {"block": 2.5}, "optimizer.block: got 2.5, takes a whole number"),
+        ("lookahead", {"period": float("inf")}, "optimizer.period: got inf, takes a whole number"),
         ("sgd", {"decay": "l1"}, "optimizer.decay: got 'l1', it takes: auto, coupled"),
         (
             "sgd",

@@ -24,15 +24,20 @@ def reference(corr, eps, eps_mode, floor=1e-4):
     """The formula once more, in float64."""
     s, u = np.linalg.eigh((corr + corr.T) / 2)
     s = np.maximum(s, 0)
-    p = np.sqrt(s / s.max()) + eps if eps_mode == "relative" else np.sqrt(s) + eps * s.max()
+    top = s.max()
+    if eps_mode == "literal":
+        p = np.sqrt(s) + eps * top
+    else:
+        p = np.sqrt(np.clip(s / top, 0, top if eps_mode == "clipped" else None)) + eps
     return (u * np.maximum(p, floor)) @ u.T
 
 
-@pytest.mark.parametrize("eps_mode", ["relative", "literal"])
+@pytest.mark.parametrize("scale", [1, 0.02])
+@pytest.mark.parametrize("eps_mode", ["relative", "clipped", "literal"])
 @pytest.mark.parametrize("eps", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("dim", [1, 3, 12, 128])
-def test_direct_pred_is_its_formula(eps_mode, eps, dim):
-    corr = correlation(dim=dim)
+def test_direct_pred_is_its_formula(eps_mode, eps, dim, scale):
+    corr = correlation(dim=dim, scale=scale)
     got = direct_pred(jnp.float32(corr), eps, eps_mode)
     chex.assert_trees_all_close(got, reference(corr, eps, eps_mode), atol=2e-4)
 
@@ -44,6 +49,18 @@ def test_direct_pred_commutes_and_is_symmetric_positive():
     chex.assert_trees_all_close(w @ corr, corr @ w, atol=1e-4)
     eigenvalues = np.linalg.eigvalsh(w)
     assert eigenvalues.min() >= 0.1 - 1e-5 and abs(eigenvalues.max() - 1.1) < 1e-5
+
+
+def test_the_clip_acts_below_a_top_of_one_alone():
+    """The replication's code: at m = 0.5 and 0.1 the matrices are apart by what its audit found."""
+    unit = correlation(2)
+    unit = unit / np.linalg.eigvalsh(unit).max()
+    for top, apart in ((1.0, False), (7.0, False), (0.5, True), (0.1, True)):
+        corr = jnp.float32(top * unit)
+        plain, clipped = (direct_pred(corr, 0.1, mode) for mode in ("relative", "clipped"))
+        assert (np.linalg.norm(plain - clipped) / np.linalg.norm(plain) > 0.05) == apart
+    largest = np.linalg.eigvalsh(direct_pred(jnp.float32(0.25 * unit), 0.1, "clipped")).max()
+    assert largest == pytest.approx(0.5 + 0.1, rel=1e-5)  # sqrt(m) + eps
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-2, 1e4])
@@ -81,6 +98,13 @@ def test_direct_copy_is_its_formula():
     )
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-25, 1e-19, 1e20, 1e35])
+def test_direct_copy_does_not_see_the_scale_of_f(scale):
+    corr = correlation(5)
+    expected = corr / np.sqrt(np.sum(corr**2)) + 0.3 * np.eye(DIM)
+    chex.assert_trees_all_close(direct_copy(jnp.float32(scale * corr), 0.3), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_what_its_record_promises(kind):
     check_predictor(kind)
@@ -95,16 +119,16 @@ def test_matrix_is_what_apply_multiplies_by(kind):
     chex.assert_trees_all_close(predictor.apply(params, memory, z), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("every", [1, 5])
-def test_hybrid_sets_only_where_step_divides(every):
-    predictor = make_predictor("direct_pred", DIM, every=every)
+@pytest.mark.parametrize("every, phase", [(1, 0), (5, 0), (5, 4)])
+def test_hybrid_sets_at_its_phase_of_the_steps(every, phase):
+    predictor = make_predictor("direct_pred", DIM, every=every, phase=phase)
     params, memory = predictor.init(jax.random.key(0))
     update = jax.jit(predictor.update)
-    for step in range(7):
+    for step in range(11):
         marked = jax.tree.map(lambda w: w + 1.0, params)  # what the optimizer would have left
         corr = jnp.float32(correlation(step))
         params, memory = update(marked, memory, corr, step)
-        if step % every == 0:
+        if step in {1: range(11), 5: range(phase, 11, 5)}[every]:
             chex.assert_trees_all_close(
                 predictor.matrix(params), direct_pred(memory["correlation"], 0.1), atol=1e-5
             )
@@ -163,6 +187,8 @@ def test_parameter_counts():
         ("direct_pred", {"eps_mode": "absolute"}, "predictor.eps_mode: got 'absolute'"),
         ("direct_pred", {"rho": 1.0}, "predictor.rho: got 1.0"),
         ("linear", {"rho": -0.5}, "predictor.rho: got -0.5"),
+        ("direct_pred", {"phase": 1}, "predictor.phase: got 1, takes 0 to 0"),
+        ("direct_copy", {"every": 5, "phase": 5}, "predictor.phase: got 5, takes 0 to 4"),
         ("direct_pred", {"every": 0}, "predictor.every: got 0"),
     ],
 )

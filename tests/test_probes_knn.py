@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from ssl_jax.errors import UserError
@@ -65,6 +66,47 @@ def test_accuracy_equals_scikit_learn_and_weights_matter():
         reference["vote"]
     )
     assert reference["vote"] != reference["equal"]
+
+
+def dominated(name):
+    """Digits whose features one direction dominates, or that float32 cannot square."""
+    digits = load_digits()
+    x, y = digits.data, digits.target.astype(np.int32)
+    sign = np.random.default_rng(0).choice([-1, 1], (len(x), 1))
+    x = {
+        "constant 300": lambda: x + 300,
+        "constant 1000": lambda: x + 1000,
+        "one column": lambda: np.concatenate([x, np.full((len(x), 1), 1e4)], axis=1),
+        "one column of either sign": lambda: np.concatenate([x, 1e4 * sign], axis=1),
+        "huge": lambda: 1e36 * x,
+        "tiny": lambda: 1e-38 * x,
+        "every scale": lambda: x * 10.0 ** np.linspace(-30, 30, len(x))[:, None],
+    }[name]()
+    x = np.float32(x)
+    return x[:1200], y[:1200], x[1200:], y[1200:]
+
+
+DOMINATED = (
+    "constant 300, constant 1000, one column, one column of either sign, huge, tiny, every scale"
+)
+
+
+@pytest.mark.parametrize("name", DOMINATED.split(", "))
+def test_one_direction_that_dominates_and_numbers_of_any_size(name):
+    """scikit-learn in float64; its own norm squares each number, so that rows are scaled first."""
+    bank_x, bank_y, query_x, query_y = dominated(name)
+    wide = [
+        x / np.abs(x).max(axis=1, keepdims=True) for x in (np.float64(bank_x), np.float64(query_x))
+    ]
+    for k in (1, 20, 200):
+        model = KNeighborsClassifier(
+            k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1)
+        ).fit(wide[0], bank_y)
+        found = knn._predict(bank_x, bank_y, query_x, 10, k, 0.1)
+        expected = model.predict(wide[1])
+        assert np.sum(found != expected) <= 1  # classes whose votes are equal in float64
+        if k == 1:
+            assert np.mean(expected == query_y) > 0.9  # there is much to lose
 
 
 def test_bank_finds_itself_with_one_neighbour():

@@ -386,3 +386,17 @@ def test_an_unknown_loss_is_told_the_known_ones():
         UserError, match=r"loss of the linear probe: got 'hing', did you mean 'hinge'\?"
     ):
         linear.seed_probe(*problem(), num_classes=CLASSES, seed=0, loss="hing")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("mean, spread", [(1e4, 0.01), (300, 0.03), (0, 1e36), (0, 1e-30)])
+def test_standardise_keeps_the_digits_of_both_sets(dtype, mean, spread):
+    """float64 NumPy on what float32 holds; the test set comes in float32 either way."""
+    rng = np.random.default_rng(0)
+    train, test = (np.float32(mean + spread * rng.normal(size=(n, 5))) for n in (400, 50))
+    wide = np.float64(train)
+    got = linear.standardise(train.astype(dtype), test)
+    for one, x in zip(got, (train, test), strict=True):
+        assert one.dtype == dtype
+        expected = (np.float64(x) - wide.mean(0)) / wide.std(0)
+        np.testing.assert_allclose(one, expected, rtol=1e-6, atol=1e-6)

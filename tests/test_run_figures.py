@@ -127,11 +127,11 @@ def test_draw_views_shows_the_image_and_undoes_the_normalisation(tmp_path, chann
     image = rng.integers(0, 256, (4, 8, 8, channels), dtype=np.uint8)
     mean, std = (0.3,) * channels, (0.5,) * channels
     shown = []
-    original = run_figures._save
+    original = run_figures.save
     monkeypatch.setattr(
         run_figures,
-        "_save",
-        lambda figure, path: (shown.extend(figure.axes), original(figure, path)),
+        "save",
+        lambda figure, *where: (shown.extend(figure.axes), original(figure, *where)),
     )
     views = tuple(((image / 255 - 0.3) / 0.5).astype(np.float32) for _ in range(2))
     run_figures.draw_views(image, views, mean, std, tmp_path / "v.png")

@@ -424,6 +424,25 @@ def test_points_without_decay_and_at_the_critical_one():
     assert critical[1].p == 0.5
 
 
+def test_a_line_without_target_attracts_the_flow():
+    """eta_s = 0 and tau = 0: p dies out, s stays where it is, at any value."""
+    numbers = {"alpha_p": 1.0, "eta_p": 0.04, "eta_s": 0.0, "tau": 0.0}
+    collapsed, line = theory.fixed_points(**numbers)
+    curves = theory.simulate(p=[0.3, -0.3], s=[0.5, 2.0], times=[0, 1000.0], **numbers)
+    np.testing.assert_allclose(curves.p[:, -1], line.p, atol=1e-6)
+    assert line.stable and np.all(curves.s[:, -1] > 0.1) and not collapsed.stable
+
+
+def test_s_is_never_below_zero():
+    """Modes that die, some at once, by an adaptive solver."""
+    eta = np.geomspace(0.3, 30, 20)
+    for given in ({"p": 0.5, "s": 0.3}, {"p": -3.0, "s": 5.0}, {"p": 2.0, "s": 1e-12}):
+        curves = theory.simulate(
+            **given, times=np.linspace(0, 100, 200), alpha_p=1, eta_p=eta, eta_s=eta
+        )
+        assert np.min(curves.s) >= 0
+
+
 def test_the_border_between_learning_and_collapse():
     """On the parabola it lies between .0415 and .0420, in the integrated flow and by the test of
     the basin.

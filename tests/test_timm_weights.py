@@ -42,6 +42,39 @@ def test_the_head_is_taken_where_it_fits(path):
     assert message.endswith("its head has 5 classes, here are 7: left as initialised")
 
 
+@pytest.mark.parametrize(
+    "weight, bias",
+    [((5, 7), (5,)), ((5, 32), (4,)), ((5, 32, 1, 1), (5,)), ((5,), (5,)), ((5, 32), (5, 1))],
+)
+def test_a_head_of_another_shape_is_named(tmp_path, weight, bias):
+    file = draw_file(DEPTHS, 4, 5)
+    assert file["head.fc.weight"].shape == (5, 32)
+    file |= {
+        "head.fc.weight": np.zeros(weight, np.float32),
+        "head.fc.bias": np.zeros(bias, np.float32),
+    }
+    save_file(file, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=r"the head in .* takes \(classes, 32\) and \(classes,\)"):
+        load_weights(tmp_path / "a.safetensors", *convnext(5), "convnext_tiny")
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("bn1.running_var", -0.5, "bn1.running_var in .* has -0.5, a variance takes at least 0"),
+        ("bn1.running_mean", np.nan, "bn1.running_mean in .* not finite"),
+        ("conv1.weight", np.inf, "conv1.weight in .* not finite"),
+    ],
+)
+def test_numbers_that_no_network_has_are_named(tmp_path, name, value, words):
+    file = resnet_file((2, 2, 2, 2), 4, 5)
+    file[name].flat[1] = value
+    save_file(file, tmp_path / "a.safetensors")
+    init = make_classifier(make_encoder("resnet18", width=4, stem="imagenet"), 5).init
+    with pytest.raises(UserError, match=words):
+        load_weights(tmp_path / "a.safetensors", *start(init), "resnet18")
+
+
 def test_a_trunk_for_pretraining_takes_the_encoder_alone(path):
     network = make_network(make_encoder("convnext_tiny", width=4, depth=1), MLPHead(8, 4))
     params, stats = start(network.init)
@@ -70,8 +103,9 @@ def resnet_file(depths, width, classes):
     rng = np.random.default_rng(0)
     file = {f"{name}.weight": rng.normal(size=shape) for name, shape in shapes.items()}
     for name, c in norms.items():
-        for leaf in ("weight", "bias", "running_mean", "running_var"):
+        for leaf in ("weight", "bias", "running_mean"):
             file[f"{name}.{leaf}"] = rng.normal(size=c)
+        file[f"{name}.running_var"] = rng.uniform(0.1, 2, size=c)
         file[f"{name}.num_batches_tracked"] = np.array(3)
     file |= {"fc.weight": rng.normal(size=(classes, inputs)), "fc.bias": rng.normal(size=classes)}
     return {name: np.asarray(a, np.float32) for name, a in file.items()}

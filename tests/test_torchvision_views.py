@@ -1,4 +1,4 @@
-"""The whole recipes of the views, against torchvision's on Pillow: the distributions of what comes out.
+"""The whole recipes of the views against torchvision's on Pillow, in distribution.
 
 torchvision is not needed: its operations on 8-bit pictures are calls of Pillow, and its draws are
 written down in its documentation. Here they are made again, with NumPy's random numbers.

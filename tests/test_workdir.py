@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from configs import defaults
 from ssl_jax.errors import UserError
 from ssl_jax.workdir import directory as workdir
 from ssl_jax.workdir import result_json
@@ -139,19 +138,53 @@ def test_other_configuration_is_refused_with_the_differing_fields(tmp_path):
 
 
 def test_a_field_that_came_later_is_what_runs_did_without_it(tmp_path):
+    """What neither start has stays out of it, and a field that is there keeps its value."""
     workdir.open_workdir(str(tmp_path), CONFIG)
-    assert (
-        workdir.open_workdir(str(tmp_path), CONFIG | {"regularisers": {"variance": 0.0}})
-        == tmp_path
-    )
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    defaults = {"regularisers": {"variance": 0.0}, "loss": "cosine", "epochs": 100}
+
+    def check(later):
+        return workdir.check_workdir(str(tmp_path), CONFIG | later, defaults=defaults)
+
+    assert check({}) == check({"regularisers": {"variance": 0.0}}) == tmp_path
     with pytest.raises(UserError, match=r"\(regularisers.variance 0.0 -> 0.5\)"):
-        workdir.open_workdir(str(tmp_path), CONFIG | {"regularisers": {"variance": 0.5}})
+        check({"regularisers": {"variance": 0.5}})
+    with pytest.raises(UserError, match=r"\(other 'absent' -> 1\)"):
+        check({"other": 1})
 
 
-def test_fields_that_came_later_have_their_defaults():
-    fields = workdir.flatten(defaults.get_config().to_dict())
-    assert workdir.LATER == {name: fields[name] for name in workdir.LATER}
+@pytest.mark.parametrize("wrong", ["x", None, 3, [1]])
+def test_a_damaged_section_is_no_absent_one(tmp_path, wrong):
+    defaults = CONFIG | {"data": {"name": "cifar10", "data_dir": ""}}
+    config = changed(data__name="cifar10")
+    workdir.open_workdir(str(tmp_path), config)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"data": wrong}))
+    if wrong is None:  # as if unset
+        assert workdir.check_workdir(str(tmp_path), config, defaults=defaults) == tmp_path
+        return
+    with pytest.raises(UserError, match=r"\(data .* -> 'absent'\)"):
+        workdir.check_workdir(str(tmp_path), config, defaults=defaults)
+
+
+def test_damaged_epochs_are_never_a_beginning(tmp_path):
+    def appends(before):
+        raise AssertionError("a schedule of such epochs cannot be built")
+
+    for wrong in ("5", 5.5, [5], -3, 0, 10**12, float("nan")):
+        workdir.write_json(tmp_path / "config.json", CONFIG | {"epochs": wrong})
+        with pytest.raises(UserError, match=r"\(epochs .* -> 5\)"):
+            workdir.check_workdir(str(tmp_path), CONFIG, appends)
+
+
+@pytest.mark.parametrize("deep, taken", [(40, True), (60, False), (400, False), (10**5, False)])
+@pytest.mark.parametrize("opening, closing", ["[]", ('{"a": ', "}")])
+def test_nesting_without_end_is_damage(tmp_path, opening, closing, deep, taken):
+    inner = opening * deep + "1" + closing * deep
+    (tmp_path / "config.json").write_text(f'{{"a": {inner}}}')
+    if taken:
+        workdir.check_workdir(str(tmp_path), json.loads(f'{{"a": {inner}}}'))
+    else:
+        with pytest.raises(UserError, match="config.json: damaged"):
+            workdir.check_workdir(str(tmp_path), CONFIG)
 
 
 def test_other_task_is_refused_in_few_words(tmp_path):

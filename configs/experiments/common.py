@@ -47,7 +47,8 @@ def base(experiment: str) -> ConfigDict:
     # auto: the architecture's own | sigmoid | tanh | relu | leaky_relu | gelu
     config.encoder.activation = "auto"
 
-    # files of timm's weights to start from (safetensors, or a state dict), by architecture; "": none
+    # files of timm's weights to start from, by architecture (safetensors, or a state dict);
+    # "": none
     config.weights = ConfigDict(dict.fromkeys(WITH_WEIGHTS, ""))
 
     config.augment = ConfigDict()

@@ -105,7 +105,8 @@ def optimizer(scale: str, name: str) -> dict:
         "adam": {"learning_rate": 1e-3},
         "adamw": {"learning_rate": 1e-3, "weight_decay": share / 1e-3, "decay": "decoupled"},
         "lion": {"learning_rate": 1e-4, "weight_decay": share / 1e-4, "decay": "decoupled"},
-        "lars": {"learning_rate": 1.0, "weight_decay": 1.5e-6},  # BYOL's decay
+        # BYOL's decay, of kernels alone
+        "lars": {"learning_rate": 1.0, "weight_decay": 1.5e-6, "exclude": r"(bias|scale)$"},
     }.get(name, {})
     fields = {f"optimizer.{field}": value for field, value in ({"name": name} | changes).items()}
     return {"method": f"byol_{name}"} | fields

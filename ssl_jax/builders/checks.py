@@ -9,6 +9,7 @@ from ssl_jax.augment.views import Recipe, check_channels, make_views
 from ssl_jax.data.dataset import Dataset, Description
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.losses import LOSSES, OBJECTIVES, REGULARISERS
+from ssl_jax.models.encoders import ENCODERS
 from ssl_jax.predictors import KINDS, options_of
 from ssl_jax.types import Config
 from ssl_jax.workdir.directory import flatten
@@ -30,6 +31,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "projector.hidden": (1, math.inf),
     "predictor.hidden": (1, math.inf),
     "predictor.every": (1, math.inf),
+    "predictor.phase": (0, math.inf),
     "predictor.eps": (0, 1),
     "optimizer.learning_rate": (0, math.inf),
     "optimizer.weight_decay": (0, math.inf),
@@ -122,9 +124,10 @@ def check_probe(config: Config) -> None:
 
 
 def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None:
-    """Raise a UserError for the first field outside its range. Absent and unset fields pass.
+    """Raise a UserError for the first field outside its range, or else that is not finite.
 
-    `ranges` gives the smallest and the largest value of each field.
+    `ranges` gives the smallest and the largest value of each field. Finite is what all numbers
+    must be. Absent and unset fields pass.
     """
     fields = flatten(config.to_dict())
     for field, (least, most) in ranges.items():
@@ -132,6 +135,24 @@ def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None
         if value is not None and not (least <= value <= most and math.isfinite(value)):
             takes = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
             raise UserError(f"{field}: got {value}, takes a number {takes}")
+    for field, value in fields.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{field}: got {value}, takes finite numbers")
+
+
+def check_batch_norm(config: Config, examples: int) -> None:
+    """UserError where BatchNorm's statistics would be those of one example: it has no variance.
+
+    `examples` of a batch are on each device. The heads of a pretraining run always have BatchNorm.
+    """
+    name, norm = config.encoder.name, config.encoder.norm
+    own = ENCODERS[name].norm if norm == "auto" and name in ENCODERS else norm
+    if not config.sync_batch_norm and examples == 1 and ("projector" in config or own == "batch"):
+        raise UserError(
+            f"batch_size: got {config.batch_size}, one example a device, takes at least 2 a device "
+            "without shared statistics: set sync_batch_norm=True, or a larger batch"
+        )
 
 
 def check_views(recipe: Recipe, data: Description) -> None:

@@ -8,6 +8,8 @@ from ssl_jax.errors import UserError, nearest
 from ssl_jax.train.loop import Cadence
 from ssl_jax.types import Config
 
+MOST_STEPS = 2**31 - 1  # that a step's number, int32, can count
+
 
 def build_cadence(config: Config, steps_per_epoch: int, track: int = 0) -> Cadence:
     """Return when to log, evaluate, save and track, in steps.
@@ -22,6 +24,11 @@ def build_cadence(config: Config, steps_per_epoch: int, track: int = 0) -> Caden
         The total steps, and the steps between two events of each kind.
     """
     total = config.epochs * steps_per_epoch
+    if total > MOST_STEPS:
+        raise UserError(
+            f"epochs: got {config.epochs}, which are {total} steps, takes at most "
+            f"{MOST_STEPS // steps_per_epoch} of {steps_per_epoch} steps each"
+        )
     evaluate, save = (
         n * steps_per_epoch or total for n in (config.eval_every, config.checkpoint_every)
     )

@@ -84,6 +84,22 @@ def build_schedule(
     )
 
 
+def warmup_steps(config: Config, steps_per_epoch: int) -> int:
+    """Return the number of steps of the warm-up."""
+    return _in_steps("warmup_epochs", config.schedule.warmup_epochs, steps_per_epoch)
+
+
+def _in_steps(field: str, epochs: float, steps_per_epoch: int) -> int:
+    """Return the nearest number of steps; UserError where a length above 0 would be none."""
+    steps = round(epochs * steps_per_epoch)
+    if epochs > 0 and not steps:
+        raise UserError(
+            f"schedule.{field}: got {epochs:g}, which is less than half a step: an epoch has "
+            f"{steps_per_epoch} steps"
+        )
+    return steps
+
+
 def schedules_agree(ones: Iterable[Schedule], others: Iterable[Schedule], steps: int) -> bool:
     """Return whether each of `ones` equals its partner of `others` at the first steps.
 
@@ -102,22 +118,6 @@ def schedules_agree(ones: Iterable[Schedule], others: Iterable[Schedule], steps:
 def schedules_of(rules: dict[str, Rule]) -> list[Schedule]:
     """Return the schedules of all groups, of the learning rate and of the decay."""
     return [f for rule in rules.values() for f in (rule.schedule, rule.decay_schedule)]
-
-
-def warmup_steps(config: Config, steps_per_epoch: int) -> int:
-    """Return the number of steps of warm-up."""
-    return _in_steps("warmup_epochs", config.schedule.warmup_epochs, steps_per_epoch)
-
-
-def _in_steps(field: str, epochs: float, steps_per_epoch: int) -> int:
-    """Return the nearest number of steps; UserError where a length above 0 would be none."""
-    steps = round(epochs * steps_per_epoch)
-    if epochs > 0 and not steps:
-        raise UserError(
-            f"schedule.{field}: got {epochs:g}, which is less than half a step: an epoch has "
-            f"{steps_per_epoch} steps"
-        )
-    return steps
 
 
 def schedule_options(config: Config, name: str, steps_per_epoch: int) -> dict[str, float]:
@@ -148,6 +148,12 @@ def schedule_options(config: Config, name: str, steps_per_epoch: int) -> dict[st
             f"schedule.{strange[0]}: got {given[strange[0]]}, but {fields.name} {takes}"
         )
     in_steps = {"every", "cycle"}
+    for option, value in given.items():
+        if option in in_steps and round(value * steps_per_epoch) < 1:
+            raise UserError(
+                f"schedule.{option}: got {value} epochs, which round to 0 of an epoch's "
+                f"{steps_per_epoch} steps, takes at least {1 / steps_per_epoch:.3g}"
+            )
     return {
         option: _in_steps(option, value, steps_per_epoch) if option in in_steps else value
         for option, value in given.items()
@@ -255,9 +261,9 @@ def layer_table(
 
 
 def penalty_kind(config: Config, rules: dict[str, Rule]) -> str:
-    """Return the kind of weight decay that some group has as a penalty of its own.
+    """Return the kind of the weight decay where a group has a penalty, which can oppose the update.
 
-    "" stands for no decay, and for coupled decay (L2), which is part of the gradient.
+    It is "" where nothing decays, and for coupled decay (L2): that is part of the gradient.
     """
     kind = kind_of_decay(config.optimizer.name, config.optimizer.decay)
     decays = any(rule.weight_decay > 0 for rule in rules.values())

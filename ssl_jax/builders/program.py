@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.stages import Wrapped
 
+from ssl_jax.builders.checks import check_batch_norm
 from ssl_jax.data.batches import load
 from ssl_jax.errors import UserError
 from ssl_jax.files import size
@@ -111,9 +112,13 @@ def compile_program(step: Step, data: dict, devices: list, key: jax.Array, size:
 
 
 def pick_devices(config: Config) -> list:
-    """Return the devices to train on; UserError where batch or steps of a call do not fit them."""
+    """Return the devices to train on.
+
+    UserError where batch or steps of a call do not fit them, or where BatchNorm would have a single
+    example on each.
+    """
     devices = parallel.pick_devices(config.devices)
-    parallel.per_device(config.batch_size, devices)
+    check_batch_norm(config, parallel.per_device(config.batch_size, devices))
     steps_per_call(config, devices)
     return devices
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax.stages import Wrapped
 
 from ssl_jax.augment.labelled import make_augment
 from ssl_jax.builders.checks import check_supervised
+from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.network import TRACED_SIDE, build_encoder
 from ssl_jax.builders.optimizer import (
     Rule,
@@ -110,6 +111,18 @@ def appends(config: Config, steps_per_epoch: int, before: int) -> bool:
         for epochs in (before, config.epochs)
     )
     return schedules_agree(one, other, min(config.epochs, before) * steps_per_epoch)
+
+
+def earlier_defaults(config: Config) -> dict[str, Any]:
+    """Return what an earlier start did whose configuration lacks a field: its default, but for one.
+
+    Before there was `watch`, plateau and early stopping watched the accuracy on held-out images.
+    """
+    fields = defaults_of("supervised")
+    for section in ("plateau", "stopping"):
+        if config[section].patience:
+            fields[section]["watch"] = "validation_accuracy"
+    return fields
 
 
 def build_augment(config: Config, data: Description) -> Callable:

@@ -1,33 +1,168 @@
-"""Read the configuration of a pretraining run from its work directory."""
+"""Read the configuration of a run from its work directory, whoever made it and when.
 
+The table of fields (`builders.defaults`) is the schema. A field that the file lacks has its
+default: the run began before there was that field. What the table does not know, a value of another
+type and a value that no run takes are one `UserError` with the file, the field, what it has and
+what it takes.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from ssl_jax.errors import UserError
+from ssl_jax.builders.checks import check_counts
+from ssl_jax.builders.defaults import TABLES
+from ssl_jax.builders.network import build_network
+from ssl_jax.builders.optimizer import build_optimizer, build_rules
+from ssl_jax.builders.pretraining import GROUPS, build_predictor, build_recipe, build_tau
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config
-from ssl_jax.workdir.directory import read_json
+from ssl_jax.workdir.directory import LISTED, read_json
 
-SECTIONS = (
-    "data",
-    "views",
-    "encoder",
-    "projector",
-    "predictor",
-    "target",
-    "optimizer",
-    "schedule",
-    "probe",
-)
+TAKES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    tuple: "a list of numbers",
+}
+SHOWN = 60  # characters of a value that a message shows
+# Steps of an epoch that the parts are built with to check them, where no data set says how many:
+# enough for schedules that count parts of an epoch, and few enough for runs of many epochs.
+STEPS_PER_EPOCH, MOST_STEPS = 1000, 2**30
 
 
-def read_trained(source: Path) -> Config:
-    """Return the configuration of the pretraining run in `source`; UserError if none."""
-    trained = read_json(source / "config.json")
-    if trained.get("task") != "pretrain":
+def read_trained(source: Path, task: str = "pretrain") -> Config:
+    """Return the configuration of the run in the work directory `source`, with all its fields.
+
+    The values of a pretraining run are checked as its start checks them, without its data; those of
+    other tasks by their types alone.
+
+    Raises:
+        UserError: `source` holds no run of the task, or its config.json is damaged.
+    """
+    path = source / "config.json"
+    content = read_json(path)
+    held = content.get("task")
+    if held != task:
         raise UserError(
-            f"checkpoint: {source} holds a {trained.get('task')!r} task, takes a pretraining run"
+            f"{path}: task: got {shown(held) if 'task' in content else 'none'}, takes {task!r}; "
+            "expected the work directory of a run of that task"
         )
-    if lacking := [name for name in SECTIONS if not isinstance(trained.get(name), dict)]:
-        raise UserError(f"{source / 'config.json'}: damaged, lacks {', '.join(lacking)}")
-    return ConfigDict(trained)
+    config = TABLES[task]()
+    lacking = lacks(content, config)
+    with found_in(path):
+        fill(config, content)
+        if task == "pretrain":
+            check_pretrained(config)
+    if lacking:
+        more = f" and {len(lacking) - LISTED} more" if len(lacking) > LISTED else ""
+        say(f"{path}: lacks {', '.join(lacking[:LISTED])}{more}, read as the defaults")
+    return config
+
+
+def lacks(content: dict[str, Any], config: Config, section: str = "") -> list[str]:
+    """Return the full names of the fields and whole sections that a file lacks.
+
+    Args:
+        content: of the file, or of its section.
+        config: the table of fields, or its section.
+        section: the section's full name with a dot behind it; "" for the table.
+    """
+    found = []
+    for name, inner in config.items():
+        if name not in content:
+            found.append(f"{section}{name}")
+        elif isinstance(inner, ConfigDict) and isinstance(content[name], dict):
+            found += lacks(content[name], inner, f"{section}{name}.")
+    return found
+
+
+@contextmanager
+def found_in(path: Path) -> Iterator[None]:
+    """Put the file that a value is from before the message of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def fill(config: Config, content: dict[str, Any], section: str = "") -> None:
+    """Set the fields of `config` to those of `content`, and leave the others as they are.
+
+    Args:
+        config: a table of fields, or a section of it.
+        content: what a file has in its place.
+        section: the section's full name with a dot behind it; "" for the table.
+
+    Raises:
+        UserError: the table lacks a field of `content`, or the field takes another type.
+    """
+    for name, value in content.items():
+        field = f"{section}{name}"
+        if name not in config:
+            known = [f"{section}{other}" for other in config]
+            raise UserError(f"{shorten(field)}: no such field, {nearest(field, known)}")
+        if isinstance(config[name], ConfigDict):
+            if not isinstance(value, dict):
+                fields = ", ".join(config[name])
+                raise UserError(f"{field}: got {shown(value)}, takes a section with {fields}")
+            fill(config[name], value, f"{field}.")
+        elif value is not None or config[name] is not None:
+            config[name] = _typed(field, value, config.get_type(name), config[name] is None)
+
+
+def _typed(field: str, value: Any, kind: type, optional: bool) -> Any:
+    """Return the value as the field takes it; UserError for one of another type.
+
+    Args:
+        field: full name, for the message.
+        value: as JSON has it.
+        kind: the type that the field takes.
+        optional: whether it may be unset, for the message.
+    """
+    if kind is float and is_finite(value):
+        return float(value)
+    if kind is int and type(value) is int and -(2**63) <= value < 2**63:
+        return value
+    if kind is tuple and isinstance(value, list) and all(map(is_finite, value)):
+        return tuple(value)
+    if kind in (bool, str) and type(value) is kind:
+        return value
+    or_unset = " or null" if optional else ""
+    raise UserError(f"{field}: got {shown(value)}, takes {TAKES[kind]}{or_unset}")
+
+
+def is_finite(value: Any) -> bool:
+    """Return whether a value of JSON is a number, no truth value, that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= 1e308 and math.isfinite(value)
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, its beginning alone where it is long."""
+    return shorten(repr(value))
+
+
+def shorten(text: str) -> str:
+    """Return at most `SHOWN` characters of a text."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def check_pretrained(config: Config) -> None:
+    """Raise a UserError for the first field of a pretraining run that no run has.
+
+    No data is read: sizes that only the data set limits pass.
+    """
+    check_counts(config)
+    each = max(1, min(STEPS_PER_EPOCH, MOST_STEPS // config.epochs))
+    build_network(config, None)
+    build_predictor(config, None)
+    build_recipe(config)
+    build_tau(config, config.epochs * each)
+    # an order of no modules: that of the network takes seconds to trace, and decides no value
+    build_optimizer(config, build_rules(config, GROUPS, config.epochs * each, each), ())

@@ -22,15 +22,15 @@ from ssl_jax.diagnosis.rows import HELD, LINE, ONE, POINT, THIN
 from ssl_jax.diagnosis.signs import RECENT, ROWS, TREND, Signs, recent_rows, trend
 
 # The steps to come may be at most so many times those for which the state has lasted. Evidence for
-# this and MOVED: 195 small runs and the replication's BYOL at full scale (benchmarks/doctor.py), the
-# verdict at each of their rows against the one at the end. results/doctor/verdicts.json has how
+# this and MOVED: 195 small runs and the replication's BYOL at full scale (benchmarks/doctor.py),
+# the verdict at each of their rows against the one at the end. results/doctor/verdicts.json has how
 # often the doctor was sure with 2 and 2: it was never contradicted. With LASTING 3 one of 13 080
 # was, with MOVED 3 fifty of 12 031, both before DRIFT and the longer stretch for MOVED.
 LASTING = 2.0
 # The factor by which largest eigenvalue and spread may differ within the stretch's later half.
 MOVED = 2.0
 # The factor by which a significant trend has to change a quantity to count as a fall or a rise.
-# Kendall's statistic has no size: on 60 rows that only jitter by 3 % it is beyond TREND now and then.
+# Kendall's statistic has no size: on 60 rows that only jitter by 3 % it sometimes exceeds TREND.
 DRIFT = 1.1
 # Below this spread all projections are one to three digits: what moves there is rounding.
 SAME = 1e-3

@@ -7,7 +7,7 @@ from ssl_jax.predictors import make_predictor
 
 
 class Facts(NamedTuple):
-    """The part of a run's configuration that a diagnosis needs; names as in configs/defaults.py."""
+    """The part of a run's configuration that a diagnosis needs; names as in its table of fields."""
 
     dim: int  # D, width of the projections
     tau: float  # target.tau; 0 is no average

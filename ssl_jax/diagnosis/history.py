@@ -80,7 +80,7 @@ def facts_of(settings: dict, steps: int) -> Facts:
         decay=kind_of_decay(optimizer["name"], optimizer["decay"]),
         decay_scale=optimizer["decay_scale"],
         loss_scale=settings["loss_scale"],
-        loss=settings.get("loss", "cosine"),  # older runs had no choice of a loss
+        loss=settings["loss"],
         total_steps=steps,
         optimizer=optimizer["name"],
     )

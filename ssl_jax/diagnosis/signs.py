@@ -80,7 +80,8 @@ def check_columns(history: dict) -> None:
     """Raise a UserError where a column of NEEDED is missing."""
     if lacking := [name for name in NEEDED if name not in history]:
         raise UserError(
-            f"history: lacks {', '.join(lacking)}, takes the columns of a pretraining run's metrics.csv"
+            f"history: lacks {', '.join(lacking)}, takes the columns of a pretraining run's "
+            "metrics.csv"
         )
 
 
@@ -140,7 +141,10 @@ def trend(values: np.ndarray) -> float:
 
 
 def latched(enter: np.ndarray, stay: np.ndarray, inside: bool = False) -> np.ndarray:
-    """Return True from where `enter` is True, for as long as `stay` is; `inside` is the value before."""
+    """Return True from where `enter` is True, for as long as `stay` is.
+
+    `inside` is the value before the first.
+    """
     held = np.zeros(len(enter), bool)
     for i in range(len(enter)):
         held[i] = inside = bool(enter[i] or (inside and stay[i]))

@@ -510,9 +510,10 @@ def fixed_points(
     if eta_s == 0:
         if eta_p > 0 and tau > 0:
             return points
+        # p' = -α_p a s (p - τ/a), less η_p p where τ = 0: the line attracts wherever s > 0.
         return [
             *points,
-            FixedPoint("learned", tau / (1 + sigma2), np.nan, tau, _unknown(beta), eta_p == 0),
+            FixedPoint("learned", tau / (1 + sigma2), np.nan, tau, _unknown(beta), stable=True),
         ]
     low, high = map(float, roots(eta_s=eta_s, tau=tau, sigma2=sigma2))
     if eta_p == 0 or not high > 0:
@@ -602,9 +603,11 @@ def simulate(
     numbers = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s}
     times = np.asarray(times, np.float64)
     if beta is None:
-        return Curves(
-            times, *_solve(mode_rates, (p, s, tau), 0, times, numbers | {"sigma2": sigma2})
+        p_curve, s_curve, tau_curve = _solve(
+            mode_rates, (p, s, tau), 0, times, numbers | {"sigma2": sigma2}
         )
+        # The flow keeps s >= 0; the solver's error may not.
+        return Curves(times, p_curve, np.maximum(s_curve, 0), tau_curve)
     w = np.sqrt(s)
     numbers |= {"beta": beta, "l_s": 1 + np.asarray(sigma2)}
     p_curve, w, w_a = _solve(scalar_rates, (p, w, tau * w), 0, times, numbers)

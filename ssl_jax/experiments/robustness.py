@@ -1,8 +1,8 @@
 """Learning rate x decay, WD against LPWD.
 
-Figures 2, 3b and 4 and table 2 of the layer-wise pre-weight-decay paper. WD: ordinary decoupled decay;
-RWD: after the update, in real time; PWD: before the gradient; LPWD: the same, more strongly in
-deeper layers. All seeds of a setting, and all arms, share initialisation, data order and
+Figures 2, 3b and 4 and table 2 of the layer-wise pre-weight-decay paper. WD: decoupled
+decay; RWD: after the update, in real time; PWD: before the gradient; LPWD: the same, more strongly
+in deeper layers. All seeds of a setting, and all arms, share initialisation, data order and
 augmentation.
 """
 

@@ -18,8 +18,8 @@ class BatchNorm(nn.Module):
     """Normalise each channel of (B, ..., C) over the batch and all pixels, then scale and shift it.
 
     Ioffe and Szegedy 2015 (arXiv 1502.03167), algorithm 1, with PyTorch's constants. Statistics are
-    float32. The running variance is the biased one, as in Flax. There is no forward-mode
-    derivative.
+    float32, and keep their digits where the mean is large against the deviation. The running
+    variance is the biased one, as in Flax. There is no forward-mode derivative.
     """
 
     axis_name: str | None = None  # mapped axis over which the statistics are shared
@@ -60,11 +60,26 @@ def _batch_norm(
     y = scale (x - mean) / sqrt(variance + epsilon) + bias. No gradient flows through the returned
     mean and variance: what is computed from them counts as a constant.
     """
-    axes, wide = _pixels(x), x.astype(jnp.float32)
-    means = jnp.mean(wide, axes), jnp.mean(wide * wide, axes)
-    mean, square = lax.pmean(means, axis_name) if axis_name else means
-    var = jnp.maximum(0.0, square - mean * mean)
+    mean, var = _statistics(x.astype(jnp.float32))
+    if axis_name:
+        means, within = lax.all_gather((mean, var), axis_name)  # (devices, C) each
+        mean = jnp.mean(means, 0)
+        var = jnp.mean(within + jnp.square(means - mean[None]), 0)
     return _normalise(x, mean, var, epsilon, scale, bias).astype(dtype), mean, var
+
+
+def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the mean and the biased variance, (C,) each, of x (B, ..., C) float32.
+
+    E x² - (E x)² has no digits left where the mean is large against the deviation. So a shift k is
+    subtracted first, the mean of one example: var = E (x - k)² - (E (x - k))². Neither depends on k
+    but in rounding. One example of B holds 1/B of the variance at most, (k - mean)² <= B var, so
+    that B roundings are lost at worst. Both sums are still taken in one pass over x.
+    """
+    shift = lax.stop_gradient(jnp.mean(x[:1], _pixels(x)))
+    centred = x - _across(x, shift)
+    mean, square = jnp.mean(centred, _pixels(x)), jnp.mean(centred * centred, _pixels(x))
+    return shift + mean, jnp.maximum(0.0, square - mean * mean)
 
 
 batch_norm = jax.custom_vjp(_batch_norm, nondiff_argnums=(3, 4, 5))
@@ -99,8 +114,6 @@ def _backward(
     count = x.size // x.shape[-1]
     means = dbias / count, dscale / count
     of_g, of_gh = lax.pmean(means, axis_name) if axis_name else means
-    # Where rounding has clipped the variance to 0, it is a constant.
-    of_gh = jnp.where(var > 0, of_gh, 0.0)
     dx = _across(x, scale * inverse) * (g - _across(x, of_g) - h * _across(x, of_gh))
     return dx.astype(x.dtype), dscale, dbias
 

@@ -218,7 +218,10 @@ class Norm(nn.Module):
                 "nothing is left"
             )
         groups = {"layer": 1, "group": math.gcd(32, channels), "instance": channels}[self.kind]
-        return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=self.dtype, name=self.kind)(x)
+        # Flax computes E x² - (E x)² unless asked for two passes.
+        return nn.GroupNorm(
+            groups, epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=self.kind
+        )(x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,6 +91,7 @@ def load_weights(
             f"encoder.weights: got a file for {architecture}, takes one for {', '.join(RULES)}"
         )
     file = _renamed(read_arrays(path))
+    _check_values(path, file)
     head = next((name for name in HEADS if f"{name}.weight" in file), None)
     head_file = {leaf: file.pop(f"{head}.{leaf}", None) for leaf in ("weight", "bias")}
     encoder = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
@@ -109,7 +110,7 @@ def load_weights(
     )
     params = params | {"encoder": loaded["params"]}
     stats = stats | ({"encoder": loaded["batch_stats"]} if "batch_stats" in loaded else {})
-    params, about_head = _with_head(params, head_file)
+    params, about_head = _with_head(path, params, head_file)
     return params, stats, f"weights: {len(new)} arrays of {architecture} from {path}{about_head}"
 
 
@@ -214,12 +215,34 @@ def _check_fit(
         )
 
 
-def _with_head(params: Params, file: dict[str, np.ndarray | None]) -> tuple[Params, str]:
-    """Return params with the file's head where it fits, and words about it for the message."""
+def _check_values(path: str | Path, file: dict[str, np.ndarray]) -> None:
+    """Raise a UserError for the first array with numbers that no network has."""
+    for name, array in file.items():
+        if not np.all(np.isfinite(np.asarray(array, np.float64))):
+            raise UserError(f"encoder.weights: {name} in {path} has numbers that are not finite")
+        if name.endswith("running_var") and np.any(array < 0):
+            raise UserError(
+                f"encoder.weights: {name} in {path} has {array.min()}, a variance takes at least 0"
+            )
+
+
+def _with_head(
+    path: str | Path, params: Params, file: dict[str, np.ndarray | None]
+) -> tuple[Params, str]:
+    """Return params with the file's head where it fits, and words about it for the message.
+
+    One for another number of classes is left out; a UserError for one that is no head of this
+    encoder.
+    """
     weight, bias = file["weight"], file["bias"]
     if "head" not in params or weight is None or bias is None:
         return params, ", no head"
     kernel = params["head"]["kernel"]
+    if weight.shape[1:] != kernel.shape[:1] or bias.shape != weight.shape[:1]:
+        raise UserError(
+            f"encoder.weights: the head in {path} has weight {weight.shape} and bias {bias.shape}, "
+            f"takes (classes, {kernel.shape[0]}) and (classes,)"
+        )
     if weight.T.shape != kernel.shape:
         return (
             params,

@@ -347,8 +347,8 @@ def _check(option: str, value: Any) -> None:
         raise UserError(f"optimizer.damping: got {value}, takes a number above 0")
     if option == "slow" and not 0 < value <= 1:
         raise UserError(f"optimizer.slow: got {value}, takes a number in (0, 1]")
-    if option == "period" and (value != int(value) or value < 1):
-        raise UserError(f"optimizer.period: got {value}, takes a whole number of at least 1")
+    if option in ("period", "block") and not (value >= 1 and value % 1 == 0):
+        raise UserError(f"optimizer.{option}: got {value}, takes a whole number of at least 1")
     if not value >= 0:
         raise UserError(f"optimizer.{option}: got {value}, takes a number of at least 0")
 

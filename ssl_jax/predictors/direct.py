@@ -7,15 +7,13 @@ Both are functions of the correlation F of the projections.
 # pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
-from typing import cast
-
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.errors import UserError
-from ssl_jax.linalg import from_spectrum, symmetric_eigh
+from ssl_jax.linalg import frobenius_norm, from_spectrum, symmetric_eigh
 
-EPS_MODES = ("relative", "literal")
+EPS_MODES = ("relative", "clipped", "literal")
 
 
 def direct_pred(
@@ -26,17 +24,20 @@ def direct_pred(
     With m = max_j s_j and negative s_j (rounding) taken as 0:
 
         "relative"   p_j = max(sqrt(s_j / m) + eps, floor)
+        "clipped"    p_j = max(sqrt(min(s_j / m, m)) + eps, floor)
         "literal"    p_j = max(sqrt(s_j) + eps * m, floor)
 
-    Both published codes compute the relative form, in which F's scale cancels. The literal form is
-    printed in Tian et al. 2021 (arXiv 2102.06810) eq. 18 and Höppe et al. 2022 eq. 5. There eps
-    acts as eps * sqrt(m) of the relative form. F = 0 gives eps * I (relative), so that a dead
-    network still yields a finite predictor.
+    The original code (Tian et al. 2021, arXiv 2102.06810) computes the relative form, in which F's
+    scale cancels. The replication's (Höppe et al. 2022) computes the clipped one. It is the same
+    while m >= 1. Below, all modes with s_j > m² share one eigenvalue, and the scale of F does not
+    cancel. The literal form is printed in both papers, eq. 18 and eq. 5. There eps acts as eps *
+    sqrt(m) of the relative form. F = 0 gives eps * I (relative, clipped), so that a dead network
+    still yields a finite predictor.
 
     Args:
         corr: F (D, D) float32.
         eps: what is added to the eigenvalues, see above.
-        eps_mode: "relative" or "literal".
+        eps_mode: "relative", "clipped" or "literal".
         floor: lower bound of the eigenvalues of W_p.
 
     Returns:
@@ -52,10 +53,11 @@ def direct_pred(
     s, vectors = symmetric_eigh(corr)
     s = jnp.maximum(s, 0)
     top = s[-1]
-    if eps_mode == "relative":
-        p = jnp.sqrt(s / jnp.where(top > 0, top, 1)) + eps
-    else:
+    if eps_mode == "literal":
         p = jnp.sqrt(s) + eps * top
+    else:
+        share = s / jnp.where(top > 0, top, 1)
+        p = jnp.sqrt(jnp.minimum(share, top) if eps_mode == "clipped" else share) + eps
     return from_spectrum(vectors, jnp.maximum(p, floor))
 
 
@@ -64,5 +66,5 @@ def direct_copy(corr: jax.Array, eps: float = 0.3) -> jax.Array:
 
     Wang et al. 2021 (arXiv 2110.04947). It needs no eigenvectors.
     """
-    norm = cast(jax.Array, jnp.linalg.norm(corr))
+    norm = frobenius_norm(corr)
     return corr / jnp.where(norm > 0, norm, 1) + eps * jnp.eye(corr.shape[0], dtype=corr.dtype)

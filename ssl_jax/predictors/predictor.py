@@ -63,8 +63,8 @@ def make_predictor(kind: str, dim: int, **options: Any) -> Predictor:
 
         mlp          hidden (512), symmetric (False), output_bias (False), axis_name (None)
         linear       symmetric (False)
-        direct_pred  eps (0.1), eps_mode ("relative"), floor (1e-4), every (1)
-        direct_copy  eps (0.3), every (1)
+        direct_pred  eps (0.1), eps_mode ("relative"), floor (1e-4), every (1), phase (0)
+        direct_copy  eps (0.3), every (1), phase (0)
         every kind   init ("pytorch"), rho (0.3)
 
     Args:
@@ -140,6 +140,7 @@ def _direct_pred(
     eps_mode: str = "relative",
     floor: float = 1e-4,
     every: int = 1,
+    phase: int = 0,
     init: str = "pytorch",
     rho: float = 0.3,
 ) -> Predictor:
@@ -149,15 +150,28 @@ def _direct_pred(
             f"predictor.eps_mode: got {eps_mode!r}, takes one of {', '.join(EPS_MODES)}"
         )
     return in_closed_form(
-        dim, lambda corr: direct_pred(corr, eps, eps_mode, floor), every=every, init=init, rho=rho
+        dim,
+        lambda corr: direct_pred(corr, eps, eps_mode, floor),
+        every=every,
+        phase=phase,
+        init=init,
+        rho=rho,
     )
 
 
 def _direct_copy(
-    dim: int, *, eps: float = 0.3, every: int = 1, init: str = "pytorch", rho: float = 0.3
+    dim: int,
+    *,
+    eps: float = 0.3,
+    every: int = 1,
+    phase: int = 0,
+    init: str = "pytorch",
+    rho: float = 0.3,
 ) -> Predictor:
     _check_eps(eps)
-    return in_closed_form(dim, lambda corr: direct_copy(corr, eps), every=every, init=init, rho=rho)
+    return in_closed_form(
+        dim, lambda corr: direct_copy(corr, eps), every=every, phase=phase, init=init, rho=rho
+    )
 
 
 # Each function takes the dimension and, by keyword, options that all have a default. An option that
@@ -176,6 +190,7 @@ def in_closed_form(
     write: Write,
     *,
     every: int = 1,
+    phase: int = 0,
     init: str = "pytorch",
     rho: float = 0.3,
 ) -> Predictor:
@@ -186,6 +201,8 @@ def in_closed_form(
         write: write(F (D, D)) -> W_p (D, D).
         every: steps from one writing to the next. In between the optimizer's steps stand (the
             hybrid).
+        phase: W_p is written at the end of the steps phase, phase + every, ..., counted from 0. The
+            original code's is 0, the replication's every - 1.
         init: name of the initialisation, which holds until the first step is over.
         rho: how much of the old correlation is kept each step, in [0, 1).
 
@@ -193,11 +210,15 @@ def in_closed_form(
         The predictor (B, D) -> (B, D). Its parameters are {"linear": {"kernel": W_pᵀ}}.
 
     Raises:
-        UserError: `every` or `rho` is out of its range.
+        UserError: `every`, `phase` or `rho` is out of its range.
     """
     if every < 1:
         raise UserError(f"predictor.every: got {every}, takes a whole number of steps, at least 1")
-    return _one_layer(dim, rho, init, _set_every(every, write), closed_form=True)
+    if not 0 <= phase < every:
+        raise UserError(
+            f"predictor.phase: got {phase}, takes 0 to {every - 1}, one less than predictor.every"
+        )
+    return _one_layer(dim, rho, init, _set_every(every, phase, write), closed_form=True)
 
 
 def _check_eps(eps: float) -> None:
@@ -255,8 +276,8 @@ def _after_each_step(projection: Callable[[Params], Params] | None) -> Regulate:
     return lambda params, correlation, step: params if projection is None else projection(params)
 
 
-def _set_every(every: int, write: Write) -> Regulate:
-    """Return the regulation that overwrites W_p where step mod every == 0."""
+def _set_every(every: int, phase: int, write: Write) -> Regulate:
+    """Return the regulation that overwrites W_p where step mod every == phase."""
 
     def set_kernel(params: Params, correlation: jax.Array) -> Params:
         return {"linear": {"kernel": write(correlation).T}}
@@ -268,7 +289,7 @@ def _set_every(every: int, write: Write) -> Regulate:
         return cast(
             Params,
             jax.lax.cond(
-                jnp.asarray(step) % every == 0,
+                jnp.asarray(step) % every == phase,
                 set_kernel,
                 lambda params, _: params,
                 params,

@@ -340,13 +340,17 @@ def _result(curves: tuple[jax.Array, jax.Array], test_size: int) -> ProbeResult:
 def standardise(train_x: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
     """Scale all columns by the train set's to mean 0 and deviation 1.
 
-    A constant column is only centred.
+    A constant column is only centred. Computed in float64, in which a mean far above the deviation
+    is not rounded, and returned in the train set's dtype.
     """
     # The import takes a second, so it waits until it is needed.
     from sklearn.preprocessing import StandardScaler
 
-    scaler = StandardScaler().fit(train_x)
-    return [np.asarray(scaler.transform(x)) for x in (train_x, *others)]
+    scaler = StandardScaler().fit(train_x.astype(np.float64))
+    return [
+        np.asarray(scaler.transform(x.astype(np.float64)), train_x.dtype)
+        for x in (train_x, *others)
+    ]
 
 
 # --- Closed form ----------------------------------------------------------------------------------

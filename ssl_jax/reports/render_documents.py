@@ -9,9 +9,9 @@ mark and `<!-- end -->`:
                                 results/experiments/NAME.json
     <!-- dynamics: NAME -->     eigenspaces beside the replication's, from
                                 results/dynamics/NAME.json
-    <!-- labels: NAME -->       the probe with few labels of one run, from results/NAME.json
     <!-- doctor: NAME -->       how often the doctor was sure, and wrong in it, from
                                 results/doctor/NAME.json
+    <!-- labels: NAME -->       the probe with few labels of one run, from results/NAME.json
     <!-- replication: SCALE --> the published tables and claims, from
                                 results/TABLE/SCALE/CELL/seed-N.json
 """
@@ -73,10 +73,8 @@ def seeds_table(results: list[dict]) -> str:
         cells += [
             _over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")
         ]
-        rows.append(
-            f"| {in_markdown(method)} | {len(runs)} | {' | '.join(cells)} "
-            f"| {sum(r['collapsed'] for r in runs)} |"
-        )
+        down = sum(r["collapsed"] for r in runs)
+        rows.append(f"| {in_markdown(method)} | {len(runs)} | {' | '.join(cells)} | {down} |")
     return "\n".join(rows) + "\n"
 
 
@@ -127,12 +125,12 @@ def doctor_table(result: dict) -> str:
             cells.append(f"{sure}, {sum(state == end for state, _ in found)}")
         lines.append(f"| {end} | {len(rows)} | {' | '.join(cells)} |")
     every = result["summary"][-1]
-    told = (
+    summary = (
         f"\nOf {every['verdicts']} verdicts, one a row, {every['sure']} were sure "
         f"({every['sure_collapsed']} of them of a collapse); the end contradicted "
         f"{every['contradicted']}.\n"
     )
-    return "\n".join(lines) + "\n" + told
+    return "\n".join(lines) + "\n" + summary
 
 
 def _percent(spread: dict) -> str:
@@ -145,10 +143,10 @@ RENDERERS = {
         root / "results" / "experiments" / f"{name}.json"
     ),
     "dynamics": lambda name, root: table.report(read_runs(name, root)),
-    "labels": lambda name, root: labels_table(read_labels(root / "results" / f"{name}.json")),
     "doctor": lambda name, root: doctor_table(
         read_json(root / "results" / "doctor" / f"{name}.json")
     ),
+    "labels": lambda name, root: labels_table(read_labels(root / "results" / f"{name}.json")),
     "replication": lambda name, root: markdown(gather([root / "results"]), name),
 }
 

@@ -47,9 +47,9 @@ def is_writer() -> bool:
 
 
 def say(line: str) -> None:
-    """Print a line above the progress bar, once for all processes."""
+    """Print a line, or a table of lines, above the progress bar, once for all processes."""
     if is_writer():
-        _write(line, sys.stdout)
+        _write("\n".join(printable(part) for part in line.split("\n")), sys.stdout)
 
 
 def warn(line: str) -> None:

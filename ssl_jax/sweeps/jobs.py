@@ -8,12 +8,21 @@ from typing import Any, NamedTuple
 from ssl_jax.builders import pretraining
 from ssl_jax.builders.checks import check_few_labels
 from ssl_jax.builders.data import read_dataset
+from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.runtime import lease
 from ssl_jax.types import Config
 from ssl_jax.workdir import result_json
-from ssl_jax.workdir.directory import LISTED, check_workdir, flatten, is_free, read_json, spread
+from ssl_jax.workdir.directory import (
+    LISTED,
+    check_workdir,
+    complete,
+    flatten,
+    is_free,
+    read_json,
+    spread,
+)
 
 SCALES = ("mini", "full")
 
@@ -131,18 +140,20 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
     for cell, run in cells.items():
         _of_cell(cell, check_read, run, datasets)
     check_workdir(str(directory), {"task": "sweep", "sweep": config.sweep})
-    refuse_other("--workdir", directory / config.scale / "config.json", [], identity(config))
+    defaults = defaults_of("pretrain")
+    stored = directory / config.scale / "config.json"
+    refuse_other("--workdir", stored, [], identity(config), {config.scale: defaults})
     writable("--workdir", directory / config.scale)
     if config.store:
         writable("store", Path(config.store, config.sweep, config.scale))
     for job in jobs:
         if job.store is not None and job.store.exists() and not config.again:
-            refuse_other("store", job.store, ["config"], result_json.fields(job.config.to_dict()))
+            fields = result_json.fields(job.config.to_dict())
+            refuse_other("store", job.store, ["config"], fields, defaults)
         if not is_done(job, config.again):
             steps = prepared[job.cell].steps_per_epoch
-            check_workdir(
-                str(job.out), job.config.to_dict(), partial(pretraining.appends, job.config, steps)
-            )
+            appends = partial(pretraining.appends, job.config, steps)
+            check_workdir(str(job.out), job.config.to_dict(), appends, defaults)
 
 
 def _of_cell(cell: str, check: Callable[..., Any], *arguments: Any) -> Any:
@@ -161,26 +172,31 @@ def check_read(config: Config, datasets: dict[str, Dataset]) -> None:
     check_few_labels(config.probe, datasets[wanted])
 
 
-def refuse_other(field: str, path: Path, inside: list[str], config: dict) -> None:
+def refuse_other(
+    field: str, path: Path, inside: list[str], config: dict, defaults: dict[str, Any]
+) -> None:
     """Refuse a file of another configuration.
 
-    Fields that only one of the two configurations has are ignored: later versions add fields.
+    Fields that only one of the two configurations has, and that have no default, are ignored.
 
     Args:
         field: name of the setting that leads to the file, for the message.
         path: a JSON file, which need not exist.
         inside: keys under which the file holds its configuration, outermost first.
         config: the configuration of this start.
+        defaults: of the fields of `config`: a file that lacks one of them has its default.
 
     Raises:
-        UserError: fields outside `FREE` differ, which it lists.
+        UserError: the file is damaged, or fields outside `FREE` differ, which it lists.
     """
     if not path.exists():
         return
     earlier = read_json(path)
     for name in inside:
         earlier = earlier.get(name, {})
-    old, new = spread(earlier), spread(config)
+    if not isinstance(earlier, dict):
+        raise UserError(f"{path}: damaged, its {inside[-1]} is no configuration; delete the file")
+    old, new = complete(earlier, defaults, config), spread(config)
     differing = [
         f"{n} {old[n]!r} -> {new[n]!r}"
         for n in sorted(old.keys() & new.keys())

@@ -1,6 +1,5 @@
 """The store of finished cells, small enough to be kept with the program."""
 
-import runpy
 import shlex
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax import files
+from ssl_jax.builders.defaults import defaults_in
 from ssl_jax.errors import UserError
 from ssl_jax.intervals import rounded
 from ssl_jax.sweeps.jobs import Job
@@ -15,8 +15,6 @@ from ssl_jax.types import Config
 from ssl_jax.workdir import result_json
 from ssl_jax.workdir.directory import flatten, read_json, write_json
 from ssl_jax.workdir.dynamics_npz import read_dynamics
-
-ROOT = Path(__file__).parents[2]  # where configs/ is
 
 RECORDS, MODES = 13, 16  # of the spectra's history, kept in the store
 DIGITS = 6  # of its numbers
@@ -42,7 +40,7 @@ def command(file: str, job: Job) -> str:
 
     It sets every field in which the cell differs from the configuration `file`.
     """
-    plain = flatten(result_json.fields(runpy.run_path(str(ROOT / file))["get_config"]().to_dict()))
+    plain = flatten(result_json.fields(defaults_in(file)))
     fields = flatten(result_json.fields(job.config.to_dict()))
     words = [
         f"--config.{name}={spelled(fields[name])}"

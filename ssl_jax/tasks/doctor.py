@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax import files
+from ssl_jax.builders.trained_run import read_trained
 from ssl_jax.diagnosis.history import Rows, diagnosis_json, facts_of, history_of, total_steps
 from ssl_jax.diagnosis.signs import NEEDED
 from ssl_jax.diagnosis.state import diagnose
@@ -13,7 +14,7 @@ from ssl_jax.reports.doctor import draw, report
 from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config, Interrupted
-from ssl_jax.workdir.directory import open_workdir, read_json, write_json
+from ssl_jax.workdir.directory import open_workdir, write_json
 from ssl_jax.workdir.metrics_csv import read_rows
 
 
@@ -33,7 +34,7 @@ def doctor(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
             "run: got '', takes the work directory of a pretraining run (--config.run=DIR)"
         )
     source = Path(config.run)
-    settings = read_settings(source)
+    settings = read_trained(source).to_dict()
     rows = whole_rows(source / "metrics.csv")
     facts = facts_of(settings, total_steps(settings, rows))
     history = history_of(rows, source)
@@ -53,21 +54,6 @@ def doctor(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
     say(f"result in {out / 'result.json'}, figure in {path}")
 
 
-def read_settings(source: Path) -> dict:
-    """Return config.json of a pretraining run; UserError where it lacks a field that is needed."""
-    settings = read_json(source / "config.json")
-    if settings.get("task") != "pretrain":
-        raise UserError(
-            f"run: {source} holds a {settings.get('task')!r} task, takes a pretraining run"
-        )
-    try:
-        facts = facts_of(settings, 0)
-        _ = facts.sees_scale, facts.learned, settings["epochs"], settings["method"]
-    except (KeyError, TypeError, UserError) as error:
-        raise UserError(f"{source / 'config.json'}: damaged, cannot be read at {error}") from error
-    return settings
-
-
 def whole_rows(path: Path) -> Rows:
     """Return the rows of metrics.csv; UserError where the file is damaged or has no row.
 
@@ -77,10 +63,7 @@ def whole_rows(path: Path) -> Rows:
         raise UserError(f"{path}: not found; takes a run that has logged a row (log_every steps)")
     text = files.read_text(path, "the table that training writes")
     lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    try:
-        rows = read_rows(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); repair it, or take another run") from error
+    rows = read_rows(path)
     if lacking := [
         name for name in NEEDED if name not in (lines[0].strip().split(",") if lines else ())
     ]:

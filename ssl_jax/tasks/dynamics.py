@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax import files
+from ssl_jax.builders.trained_run import read_trained
 from ssl_jax.errors import UserError
-from ssl_jax.losses import OBJECTIVES
-from ssl_jax.predictors import KINDS
 from ssl_jax.reports.dynamics import figures, theory_fit, theory_fit_figure
 from ssl_jax.reports.dynamics import table as tables
 from ssl_jax.reports.figure import required
 from ssl_jax.runtime.terminal import say
 from ssl_jax.text import in_file_name
 from ssl_jax.types import Config, Interrupted
-from ssl_jax.workdir.directory import check_workdir, open_workdir, read_json, write_json
-from ssl_jax.workdir.dynamics_npz import read_dynamics
+from ssl_jax.workdir.directory import check_workdir, open_workdir, write_json
+from ssl_jax.workdir.dynamics_npz import NAME, read_dynamics
 from ssl_jax.workdir.metrics_csv import read_rows
 
 # Shape of what a record has of each array that is drawn or counted: () one number, (3,) one for
@@ -43,8 +42,6 @@ RECORDED = {
     ),
     **dict.fromkeys(("relative_spread", "online_target_cosine", "weight_cosine", "loss"), ()),
 }
-FIELDS = ("method", "seed", "batch_size", "loss", "loss_scale")
-SECTIONS = ("data", "encoder", "projector", "predictor", "target", "optimizer")
 
 
 def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
@@ -112,23 +109,10 @@ def read_run(path: Path) -> figures.Run:
     """
     if not path.is_dir():
         raise UserError(f"runs: no directory {path}, takes work directories of pretraining runs")
-    config = read_json(path / "config.json")
-    if config.get("task") != "pretrain":
-        raise UserError(f"runs: {path} holds a {config.get('task')!r} task, takes pretraining runs")
-    lacking = [name for name in FIELDS if name not in config]
-    if lacking := lacking + [name for name in SECTIONS if not isinstance(config.get(name), dict)]:
-        raise UserError(f"{path / 'config.json'}: damaged, lacks {', '.join(lacking)}")
-    kind = config["predictor"].get("kind")
-    for field, value, known in (
-        ("loss", config["loss"], OBJECTIVES),
-        ("predictor.kind", kind, KINDS),
-    ):
-        if value not in known:
-            raise UserError(
-                f"{path / 'config.json'}: {field}: got {value!r}, takes {', '.join(known)}"
-            )
+    config = read_trained(path).to_dict()
     recorded = read_dynamics(path)
     size, records = config["projector"]["out"], len(recorded["step"])
+    check_modes(path, recorded, size)
     arrays, lost = {"step": recorded["step"]}, []
     for name, shape in RECORDED.items():
         shape = (records, *(size if n == "D" else n for n in shape))
@@ -142,6 +126,28 @@ def read_run(path: Path) -> figures.Run:
         logged[:, [0, 2]] if len(logged) else np.array([[0, config["optimizer"]["learning_rate"]]])
     )
     return figures.Run(config["method"], path, config, arrays, rates, tuple(lost))
+
+
+def check_modes(path: Path, recorded: dict[str, np.ndarray], size: int) -> None:
+    """Refuse records of another number of modes than config.json has, or of none.
+
+    Args:
+        path: the work directory, for the message.
+        recorded: arrays of dynamics.npz.
+        size: modes that config.json has.
+
+    Raises:
+        UserError: names both numbers.
+    """
+    spectra = [
+        recorded[name] for name, shape in RECORDED.items() if shape == ("D",) and name in recorded
+    ]
+    modes = sorted({spectrum.shape[1] for spectrum in spectra if spectrum.ndim == 2})
+    if size not in modes:
+        has = ", ".join(map(str, modes)) or "no"
+        raise UserError(
+            f"{path / 'config.json'}: projector.out: got {size}, but {path / NAME} has {has} modes"
+        )
 
 
 def read_log(path: Path) -> np.ndarray:

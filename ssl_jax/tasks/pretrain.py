@@ -10,6 +10,7 @@ from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders import pretraining
 from ssl_jax.builders.checks import check_few_labels
 from ssl_jax.builders.data import read_dataset
+from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.network import forward_order
 from ssl_jax.builders.optimizer import layer_table
 from ssl_jax.builders.program import check_exclude, check_memory
@@ -49,9 +50,8 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
         UserError: a field is wrong, or the work directory belongs to another run.
     """
     plan, parts = pretraining.prepare(config)
-    out = check_workdir(
-        directory, config.to_dict(), partial(pretraining.appends, config, plan.steps_per_epoch)
-    )
+    appends = partial(pretraining.appends, config, plan.steps_per_epoch)
+    out = check_workdir(directory, config.to_dict(), appends, defaults_of("pretrain"))
     init = pretraining.make_init(parts, plan.data)
     check_memory(config, init, plan.devices)
     check_exclude(config, init)

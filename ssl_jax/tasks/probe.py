@@ -2,14 +2,17 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from ssl_jax.augment.views import Recipe, make_normalise
 from ssl_jax.builders import checks, pretraining
 from ssl_jax.builders.data import describe_dataset, read_dataset
+from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.network import build_network
-from ssl_jax.builders.trained_run import read_trained
+from ssl_jax.builders.program import check_memory, fresh_key
+from ssl_jax.builders.trained_run import found_in, read_trained
 from ssl_jax.data.batches import steps_per_epoch
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
@@ -61,17 +64,22 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         )
     trained.data.data_dir = config.data_dir or trained.data.data_dir
     trained.probe = config.probe
-    out = check_workdir(directory, config.to_dict())
-    data = describe_dataset(trained)
+    out = check_workdir(directory, config.to_dict(), defaults=defaults_of("probe"))
+    with found_in(source / "config.json"):
+        data = describe_dataset(trained)
+        steps_an_epoch = steps_per_epoch(data.pretrain, trained.batch_size)
+        parts = pretraining.build(trained, trained.epochs * steps_an_epoch, steps_an_epoch, None)
+        init = pretraining.make_init(parts, data)
+        shapes: Any = init.trace(fresh_key(trained)).out_info
+        check_memory(trained, init, jax.devices()[:1])
     checks.check_sizes(trained.probe, data)
-    steps_an_epoch = steps_per_epoch(data.pretrain, trained.batch_size)
-    parts = pretraining.build(trained, trained.epochs * steps_an_epoch, steps_an_epoch, None)
+    checkpoints.check_shapes(source / "checkpoints", step, encoder_of(shapes))
     dataset = read_dataset(trained)
     checks.check_few_labels(trained.probe, dataset)
-    fresh = jax.device_get(pretraining.fresh_state(trained, pretraining.make_init(parts, data)))
-    like = {"params": {k: fresh.params[k] for k in ("encoder", "projector")}, "stats": fresh.stats}
+    fresh = jax.device_get(pretraining.fresh_state(trained, init))
     state = fresh._replace(
-        step=step, **checkpoints.restore_parts(source / "checkpoints", step, like)
+        step=step,
+        **checkpoints.restore_parts(source / "checkpoints", step, encoder_of(fresh)),
     )
     encode = accuracies.make_encode(
         parts.network, make_normalise(parts.recipe.mean, parts.recipe.std)
@@ -96,6 +104,12 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     with optional(out / "figures" / "features.png") as path:
         run_figures.draw_features(features, dataset.label_names, path)
     print_accuracies(result)
+
+
+def encoder_of(state: PretrainState) -> dict[str, PyTree]:
+    """Return the parts of a state, or of its shapes, that the probes need."""
+    params = {name: state.params[name] for name in ("encoder", "projector")}
+    return {"params": params, "stats": state.stats}
 
 
 def run_probes(

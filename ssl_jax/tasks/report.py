@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ssl_jax import files
+from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.errors import UserError
 from ssl_jax.reports.replication.claims import evaluate_claims
 from ssl_jax.reports.replication.page import page
@@ -29,7 +30,7 @@ def report(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
     takes = "takes folders that hold SWEEP/SCALE/CELL/seed-N.json, with commas between them"
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise UserError(f"runs: {missing[0]} is no folder, {takes}")
-    gathered = gather(folders)
+    gathered = gather(folders, defaults_of("pretrain"))
     if not gathered.cells:
         why = f" ({gathered.left_out[0]})" if gathered.left_out else ""
         raise UserError(f"runs: got {config.runs!r}, where there is no result{why}; {takes}")

@@ -27,7 +27,14 @@ from ssl_jax.builders.program import (
     compile_program,
     steps_per_call,
 )
-from ssl_jax.builders.supervised import appends, fresh_state, images_left, make_init, prepare
+from ssl_jax.builders.supervised import (
+    appends,
+    earlier_defaults,
+    fresh_state,
+    images_left,
+    make_init,
+    prepare,
+)
 from ssl_jax.data.batches import make_feed
 from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.data.splits import hold_out, redraw
@@ -66,7 +73,8 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     """
     plan, parts, augment = prepare(config)
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
-    out = check_workdir(directory, config.to_dict(), partial(appends, config, plan.steps_per_epoch))
+    grows = partial(appends, config, plan.steps_per_epoch)
+    out = check_workdir(directory, config.to_dict(), grows, earlier_defaults(config))
     init = make_init(parts, plan.data)
     check_memory(config, init, plan.devices)
     check_exclude(config, init)
@@ -197,19 +205,19 @@ def make_job(
 
 
 def mean_loss(loss: str, logits: np.ndarray, label: np.ndarray) -> float:
-    """Mean over examples of a loss of logits (N, K) against labels (N,)."""
+    """Return the mean over examples of a loss of logits (N, K) against labels (N,)."""
     target = jax.nn.one_hot(label, logits.shape[1])
     losses = np.asarray(LOSSES[loss](jnp.asarray(logits), target))
     return float(losses.mean(dtype=np.float64))
 
 
 def watched(rows: list[dict[str, float]], *, watch: str, **options: float) -> dict[str, Any]:
-    """The arguments of a rule of `optim.stopping`: its options, and the history that it watches.
+    """Return the arguments of a rule of `optim.stopping`: its options and its history.
 
     Args:
         rows: of metrics.csv, so far.
         watch: a key of WATCHED. Of the training loss it is the mean since the last evaluation.
-        options: the rule's own.
+        **options: the rule's own.
     """
     history, last, end = [], 0.0, 0.0  # the last evaluation's step, the last row's
     total = 0.0  # of the losses of all steps since
@@ -284,7 +292,7 @@ def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...])
 
 
 def mean_of_known(values: list[float]) -> float:
-    """Mean of the values that are no NaN; NaN where there are none."""
+    """Return the mean of the values that are no NaN; NaN where there are none."""
     known = [value for value in values if value == value]
     return float(np.mean(known)) if known else float("nan")
 

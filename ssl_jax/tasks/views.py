@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.views import Recipe, make_views
 from ssl_jax.builders import checks, pretraining
 from ssl_jax.builders.data import describe_dataset, read_dataset
+from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.reports import run_figures
 from ssl_jax.reports.figure import required
@@ -30,7 +31,7 @@ def views(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         UserError: a field is wrong, or the views do not fit the images.
     """
     recipe = pretraining.build_recipe(config)
-    check_workdir(directory, config.to_dict())
+    check_workdir(directory, config.to_dict(), defaults=defaults_of("views"))
     checks.check_views(recipe, describe_dataset(config))
     dataset = read_dataset(config)
     out = result_json.open_on_one(directory, config.to_dict())

@@ -178,14 +178,42 @@ def restore_parts(directory: Path, step: int, like: PyTree) -> PyTree:
         name = keystr(path, simple=True, separator="/")
         if got is want:
             raise UserError(f"{folder}: has no {name}, which this configuration needs")
-        if np.shape(got) != np.shape(want):
-            raise UserError(
-                f"{folder}: {name} has shape {np.shape(got)}, "
-                f"this configuration needs {np.shape(want)}"
-            )
+        _require_shape(folder, name, np.shape(got), np.shape(want))
         if name in saved and digest(np.asarray(got)) != saved[name]:
             raise UserError(f"{folder}: {name} is not what was saved, its bits changed; {BEFORE}")
     return state
+
+
+def check_shapes(directory: Path, step: int, like: PyTree) -> None:
+    """Refuse a checkpoint that `restore_parts` would refuse for its shapes, before it is read.
+
+    Nothing is allocated, whatever numbers a damaged configuration has.
+
+    Args:
+        directory: the checkpoint folder, with one folder for each step.
+        step: the checkpoint.
+        like: what is expected: a tree of arrays, or of what has a shape as they do.
+
+    Raises:
+        UserError: the checkpoint cannot be read, lacks an array, or has one of another shape.
+    """
+    folder = directory.resolve() / str(step)
+    saved = {
+        keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(_metadata(folder))
+        if hasattr(leaf, "shape")
+    }
+    for path, want in jax.tree.leaves_with_path(like):
+        name = keystr(path, simple=True, separator="/")
+        if name not in saved:
+            raise UserError(f"{folder}: has no {name}, which this configuration needs")
+        _require_shape(folder, name, saved[name], want.shape)
+
+
+def _require_shape(folder: Path, name: str, got: tuple[int, ...], want: tuple[int, ...]) -> None:
+    """Raise a UserError where the array `name` of a checkpoint has another shape."""
+    if got != want:
+        raise UserError(f"{folder}: {name} has shape {got}, this configuration needs {want}")
 
 
 def read_notes(directory: Path, step: int) -> dict[str, Any]:
@@ -226,6 +254,24 @@ def steps_in(directory: Path) -> list[int]:
     return steps
 
 
+def _metadata(folder: Path) -> PyTree:
+    """Return the shapes and types of a checkpoint's state; UserError where Orbax cannot."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            return checkpointer.metadata(folder / STATE).item_metadata.tree
+    except Exception as error:  # as of `_read`
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: Exception) -> UserError:
+    """Return the line for a checkpoint that Orbax cannot read."""
+    reason = str(error).strip().split("\n")[0][:160]
+    return UserError(
+        f"{folder}: this checkpoint cannot be read ({reason}); it may be truncated: {BEFORE}"
+    )
+
+
 def _read(folder: Path, target: PyTree) -> PyTree:
     """Return what Orbax restores of a checkpoint; UserError where it cannot."""
     _quiet_event_loop()
@@ -234,7 +280,4 @@ def _read(folder: Path, target: PyTree) -> PyTree:
             args = ocp.args.PyTreeRestore(item=target, partial_restore=True)
             return checkpointer.restore(folder / STATE, args=args)
     except Exception as error:  # Orbax, TensorStore and the file system each raise their own kinds
-        reason = str(error).strip().split("\n")[0][:160]
-        raise UserError(
-            f"{folder}: this checkpoint cannot be read ({reason}); it may be truncated: {BEFORE}"
-        ) from error
+        raise _unreadable(folder, error) from error

@@ -31,13 +31,16 @@ FREE = (
 # Two starts of one run may differ in these, too: the last one evaluates the network. Results in
 # one table may not: their accuracies would not be comparable.
 PROBES = ("probe.",)
-# Fields that older work directories lack, with the values that mean what their runs did.
-LATER: dict[str, Any] = {"regularisers.variance": 0.0}
 LISTED = 8  # differing fields that a message lists one by one
+DEEPEST = 50  # levels of a JSON file; ours have five
+MOST_EPOCHS = 2**31  # whose steps no run counts
 
 
 def check_workdir(
-    path: str, config: dict, appends: Callable[[int], bool] = lambda epochs: False
+    path: str,
+    config: dict,
+    appends: Callable[[int], bool] = lambda epochs: False,
+    defaults: dict | None = None,
 ) -> Path:
     """Return the directory, not yet touched, after checking that this run may use it.
 
@@ -46,6 +49,8 @@ def check_workdir(
         config: the configuration of this start.
         appends: appends(epochs of the earlier start) -> whether this start's number of epochs
             changes nothing that the earlier one has computed.
+        defaults: the defaults of the task's fields. An earlier start that lacks one of them is of
+            before there was that field, and did what its default does.
 
     Returns:
         The directory.
@@ -70,7 +75,7 @@ def check_workdir(
             "delete the link, or take another work directory"
         )
     if os.path.lexists(directory / "config.json"):
-        refuse_other(read_json(directory / "config.json"), config, directory, appends)
+        refuse_other(read_json(directory / "config.json"), config, directory, appends, defaults)
     return directory
 
 
@@ -106,6 +111,7 @@ def refuse_other(
     config: dict,
     directory: Path,
     appends: Callable[[int], bool] = lambda epochs: False,
+    defaults: dict | None = None,
 ) -> None:
     """Refuse a configuration that would compute something else than the earlier one did.
 
@@ -114,12 +120,12 @@ def refuse_other(
         config: the configuration of this start.
         directory: the work directory, for the message.
         appends: as `check_workdir` takes it.
+        defaults: as `check_workdir` takes them.
 
     Raises:
         UserError: the tasks differ, or fields outside `FREE` and `PROBES`, which it lists.
     """
-    old, new = flatten(earlier), flatten(config)
-    old = {name: value for name, value in LATER.items() if name in new} | old
+    old, new = flatten(complete(earlier, defaults or {}, config)), flatten(config)
     if old.get("task") != new.get("task"):
         raise UserError(
             f"--workdir: {directory} holds a {old.get('task')!r} task, "
@@ -131,8 +137,10 @@ def refuse_other(
         if old.get(name, "absent") != new.get(name, "absent") and not is_free(name, FREE + PROBES)
     ]
     # only where it is all that differs: `appends` builds the schedules of this configuration
-    if differing == ["epochs"] and isinstance(old.get("epochs"), int) and appends(old["epochs"]):
-        return
+    before = old.get("epochs")
+    if differing == ["epochs"] and type(before) is int and 0 < before < MOST_EPOCHS:
+        if appends(before):
+            return
     if differing:
         more = f"; and {len(differing) - LISTED} more" if len(differing) > LISTED else ""
         listed = "; ".join(
@@ -143,6 +151,22 @@ def refuse_other(
             f"--workdir: {directory} holds a run with another configuration ({listed}{more}); "
             "take another directory, or these fields as they were"
         )
+
+
+def complete(earlier: dict, defaults: dict, config: dict) -> dict[str, Any]:
+    """Return a stored configuration with the fields of a later version at their defaults.
+
+    Args:
+        earlier: the stored configuration.
+        defaults: the defaults of fields, those that neither configuration has included.
+        config: the configuration of this start, whose fields are completed.
+
+    Returns:
+        The fields by their full names.
+    """
+    stored, wanted = spread(earlier), spread(config)
+    later = {name: value for name, value in spread(defaults).items() if name in wanted}
+    return later | stored
 
 
 def is_free(field: str, free: tuple[str, ...] = FREE) -> bool:
@@ -182,7 +206,25 @@ def read_json(path: Path) -> dict:
             f"{path}: damaged, holds a {type(content).__name__}; "
             "repair it, or take another work directory"
         )
+    if depth_exceeds(content, DEEPEST):
+        raise UserError(
+            f"{path}: damaged, nested deeper than {DEEPEST} levels; "
+            "repair it, or take another work directory"
+        )
     return content
+
+
+def depth_exceeds(content: Any, most: int) -> bool:
+    """Return whether lists and dicts of JSON lie within each other more than `most` deep."""
+    level = [content]
+    for _ in range(most):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
 
 
 def write_json(path: Path, content: dict) -> None:

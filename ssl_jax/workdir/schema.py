@@ -96,7 +96,7 @@ TABLE = Leaf("lists of one length of finite numbers or nulls", lambda value: is_
 ARRAY = Leaf("nested lists of finite numbers or nulls", lambda value: is_array(value, (1, 2, 3, 4)))
 WIDTH = Leaf("null, a number or lists of them", lambda v: v is None or is_array(v, (0, 1, 2)))
 
-Shape = Leaf | list | dict
+Shape = Leaf | list[Any] | dict[Any, Any]
 
 
 def fault(value: Any, shape: Shape, name: str = "") -> str | None:
@@ -116,11 +116,12 @@ def fault(value: Any, shape: Shape, name: str = "") -> str | None:
     if isinstance(shape, Leaf):
         got = shortened(printable(repr(value)), 60) if not isinstance(value, dict) else "a section"
         return None if shape.fits(value) else f"{printable(place)}: got {got}, takes {shape.takes}"
-    if not isinstance(value, type(shape)):
-        takes = "a list" if isinstance(shape, list) else "a section"
-        return fault(value, Leaf(takes, lambda value: False), place)
     if isinstance(shape, list):
+        if not isinstance(value, list):
+            return fault(value, Leaf("a list", lambda value: False), place)
         inner = ((f"{name}[{i}]", item, shape[0]) for i, item in enumerate(value))
+    elif not isinstance(value, dict):
+        return fault(value, SECTION, place)
     elif str in shape:
         inner = ((_inside(name, key), item, shape[str]) for key, item in value.items())
     else:

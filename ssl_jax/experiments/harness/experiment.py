@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from ssl_jax import files
 from ssl_jax.builders import checks
 from ssl_jax.builders.data import read_dataset
+from ssl_jax.builders.defaults import defaults_in
 from ssl_jax.experiments.harness.cells import Arrays, Plan, compute
 from ssl_jax.reports.experiments import registry
 from ssl_jax.reports.figure import optional
@@ -59,7 +60,8 @@ def run(experiment: Experiment, config: Config, directory: str, interrupted: Int
     """
     checks.check_ranges(config, RANGES | experiment.ranges)
     experiment.check(config)
-    check_workdir(directory, config.to_dict())
+    defaults = defaults_in(f"configs/experiments/{config.experiment}.py")
+    check_workdir(directory, config.to_dict(), defaults=defaults)
     parts = experiment.prepare(config)
     plan = experiment.stages[0](config, parts)
     out = result_json.open_on_one(directory, config.to_dict())

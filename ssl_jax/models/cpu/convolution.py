@@ -62,6 +62,7 @@ def _plain(
     return (
         x.dtype == kernel.dtype == jnp.float32
         and x.size > 0
+        and kernel.size > 0
         and kernel.shape[0] == kernel.shape[1]
         and size % 2 == 1
         and tuple(strides) in ((1, 1), (2, 2))

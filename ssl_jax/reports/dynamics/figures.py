@@ -239,11 +239,11 @@ def _each(
 
 def _legend(figure: "Figure", *axes: "Axes") -> None:
     """Name every run once, below the panels."""
-    entries = {
-        (words, line.get_color(), line.get_linestyle()): line
-        for axis in axes
-        for line, words in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
+    found: list[tuple[Any, str]] = [
+        pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)
+    ]
+    # by colour, too: two long names may be shortened to the same words
+    entries = {(words, line.get_color(), line.get_linestyle()): line for line, words in found}
     if entries:
         figure.legend(
             entries.values(),

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.predictors import KINDS, make_predictor
+from ssl_jax.reports import markdown
 from ssl_jax.reports.dynamics.figures import Run
-from ssl_jax.reports.markdown import NUMBER as RIGHT
-from ssl_jax.reports.markdown import table
 from ssl_jax.text import in_markdown
 from ssl_jax.workdir.schema import KNOWN, NUMBER, TEXT, WHOLE, Leaf, Shape
 
@@ -179,7 +178,11 @@ def report(runs: dict[str, dict[str, Any]]) -> str:
             "W_p of a two-layer predictor: product of its matrices, without bias, BatchNorm and "
             "ReLU."
         )
-    return f"{table(header, rows, rest=RIGHT)}\n" + "\n".join(f"* {note}" for note in notes) + "\n"
+    return (
+        f"{markdown.table(header, rows, rest=markdown.NUMBER)}\n"
+        + "\n".join(f"* {note}" for note in notes)
+        + "\n"
+    )
 
 
 def _scale_words(s: dict[str, Any]) -> str:

@@ -53,8 +53,7 @@ def fit_run(run: Run, integrates: bool) -> Fit:
         return Fit(
             f"the theory is of the losses {' and '.join(LOSSES)}, and this run's is {c['loss']}"
         )
-    # Runs of before there were any lack the section.
-    if added := [name for name, weight in c.get("regularisers", {}).items() if weight]:
+    if added := [name for name, weight in c["regularisers"].items() if weight]:
         return Fit(
             "the theory's loss is the prediction's alone, and this run adds "
             f"regularisers.{added[0]} to it"

@@ -29,7 +29,7 @@ from ssl_jax.reports.experiments import (
 from ssl_jax.reports.experiments.shapes import SHAPES
 from ssl_jax.reports.figure import label, required, save
 from ssl_jax.runtime.terminal import say
-from ssl_jax.text import everywhere, in_markdown, printable
+from ssl_jax.text import everywhere, in_markdown, printable, shortened
 from ssl_jax.workdir.directory import read_json
 from ssl_jax.workdir.schema import require
 
@@ -70,7 +70,8 @@ def read(path: Path) -> dict:
     result = read_json(path)
     name = result.get("experiment")
     if not isinstance(name, str) or name not in REPORTS:
-        raise UserError(f"{path}: experiment: got {name!r}, {nearest(str(name), REPORTS)}")
+        got = shortened(printable(repr(name)))
+        raise UserError(f"{path}: experiment: got {got}, {nearest(got, REPORTS)}")
     return require(result, SHAPES[name], path)
 
 

@@ -65,7 +65,7 @@ def report(r: dict) -> str:
 
 
 def report_pair(r: dict) -> str:
-    """PWD - RWD by decay, the paper's figure 3b."""
+    """Return PWD - RWD by decay, the paper's figure 3b."""
     pair, places = r["pwd_rwd"], range(len(r["weight_decays"]))
     header = ["PWD - RWD, points \\ decay", *(f"{decay:g}" for decay in r["weight_decays"])]
     rows = [
@@ -78,8 +78,8 @@ def report_pair(r: dict) -> str:
     )
 
 
-def draw_pair(r: dict) -> dict:
-    """pwd_rwd: the paper's figure 3b, with the intervals over the seeds."""
+def draw_pair(r: dict) -> "dict[str, Figure]":
+    """Return pwd_rwd, the paper's figure 3b, with the intervals over the seeds."""
     figure, axes = panels(1, 1)
     axis = axes[0][0]
     for label, key in (("last epoch", "last_epoch"), ("best 10 epochs", "best_10_epochs")):

@@ -8,6 +8,7 @@ import numpy as np
 
 from ssl_jax.errors import UserError
 from ssl_jax.intervals import student_interval
+from ssl_jax.text import printable, shortened
 from ssl_jax.workdir.directory import FREE, is_free, read_json, spread
 from ssl_jax.workdir.schema import (
     CURVE,
@@ -21,10 +22,15 @@ from ssl_jax.workdir.schema import (
     Shape,
     fault,
     is_array,
+    is_number,
 )
 
 SCALES = ("full", "mini")
 ACCURACIES = [f"{name}_accuracy" for name in ("linear", "ridge", "knn")]
+MODES = Leaf(
+    "finite numbers, at least one",
+    lambda value: isinstance(value, list) and bool(value) and all(map(is_number, value)),
+)
 # What tables, claims and page read of a result.
 FIELDS: dict[str, Shape] = {
     "sweep": TEXT,
@@ -41,7 +47,7 @@ FIELDS: dict[str, Shape] = {
     "seconds?": NUMBER,
     "dynamics?": {
         "first?": {"asymmetry_l1?": NUMBER},
-        "last?": {"asymmetry_l1?": NUMBER, "alignment?": [NUMBER]},
+        "last?": {"asymmetry_l1?": NUMBER, "alignment?": MODES},
         "history?": {"step?": [NUMBER], "epoch?": [NUMBER], "corr_eigenvalues?": [CURVE]},
     },
 }
@@ -60,11 +66,12 @@ class Gathered(NamedTuple):
     left_out: list[str]  # a line for each file: its path and the reason
 
 
-def gather(folders: Iterable[Path]) -> Gathered:
+def gather(folders: Iterable[Path], defaults: dict[str, Any] | None = None) -> Gathered:
     """Return all results below the folders.
 
     Four kinds of files are left out: damaged ones, those that lack a field, a seed that is there
-    already, and runs of another configuration than the first seed of their cell.
+    already, and runs of another configuration than the first seed of their cell. A configuration
+    that lacks a field of `defaults` has its default.
     """
     by_scale: dict[str, Cells] = {}
     left_out: list[str] = []
@@ -75,7 +82,9 @@ def gather(folders: Iterable[Path]) -> Gathered:
         if run is None:
             continue
         runs = by_scale.setdefault(run["scale"], {}).setdefault((run["sweep"], run["cell"]), [])
-        reason = next((why for other in runs if (why := _conflict(run, other))), None)
+        reason = next(
+            (why for other in runs if (why := _conflict(run, other, defaults or {}))), None
+        )
         if reason:
             left_out.append(f"{path}: {reason}")
         else:
@@ -98,16 +107,20 @@ def _read(path: Path, left_out: list[str]) -> dict | None:
         left_out.append(f"{error}")
         return None
     wrong = fault(run, FIELDS | {accuracy_of(sweep): SHARE}) or history_fault(run)
-    moved = [f for f, value in place.items() if f in run and str(run[f]) != value]
+    moved = [f for f, value in place.items() if f in run and not same(run[f], value)]
     if wrong:
         left_out.append(f"{path}: {wrong}")
     elif moved:
-        left_out.append(
-            f"{path}: says {moved[0]} {run[moved[0]]!r}, but is stored under {place[moved[0]]!r}"
-        )
+        said = shortened(repr(run[moved[0]]))
+        left_out.append(f"{path}: says {moved[0]} {said}, but is stored under {place[moved[0]]!r}")
     else:
         return run
     return None
+
+
+def same(name: object, folder: str) -> bool:
+    """Return whether a folder has the name, as far as this locale can read it."""
+    return printable(name) == printable(folder)
 
 
 def history_fault(run: dict) -> str | None:
@@ -128,7 +141,7 @@ def accuracy_of(sweep: str) -> str:
     return PROTOCOL.get(sweep, "linear_accuracy")
 
 
-def _conflict(run: dict, other: dict) -> str | None:
+def _conflict(run: dict, other: dict, defaults: dict[str, Any]) -> str | None:
     """Return why two runs cannot be in one cell; None where they can."""
     if run["seed"] == other["seed"]:
         same = "the same" if run["linear_accuracy"] == other["linear_accuracy"] else "another"
@@ -136,7 +149,7 @@ def _conflict(run: dict, other: dict) -> str | None:
     modes, others = (len(final(r, "alignment") or []) for r in (run, other))
     if modes and others and modes != others:
         return f"dynamics.last.alignment has {modes} modes, and {others} in {other['path']}"
-    ours, theirs = (spread(r["config"]) for r in (run, other))
+    ours, theirs = (spread(defaults) | spread(r["config"]) for r in (run, other))
     apart = sorted(
         field
         for field in ours.keys() & theirs.keys()

@@ -1,0 +1,324 @@
+"""The table of fields: every field of every task that has a network, its type and its default.
+
+A configuration file changes some values of a table; what a table does not name is no field. A
+stored configuration is read against it (`trained_run`): a field that it lacks has its default.
+
+The defaults of pretraining are BYOL as the replication ran it on CIFAR-10: Höppe et al. 2022
+(ReScience C), section 4; where the text is silent, the published code of the replication or of the
+original decides (each case is in the comments).
+"""
+
+# A type checker does not know the fields of a ConfigDict.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from ssl_jax.types import Config
+
+ROOT = Path(__file__).parents[2]  # where configs/ is
+
+
+def default_config() -> Config:
+    """Return every field of pretraining."""
+    config: Config = ConfigDict()
+    # pretrain | probe | views (a picture grid of augmented views, nothing trained)
+    config.task = "pretrain"
+    config.method = "byol"  # a label for tables and headers; the fields below decide what happens
+    config.seed = 0
+    config.epochs = 100
+    config.batch_size = 128  # over all devices together
+    config.init = "glorot"  # glorot (replication) | pytorch (original) | gaussian | he | orthogonal
+    config.precision = "float32"  # float32 | bfloat16 (forward and backward only)
+    config.loss = "cosine"  # cosine | euclidean, as in the linear theory
+    config.loss_scale = 1.0  # c in c * loss a direction: 1 replication, 2 original code
+    # weights of what is added to the loss, before loss_scale; 0: nothing is
+    config.regularisers = ConfigDict()
+    # VICReg's hinge on the standard deviation of the projections
+    config.regularisers.variance = 0.0
+    config.devices = 0  # 0: all
+    config.sync_batch_norm = True  # BatchNorm statistics over all devices, or each its own
+    config.steps_per_call = "auto"  # steps in one compiled call: auto is 1 on the CPU, 10 elsewhere
+    config.log_every = 50  # steps
+    config.eval_every = 5  # epochs; 0: only at the end
+    config.checkpoint_every = 5  # epochs; 0: only at the end
+
+    config.dynamics = ConfigDict()
+    config.dynamics.every = 0  # steps between the records of dynamics.npz; 0: none are made
+
+    config.data = ConfigDict()
+    config.data.name = "cifar10"  # digits, or an image-classification set of TensorFlow Datasets
+    config.data.data_dir = ""  # where TFDS keeps its sets; "": its own default
+    config.data.train_size = 0  # the first so many training images; 0: all
+    config.data.image_size = 0  # side in pixels of what the network sees; 0: as in the set
+    config.data.resident = "auto"  # auto | yes | no: images on the device, or streamed to it
+
+    config.views = ConfigDict()
+    # cifar | stl10 | digits; a field below, where given, overrides the recipe's
+    config.views.recipe = "cifar"
+    config.views.crop_scale = placeholder(tuple)  # smallest and largest share of the image's area
+    config.views.crop_ratio = placeholder(tuple)  # smallest and largest width / height
+    config.views.flip = placeholder(float)  # probability
+    config.views.jitter = placeholder(float)  # probability of the next four
+    config.views.brightness = placeholder(float)
+    config.views.contrast = placeholder(float)
+    config.views.saturation = placeholder(float)
+    config.views.hue = placeholder(float)
+    config.views.gray = placeholder(float)  # probability
+    config.views.blur = placeholder(float)  # probability
+    config.views.mean = placeholder(tuple)
+    config.views.std = placeholder(tuple)
+
+    config.encoder = ConfigDict()
+    config.encoder.name = "resnet18"
+    config.encoder.width = 64
+    config.encoder.stem = "cifar"  # cifar (3x3, stride 1) | imagenet (7x7, stride 2, max-pool)
+    # auto: the architecture's own | batch | layer | group | instance | none
+    config.encoder.norm = "auto"
+    # auto: the architecture's own | sigmoid | tanh | relu | leaky_relu | gelu
+    config.encoder.activation = "auto"
+    config.encoder.depth = 0  # layers, or blocks a stage; 0: the architecture's own
+    config.encoder.residual = True  # False: a ResNet without its shortcuts
+    config.encoder.standardise = False  # weight standardisation
+    config.encoder.dropout = 0.0  # of an MLP's hidden layers
+
+    config.projector = ConfigDict()
+    config.projector.hidden = 512
+    config.projector.out = 128
+    config.projector.output_bias = False  # replication: off; original: on
+
+    config.predictor = ConfigDict()
+    config.predictor.kind = "mlp"  # mlp | linear | direct_pred | direct_copy
+    config.predictor.hidden = 512  # mlp
+    config.predictor.symmetric = False  # mlp, linear: projected to symmetric after each step
+    # direct_*: set every so many steps, trained by the optimizer in between
+    config.predictor.every = 1
+    # direct_*: first of those steps, from 0; the replication's is every - 1
+    config.predictor.phase = 0
+    config.predictor.eps = 0.1  # direct_*
+    # direct_pred: relative (original code) | clipped (replication's) | literal (as printed)
+    config.predictor.eps_mode = "relative"
+    config.predictor.rho = 0.3  # how much of the old correlation is kept each step
+
+    config.target = ConfigDict()
+    config.target.tau = 0.996  # 0: no average, the target is the online network (SimSiam)
+    config.target.schedule = "constant"  # constant | cosine (rises to 1)
+
+    add_optimizer(config)
+    config.optimizer.predictor = ConfigDict()
+    config.optimizer.predictor.learning_rate = placeholder(float)  # None: as above
+    config.optimizer.predictor.weight_decay = placeholder(float)  # None: as above
+
+    config.probe = ConfigDict()
+    config.probe.protocol = "seed"  # seed | original | both
+    config.probe.epochs = 0  # of the linear probe; 0: as the protocol has it (100, 50)
+    # of the probes' initialisation, shuffles and label draws; None: the run's
+    config.probe.seed = placeholder(int)
+    config.probe.loss = "softmax"  # softmax | squared | hinge, of the replication's protocol
+    config.probe.ridge = True
+    # penalty of the logistic probe that Newton's method fits; 0: none is fitted
+    config.probe.newton_l2 = 0.0
+    config.probe.newton_steps = 8
+    config.probe.knn_k = 200
+    config.probe.knn_temperature = 0.1
+    # the last so many training images: kNN on them chooses the best checkpoint
+    config.probe.validation_size = 2000
+    config.probe.random_init = True  # the same probes on the untrained encoder
+    config.probe.few_labels = 0  # labels a class of the few-label probe; 0: none
+    config.probe.few_label_draws = 20
+    return config
+
+
+def add_optimizer(config: Config) -> None:
+    """Add the sections `optimizer` and `schedule`, which every task that trains has."""
+    config.optimizer = ConfigDict()
+    # sgd | momentum | nesterov | adagrad | adadelta | rmsprop | adam | adamax | nadam | amsgrad |
+    # radam | adamw | lookahead | lion | lars | natural
+    config.optimizer.name = "momentum"
+    config.optimizer.learning_rate = 0.03
+    config.optimizer.momentum = 0.9  # momentum, nesterov, lars, and Lookahead's inner one
+    config.optimizer.weight_decay = 4e-4
+    # Where in the step the decay acts: coupled (L2) | decoupled (WD) | realtime (RWD) | pre (PWD) |
+    # auto (decoupled for adamw and lion, coupled for the others).
+    config.optimizer.decay = "coupled"
+    # lr: a step takes learning_rate * weight_decay of a weight | literal
+    config.optimizer.decay_scale = "lr"
+    # "": all layers alike | i/n | mean (2i/(n+1)) | max (2(i-1)/(n-1))
+    config.optimizer.layerwise = ""
+    # The replication decays kernels and BatchNorm's affine parameters, not the biases of linear
+    # layers.
+    config.optimizer.exclude = r"linear\d*/bias"
+    config.optimizer.clip_value = 0.0  # largest entry of a gradient; 0: not clipped
+    config.optimizer.clip_norm = 0.0  # largest norm of the whole gradient; 0: not clipped
+    config.optimizer.options = ConfigDict()  # of the optimizers that know them; None: its own
+    for name, default in OPTIONS.items():
+        config.optimizer.options[name] = placeholder(default)
+
+    config.schedule = ConfigDict()
+    # constant | linear | step | cosine | polynomial | triangular | triangular2 | exp_range | sgdr
+    config.schedule.name = "constant"
+    config.schedule.warmup_epochs = 0.0  # may be a fraction
+    # the weight decay's own schedule, by the same names and fields
+    config.schedule.decay = "constant"
+    # of linear, cosine, polynomial, sgdr: last value, as a share of the peak
+    config.schedule.end = placeholder(float)
+    config.schedule.power = placeholder(float)  # of polynomial
+    config.schedule.factor = placeholder(float)  # of step: multiplies the rate ...
+    config.schedule.every = placeholder(float)  # ... every so many epochs
+    # of the cyclical ones and sgdr: epochs of the first cycle
+    config.schedule.cycle = placeholder(float)
+    # of sgdr: each cycle is so many times as long (T_mult)
+    config.schedule.growth = placeholder(float)
+    # of the cyclical ones: lowest value, as a share of the peak
+    config.schedule.low = placeholder(float)
+    config.schedule.gamma = placeholder(float)  # of exp_range: factor a step
+
+
+# ssl_jax/optim/directions.py says which optimizer takes which, what they mean, and their defaults.
+OPTIONS = {
+    "b1": float,  # Adam and its variants, Lion
+    "b2": float,
+    "eps": float,
+    "rho": float,  # Adadelta, RMSprop, natural
+    "initial": float,  # Adagrad
+    "dampening": float,  # momentum
+    "heavy_ball": float,  # RMSprop: its momentum
+    "inside": bool,  # momentum: the learning rate inside the buffer
+    "trust": float,  # LARS
+    "damping": float,  # natural
+    "block": int,
+    "inner": str,  # Lookahead
+    "period": int,
+    "slow": float,
+}
+
+
+def default_supervised() -> Config:
+    """Return every field of supervised training: the layer-wise pre-weight-decay paper's protocol.
+
+    `configs/supervised.py` says which numbers are the paper's.
+    """
+    config: Config = ConfigDict()
+    config.task = "supervised"
+    config.method = "resnet18"  # a label for tables and headers
+    config.seed = 0
+    config.epochs = 100
+    config.batch_size = 512  # over all devices together
+    config.init = "pytorch"  # pytorch | glorot | gaussian | he | orthogonal
+    config.precision = "float32"  # float32 | bfloat16 (forward and backward only)
+    config.devices = 0  # 0: all
+    config.sync_batch_norm = True  # BatchNorm statistics over all devices, or each its own
+    config.steps_per_call = "auto"  # steps in one compiled call: auto is 1 on the CPU, 10 elsewhere
+    config.log_every = 50  # steps
+    config.eval_every = 1  # epochs
+    config.checkpoint_every = 5  # epochs; 0: only at the end
+    config.loss = "softmax"  # softmax | squared | hinge
+    # file of timm's weights to start from (safetensors, or a state dict), "": none
+    config.weights = ""
+    # of a cyclical schedule: an ensemble of the networks at the ends of its cycles
+    config.snapshots = False
+
+    config.data = ConfigDict()
+    config.data.name = "cifar10"  # digits, or an image-classification set of TensorFlow Datasets
+    config.data.data_dir = ""  # where TFDS keeps its sets; "": its own default
+    config.data.train_size = 0  # the first so many training images; 0: all
+    config.data.image_size = 0  # side in pixels of what the network sees; 0: as in the set
+    config.data.resident = "auto"  # auto | yes | no: images on the device, or streamed to it
+    config.data.validation_size = 5000  # the last so many of them are held out; 0: none
+    config.data.random_labels = 0.0  # share of the training labels that is drawn anew, uniformly
+
+    config.encoder = ConfigDict()
+    config.encoder.name = "resnet18"
+    config.encoder.width = 64
+    config.encoder.depth = 0  # layers, or blocks a stage; 0: the architecture's own
+    config.encoder.stem = "cifar"  # cifar (3x3, stride 1) | imagenet (7x7, stride 2, max-pool)
+    # auto: the architecture's own | batch | layer | group | instance | none
+    config.encoder.norm = "auto"
+    # auto: the architecture's own | sigmoid | tanh | relu | leaky_relu | gelu
+    config.encoder.activation = "auto"
+    config.encoder.residual = True  # False: a ResNet without its shortcuts
+    config.encoder.standardise = False  # weight standardisation
+    config.encoder.dropout = 0.0  # of an MLP's hidden layers
+
+    config.augment = ConfigDict()
+    config.augment.flip = 0.5  # probability
+    # pixels around the image that a crop of its size may fall into; 0: no crop
+    config.augment.crop_padding = 0
+    # probability of brightness, contrast, saturation and hue, as in the views of CIFAR
+    config.augment.jitter = 0.0
+    config.augment.cutout = 0  # side of the square in pixels; 0: none
+    # standard deviation of Gaussian noise, in units of the normalised image
+    config.augment.noise = 0.0
+    config.augment.mixup = 0.0  # alpha of its Beta distribution; 0: none
+    config.augment.cutmix = 0.0  # alpha of its Beta distribution; 0: none
+    config.augment.augmix = False
+    config.augment.augmix_severity = 3
+    # weight of AugMix's Jensen-Shannon divergence; 0: one version alone
+    config.augment.consistency = 12.0
+    config.augment.mean = (0.485, 0.456, 0.406)
+    config.augment.std = (0.229, 0.224, 0.225)
+
+    config.head = ConfigDict()
+    config.head.dropout = 0.0
+
+    add_optimizer(config)
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.weight_decay = 1e-2
+    config.optimizer.decay = "decoupled"
+    config.optimizer.exclude = ""
+
+    # reduces the learning rate where what it watches stands still
+    config.plateau = ConfigDict()
+    # validation_loss (as in the lectures) | validation_accuracy | loss, of the training
+    config.plateau.watch = "validation_loss"
+    config.plateau.patience = 0  # evaluations without progress; 0: never
+    config.plateau.factor = 0.1
+    config.plateau.threshold = 1e-4  # what counts as progress
+    config.plateau.cooldown = 0  # evaluations that do not count after a reduction
+    config.plateau.smallest = 0.0  # share of the rate below which it is not reduced
+
+    config.stopping = ConfigDict()  # ends the run where what it watches stands still
+    config.stopping.watch = "validation_loss"  # | validation_accuracy | loss, of the training
+    config.stopping.patience = 0  # evaluations without progress; 0: never
+    config.stopping.threshold = 0.0
+    return config
+
+
+def default_probe() -> Config:
+    """Return every field of the task that evaluates a checkpoint."""
+    config: Config = ConfigDict()
+    config.task = "probe"
+    config.checkpoint = ""  # the work directory of a pretraining run
+    config.step = -1  # which of its checkpoints; -1: the newest
+    config.data_dir = ""  # where the run's data is now; "": where the run had it
+    config.probe = default_config().probe
+    config.probe.protocol = "both"
+    return config
+
+
+TABLES: dict[str, Callable[[], Config]] = {
+    "pretrain": default_config,
+    "views": default_config,
+    "supervised": default_supervised,
+    "probe": default_probe,
+}
+
+
+def defaults_of(task: str) -> dict[str, Any]:
+    """Return every field of a task at its default, as a nested dict."""
+    return TABLES[task]().to_dict()
+
+
+def defaults_in(file: str) -> dict[str, Any]:
+    """Return what a configuration file, such as "configs/cifar10.py", has where nothing is set.
+
+    {} where there is no such file.
+    """
+    path = ROOT / file
+    return runpy.run_path(str(path))["get_config"]().to_dict() if path.is_file() else {}
