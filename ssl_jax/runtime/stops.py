@@ -67,6 +67,7 @@ class Stops:
         self._time = 0.0  # of the first signal, on the monotonic clock
         self._deadline: float | None = None  # when the process is ended by force
         self._line = threading.Lock()  # is taken by whoever prints the line
+        self._printed = threading.Event()
         self._end_process = end_process
         self._wake: socket.socket | None = None
         self._lines = 2  # descriptor that the line is written to
@@ -76,6 +77,7 @@ class Stops:
 
         SIGINT and SIGHUP stay ignored where they are: in a background job, under nohup.
         """
+        block()  # in the thread that starts here for good: `block` then holds signals back
         if self._wake is None:
             self._lines = os.dup(2)
             sys.excepthook = self._uncaught(sys.excepthook)
@@ -116,6 +118,7 @@ class Stops:
     def report(self) -> None:
         """Print the line of this stop, unless it is printed."""
         if not self._line.acquire(blocking=False):
+            self._printed.wait(1.0)  # by the other thread; whoever is here may end the process
             return
         what = f"stopped by {signal.Signals(self.number).name}" if self.number else "interrupted"
         if self.number == signal.SIGINT:
@@ -126,6 +129,7 @@ class Stops:
         start = "\n" if os.isatty(self._lines) else ""  # behind the progress bar
         with contextlib.suppress(OSError):
             os.write(self._lines, f"{start}{line}\n".encode())
+        self._printed.set()
 
     def end(self) -> None:
         """End the process now, with nothing cleaned up."""
