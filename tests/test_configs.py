@@ -280,7 +280,9 @@ def test_warm_up_may_be_a_fraction_of_an_epoch(warmup, peak_at):
         return build_schedule(config, "constant", 0.3, 100, 10)
 
     if peak_at is None:
-        with pytest.raises(UserError, match=r"schedule.warmup_epochs: got 0.04, .* 10 steps"):
+        with pytest.raises(
+            UserError, match=r"schedule.warmup_epochs: got 0.04 epochs, .* 10 steps"
+        ):
             build()
         return
     rates = [float(build()(step)) for step in range(peak_at + 2)]

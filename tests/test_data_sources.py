@@ -406,7 +406,7 @@ def no_decoding(monkeypatch):
 
 def test_second_load_reads_the_cache(tiny, no_decoding, capfd):
     first = load_dataset("tiny", str(tiny))
-    assert "decoding tiny train" in capfd.readouterr().err
+    capfd.readouterr()
     no_decoding()
     second = load_dataset("tiny", str(tiny))
     for a, b in zip(first[1:4], second[1:4], strict=True):
@@ -799,7 +799,7 @@ def test_missing_split_broken_images_and_labels_out_of_range(tmp_path):
     good = labelled(IMAGES, LABELS)
     wrong = {
         "has no validation split, only train": {"train": good},
-        "shape (5, 7, 3), where (5, 5, 3) is declared": {
+        "an image of (5, 7, 3), where (5, 5, 3) is declared": {
             "train": labelled(random_images(1, (5, 7, 3)), [0]),
             "test": good,
         },

@@ -162,14 +162,18 @@ def test_a_process_that_nobody_installed_stops_in_takes_no_part(own):
 
 def start(program: str, *words: str, **options) -> subprocess.Popen:
     """A Python program, or launch.py for ""; SIGINT is not ignored, as in a background job."""
+    heeding = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    words = [*(["-c", program] if program else ["launch.py"]), *words]
     return subprocess.Popen(
-        [sys.executable, *(["-c", program] if program else ["launch.py"]), *words],
+        [sys.executable, "-c", heeding, *words],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         **options,
     )
 

@@ -2,8 +2,8 @@
 figure 1).
 
     python launch.py --config configs/experiments/strong_penalty.py --workdir runs/strong_penalty
-    python launch.py --config configs/experiments/strong_penalty.py:full
-    --workdir runs/strong_penalty-full
+    python launch.py --config configs/experiments/strong_penalty.py:full \\
+        --workdir runs/strong_penalty-full
 
 Ten times the base rates of robustness.py, and the largest decay, as in the paper; there Adam alone,
 at 1e-3.

@@ -94,8 +94,8 @@ def _in_steps(field: str, epochs: float, steps_per_epoch: int) -> int:
     steps = round(epochs * steps_per_epoch)
     if epochs > 0 and not steps:
         raise UserError(
-            f"schedule.{field}: got {epochs:g}, which is less than half a step: an epoch has "
-            f"{steps_per_epoch} steps"
+            f"schedule.{field}: got {epochs:g} epochs, which round to 0 of an epoch's "
+            f"{steps_per_epoch} steps, takes at least {1 / steps_per_epoch:.3g}"
         )
     return steps
 
@@ -132,7 +132,8 @@ def schedule_options(config: Config, name: str, steps_per_epoch: int) -> dict[st
         The options by name. Those that are durations are in steps.
 
     Raises:
-        UserError: an option is set that no schedule of this run takes.
+        UserError: an option is set that no schedule of this run takes, or a duration rounds to no
+            step.
     """
     fields = config.schedule
     plain = ("name", "warmup_epochs", "decay")
@@ -148,12 +149,6 @@ def schedule_options(config: Config, name: str, steps_per_epoch: int) -> dict[st
             f"schedule.{strange[0]}: got {given[strange[0]]}, but {fields.name} {takes}"
         )
     in_steps = {"every", "cycle"}
-    for option, value in given.items():
-        if option in in_steps and round(value * steps_per_epoch) < 1:
-            raise UserError(
-                f"schedule.{option}: got {value} epochs, which round to 0 of an epoch's "
-                f"{steps_per_epoch} steps, takes at least {1 / steps_per_epoch:.3g}"
-            )
     return {
         option: _in_steps(option, value, steps_per_epoch) if option in in_steps else value
         for option, value in given.items()
