@@ -1,5 +1,6 @@
 """Checkpoints come back whole, the right ones are kept, and damage is told in one line."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -239,3 +240,22 @@ except UserError as error:
     done = subprocess.run(words, capture_output=True, text=True, timeout=240)
     assert not done.stderr and done.stdout.count("\n") == 1, done
     assert "cannot be written (File too large)" in done.stdout
+
+
+def test_a_changed_note_is_told(folder):
+    """A manifest is JSON, in which a flipped bit may be a number like any other."""
+    with checkpoints.open_manager(folder, BEST) as manager:
+        checkpoints.save(manager, make_state(12), 12, {}, {"rows": "1,2"})
+    path = folder / "12" / checkpoints.MANIFEST / "metadata"
+    path.write_text(path.read_text().replace("1,2", "1,3"))
+    with pytest.raises(UserError, match="metadata: damaged .its bits changed.; delete"):
+        checkpoints.read_notes(folder, 12)
+
+
+def test_an_array_that_the_manifest_does_not_know_is_refused(folder):
+    path = folder / "8" / checkpoints.MANIFEST / "metadata"
+    manifest = json.loads(path.read_text())
+    del manifest["arrays"]["step"], manifest["digest"]
+    path.write_text(json.dumps(manifest | {"digest": checkpoints._digest_of_json(manifest)}))
+    with pytest.raises(UserError, match="8: step is not what was saved"):
+        restore(folder, make_state(0))

@@ -295,7 +295,7 @@ def test_a_length_that_is_no_step_is_refused(field):
     config = cifar10_small.get_config()
     config.schedule.name = {"every": "step", "cycle": "triangular"}[field]
     config.schedule[field] = 0.04
-    with pytest.raises(UserError, match=f"schedule.{field}: got 0.04, .* 10 steps"):
+    with pytest.raises(UserError, match=f"schedule.{field}: got 0.04 epochs, .* 10 steps"):
         build_schedule(config, config.schedule.name, 0.3, 100, 10)
 
 

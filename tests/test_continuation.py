@@ -5,7 +5,8 @@ from commands import last_parameters
 from ml_collections import ConfigDict
 
 from configs import defaults, quickstart
-from ssl_jax.builders import pretraining
+from configs import supervised as supervised_config
+from ssl_jax.builders import pretraining, supervised
 from ssl_jax.errors import UserError
 from ssl_jax.tasks import pretrain as task
 from ssl_jax.workdir import directory, metrics_csv
@@ -160,3 +161,13 @@ def test_epochs_append_where_no_schedule_depends_on_them(section, name, more, ap
     assert pretraining.appends(config, 5, 6) == appends
     assert pretraining.appends(config, 5, 24) == appends
     assert pretraining.appends(config, 5, 12)
+
+
+@pytest.mark.parametrize("section", ["plateau", "stopping"])
+@pytest.mark.parametrize("every, appends", [(1, True), (2, False), (0, False)])
+def test_evaluations_that_are_counted_must_be_the_same(section, every, appends):
+    config = supervised_config.get_config()
+    config[section].patience, config.eval_every, config.epochs = 1, every, 10
+    assert supervised.appends(config, 4, 5) == appends
+    config[section].patience = 0
+    assert supervised.appends(config, 4, 5)

@@ -397,7 +397,7 @@ def farthest(one, other):
     return max(float(np.max(np.abs(a - b))) for a, b in pairs)
 
 
-@pytest.mark.parametrize("steps", [1, 10])
+@pytest.mark.parametrize("steps", [1, 6])
 def test_training_is_the_same(monkeypatch, steps):
     """As near to XLA's as XLA's is to itself when its outputs are rounded otherwise.
 
@@ -408,7 +408,7 @@ def test_training_is_the_same(monkeypatch, steps):
         for convolution in (
             lax.conv_general_dilated,
             convolve,
-            *(one_rounding_apart(frequency) for frequency in (997, 1000, 1009)),
+            *(one_rounding_apart(frequency) for frequency in (333, 777, 2000)),
         )
     )
     for part in (0, 1):  # losses, parameters

@@ -127,3 +127,12 @@ def test_the_digest_knows_every_number_and_not_what_comes_later(records):
     for name in ("step", "epoch", "alignment", "loss"):
         other = [records[0], records[1] | {name: records[1][name] + 1}]
         assert digest(other) != base, name
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [("alignment", (4,)), ("alignment", (4, 0)), ("loss", (4, 2)), ("parameter_norm", (4,))],
+)
+def test_an_array_of_another_shape_is_left_out(tmp_path, capsys, name, shape):
+    np.savez(tmp_path / NAME, step=np.array(STEPS), **{name: np.zeros(shape)})
+    assert read_dynamics(tmp_path).keys() == {"step"} and name in capsys.readouterr().err

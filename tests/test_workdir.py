@@ -283,3 +283,33 @@ def test_a_directory_that_may_not_be_written(tmp_path, monkeypatch):
     (tmp_path / "figures").write_text("a file where a folder is needed")
     with pytest.raises(UserError, match="figures: cannot be written"):
         workdir.open_workdir(str(tmp_path), CONFIG)
+
+
+def test_folders_that_vanish_while_they_are_looked_at(tmp_path, monkeypatch):
+    """Another start of a sweep saves and deletes checkpoints below the directory."""
+    (tmp_path / "checkpoints" / "8").mkdir(parents=True)
+    real = workdir.os.scandir
+
+    def scan(path):
+        if Path(path).name == "checkpoints":
+            Path(path, "8").rmdir()
+            Path(path).rmdir()
+        return real(path)
+
+    monkeypatch.setattr(workdir.os, "scandir", scan)
+    assert list(workdir.linked_folders(tmp_path)) == []
+
+
+def test_free_fields_that_decide_all_the_same_are_refused(tmp_path):
+    workdir.open_workdir(str(tmp_path), CONFIG)
+    workdir.check_workdir(str(tmp_path), changed(log_every=3))
+    with pytest.raises(UserError, match="log_every 10 -> 3"):
+        workdir.check_workdir(str(tmp_path), changed(log_every=3), fixed=("log_every",))
+
+
+@pytest.mark.parametrize("content", [b"step,epoch\n1,\0\0\0\n", b"a;b\n1;2\n"])
+def test_a_fresh_run_needs_no_row_of_a_damaged_table(tmp_path, content, capsys):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    assert result_json.begin_log(tmp_path, 0, None) == []
+    assert (tmp_path / "metrics.damaged.csv").read_bytes() == content
+    assert capsys.readouterr().err.count("\n") == 1

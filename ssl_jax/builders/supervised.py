@@ -97,13 +97,17 @@ def build_classifier(
 def appends(config: Config, steps_per_epoch: int, before: int) -> bool:
     """Return whether a run of `before` epochs is the beginning of the run of `config.epochs`.
 
-    It is where no schedule depends on which of the two numbers there are.
+    It is where no schedule depends on which of the two numbers there are, and where what plateau
+    and early stopping count, evaluations, is the same: the last epoch has one.
 
     Args:
         config: of a run that trains.
         steps_per_epoch: of both.
         before: the other number of epochs.
     """
+    every = config.eval_every
+    if counts_evaluations(config) and (not every or before % every or config.epochs % every):
+        return False
     one, other = (
         schedules_of(
             build_rules(config, CLASSIFIER_GROUPS, epochs * steps_per_epoch, steps_per_epoch)
@@ -111,6 +115,11 @@ def appends(config: Config, steps_per_epoch: int, before: int) -> bool:
         for epochs in (before, config.epochs)
     )
     return schedules_agree(one, other, min(config.epochs, before) * steps_per_epoch)
+
+
+def counts_evaluations(config: Config) -> bool:
+    """Return whether plateau or early stopping decides on the evaluations so far."""
+    return bool(config.plateau.patience or config.stopping.patience)
 
 
 def earlier_defaults(config: Config) -> dict[str, Any]:

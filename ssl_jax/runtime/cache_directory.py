@@ -59,6 +59,7 @@ def private_folder(name: str) -> Path:
         reason = weakness(folder, root)  # nothing is made in a place that others own
         if reason is None:
             make_private(folder)
+            folder.chmod(0o700)  # whatever the modes of the files in it
             reason = weakness(folder, root)  # under a sticky bit others may have been first
         if reason is None:
             tempfile.TemporaryFile(dir=folder).close()
@@ -125,13 +126,18 @@ def _way(path: Path) -> Iterator[Path]:
             yield from _way(place.parent / os.readlink(place))
 
 
-def is_private_file(path: Path) -> bool:
-    """Return whether `path` is a file, no link, of this user that nobody else may write."""
+def is_own_file(path: Path) -> bool:
+    """Return whether `path` is a file, no link, of this user."""
     try:
         status = path.lstat()
     except OSError:
         return False
-    return stat.S_ISREG(status.st_mode) and _is_own(status) and not _others_write(status)
+    return stat.S_ISREG(status.st_mode) and _is_own(status)
+
+
+def is_private_file(path: Path) -> bool:
+    """Return whether `path` is a file, no link, of this user that nobody else may write."""
+    return is_own_file(path) and not _others_write(path.lstat())
 
 
 def _is_own(status: os.stat_result) -> bool:

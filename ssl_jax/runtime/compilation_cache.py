@@ -5,6 +5,7 @@ that machines may share a home directory. This module chooses a directory that c
 stores small programs too, and bounds the growth.
 """
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax.runtime.cache_directory import is_private_file, private_folder
+from ssl_jax.runtime.cache_directory import is_own_file, private_folder
 from ssl_jax.runtime.terminal import warn
 
 LIMIT = (
@@ -24,7 +25,7 @@ def enable_compilation_cache() -> None:
     """Store programs that are compiled from here on in `compiled/` of the user's cache directory.
 
     JAX's own `JAX_COMPILATION_CACHE_DIR` and `JAX_ENABLE_COMPILATION_CACHE` take precedence. JAX
-    executes what it finds there: a file that another user owns or may write is deleted first. A
+    executes what it finds there: a link, or a file that another user owns, is deleted first. A
     directory that is not this user's alone, or cannot be written, gives one line of warning, and
     the run goes on.
     """
@@ -45,10 +46,14 @@ def enable_compilation_cache() -> None:
 
 
 def delete_foreign(folder: Path) -> None:
-    """Delete the links, and the files that another user owns or may write."""
+    """Delete the links, and the files that another user owns.
+
+    Files that others might write, by their mode, stay: nobody else reaches a private folder.
+    """
     for path in folder.iterdir():
-        if not (is_private_file(path) or stat.S_ISDIR(path.lstat().st_mode)):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process may have deleted it
+            if not (is_own_file(path) or stat.S_ISDIR(path.lstat().st_mode)):
+                path.unlink()
 
 
 def delete_oldest(folder: Path, limit: int) -> None:

@@ -19,29 +19,8 @@ from ssl_jax.runtime.terminal import say
 from ssl_jax.text import in_file_name
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import check_workdir, open_workdir, write_json
-from ssl_jax.workdir.dynamics_npz import NAME, read_dynamics
+from ssl_jax.workdir.dynamics_npz import NAME, RECORDED, read_dynamics
 from ssl_jax.workdir.metrics_csv import read_rows
-
-# Shape of what a record has of each array that is drawn or counted: () one number, (3,) one for
-# each part of the network, ("D",) one for each mode.
-RECORDED = {
-    **dict.fromkeys(
-        ("corr_eigenvalues", "predictor_eigenvalues", "alignment", "mode_predictor"), ("D",)
-    ),
-    **dict.fromkeys(("parameter_norm", "gradient_norm", "update_norm"), (3,)),
-    **dict.fromkeys(
-        (
-            "epoch",
-            "asymmetry",
-            "asymmetry_l1",
-            "commutator_relative",
-            "effective_rank",
-            "mean_share",
-        ),
-        (),
-    ),
-    **dict.fromkeys(("relative_spread", "online_target_cosine", "weight_cosine", "loss"), ()),
-}
 
 
 def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:

@@ -71,7 +71,7 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         parts = pretraining.build(trained, trained.epochs * steps_an_epoch, steps_an_epoch, None)
         init = pretraining.make_init(parts, data)
         shapes: Any = init.trace(fresh_key(trained)).out_info
-        check_memory(trained, init, jax.devices()[:1])
+        check_memory(trained, init, jax.local_devices()[:1])
     checks.check_sizes(trained.probe, data)
     checkpoints.check_shapes(source / "checkpoints", step, encoder_of(shapes))
     dataset = read_dataset(trained)
@@ -90,6 +90,8 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     result, features = run_probes(
         trained, parts.recipe, trained=state, fresh=fresh, dataset=dataset, encode=encode, out=out
     )
+    if not is_writer():
+        return
     result = (
         {"task": "probe", "checkpoint": str(source)}
         | result_json.describe(trained.to_dict())

@@ -39,7 +39,8 @@ class Task(NamedTuple):
     configs: str = ""
 
 
-# Fields that name local files or directories, with what they may stand in: `mini.data.data_dir`.
+# Fields, and sections of fields, that name local files or directories: `mini.data.data_dir`,
+# `weights.convnext_tiny`.
 PATHS = ("data_dir", "checkpoint", "run", "weights", "store")
 SEVERAL_PATHS = ("runs",)  # with commas between them
 MANY = "a --config of that task"
@@ -114,10 +115,10 @@ def with_local_paths(config: Config) -> Config:
     """
     changes = {}
     for field, value in flatten(config.to_dict()).items():
-        name = field.rpartition(".")[2]
-        if isinstance(value, str) and value and name in PATHS:
+        names = field.split(".")
+        if isinstance(value, str) and value and not set(names).isdisjoint(PATHS):
             changes[field] = local_path(field, value)
-        elif isinstance(value, str) and name in SEVERAL_PATHS:
+        elif isinstance(value, str) and names[-1] in SEVERAL_PATHS:
             words = [word.strip() for word in value.split(",")]
             changes[field] = ",".join(local_path(field, word) for word in words)
     if all(value == flatten(config.to_dict())[field] for field, value in changes.items()):

@@ -29,6 +29,7 @@ from ssl_jax.builders.program import (
 )
 from ssl_jax.builders.supervised import (
     appends,
+    counts_evaluations,
     earlier_defaults,
     fresh_state,
     images_left,
@@ -74,7 +75,8 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     plan, parts, augment = prepare(config)
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
     grows = partial(appends, config, plan.steps_per_epoch)
-    out = check_workdir(directory, config.to_dict(), grows, earlier_defaults(config))
+    fixed = ("eval_every", "log_every") if counts_evaluations(config) else ()
+    out = check_workdir(directory, config.to_dict(), grows, earlier_defaults(config), fixed)
     init = make_init(parts, plan.data)
     check_memory(config, init, plan.devices)
     check_exclude(config, init)
@@ -318,6 +320,15 @@ def summary(rows: list[dict[str, float]]) -> dict:
     return {name: value if value is None else float(value) for name, value in result.items()}
 
 
+def read_snapshot(path: Path) -> np.ndarray:
+    """Return the probabilities (M, K) of a snapshot; UserError where they cannot be read."""
+    content = files.read_bytes(path, "a snapshot, which training keeps at the end of a cycle")
+    try:
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: damaged ({error}); train again in another directory") from error
+
+
 def ensemble(out: Path, steps: list[int], dataset: Dataset) -> dict:
     """Evaluate a snapshot ensemble (Huang et al. 2017, arXiv 1704.00109).
 
@@ -329,7 +340,7 @@ def ensemble(out: Path, steps: list[int], dataset: Dataset) -> dict:
     Returns:
         The steps, the test accuracy of each snapshot, and that of their mean probabilities.
     """
-    members = [np.load(out / "snapshots" / f"step-{step}.npy") for step in steps]
+    members = [read_snapshot(out / "snapshots" / f"step-{step}.npy") for step in steps]
     right = [
         float(np.mean(np.argmax(p, axis=1) == dataset.test.label))
         for p in [*members, np.mean(members, axis=0)]

@@ -32,7 +32,7 @@ from ssl_jax.tasks.pretrain import pretrain
 from ssl_jax.text import printable
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import flatten, write_json
-from ssl_jax.workdir.lock import locked
+from ssl_jax.workdir.lock import DirectoryTaken, locked
 
 LOOK = 10.0  # seconds between two looks at what other processes hold
 Pretrain = Callable[[Config, str, Interrupted], None]
@@ -162,6 +162,9 @@ def run_if_free(
                 keep(config, job)
             elif not stop():
                 raise RuntimeError("ended without a result")
+        except DirectoryTaken as taken:  # by a start on the cell, or a holder that only slept
+            say(f"{job.name}: {taken}")
+            return False
         except lease.LeaseLost as lost:
             say(f"{job.name}: {lost}")
         except Exception as error:  # whatever it is: the other cells can do without this one

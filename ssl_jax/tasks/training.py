@@ -97,7 +97,7 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
         state = checkpoints.restore(manager, session.fresh) if start else session.fresh
         notes = checkpoints.read_notes(out / "checkpoints", start) if start else {}
         require_same_rounding(notes, session)
-        # Nothing is written before this line: a start that is refused leaves everything as it was.
+        # No file of the run is written before this line: a refused start leaves it as it was.
         result_json.open_on_one(str(out), config.to_dict())
         rows = result_json.begin_log(out, start, notes.get(METRICS))
         records = (
@@ -121,7 +121,10 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
 def rounding(session: Session) -> dict[str, Any]:
     """Return what a step's rounding depends on besides the fields that no start may change."""
     devices = session.plan.devices
-    return {"devices": len(devices), "steps_per_call": steps_per_call(session.config, devices)}
+    return {
+        "devices": len(devices) * jax.process_count(),  # of all processes
+        "steps_per_call": steps_per_call(session.config, devices),
+    }
 
 
 def require_same_rounding(notes: dict[str, Any], session: Session) -> None:

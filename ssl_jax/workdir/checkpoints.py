@@ -80,11 +80,16 @@ def save(
         return
     state = jax.device_get(state)
     arrays = {name: digest(array) for name, array in _named(state)}
-    manifest = {"step": step, "arrays": arrays, "notes": notes or {}}
+    manifest: dict[str, Any] = {"step": step, "arrays": arrays, "notes": notes or {}}
+    manifest["digest"] = _digest_of_json(manifest)
     items = {STATE: ocp.args.PyTreeSave(state), MANIFEST: ocp.args.JsonSave(manifest)}
     needed = sum(array.nbytes for _, array in _named(state))
     with _writing(manager, needed):
         manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+
+
+def _digest_of_json(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
@@ -179,7 +184,7 @@ def restore_parts(directory: Path, step: int, like: PyTree) -> PyTree:
         if got is want:
             raise UserError(f"{folder}: has no {name}, which this configuration needs")
         _require_shape(folder, name, np.shape(got), np.shape(want))
-        if name in saved and digest(np.asarray(got)) != saved[name]:
+        if saved and digest(np.asarray(got)) != saved.get(name):
             raise UserError(f"{folder}: {name} is not what was saved, its bits changed; {BEFORE}")
     return state
 
@@ -228,7 +233,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         return {}
     try:
         manifest = json.loads(files.read_bytes(path, "the manifest of a checkpoint"))
+        own = manifest.pop("digest")
         step, arrays, notes = manifest["step"], dict(manifest["arrays"]), dict(manifest["notes"])
+        if own != _digest_of_json(manifest):
+            raise ValueError("its bits changed")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error}); {BEFORE}") from error
     if str(step) != folder.name:

@@ -41,6 +41,7 @@ def check_workdir(
     config: dict,
     appends: Callable[[int], bool] = lambda epochs: False,
     defaults: dict | None = None,
+    fixed: tuple[str, ...] = (),
 ) -> Path:
     """Return the directory, not yet touched, after checking that this run may use it.
 
@@ -51,6 +52,7 @@ def check_workdir(
             changes nothing that the earlier one has computed.
         defaults: the defaults of the task's fields. An earlier start that lacks one of them is of
             before there was that field, and did what its default does.
+        fixed: free fields that decide what this run trains all the same.
 
     Returns:
         The directory.
@@ -75,7 +77,8 @@ def check_workdir(
             "delete the link, or take another work directory"
         )
     if os.path.lexists(directory / "config.json"):
-        refuse_other(read_json(directory / "config.json"), config, directory, appends, defaults)
+        earlier = read_json(directory / "config.json")
+        refuse_other(earlier, config, directory, appends, defaults, fixed)
     return directory
 
 
@@ -83,12 +86,18 @@ def linked_folders(directory: Path) -> Iterator[Path]:
     """Yield the links to directories below `directory`, which may be a link itself."""
     if not directory.is_dir():
         return
-    with files.reading(directory), os.scandir(directory) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_dir(follow_symlinks=False):
-                yield from linked_folders(Path(entry.path))
-            elif entry.is_symlink() and Path(entry.path).is_dir():
-                yield Path(entry.path)
+    try:
+        with os.scandir(directory) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:  # another start of a sweep has just deleted it
+        return
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be read ({files.reason(error)})") from error
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from linked_folders(Path(entry.path))
+        elif entry.is_symlink() and Path(entry.path).is_dir():
+            yield Path(entry.path)
 
 
 def open_workdir(path: str, config: dict) -> Path:
@@ -112,6 +121,7 @@ def refuse_other(
     directory: Path,
     appends: Callable[[int], bool] = lambda epochs: False,
     defaults: dict | None = None,
+    fixed: tuple[str, ...] = (),
 ) -> None:
     """Refuse a configuration that would compute something else than the earlier one did.
 
@@ -121,6 +131,7 @@ def refuse_other(
         directory: the work directory, for the message.
         appends: as `check_workdir` takes it.
         defaults: as `check_workdir` takes them.
+        fixed: as `check_workdir` takes them.
 
     Raises:
         UserError: the tasks differ, or fields outside `FREE` and `PROBES`, which it lists.
@@ -134,7 +145,8 @@ def refuse_other(
     differing = [
         name
         for name in sorted(old.keys() | new.keys())
-        if old.get(name, "absent") != new.get(name, "absent") and not is_free(name, FREE + PROBES)
+        if old.get(name, "absent") != new.get(name, "absent")
+        and (name in fixed or not is_free(name, FREE + PROBES))
     ]
     # only where it is all that differs: `appends` builds the schedules of this configuration
     before = old.get("epochs")

@@ -32,6 +32,26 @@ from ssl_jax.runtime.terminal import warn
 
 NAME = "dynamics.npz"
 Record = dict[str, np.ndarray]
+# Shape of what a record has of each array that others read: () one number, (3,) one for
+# each part of the network, ("D",) one for each mode.
+RECORDED = {
+    **dict.fromkeys(
+        ("corr_eigenvalues", "predictor_eigenvalues", "alignment", "mode_predictor"), ("D",)
+    ),
+    **dict.fromkeys(("parameter_norm", "gradient_norm", "update_norm"), (3,)),
+    **dict.fromkeys(
+        (
+            "epoch",
+            "asymmetry",
+            "asymmetry_l1",
+            "commutator_relative",
+            "effective_rank",
+            "mean_share",
+        ),
+        (),
+    ),
+    **dict.fromkeys(("relative_spread", "online_target_cosine", "weight_cosine", "loss"), ()),
+}
 
 
 def read_dynamics(directory: Path) -> dict[str, np.ndarray]:
@@ -134,6 +154,17 @@ def _readable(content: bytes) -> tuple[dict[str, np.ndarray], list[str]]:
     lost += [
         name
         for name, array in arrays.items()
-        if np.ndim(array) < 1 or len(array) != records or array.dtype.kind not in "fiu"
+        if not (_fits(array, RECORDED.get(name)) and len(array) == records)
     ]
     return {name: array for name, array in arrays.items() if name not in lost}, lost
+
+
+def _fits(array: np.ndarray, shape: tuple | None) -> bool:
+    """Return whether an array holds numbers, one record a row, each of `shape`; None: of any."""
+    if array.ndim < 1 or array.dtype.kind not in "fiu":
+        return False
+    sizes = array.shape[1:]
+    return shape is None or (
+        len(sizes) == len(shape)
+        and all(size > 0 if n == "D" else size == n for size, n in zip(sizes, shape, strict=True))
+    )

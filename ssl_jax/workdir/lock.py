@@ -27,7 +27,7 @@ def locked(directory: Path) -> Iterator[None]:
     locked where nothing can be written: the task has its own words for that.
 
     Raises:
-        UserError: another start holds it.
+        DirectoryTaken: another start holds it.
     """
     made = _make(directory)
     try:
@@ -109,8 +109,12 @@ def _holder(file: int) -> str:
         return "another process"
 
 
-def _taken(directory: Path, holder: str) -> UserError:
-    return UserError(
+class DirectoryTaken(UserError):
+    """Another start holds the work directory."""
+
+
+def _taken(directory: Path, holder: str) -> DirectoryTaken:
+    return DirectoryTaken(
         f"--workdir: {holder} is at work in {directory}; "
         "wait until it has ended, or take another directory"
     )

@@ -31,6 +31,8 @@ def begin_log(out: Path, start: int, kept: str | None) -> list[metrics_csv.Row]:
         The rows up to `start`.
     """
     path = out / metrics_csv.NAME
+    if start == 0:  # nothing of the file counts
+        kept = metrics_csv.table([])
     if not is_writer():
         rows = metrics_csv.read_rows(path) if kept is None else metrics_csv.parse(kept)
         return [row for row in rows if row["step"] <= start]

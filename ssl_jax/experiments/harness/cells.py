@@ -3,7 +3,6 @@
 import io
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -180,10 +179,11 @@ def run_jobs(
 
 def read_cell(path: Path) -> Arrays:
     """Return the arrays of a stored cell; UserError where the file is damaged."""
+    content = files.read_bytes(path, "a cell of this experiment")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib, struct and NumPy each raise their own
         raise UserError(
             f"{path}: damaged ({error}); delete it, and it is computed again"
         ) from error
