@@ -162,8 +162,7 @@ def run_if_free(
                 keep(config, job)
             elif not stop():
                 raise RuntimeError("ended without a result")
-        except DirectoryTaken as taken:  # by a start on the cell, or a holder that only slept
-            say(f"{job.name}: {taken}")
+        except DirectoryTaken:  # by a start on the cell itself, or by a holder that only slept
             return False
         except lease.LeaseLost as lost:
             say(f"{job.name}: {lost}")
