@@ -98,11 +98,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def delete_scratch(folder: Path) -> None:
-    """Delete what killed writers left in a folder in which nobody is writing, as far as we may."""
+    """Delete what killed writers left in a folder, as far as we may. Nobody else may write there."""
     with suppress(OSError):
-        for path in list(folder.iterdir()):
-            if SCRATCH.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        for name in filter(SCRATCH.fullmatch, os.listdir(folder)):
+            with suppress(OSError):
+                (folder / name).unlink()
 
 
 def append(path: Path, text: str) -> None:

@@ -134,6 +134,30 @@ def test_a_line_says_how_far_how_fast_and_how_long(monkeypatch, capsys):
     assert slow[0][1] == "step 7 of 1000 (1%), 100 s/step, 27 h 35 min to go, loss 0.3"
 
 
+def test_bytes_are_shown_in_their_multiples(as_process, at_a_terminal, monkeypatch, capsys):
+    as_process(0)
+    with progress_bar(2 * 10**9, 0, "B", "reading a\x1b[2J\nb") as bar:
+        bar.update(10**9)
+        bar.refresh()
+    error = capsys.readouterr().err
+    assert "1.00G/2.00G" in error and r"reading a\x1b[2J\nb: " in error
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    lines = ProgressLines(2 * 10**9, 0, "B", "reading")
+    for _ in range(2):
+        now[0] += 100
+        lines.update(5 * 10**8)
+    line = "reading: 1 GB of 2 GB (50%), 5 MB/s, 3 min to go\n"
+    assert capsys.readouterr().err == line
+
+
+def test_short_works_are_not_shown(as_process, at_a_terminal, capsys):
+    as_process(0)
+    with progress_bar(2, 0, delay=60) as bar:
+        bar.update(2)
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     "seconds, text", [(59.4, "59 s"), (75, "1 min"), (3599, "1 h 00 min"), (4000, "1 h 07 min")]
 )
