@@ -98,7 +98,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def delete_scratch(folder: Path) -> None:
-    """Delete what killed writers left in a folder, as far as we may; nobody may be writing there."""
+    """Delete what killed writers left in a folder in which nobody writes, as far as we may."""
     with suppress(OSError):
         for name in filter(SCRATCH.fullmatch, os.listdir(folder)):
             with suppress(OSError):
