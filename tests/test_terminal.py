@@ -7,6 +7,7 @@ import io
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -224,3 +225,10 @@ def test_a_program_ends_by_its_result(end, out, tmp_path):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0 and re.fullmatch(out, done.stdout), done
     assert done.stderr in ("", "error\nfrom C")
+
+
+def test_progress_goes_through_one_door():
+    """A bar of tqdm's own would show in every process, and break the lines of a log."""
+    package = Path(terminal.__file__).parent.parent
+    users = [path for path in package.rglob("*.py") if "tqdm" in path.read_text(encoding="utf-8")]
+    assert users == [Path(terminal.__file__)]
