@@ -4,7 +4,7 @@
 
 The same command on the same work directory resumes where it stopped. A user's mistake gives one
 line that begins with "error:", and exit status 2. A stop gives one line, and status 130 after
-Ctrl-C, 75 after SIGTERM: the same command goes on (`ssl_jax/runtime/stops.py`).
+Ctrl-C, 75 after SIGTERM or SIGHUP: the same command goes on (`ssl_jax/runtime/stops.py`).
 """
 
 if __name__ == "__main__":  # before the other imports, which take a while
@@ -52,10 +52,11 @@ def main(argv: list[str], own_process: bool = False) -> int:
         own_process: whether the process serves this command alone, so that it may start anew.
 
     Returns:
-        0, or 2 after a UserError, or 130 after Ctrl-C.
+        0, or 2 after a UserError, or 130 after Ctrl-C in a process that serves others as well.
 
     Raises:
-        Stopped: this process of its own was stopped.
+        Stopped: this process of its own was stopped; `stops.run` makes it the status 130 after
+            Ctrl-C, 75 after SIGTERM or SIGHUP.
     """
     try:
         if {"-h", "--help"} & set(argv):

@@ -10,13 +10,15 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from ssl_jax.errors import UserError
 
 NAME_BYTES, PATH_BYTES = 255, 3840  # of one name, and of a path: 4096 less what lies below it
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SCRATCH = re.compile(r"\.[0-9a-f]{32}\.tmp")  # names of files that are not yet whole
 
 
 def local_path(field: str, text: str) -> str:
@@ -71,16 +73,36 @@ def write_whole(path: Path, content: bytes | str) -> None:
         UserError: the file cannot be written.
     """
     content = content.encode() if isinstance(content, str) else content
+    with writing(path, len(content)), replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file that replaces `path` when this context ends well, and is removed otherwise.
+
+    A link at `path` is replaced itself, and the file that it points to stays as it is.
+
+    Raises:
+        OSError: the file cannot be written; `writing` around it makes one line of that.
+    """
     scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")  # several machines may share the folder
-    with writing(path, len(content)):
-        try:
-            with scratch.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # else a power cut leaves the new name with no bytes
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
+    try:
+        with scratch.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut leaves the new name with no bytes
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def delete_scratch(folder: Path) -> None:
+    """Delete what killed writers left in a folder in which nobody writes, as far as we may."""
+    with suppress(OSError):
+        for name in filter(SCRATCH.fullmatch, os.listdir(folder)):
+            with suppress(OSError):
+                (folder / name).unlink()
 
 
 def append(path: Path, text: str) -> None:
@@ -169,12 +191,18 @@ def require_space(folder: Path, needed: int) -> None:
         needed: bytes.
 
     Raises:
-        UserError: fewer bytes are free.
+        OSError: fewer bytes are free; `writing` around it makes one line of that.
     """
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(nearest_existing(folder)).free
     if free < needed:
-        raise UserError(f"{folder}: needs {size(needed)}, {size(free)} are free; free some space")
+        why = f"no space left: {needed:,} bytes needed, {free:,} free"
+        raise OSError(errno.ENOSPC, why, str(folder))
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return the path, or the nearest directory above it that exists."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 MOST = 40  # characters of a foreign text that a figure has room for
+SHOWN = 60  # characters of a foreign value in a message
 LONGEST = 60  # characters of a foreign text in the name of a file
 # What Markdown takes for markup inside a line. An underscore within a word is none.
 MARKUP = re.compile(r"[\\`*\[\]~$]|^[#>]|(?<!\w)_|_(?!\w)")
@@ -62,11 +63,16 @@ def shortened(text: str, most: int = MOST) -> str:
     return f"{text[: most - most // 3 - 1]}…{text[len(text) - most // 3 :]}"
 
 
+def shown(value: object, most: int = SHOWN) -> str:
+    """Return a foreign value for a message, as Python writes it, in at most `most` characters."""
+    return shortened(printable(repr(value)), most)
+
+
 def in_figure(text: object, most: int = MOST) -> str:
     """Return a text for a figure: no formula, no more than `most` characters, seen in a legend."""
-    shown = shortened(printable(text), most).replace("$", r"\$")
+    seen = shortened(printable(text), most).replace("$", r"\$")
     # Matplotlib leaves what begins with an underscore out of legends.
-    return f" {shown}" if shown.startswith("_") else shown
+    return f" {seen}" if seen.startswith("_") else seen
 
 
 def in_html(text: object, lines: bool = False) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 # other.
 FLOORS = (
     ("ssl_jax", "errors", "text", "types"),
-    ("files", "intervals", "linalg", "losses"),
+    ("digests", "files", "intervals", "linalg", "losses"),
     ("runtime",),
     ("augment", "data", "dynamics", "models", "optim", "workdir"),
     ("predictors", "probes"),

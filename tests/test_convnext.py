@@ -119,7 +119,7 @@ def test_logits_are_timms(tmp_path, side):
     save_file(file, tmp_path / "a.safetensors")
     classifier = make_classifier(make_encoder("convnext_tiny", width=4, depth=1), 5)
     params, stats, _ = load_weights(
-        tmp_path / "a.safetensors", *fresh(classifier, side), "convnext_tiny"
+        tmp_path / "a.safetensors", *fresh(classifier, side), "convnext_tiny", "weights"
     )
     image = np.random.default_rng(1).normal(size=(3, side, side, 3))
     got = jax.jit(classifier.logits)(params, stats, jnp.float32(image))

@@ -3,6 +3,8 @@
 import errno
 import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,10 +103,51 @@ def test_damaged_files_are_all_kept(tmp_path):
     assert [(tmp_path / name).read_text() for name in names] == ["one", "two", "three"]
 
 
+def test_a_file_that_is_streamed_appears_at_the_end(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    with pytest.raises(KeyboardInterrupt), files.replacing(path) as file:
+        file.write(b"half of")
+        raise KeyboardInterrupt
+    assert path.read_text() == "before" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    with files.replacing(path) as file:
+        file.write(b"now")
+        scratch = [p.name for p in tmp_path.iterdir() if p != path]
+        assert path.read_text() == "before"
+    assert path.read_text() == "now" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert len(scratch) == 1 and files.SCRATCH.fullmatch(scratch[0])
+
+
+def test_what_a_killed_writer_left_is_deleted_and_nothing_else(tmp_path):
+    names = ["a.txt", ".tmp", f".{31 * 'a'}.tmp", f"{32 * 'a'}.tmp", f".{32 * 'a'}.tmp2", ".A.tmp"]
+    code = f"""
+import os
+from pathlib import Path
+from ssl_jax import files
+with files.replacing(Path({str(tmp_path / "a.txt")!r})) as file:
+    file.write(b"half")
+    os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT)
+    assert len(list(tmp_path.iterdir())) == 1
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / f".{32 * 'f'}.tmp").mkdir()
+    files.delete_scratch(tmp_path)
+    kept = [*names, f".{32 * 'f'}.tmp"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
+    files.delete_scratch(tmp_path / "missing")
+
+
 def test_room_is_asked_for_before(tmp_path):
     files.require_space(tmp_path / "not" / "yet", 1)
-    with pytest.raises(UserError, match="not: needs 1e\\+03 TB, .* are free"):
+    says = "no space left: 1,000,000,000,000,000 bytes needed, [0-9,]+ free"
+    with pytest.raises(OSError, match=says) as refusal:
         files.require_space(tmp_path / "not", 10**15)
+    assert refusal.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=f"not: cannot be written .{says}.; free some space"):
+        with files.writing(tmp_path / "not"):
+            files.require_space(tmp_path / "not", 10**15)
 
 
 def test_sizes_in_words():

@@ -89,9 +89,24 @@ def test_the_file_may_vanish_between_open_and_lock(tmp_path, monkeypatch):
         assert len(calls) == 2 and (tmp_path / NAME).exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}"])
-def test_a_holder_that_cannot_be_read(text, tmp_path):
+NOBODY = ["", "{", "[]", "null", "{}", 3000 * "[", "\udcff", '{"pid": 1, "host": "a"}']
+NOBODY += [json.dumps(lease.signature() | {name: [1]}) for name in ("pid", "host")]
+
+
+def test_a_holder_is_named_without_what_moves_the_cursor(tmp_path):
     with (tmp_path / NAME).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps(lease.signature() | {"pid": 7, "host": "a\x1b[2J\n" + 500 * "b"}))
+        file.flush()
+        with pytest.raises(UserError) as caught, locked(tmp_path):
+            pass
+    assert str(caught.value).startswith(r"--workdir: process 7 on a\x1b[2J\nbbb")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("text", NOBODY)
+def test_a_holder_that_cannot_be_read(text, tmp_path):
+    with (tmp_path / NAME).open("w", errors="surrogateescape") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(text)
         file.flush()

@@ -14,7 +14,6 @@ from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders import pretraining
 from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.probes.accuracies import make_encode
-from ssl_jax.probes.features import digest
 from ssl_jax.probes.linear import few_label_probe, ridge_probe, seed_probe
 from ssl_jax.probes.newton import newton_probe
 from ssl_jax.tasks.probe import run_probes
@@ -278,23 +277,3 @@ def test_features_of_another_normalisation_or_network_are_not_read_back(tmp_path
     features = [Probed(tmp_path, **fields | other).features["test_x"] for other in ({}, *others)]
     for other in features[1:]:
         assert np.abs(features[0] - other).max() > 1e-3
-
-
-def test_a_digest_knows_every_bit_and_place():
-    rng = np.random.default_rng(0)
-    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((30, 40), (7,)))
-    least = b.copy()
-    least[3] = np.nextafter(b[3], np.float32(9))  # the least change that a weight can make
-    trees = [
-        {"a": a, "b": b},
-        {"a": a, "b": least},
-        {"a": a, "b": b[::-1]},
-        {"a": a, "c": b},
-        {"a": a.T, "b": b},
-        {"a": a.reshape(40, 30), "b": b},
-        {"a": a, "b": b.view(np.int32)},
-        {"a": a},
-        {"a": a, "b": b, "c": np.zeros(0)},
-    ]
-    assert len({digest(tree) for tree in trees}) == len(trees)
-    assert digest(trees[0]) == digest({"b": b.copy(), "a": np.asfortranarray(a)})

@@ -96,7 +96,7 @@ def test_depth_is_bounded():
         return json.loads('{"a":' + "[" * levels + "]" * levels + "}")
 
     assert fault(nested(DEEPEST - 1), {}) is None
-    assert fault(nested(DEEPEST + 1), {}) == f"is nested deeper than {DEEPEST} levels"
+    assert fault(nested(DEEPEST), {}) == f"is nested deeper than {DEEPEST} levels"
 
 
 def test_require_names_the_file(tmp_path):

@@ -409,6 +409,25 @@ def test_refused_before_anything_runs(config, tmp_path, case):
     assert not pretend.ran and not list(tmp_path.rglob("config.json"))
 
 
+def test_nothing_is_written_through_links_of_the_store(config, tmp_path):
+    """A folder that is a link; a file that is one, to nothing: found before anything runs."""
+    config.store = str(tmp_path / "store")
+    theirs, place = tmp_path / "theirs", tmp_path / "store" / "table1" / "mini"
+    theirs.mkdir()
+    place.parent.mkdir(parents=True)
+    place.symlink_to(theirs)
+    pretend = Pretend()
+    with pytest.raises(UserError, match=f"store: {place}: is a link"):
+        run(config, tmp_path / "w", pretend)
+    place.unlink()
+    stored = place / "byol" / "seed-0.json"
+    stored.parent.mkdir(parents=True)
+    stored.symlink_to(theirs / "gone.json")
+    with pytest.raises(UserError, match=f"{stored}: not found"):
+        run(config, tmp_path / "w2", pretend)
+    assert not pretend.ran and not list(theirs.iterdir())
+
+
 def test_directory_and_store_of_another_sweep_are_refused(config, tmp_path):
     run(config, tmp_path / "w", Pretend())
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

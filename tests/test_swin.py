@@ -143,7 +143,7 @@ def test_logits_are_timms(tmp_path, height, width):
     image = np.random.default_rng(1).normal(size=(2, height, width, 3))
     shapes = jax.eval_shape(classifier.init, jax.random.key(0), jnp.float32(image))
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    params, stats, _ = load_weights(tmp_path / "a.safetensors", *zeros, "swin_tiny")
+    params, stats, _ = load_weights(tmp_path / "a.safetensors", *zeros, "swin_tiny", "weights")
     got = jax.jit(classifier.logits)(params, stats, jnp.float32(image))
     expected = np.stack([logits(i, file) for i in image])
     assert np.max(np.abs(expected)) > 1

@@ -7,6 +7,7 @@ import io
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -134,6 +135,30 @@ def test_a_line_says_how_far_how_fast_and_how_long(monkeypatch, capsys):
     assert slow[0][1] == "step 7 of 1000 (1%), 100 s/step, 27 h 35 min to go, loss 0.3"
 
 
+def test_bytes_are_shown_in_their_multiples(as_process, at_a_terminal, monkeypatch, capsys):
+    as_process(0)
+    with progress_bar(2 * 10**9, 0, "B", "reading a\x1b[2J\nb") as bar:
+        bar.update(10**9)
+        bar.refresh()
+    error = capsys.readouterr().err
+    assert "1.00G/2.00G" in error and r"reading a\x1b[2J\nb: " in error
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    lines = ProgressLines(2 * 10**9, 0, "B", "reading")
+    for _ in range(2):
+        now[0] += 100
+        lines.update(5 * 10**8)
+    line = "reading: 1 GB of 2 GB (50%), 5 MB/s, 3 min to go\n"
+    assert capsys.readouterr().err == line
+
+
+def test_short_works_are_not_shown(as_process, at_a_terminal, capsys):
+    as_process(0)
+    with progress_bar(2, 0, delay=60) as bar:
+        bar.update(2)
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     "seconds, text", [(59.4, "59 s"), (75, "1 min"), (3599, "1 h 00 min"), (4000, "1 h 07 min")]
 )
@@ -200,3 +225,10 @@ def test_a_program_ends_by_its_result(end, out, tmp_path):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0 and re.fullmatch(out, done.stdout), done
     assert done.stderr in ("", "error\nfrom C")
+
+
+def test_progress_goes_through_one_door():
+    """A bar of tqdm's own would show in every process, and break the lines of a log."""
+    package = Path(terminal.__file__).parent.parent
+    users = [path for path in package.rglob("*.py") if "tqdm" in path.read_text(encoding="utf-8")]
+    assert users == [Path(terminal.__file__)]

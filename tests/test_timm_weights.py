@@ -31,13 +31,13 @@ def path(tmp_path):
 
 
 def test_the_head_is_taken_where_it_fits(path):
-    params, _, message = load_weights(path, *convnext(5), "convnext_tiny")
+    params, _, message = load_weights(path, *convnext(5), "convnext_tiny", "weights")
     file = draw_file(DEPTHS, 4, 5)
     chex.assert_trees_all_equal(
         params["head"], {"kernel": file["head.fc.weight"].T, "bias": file["head.fc.bias"]}
     )
     assert message.endswith("with its head")
-    params, _, message = load_weights(path, *convnext(7), "convnext_tiny")
+    params, _, message = load_weights(path, *convnext(7), "convnext_tiny", "weights")
     assert not np.any(params["head"]["kernel"])
     assert message.endswith("its head has 5 classes, here are 7: left as initialised")
 
@@ -55,7 +55,7 @@ def test_a_head_of_another_shape_is_named(tmp_path, weight, bias):
     }
     save_file(file, tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=r"the head in .* takes \(classes, 32\) and \(classes,\)"):
-        load_weights(tmp_path / "a.safetensors", *convnext(5), "convnext_tiny")
+        load_weights(tmp_path / "a.safetensors", *convnext(5), "convnext_tiny", "weights")
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_numbers_that_no_network_has_are_named(tmp_path, name, value, words):
     save_file(file, tmp_path / "a.safetensors")
     init = make_classifier(make_encoder("resnet18", width=4, stem="imagenet"), 5).init
     with pytest.raises(UserError, match=words):
-        load_weights(tmp_path / "a.safetensors", *start(init), "resnet18")
+        load_weights(tmp_path / "a.safetensors", *start(init), "resnet18", "weights")
 
 
 def test_a_trunk_for_pretraining_takes_the_encoder_alone(path):
     network = make_network(make_encoder("convnext_tiny", width=4, depth=1), MLPHead(8, 4))
     params, stats = start(network.init)
-    loaded, same, message = load_weights(path, params, stats, "convnext_tiny")
+    loaded, same, message = load_weights(path, params, stats, "convnext_tiny", "weights")
     chex.assert_trees_all_equal_shapes_and_dtypes(loaded, params)
     chex.assert_trees_all_equal((loaded["projector"], same), (params["projector"], stats))
     assert np.any(loaded["encoder"]["stem_conv"]["kernel"]) and message.endswith("no head")
@@ -118,7 +118,9 @@ def resnet(depth=18):
 def test_resnets_arrays_come_to_their_places(tmp_path):
     file = resnet_file((2, 2, 2, 2), 4, 5)
     save_file(file, tmp_path / "r.safetensors")
-    params, stats, message = load_weights(tmp_path / "r.safetensors", *resnet(), "resnet18")
+    params, stats, message = load_weights(
+        tmp_path / "r.safetensors", *resnet(), "resnet18", "weights"
+    )
     block, recorded = params["encoder"]["stage2_block1"], stats["encoder"]["stage2_block1"]
     kernel = file["layer2.0.downsample.0.weight"]
     chex.assert_trees_all_equal(block["shortcut_conv"]["kernel"], kernel.transpose(2, 3, 1, 0))
@@ -157,25 +159,23 @@ def test_files_that_do_not_fit_are_refused(tmp_path, path):
     ]
     for file, (params, stats), name, words in cases:
         with pytest.raises(UserError, match=words):
-            load_weights(file, params, stats, name)
+            load_weights(file, params, stats, name, "weights")
     wide = start(make_classifier(make_encoder("convnext_tiny", width=6, depth=1), 5).init)
     with pytest.raises(UserError, match=r"makes \(4,\) where \(6,\) is needed"):
-        load_weights(path, *wide, "convnext_tiny")
+        load_weights(path, *wide, "convnext_tiny", "weights")
     with pytest.raises(
-        UserError, match="encoder.weights: got a file for mlp, takes one for convnext_tiny"
+        UserError, match="^weights.mlp: got a file for mlp, takes one for convnext_tiny"
     ):
-        load_weights(path, *wide, "mlp")
+        load_weights(path, *wide, "mlp", "weights.mlp")
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
-    with pytest.raises(
-        UserError, match="encoder.weights: got .*gone.safetensors, which is no file"
-    ):
-        load_weights(tmp_path / "gone.safetensors", *convnext(), "convnext_tiny")
+    with pytest.raises(UserError, match="^weights: got .*gone.safetensors, which is no file"):
+        load_weights(tmp_path / "gone.safetensors", *convnext(), "convnext_tiny", "weights")
     for name in ("bad.safetensors", "bad.pth"):
         (tmp_path / name).write_bytes(b"no weights at all")
-        with pytest.raises(UserError, match=f"encoder.weights: .*{name}") as caught:
-            load_weights(tmp_path / name, *convnext(), "convnext_tiny")
+        with pytest.raises(UserError, match=f"^weights: .*{name}") as caught:
+            load_weights(tmp_path / name, *convnext(), "convnext_tiny", "weights")
         assert "\n" not in str(caught.value)
 
 
@@ -257,7 +257,7 @@ def test_logits_are_those_of_timm_itself(tmp_path, name, suffix):
     classifier = make_classifier(
         make_encoder(name, width=0, stem="imagenet" if "res" in name else "cifar"), 10
     )
-    params, stats, _ = load_weights(path, *start(classifier.init), name)
+    params, stats, _ = load_weights(path, *start(classifier.init), name, "weights")
     image = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     with torch.no_grad():
         expected = model(torch.tensor(image.transpose(0, 3, 1, 2))).numpy()

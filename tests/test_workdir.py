@@ -39,6 +39,22 @@ def contents(directory: Path) -> dict:
     return {p: (p.is_file() and p.read_bytes(), p.stat().st_mtime_ns) for p in directory.rglob("*")}
 
 
+def test_what_killed_starts_were_writing_is_deleted(tmp_path):
+    """Not from work directories inside, where others may be writing: begun, or only locked."""
+    name = f".{32 * 'a'}.tmp"
+    others = {"other": "config.json", "locked": ".lock", "leased": ".lease/1"}
+    own = [tmp_path / inside / name for inside in ("", "figures", "features/deep")]
+    theirs = [tmp_path / inside / "figures" / name for inside in others]
+    theirs += [tmp_path / inside / name for inside in others]
+    marks = [tmp_path / inside / mark for inside, mark in others.items()]
+    for path in (*own, *theirs, *marks):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    out = workdir.open_workdir(str(tmp_path), CONFIG)
+    assert out == tmp_path and not any(path.exists() for path in own)
+    assert all(path.exists() for path in (*theirs, *marks))
+
+
 def test_writes_the_configuration_whole(tmp_path, monkeypatch):
     out = workdir.open_workdir(str(tmp_path / "a" / "b"), CONFIG)
     assert json.loads((out / "config.json").read_text()) == json.loads(json.dumps(CONFIG))

@@ -167,7 +167,7 @@ def fresh_state(config: Config, parts: ClassifierParts, init: Wrapped) -> Superv
     if not config.weights:
         return state
     params, stats, message = load_weights(
-        Path(config.weights), state.params, state.stats, config.encoder.name
+        Path(config.weights), state.params, state.stats, config.encoder.name, "weights"
     )
     say(message)
     return state._replace(params=params, stats=stats, opt_state=parts.optimizer.init(params))

@@ -6,7 +6,6 @@ type and a value that no run takes are one `UserError` with the file, the field,
 what it takes.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,10 @@ from ssl_jax.builders.optimizer import build_optimizer, build_rules
 from ssl_jax.builders.pretraining import GROUPS, build_predictor, build_recipe, build_tau
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.runtime.terminal import say
+from ssl_jax.text import SHOWN, printable, shortened, shown
 from ssl_jax.types import Config
 from ssl_jax.workdir.directory import LISTED, read_json
+from ssl_jax.workdir.schema import is_number, is_whole
 
 TAKES = {
     int: "a whole number",
@@ -31,7 +32,6 @@ TAKES = {
     str: "text",
     tuple: "a list of numbers",
 }
-SHOWN = 60  # characters of a value that a message shows
 # Steps of an epoch that the parts are built with to check them, where no data set says how many:
 # enough for schedules that count parts of an epoch, and few enough for runs of many epochs.
 STEPS_PER_EPOCH, MOST_STEPS = 1000, 2**30
@@ -107,7 +107,8 @@ def fill(config: Config, content: dict[str, Any], section: str = "") -> None:
         field = f"{section}{name}"
         if name not in config:
             known = [f"{section}{other}" for other in config]
-            raise UserError(f"{shorten(field)}: no such field, {nearest(field, known)}")
+            seen = shortened(printable(field), SHOWN)
+            raise UserError(f"{seen}: no such field, {nearest(field, known)}")
         if isinstance(config[name], ConfigDict):
             if not isinstance(value, dict):
                 fields = ", ".join(config[name])
@@ -126,31 +127,16 @@ def _typed(field: str, value: Any, kind: type, optional: bool) -> Any:
         kind: the type that the field takes.
         optional: whether it may be unset, for the message.
     """
-    if kind is float and is_finite(value):
+    if kind is float and is_number(value):
         return float(value)
-    if kind is int and type(value) is int and -(2**63) <= value < 2**63:
+    if kind is int and is_whole(value):
         return value
-    if kind is tuple and isinstance(value, list) and all(map(is_finite, value)):
+    if kind is tuple and isinstance(value, list) and all(map(is_number, value)):
         return tuple(value)
     if kind in (bool, str) and type(value) is kind:
         return value
     or_unset = " or null" if optional else ""
     raise UserError(f"{field}: got {shown(value)}, takes {TAKES[kind]}{or_unset}")
-
-
-def is_finite(value: Any) -> bool:
-    """Return whether a value of JSON is a number, no truth value, that a float can hold."""
-    return type(value) in (int, float) and abs(value) <= 1e308 and math.isfinite(value)
-
-
-def shown(value: Any) -> str:
-    """Return a value for a message, its beginning alone where it is long."""
-    return shorten(repr(value))
-
-
-def shorten(text: str) -> str:
-    """Return at most `SHOWN` characters of a text."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def check_pretrained(config: Config) -> None:

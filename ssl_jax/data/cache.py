@@ -8,27 +8,22 @@ a half-written file.
 What a split was decoded from is told by a digest of the whole files (`source_digest`).
 """
 
-import errno
 import hashlib
 import json
 import math
 import os
-import shutil
 import time
-import uuid
 import zlib
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
+from ssl_jax import files
 from ssl_jax.errors import UserError
-from ssl_jax.files import local_path
 from ssl_jax.runtime.cache_directory import make_private, user_cache
-from ssl_jax.runtime.terminal import warn
+from ssl_jax.runtime.terminal import progress_bar, warn
 
 Example = tuple[np.ndarray, int]
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -36,7 +31,6 @@ Arrays = tuple[np.ndarray, np.ndarray]
 BESIDE = "ssl_jax_cache"  # folder of decoded splits beside the data
 # Seconds in which a file may change again without a new date: it is not remembered before.
 RECENT = 2.0
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
@@ -49,7 +43,7 @@ def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
         UserError: there is no place for a cache at all.
     """
     if cache_dir:
-        return [Path(local_path("cache_dir", cache_dir))]
+        return [Path(files.local_path("cache_dir", cache_dir))]
     try:
         if data_dir and not os.environ.get("SSL_JAX_CACHE") and _writable(data_dir):
             return [Path(data_dir) / BESIDE, user_cache()]
@@ -95,44 +89,26 @@ def load_or_build(
         if (arrays := read(root / stem, source, shape)) is not None:
             return arrays
     refusals: list[str] = []
-    full: set[int] = set()  # devices on which the disk, or this user's share of it, is full
+    full: dict[int, OSError] = {}  # by device: the disk, or this user's share of it, is full
     for root in roots:
         try:
-            refuse_full(root, shape, full)
+            device = files.nearest_existing(root).stat().st_dev
+            if device in full:
+                raise full[device]
+            files.require_space(root, needed_bytes(shape))
             write(root / stem, source, shape, decode())
             return _read(root / stem, source, shape)
         except OSError as error:
-            if error.errno in FULL:
-                full.add(_existing(root).stat().st_dev)
+            if error.errno in files.FULL:
+                full[files.nearest_existing(root).stat().st_dev] = error
             refusals.append(f"{root} ({error.strerror or error})")
     takes = "a directory that can be written, with room for the decoded images"
     raise UserError(f"SSL_JAX_CACHE: got {' and '.join(refusals)}, takes {takes}")
 
 
-def refuse_full(root: Path, shape: tuple[int, ...], full: Container[int] = ()) -> None:
-    """Raise OSError where a decoded split has no room, before it is decoded.
-
-    Args:
-        root: where it is to lie; it need not exist.
-        shape: (N, H, W, C) of all images.
-        full: device numbers that are known to be full, whatever they say.
-    """
-    place = _existing(root)
-    needed, free = needed_bytes(shape), shutil.disk_usage(place).free
-    if free < needed or place.stat().st_dev in full:
-        why = f"no space left: {needed:,} bytes needed, {free:,} free"
-        raise OSError(errno.ENOSPC, why, str(root))
-
-
 def needed_bytes(shape: tuple[int, ...]) -> int:
     """Return the bytes on disk of a decoded split of `shape` (N, H, W, C), rounded up."""
     return math.prod(shape) + 4 * shape[0] + 4096  # pixels, labels, headers and the card
-
-
-def _existing(path: Path) -> Path:
-    """Return the path, or the nearest directory above it that exists."""
-    path = path.absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def source_digest(folder: Path, roots: Sequence[Path]) -> str:
@@ -154,15 +130,12 @@ def source_digest(folder: Path, roots: Sequence[Path]) -> str:
     name = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
     cards = [root / "sources" / f"{name}.json" for root in roots]
     known = {key: value for card in reversed(cards) for key, value in _remembered(card).items()}
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    found = {path.name: _identity(path) for path in files}
-    unknown = {p for p in files if known.get(p.name, [None])[:-1] != found[p.name]}
-    digests = {p.name: known[p.name][-1] for p in files if p not in unknown}
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    found = {path.name: _identity(path) for path in paths}
+    unknown = {p for p in paths if known.get(p.name, [None])[:-1] != found[p.name]}
+    digests = {p.name: known[p.name][-1] for p in paths if p not in unknown}
     size = sum(found[path.name][0] for path in unknown)
-    # shown only where it takes long
-    with tqdm(
-        total=size, desc=f"reading {folder}", unit="B", unit_scale=True, delay=3, disable=None
-    ) as bar:
+    with progress_bar(size, 0, "B", f"reading {folder}", delay=3) as bar:
         for path in sorted(unknown):
             digests[path.name] = _file_digest(path)
             bar.update(found[path.name][0])
@@ -171,7 +144,7 @@ def source_digest(folder: Path, roots: Sequence[Path]) -> str:
         lasting = {n: [*found[n], digests[n]] for n in found if max(found[n][2:]) < late}
         _remember(cards, lasting)
     whole = hashlib.blake2b(digest_size=8)
-    for path in files:
+    for path in paths:
         whole.update(os.fsencode(path.name) + f" {digests[path.name]}\n".encode())
     return whole.hexdigest()
 
@@ -205,7 +178,7 @@ def _remember(cards: Sequence[Path], entries: dict[str, list]) -> None:
     for card in cards:
         try:
             _make(card.parent)
-            with _replacing(card) as file:
+            with files.replacing(card) as file:
                 file.write(json.dumps(entries, indent=1).encode())
             return
         except OSError:
@@ -258,7 +231,7 @@ def write(stem: Path, source: str, shape: tuple[int, ...], examples: Iterator[Ex
     _make(stem.parent)
     labels: list[int] = []
     crc = 0
-    with _replacing(_file(stem, "image.npy")) as file:
+    with files.replacing(_file(stem, "image.npy")) as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         _reserve(file, math.prod(shape))
@@ -270,9 +243,9 @@ def write(stem: Path, source: str, shape: tuple[int, ...], examples: Iterator[Ex
         if len(labels) != shape[0]:
             raise UserError(f"{source}: has {len(labels)} images, {shape[0]} are declared")
     label = np.asarray(labels, np.int32)
-    with _replacing(_file(stem, "label.npy")) as file:
+    with files.replacing(_file(stem, "label.npy")) as file:
         np.save(file, label)
-    with _replacing(_file(stem, "json")) as file:
+    with files.replacing(_file(stem, "json")) as file:
         file.write(json.dumps(_card(source, shape, crc, label), indent=1).encode())
 
 
@@ -308,22 +281,10 @@ def _reserve(file: BinaryIO, size: int) -> None:
         try:
             os.posix_fallocate(file.fileno(), file.tell(), size)
         except OSError as error:
-            if error.errno in (*FULL, errno.EFBIG):
+            if error.errno in files.FULL:
                 why = f"{error.strerror}: {size:,} bytes needed"
                 raise OSError(error.errno, why, file.name) from error
 
 
 def _file(stem: Path, suffix: str) -> Path:
     return stem.with_name(f"{stem.name}.{suffix}")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a new file that replaces `path` when the block ends well, and is removed otherwise."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with open(partial, "xb") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

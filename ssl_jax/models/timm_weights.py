@@ -66,7 +66,7 @@ HEADS = ("head.fc", "head", "fc")  # names of the linear classifier
 
 
 def load_weights(
-    path: str | Path, params: Params, stats: Params, architecture: str
+    path: str | Path, params: Params, stats: Params, architecture: str, field: str
 ) -> tuple[Params, Params, str]:
     """Replace the encoder's arrays of a classifier or network by those of a file.
 
@@ -78,6 +78,7 @@ def load_weights(
         params: {"encoder", ...}, as initialised.
         stats: {"encoder"} or {}, as initialised.
         architecture: name of the encoder, one of RULES.
+        field: where the user named the file, for the messages.
 
     Returns:
         (params, stats, message), where the message is one line for the user.
@@ -86,10 +87,17 @@ def load_weights(
         UserError: for an architecture without rules, an unreadable file, or a file whose arrays are
             missing, unknown or of another shape.
     """
+    try:
+        return _load(path, params, stats, architecture)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from error
+
+
+def _load(
+    path: str | Path, params: Params, stats: Params, architecture: str
+) -> tuple[Params, Params, str]:
     if architecture not in RULES:
-        raise UserError(
-            f"encoder.weights: got a file for {architecture}, takes one for {', '.join(RULES)}"
-        )
+        raise UserError(f"got a file for {architecture}, takes one for {', '.join(RULES)}")
     file = _renamed(read_arrays(path))
     _check_values(path, file)
     head = next((name for name in HEADS if f"{name}.weight" in file), None)
@@ -118,19 +126,14 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """Return the arrays of a file in either format by name; a UserError if it cannot be read."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(
-            f"encoder.weights: got {path}, which is no file; "
-            "takes a safetensors file or a state dict"
-        )
+        raise UserError(f"got {path}, which is no file; takes a safetensors file or a state dict")
     try:
         return _read_safetensors(path) if path.suffix == ".safetensors" else _read_state_dict(path)
     except UserError:
         raise
     except Exception as error:  # whatever the two libraries raise for a broken file
         reason = str(error).split("\n")[0]
-        raise UserError(
-            f"encoder.weights: cannot read {path} ({type(error).__name__}: {reason})"
-        ) from error
+        raise UserError(f"cannot read {path} ({type(error).__name__}: {reason})") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -143,9 +146,7 @@ def _read_state_dict(path: Path) -> dict[str, np.ndarray]:
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        raise UserError(
-            f"encoder.weights: reading {path} takes torch; a .safetensors file does not"
-        ) from error
+        raise UserError(f"reading {path} takes torch; a .safetensors file does not") from error
     state = torch.load(path, map_location="cpu", weights_only=True)
     for wrapper in ("model", "state_dict"):
         state = state.get(wrapper, state)
@@ -210,20 +211,16 @@ def _check_fit(
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"encoder.weights: {path} does not fit {architecture}: {'; '.join(wrong[:3])}{more}"
-        )
+        raise UserError(f"{path} does not fit {architecture}: {'; '.join(wrong[:3])}{more}")
 
 
 def _check_values(path: str | Path, file: dict[str, np.ndarray]) -> None:
     """Raise a UserError for the first array with numbers that no network has."""
     for name, array in file.items():
         if not np.all(np.isfinite(np.asarray(array, np.float64))):
-            raise UserError(f"encoder.weights: {name} in {path} has numbers that are not finite")
+            raise UserError(f"{name} in {path} has numbers that are not finite")
         if name.endswith("running_var") and np.any(array < 0):
-            raise UserError(
-                f"encoder.weights: {name} in {path} has {array.min()}, a variance takes at least 0"
-            )
+            raise UserError(f"{name} in {path} has {array.min()}, a variance takes at least 0")
 
 
 def _with_head(
@@ -240,7 +237,7 @@ def _with_head(
     kernel = params["head"]["kernel"]
     if weight.shape[1:] != kernel.shape[:1] or bias.shape != weight.shape[:1]:
         raise UserError(
-            f"encoder.weights: the head in {path} has weight {weight.shape} and bias {bias.shape}, "
+            f"the head in {path} has weight {weight.shape} and bias {bias.shape}, "
             f"takes (classes, {kernel.shape[0]}) and (classes,)"
         )
     if weight.T.shape != kernel.shape:

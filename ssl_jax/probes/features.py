@@ -4,7 +4,6 @@ Features are (N, F) float32 NumPy arrays, labels (N,) integers in [0, num_classe
 image.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -15,12 +14,11 @@ from pathlib import Path
 import chex
 import jax
 import numpy as np
-from jax.tree_util import Partial, keystr
+from jax.tree_util import Partial
 
 from ssl_jax import files
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import warn
-from ssl_jax.types import PyTree
 
 AHEAD = 4  # batches given to the device before the first is read back
 _HEADER = "__header__"  # stored beside the arrays: their fingerprint and their names
@@ -101,16 +99,6 @@ def cached_features(
         except UserError as error:  # the next start computes them again
             warn(f"{error}; features are not kept")
     return arrays
-
-
-def digest(tree: PyTree) -> str:
-    """Return a digest of a pytree of arrays: of each its path, type, shape and bytes."""
-    whole = hashlib.blake2b(digest_size=16)
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        array = np.asarray(leaf)
-        whole.update(f"{keystr(path)} {array.dtype} {array.shape}\n".encode())
-        whole.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return whole.hexdigest()
 
 
 def _read(path: Path, wanted: str) -> dict[str, np.ndarray] | None:

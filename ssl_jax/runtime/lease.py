@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_jax.errors import UserError
+from ssl_jax.text import printable, shortened
 
 BEAT = 20.0  # seconds between a holder's signs of life
 STALE = 300.0  # seconds without one after which it is gone
@@ -143,13 +144,19 @@ def parse_signature(text: str) -> dict[str, Any] | None:
 
 def holder(folder: Path) -> str:
     """Return the holder of the lease in words, for messages."""
-    known = None
     with contextlib.suppress(OSError):
         path = newest(folder)
-        known = parse_signature(read_text(path)) if path and path.is_file() else None
+        if path and path.is_file():
+            return signatory(read_text(path))
+    return signatory("")
+
+
+def signatory(text: str) -> str:
+    """Return the process whose `signature` a file holds, in words, for messages."""
+    known = parse_signature(text)
     if known is None:
         return "another process"
-    return f"process {known['pid']} on {known['host'][:80].encode('unicode_escape').decode()}"
+    return f"process {known['pid']} on {shortened(printable(known['host']), 80)}"
 
 
 def signature() -> dict:

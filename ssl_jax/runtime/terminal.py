@@ -10,6 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
+from ssl_jax.files import size
 from ssl_jax.text import printable
 
 if TYPE_CHECKING:
@@ -62,29 +63,32 @@ def complain(error: Exception) -> None:
     _write(f"error: {printable(' '.join(str(error).split()))}", sys.stderr)
 
 
-def progress_bar(total: int, start: int, unit: str = "step", title: str = "") -> Progress:
+def progress_bar(
+    total: int, start: int, unit: str = "step", title: str = "", delay: float = 0
+) -> Progress:
     """Return the progress of a long work; only the writer shows it.
 
     Args:
         total: how many there are.
         start: how many of them are done.
-        unit: what is counted.
+        unit: what is counted; "B" for bytes, which are shown in kB, MB and so on.
         title: what is being done.
+        delay: seconds before the bar is shown.
 
     Returns:
         A bar at a terminal; elsewhere a line now and then.
     """
-    shown = is_writer()
+    shown, title = is_writer(), printable(title)
     if shown and not _at_terminal():
         return ProgressLines(total, start, unit, title)
-    return _bar(total, start, unit, title, shown)
+    return _bar(total, start, unit, title, delay, shown)
 
 
 def _at_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def _bar(total: int, start: int, unit: str, title: str, shown: bool) -> "tqdm":
+def _bar(total: int, start: int, unit: str, title: str, delay: float, shown: bool) -> "tqdm":
     from tqdm import tqdm
 
     return tqdm(
@@ -92,6 +96,8 @@ def _bar(total: int, start: int, unit: str, title: str, shown: bool) -> "tqdm":
         total=total,
         initial=start,
         unit=unit,
+        unit_scale=unit == "B",
+        delay=delay,
         disable=not shown,
         dynamic_ncols=True,
         smoothing=0.1,
@@ -128,8 +134,11 @@ class ProgressLines:
 
     def _line(self, rate: float) -> str:
         title = f"{self._title}: " if self._title else ""
-        done = f"{self._unit} {self.n} of {self._total} ({self.n / self._total:.0%})"
+        done = f"{self._unit} {self.n} of {self._total}"
         speed = f"{rate:.3g} {self._unit}s/s" if rate >= 1 else f"{1 / rate:.3g} s/{self._unit}"
+        if self._unit == "B":
+            done, speed = f"{size(self.n)} of {size(self._total)}", f"{size(round(rate))}/s"
+        done += f" ({self.n / self._total:.0%})"
         to_go = f"{spell((self._total - self.n) / rate)} to go"
         texts = [f"{name} {text}" for name, text in self._texts.items()]
         return title + ", ".join([done, speed, to_go, *texts])

@@ -1,10 +1,12 @@
 """The jobs of a sweep: which there are, and what is checked before any of them runs."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ssl_jax import files
 from ssl_jax.builders import pretraining
 from ssl_jax.builders.checks import check_few_labels
 from ssl_jax.builders.data import read_dataset
@@ -40,6 +42,16 @@ class Job(NamedTuple):
     def name(self) -> str:
         """Cell and seed, for messages."""
         return f"{self.cell} seed {self.seed}"
+
+    @property
+    def has_result(self) -> bool:
+        """Whether the run has written its result."""
+        return os.path.exists(self.out / "result.json")
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the store has something in its place, sound or not."""
+        return self.store is not None and os.path.lexists(self.store)
 
     @property
     def failure(self) -> Path:
@@ -147,7 +159,7 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
     if config.store:
         writable("store", Path(config.store, config.sweep, config.scale))
     for job in jobs:
-        if job.store is not None and job.store.exists() and not config.again:
+        if job.store is not None and job.is_stored and not config.again:
             fields = result_json.fields(job.config.to_dict())
             refuse_other("store", job.store, ["config"], fields, defaults)
         if not is_done(job, config.again):
@@ -189,7 +201,7 @@ def refuse_other(
     Raises:
         UserError: the file is damaged, or fields outside `FREE` differ, which it lists.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return
     earlier = read_json(path)
     for name in inside:
@@ -214,18 +226,15 @@ def refuse_other(
 
 
 def writable(field: str, folder: Path) -> None:
-    """Make the folder; UserError where it cannot be made, or written into."""
+    """Make the folder; UserError where it cannot be made, or written into, or is a link."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lease.time_of(folder)
-    except OSError as error:
-        raise UserError(
-            f"{field}: {error.filename or folder} cannot be written ({error.strerror}); "
-            "takes a folder that can"
-        ) from error
+        files.make_folder(folder)
+        with files.writing(folder):
+            lease.time_of(folder)
+    except UserError as error:
+        raise UserError(f"{field}: {error}; takes a folder that can be written") from error
 
 
 def is_done(job: Job, again: bool) -> bool:
     """Return whether the job is finished, here or, unless `again`, in the store."""
-    stored = job.store is not None and not again and job.store.exists()
-    return stored or (job.out / "result.json").exists()
+    return (job.is_stored and not again) or job.has_result

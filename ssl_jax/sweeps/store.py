@@ -22,7 +22,7 @@ DIGITS = 6  # of its numbers
 
 def keep(config: Config, job: Job) -> None:
     """Write the store's file of a finished job, unless it is there."""
-    if job.store is None or (job.store.exists() and not config.again):
+    if job.store is None or (job.is_stored and not config.again):
         return
     content = read_json(job.out / "result.json")
     content |= {"sweep": config.sweep, "scale": config.scale, "cell": job.cell, "seed": job.seed}

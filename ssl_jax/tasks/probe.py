@@ -15,6 +15,7 @@ from ssl_jax.builders.program import check_memory, fresh_key
 from ssl_jax.builders.trained_run import found_in, read_trained
 from ssl_jax.data.batches import steps_per_epoch
 from ssl_jax.data.dataset import Dataset
+from ssl_jax.digests import tree_digest
 from ssl_jax.errors import UserError
 from ssl_jax.probes import accuracies
 from ssl_jax.probes.accuracies import (
@@ -25,7 +26,6 @@ from ssl_jax.probes.accuracies import (
     raw_pixels,
     take_features,
 )
-from ssl_jax.probes.features import digest
 from ssl_jax.reports import run_figures
 from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import is_writer, say
@@ -155,14 +155,15 @@ def run_probes(
     # all that the features depend on beside the weights
     base = {
         "dataset": dataset.name,
-        "data": digest((dataset.train, dataset.test)),
+        "data": tree_digest((dataset.train, dataset.test)),
         "normalised by": [recipe.mean, recipe.std],
         "network": config.encoder.to_dict() | {"precision": config.precision},
     }
 
     def features_of(name: str, params: Params, stats: PyTree) -> Features:
         path = out / "features" / f"{name}.npz" if is_writer() else None
-        fingerprint = base | {"encoder": name, "weights": digest((params["encoder"], stats))}
+        weights = tree_digest((params["encoder"], stats))
+        fingerprint = base | {"encoder": name, "weights": weights}
         return take_features(encode, params, stats, dataset, path, fingerprint)
 
     contenders = {

@@ -64,7 +64,7 @@ def sweep(
     done = [job for job in jobs if is_done(job, config.again)]
     say(f"{config.sweep} at scale {config.scale}: {len(done)} of {len(jobs)} cells done")
     for job in done:
-        if (job.out / "result.json").exists():
+        if job.has_result:
             keep(config, job)
         else:
             say(
@@ -157,7 +157,7 @@ def run_if_free(
                 reporting_out_of_memory(flatten(job.config.to_dict())),
             ):
                 pretrain(job.config, str(job.out), ask)
-            if (job.out / "result.json").exists():
+            if job.has_result:
                 job.failure.unlink(missing_ok=True)
                 keep(config, job)
             elif not stop():

@@ -6,7 +6,6 @@ manifest: the step, a digest of every array, and notes of whoever saves it. Orba
 bit and no renamed folder; the manifest does.
 """
 
-import hashlib
 import json
 import logging
 import re
@@ -23,6 +22,7 @@ from jax.tree_util import keystr
 from orbax.checkpoint import checkpoint_managers as policies
 
 from ssl_jax import files
+from ssl_jax.digests import array_digest
 from ssl_jax.errors import UserError
 from ssl_jax.types import PyTree
 
@@ -79,7 +79,7 @@ def save(
     if step in manager.all_steps():
         return
     state = jax.device_get(state)
-    arrays = {name: digest(array) for name, array in _named(state)}
+    arrays = {name: array_digest(array) for name, array in _named(state)}
     manifest: dict[str, Any] = {"step": step, "arrays": arrays, "notes": notes or {}}
     manifest["digest"] = _digest_of_json(manifest)
     items = {STATE: ocp.args.PyTreeSave(state), MANIFEST: ocp.args.JsonSave(manifest)}
@@ -134,13 +134,6 @@ def _quiet_event_loop() -> None:
         sys.unraisablehook = report
 
 
-def digest(array: np.ndarray) -> str:
-    """Return 16 hexadecimal digits that depend on the type, the shape and every bit."""
-    content = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return content.hexdigest()[:16]
-
-
 def _named(state: PyTree) -> list[tuple[str, np.ndarray]]:
     return [
         (keystr(path, simple=True, separator="/"), np.asarray(leaf))
@@ -184,7 +177,7 @@ def restore_parts(directory: Path, step: int, like: PyTree) -> PyTree:
         if got is want:
             raise UserError(f"{folder}: has no {name}, which this configuration needs")
         _require_shape(folder, name, np.shape(got), np.shape(want))
-        if saved and digest(np.asarray(got)) != saved.get(name):
+        if saved and array_digest(np.asarray(got)) != saved.get(name):
             raise UserError(f"{folder}: {name} is not what was saved, its bits changed; {BEFORE}")
     return state
 

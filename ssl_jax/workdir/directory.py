@@ -12,6 +12,8 @@ from typing import Any
 
 from ssl_jax import files
 from ssl_jax.errors import UserError
+from ssl_jax.workdir import lock
+from ssl_jax.workdir.schema import DEEPEST, is_deeper
 
 # The fields, and the sections (with a dot behind), in which two starts of one run may differ, on
 # one machine or on two. They decide where it runs and what is seen of it, not what it trains.
@@ -32,7 +34,6 @@ FREE = (
 # one table may not: their accuracies would not be comparable.
 PROBES = ("probe.",)
 LISTED = 8  # differing fields that a message lists one by one
-DEEPEST = 50  # levels of a JSON file; ours have five
 MOST_EPOCHS = 2**31  # whose steps no run counts
 
 
@@ -109,10 +110,26 @@ def open_workdir(path: str, config: dict) -> Path:
 
 
 def begin_workdir(directory: Path, config: dict) -> Path:
-    """Return the directory, which was checked, made if need be, with `config` written into it."""
+    """Return the directory, which was checked, made if need be, with `config` written into it.
+
+    This start holds it, so that what killed starts were writing there is deleted.
+    """
     files.make_folder(directory / "figures")
+    delete_scratch(directory)
     write_json(directory / "config.json", config)
     return directory
+
+
+def delete_scratch(directory: Path) -> None:
+    """Delete unfinished files from a held work directory, but not from others that lie in it."""
+    for folder, inner, _ in os.walk(directory):
+        inner[:] = [name for name in inner if not _is_workdir(Path(folder, name))]
+        files.delete_scratch(Path(folder))
+
+
+def _is_workdir(folder: Path) -> bool:
+    marks = ("config.json", lock.NAME, lock.LEASE)
+    return any(os.path.lexists(folder / mark) for mark in marks)
 
 
 def refuse_other(
@@ -218,25 +235,12 @@ def read_json(path: Path) -> dict:
             f"{path}: damaged, holds a {type(content).__name__}; "
             "repair it, or take another work directory"
         )
-    if depth_exceeds(content, DEEPEST):
+    if is_deeper(content):
         raise UserError(
             f"{path}: damaged, nested deeper than {DEEPEST} levels; "
             "repair it, or take another work directory"
         )
     return content
-
-
-def depth_exceeds(content: Any, most: int) -> bool:
-    """Return whether lists and dicts of JSON lie within each other more than `most` deep."""
-    level = [content]
-    for _ in range(most):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-    return bool(level)
 
 
 def write_json(path: Path, content: dict) -> None:

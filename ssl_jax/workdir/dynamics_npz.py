@@ -19,7 +19,6 @@ The spectra are of F, the running average that the run keeps of its projections'
 W_p; a two-layer predictor stands for W_p as the product of its matrices.
 """
 
-import hashlib
 import io
 import os
 from pathlib import Path
@@ -27,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax import files
+from ssl_jax.digests import tree_digest
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import warn
 
@@ -117,11 +117,9 @@ def write_dynamics(directory: Path, records: list[Record]) -> None:
 
 def digest(records: list[Record]) -> str:
     """Return a digest of all numbers in the records."""
-    result = hashlib.sha256()
-    for name, array in sorted(_stack(records).items()):
-        if not np.isnan(array).all():  # a name that only later records have
-            result.update(f"{name} {array.shape}".encode() + array.tobytes())
-    return result.hexdigest()
+    arrays = _stack(records)
+    # a name that only later records have counts for nothing
+    return tree_digest({name: a for name, a in arrays.items() if not np.isnan(a).all()})
 
 
 def _stack(records: list[Record]) -> dict[str, np.ndarray]:

@@ -102,11 +102,10 @@ def _lease(folder: Path) -> Iterator[None]:
 
 def _holder(file: int) -> str:
     """Return the process that a lock file names, in words."""
-    try:
-        known = json.loads(os.pread(file, 4096, 0))
-        return f"process {known['pid']} on {known['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+    text = b""
+    with contextlib.suppress(OSError):
+        text = os.pread(file, lease.LONGEST, 0)
+    return lease.signatory(text.decode(errors="replace"))
 
 
 class DirectoryTaken(UserError):

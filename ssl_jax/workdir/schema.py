@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssl_jax.errors import UserError
-from ssl_jax.text import printable, shortened
+from ssl_jax.text import printable, shown
 
-DEEPEST = 50  # levels of lists and sections; what reads them calls itself once a level
+DEEPEST = 50  # lists and sections within each other; what reads them calls itself once for each
 
 
 class Leaf(NamedTuple):
@@ -70,15 +70,15 @@ def is_array(value: Any, axes: tuple[int, ...]) -> bool:
     return False
 
 
-def is_deeper(value: Any, most: int) -> bool:
-    """Return whether lists and sections lie in each other more than `most` levels deep."""
-    level = [value]
-    for _ in range(most + 1):
+def is_deeper(content: Any, most: int = DEEPEST) -> bool:
+    """Return whether more than `most` lists and sections of JSON, full or empty, are nested."""
+    level = [content] if isinstance(content, list | dict) else []
+    for _ in range(most):
         level = [
-            item
+            inner
             for outer in level
-            if isinstance(outer, list | dict)
-            for item in (outer.values() if isinstance(outer, dict) else outer)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, list | dict)
         ]
     return bool(level)
 
@@ -110,11 +110,11 @@ def fault(value: Any, shape: Shape, name: str = "") -> str | None:
     Returns:
         The first fault, on one line.
     """
-    if not name and is_deeper(value, DEEPEST):
+    if not name and is_deeper(value):
         return f"is nested deeper than {DEEPEST} levels"
     place = name or "the file"
     if isinstance(shape, Leaf):
-        got = shortened(printable(repr(value)), 60) if not isinstance(value, dict) else "a section"
+        got = shown(value) if not isinstance(value, dict) else "a section"
         return None if shape.fits(value) else f"{printable(place)}: got {got}, takes {shape.takes}"
     if isinstance(shape, list):
         if not isinstance(value, list):

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -372,11 +371,7 @@ def initial_weights(
     path = config.weights.get(name, "")
     if not path:
         return {}, {}
-    if not Path(path).is_file():
-        raise UserError(
-            f"weights.{name}: got {path}, which is no file; takes a file of timm's weights"
-        )
-    loaded, recorded, _ = load_weights(path, params, stats, name)
+    loaded, recorded, _ = load_weights(path, params, stats, name, f"weights.{name}")
     parts = ("encoder", "head") if loaded["head"] is not params["head"] else ("encoder",)
     return {part: loaded[part] for part in parts}, recorded
 
