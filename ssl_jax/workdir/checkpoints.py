@@ -2,8 +2,8 @@
 
 The latest two and the best one are kept. They are written in the background, each whole or absent.
 Arrays are saved as NumPy, so that they restore on any number of devices. Beside the state lies its
-manifest: the step, a digest of every array, and notes of whoever saves it. Orbax notices no flipped
-bit and no renamed folder; the manifest does.
+manifest: the step, a digest of every array, notes of whoever saves it, and a digest of all that.
+Orbax notices no flipped bit and no renamed folder; the manifest does.
 """
 
 import hashlib
@@ -81,6 +81,7 @@ def save(
     state = jax.device_get(state)
     arrays = {name: digest(array) for name, array in _named(state)}
     manifest = {"step": step, "arrays": arrays, "notes": notes or {}}
+    manifest["digest"] = _digest_of_json(manifest)
     items = {STATE: ocp.args.PyTreeSave(state), MANIFEST: ocp.args.JsonSave(manifest)}
     needed = sum(array.nbytes for _, array in _named(state))
     with _writing(manager, needed):
@@ -117,8 +118,10 @@ def _writing(manager: ocp.CheckpointManager, needed: int | None = None) -> Itera
 def _quiet_event_loop() -> None:
     """Print nothing of reads and writes that report to an event loop that Orbax has closed.
 
-    After a failure those that were under way still do, whenever they end.
+    After a failure those that were under way still do, whenever they end. What nobody waits for any
+    more is logged with a traceback when it is collected.
     """
+    logging.getLogger("asyncio").addFilter(_is_waited_for)
     hook = sys.unraisablehook
 
     def report(late: Any) -> None:
@@ -129,11 +132,20 @@ def _quiet_event_loop() -> None:
         sys.unraisablehook = report
 
 
+def _is_waited_for(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
+
+
 def digest(array: np.ndarray) -> str:
     """Return 16 hexadecimal digits that depend on the type, the shape and every bit."""
     content = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
     content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return content.hexdigest()[:16]
+
+
+def _digest_of_json(content: dict[str, Any]) -> str:
+    """Return 16 hexadecimal digits of JSON values, in whatever order they are."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _named(state: PyTree) -> list[tuple[str, np.ndarray]]:
@@ -229,6 +241,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(files.read_bytes(path, "the manifest of a checkpoint"))
         step, arrays, notes = manifest["step"], dict(manifest["arrays"]), dict(manifest["notes"])
+        # those of earlier versions have no digest
+        if manifest.pop("digest", None) not in (None, _digest_of_json(manifest)):
+            raise ValueError("not what was saved, its bits changed")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error}); {BEFORE}") from error
     if str(step) != folder.name:

@@ -1,5 +1,6 @@
 """Attacks on the files of a work directory."""
 
+import gc
 import io
 import json
 import shutil
@@ -91,8 +92,9 @@ def check_checkpoint(place: Place) -> None:
             return
         try:
             state = checkpoints.restore(manager, base.fresh)
-        except UserError:  # the probe reads no more than this; a part of it may be whole
-            check_parts(place, step)
+        except UserError:
+            check_parts(place, step)  # which may be whole
+            gc.collect()  # what a failed read left behind says nothing when it is collected
             raise
         notes = checkpoints.read_notes(folder, step)
     assert step in base.states and same_tree(state, base.states[step]), "another state"
