@@ -124,10 +124,10 @@ def check_probe(config: Config) -> None:
 
 
 def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None:
-    """Raise a UserError for the first field outside its range, or else that is not finite.
+    """Raise a UserError for the first field outside its range, or else too large.
 
     `ranges` gives the smallest and the largest value of each field. Finite is what all numbers
-    must be. Absent and unset fields pass.
+    must be, and whole ones of 64 bits. Absent and unset fields pass.
     """
     fields = flatten(config.to_dict())
     for field, (least, most) in ranges.items():
@@ -139,6 +139,8 @@ def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"{field}: got {value}, takes finite numbers")
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise UserError(f"{field}: got {value}, takes whole numbers of 64 bits")
 
 
 def check_batch_norm(config: Config, examples: int) -> None:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
 from ssl_jax.files import size
-from ssl_jax.text import printable
+from ssl_jax.text import printable, shortened
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # most the second, and between them one for each TENTH of the whole.
 SOON, LATE = 30.0, 600.0
 TENTH = 0.1
+LONGEST = 2000  # characters of an error; a value that the user gave may have any number
 
 
 class Progress(Protocol):
@@ -59,8 +60,9 @@ def warn(line: str) -> None:
 
 
 def complain(error: Exception) -> None:
-    """Print a user's mistake as one line on standard error."""
-    _write(f"error: {printable(' '.join(str(error).split()))}", sys.stderr)
+    """Print a user's mistake as one line on standard error, the middle of a very long one cut."""
+    line = printable(" ".join(str(error).split()))
+    _write(f"error: {shortened(line, LONGEST)}", sys.stderr)
 
 
 def progress_bar(

@@ -2,10 +2,11 @@
 
 The latest two and the best one are kept. They are written in the background, each whole or absent.
 Arrays are saved as NumPy, so that they restore on any number of devices. Beside the state lies its
-manifest: the step, a digest of every array, and notes of whoever saves it. Orbax notices no flipped
-bit and no renamed folder; the manifest does.
+manifest: the step, a digest of every array, notes of whoever saves it, and a digest of all that.
+Orbax notices no flipped bit and no renamed folder; the manifest does.
 """
 
+import hashlib
 import json
 import logging
 import re
@@ -122,8 +123,10 @@ def _writing(manager: ocp.CheckpointManager, needed: int | None = None) -> Itera
 def _quiet_event_loop() -> None:
     """Print nothing of reads and writes that report to an event loop that Orbax has closed.
 
-    After a failure those that were under way still do, whenever they end.
+    After a failure those that were under way still do, whenever they end. What nobody waits for any
+    more is logged with a traceback when it is collected.
     """
+    logging.getLogger("asyncio").addFilter(_is_waited_for)
     hook = sys.unraisablehook
 
     def report(late: Any) -> None:
@@ -132,6 +135,10 @@ def _quiet_event_loop() -> None:
 
     if getattr(hook, "__qualname__", "") != report.__qualname__:
         sys.unraisablehook = report
+
+
+def _is_waited_for(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def _named(state: PyTree) -> list[tuple[str, np.ndarray]]:

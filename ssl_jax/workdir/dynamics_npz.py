@@ -134,6 +134,13 @@ def _stack(records: list[Record]) -> dict[str, np.ndarray]:
     return arrays | {"step": np.array([int(r["step"]) for r in records])}
 
 
+def _are_steps(array: np.ndarray) -> bool:
+    """Return whether an array has the steps of records: whole numbers that ascend."""
+    if array.ndim != 1 or array.dtype.kind not in "fiu":
+        return False
+    return bool((array >= 0).all() and (array % 1 == 0).all() and (np.diff(array) > 0).all())
+
+
 def _readable(content: bytes) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the arrays that are whole and as long as `step`, and the names of the others."""
     arrays, lost = {}, []
@@ -146,7 +153,7 @@ def _readable(content: bytes) -> tuple[dict[str, np.ndarray], list[str]]:
                     lost.append(name)
     except Exception:
         return {}, []
-    if arrays.get("step", np.zeros(0)).ndim != 1:
+    if not _are_steps(arrays.get("step", np.zeros(0))):
         return {}, []
     records = len(arrays.get("step", ()))
     lost += [
