@@ -208,7 +208,7 @@ def read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays | None:
 
 def _read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays:
     for path in (_file(stem, suffix) for suffix in ("json", "image.npy", "label.npy")):
-        if not path.is_file() and os.path.lexists(path):
+        if path.exists() and not path.is_file():
             raise ValueError(f"{path.name} is not a file")  # a pipe would be waited for
     card = json.loads(_file(stem, "json").read_text())
     image = np.load(_file(stem, "image.npy"), mmap_mode="r", allow_pickle=False).view(np.ndarray)

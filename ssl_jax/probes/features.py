@@ -104,7 +104,7 @@ def cached_features(
 def _read(path: Path, wanted: str) -> dict[str, np.ndarray] | None:
     """Return the arrays, or None where the file is damaged or has another fingerprint."""
     try:
-        if not path.is_file() and os.path.lexists(path):
+        if path.exists() and not path.is_file():
             raise OSError("not a file")  # a pipe would be waited for
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             header = json.loads(arrays[_HEADER].item())

@@ -46,6 +46,10 @@ def open_manager(directory: Path, best: str) -> ocp.CheckpointManager:
     def rank(metrics: dict[str, float]) -> float:
         return metrics.get(best, _UNRANKED)
 
+    files.make_folder(directory)
+    for path in directory.iterdir():
+        if path.name.isdigit() and not path.is_dir():  # Orbax would wait for a pipe
+            raise UserError(f"{path}: is no folder of a checkpoint; delete it")
     best_one = policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best_one]),

@@ -36,16 +36,12 @@ def start(words: list[str], shell: str = "") -> subprocess.Popen:
     environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     if shell:
         command = ["bash", "-c", f'set -o pipefail; "$@" {shell}', "bash", *command]
-    # a background job would ignore SIGINT
-    reset = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    return subprocess.Popen(
-        command,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=reset,
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # else a job ignores it
+    try:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, env=environment, text=True, **pipes)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def stop(name: str, moment: float, place: Place) -> None:

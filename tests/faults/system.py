@@ -231,7 +231,7 @@ ENTRIES = (
 )
 
 
-@group("links", quick=4)
+@group("links", quick=2)
 def links(rng: np.random.Generator) -> Named:
     """Something else in the place of each file and folder, under a second start."""
     pairs = [(entry, kind) for entry in ENTRIES for kind in ODD if entry != ".lock" or kind != loop]
@@ -396,7 +396,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@group("disk", quick=12)
+@group("disk", quick=6)
 def disk(rng: np.random.Generator) -> Named:
     """Whatever a disk refuses, at every file that is written, and in a start that trains."""
     for writer in WRITERS:
