@@ -89,6 +89,17 @@ def test_programs_that_others_can_write_are_not_executed(tmp_path):
     assert kept_in() == str(folder) and [p.name for p in folder.iterdir()] == ["own"]
 
 
+def test_programs_made_under_any_umask_are_kept(tmp_path):
+    """JAX leaves the modes of its files to the umask; a closed folder keeps the group from them."""
+    enable_compilation_cache()
+    folder = tmp_path / "cache" / "compiled"
+    (folder / "own").write_bytes(b"")
+    (folder / "own").chmod(0o664)
+    jax.config.update("jax_compilation_cache_dir", None)
+    enable_compilation_cache()
+    assert [p.name for p in folder.iterdir()] == ["own"] and folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_trim_keeps_the_newest(tmp_path):
     for age, name in enumerate("abcd"):
         (tmp_path / name).write_bytes(bytes(10))

@@ -59,7 +59,6 @@ def private_folder(name: str) -> Path:
         reason = weakness(folder, root)  # nothing is made in a place that others own
         if reason is None:
             make_private(folder)
-            folder.chmod(0o700)  # whatever the modes of the files in it
             reason = weakness(folder, root)  # under a sticky bit others may have been first
         if reason is None:
             tempfile.TemporaryFile(dir=folder).close()

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax.runtime.cache_directory import is_own_file, private_folder
+from ssl_jax.runtime.cache_directory import is_own_file, is_private_file, private_folder
 from ssl_jax.runtime.terminal import warn
 
 LIMIT = (
@@ -46,13 +46,18 @@ def enable_compilation_cache() -> None:
 
 
 def delete_foreign(folder: Path) -> None:
-    """Delete the links, and the files that another user owns.
+    """Delete the links, and the files that another user owns or may have written.
 
-    Files that others might write, by their mode, stay: nobody else reaches a private folder.
+    The folder is closed to others afterwards. Where it was closed before, nobody reached the files,
+    which JAX makes writable by the group where the umask lets it.
     """
+    closed = not folder.stat().st_mode & 0o077
+    folder.chmod(0o700)
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another process may have deleted it
-            if not (is_own_file(path) or stat.S_ISDIR(path.lstat().st_mode)):
+            if stat.S_ISDIR(path.lstat().st_mode):
+                continue
+            if not (is_private_file(path) or (closed and is_own_file(path))):
                 path.unlink()
 
 
