@@ -211,7 +211,8 @@ def executed(kind: str, place: Place) -> None:
 def planted(kind: str, place: Place) -> None:
     """Put files into a cache that others wrote, and look whether they would be executed."""
     folder = place.here / "compiled"
-    folder.mkdir(mode=0o700)
+    folder.mkdir()
+    folder.chmod(0o755)  # where others reach the files
     path = folder / "program"
     path.write_bytes(b"not ours")
     path.chmod(0o600)
