@@ -99,3 +99,24 @@ def test_only_some_tasks_run_in_several_processes(ran, monkeypatch):
                 registry.run_task(config, "W", never)
             assert str(refused.value) == f"--processes: got 2, the task {name} runs in one"
     assert [call[0] for call in ran] == ["pretrain", "supervised", "probe", "views"]
+
+
+@pytest.mark.parametrize(
+    "field", ["data.data_dir", "mini.data.data_dir", "weights", "weights.convnext_tiny", "store"]
+)
+def test_every_path_is_a_local_one(field):
+    """Fields, and fields of a section, that name files: of an experiment and of a sweep, too."""
+    config = ConfigDict({"task": "probe"})
+    *sections, last = field.split(".")
+    inner = config
+    for section in sections:
+        inner[section] = ConfigDict()
+        inner = inner[section]
+    inner[last] = "~/w"
+    found = registry.with_local_paths(config)
+    for name in field.split("."):
+        found = found[name]
+    assert found == str(Path.home() / "w")
+    inner[last] = "gs://bucket/w"
+    with pytest.raises(UserError, match=field):
+        registry.with_local_paths(config)
