@@ -51,12 +51,7 @@ def default_config() -> Config:
     config.dynamics = ConfigDict()
     config.dynamics.every = 0  # steps between the records of dynamics.npz; 0: none are made
 
-    config.data = ConfigDict()
-    config.data.name = "cifar10"  # digits, or an image-classification set of TensorFlow Datasets
-    config.data.data_dir = ""  # where TFDS keeps its sets; "": its own default
-    config.data.train_size = 0  # the first so many training images; 0: all
-    config.data.image_size = 0  # side in pixels of what the network sees; 0: as in the set
-    config.data.resident = "auto"  # auto | yes | no: images on the device, or streamed to it
+    add_data(config)
 
     config.views = ConfigDict()
     # cifar | stl10 | digits; a field below, where given, overrides the recipe's
@@ -132,6 +127,16 @@ def default_config() -> Config:
     config.probe.few_labels = 0  # labels a class of the few-label probe; 0: none
     config.probe.few_label_draws = 20
     return config
+
+
+def add_data(config: Config) -> None:
+    """Add the fields of `data` that every task which trains has."""
+    config.data = ConfigDict()
+    config.data.name = "cifar10"  # digits, or an image-classification set of TensorFlow Datasets
+    config.data.data_dir = ""  # where TFDS keeps its sets; "": its own default
+    config.data.train_size = 0  # the first so many training images; 0: all
+    config.data.image_size = 0  # side in pixels of what the network sees; 0: as in the set
+    config.data.resident = "auto"  # auto | yes | no: images on the device, or streamed to it
 
 
 def add_optimizer(config: Config) -> None:
@@ -223,12 +228,7 @@ def default_supervised() -> Config:
     # of a cyclical schedule: an ensemble of the networks at the ends of its cycles
     config.snapshots = False
 
-    config.data = ConfigDict()
-    config.data.name = "cifar10"  # digits, or an image-classification set of TensorFlow Datasets
-    config.data.data_dir = ""  # where TFDS keeps its sets; "": its own default
-    config.data.train_size = 0  # the first so many training images; 0: all
-    config.data.image_size = 0  # side in pixels of what the network sees; 0: as in the set
-    config.data.resident = "auto"  # auto | yes | no: images on the device, or streamed to it
+    add_data(config)
     config.data.validation_size = 5000  # the last so many of them are held out; 0: none
     config.data.random_labels = 0.0  # share of the training labels that is drawn anew, uniformly
 

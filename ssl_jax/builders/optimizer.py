@@ -1,6 +1,6 @@
 """Build the optimizer from a configuration: parameter groups, schedules, table of layers."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -100,15 +100,22 @@ def _in_steps(field: str, epochs: float, steps_per_epoch: int) -> int:
     return steps
 
 
-def schedules_agree(ones: Iterable[Schedule], others: Iterable[Schedule], steps: int) -> bool:
-    """Return whether each of `ones` equals its partner of `others` at the first steps.
+def schedules_append(
+    schedules: Callable[[int], list[Schedule]], before: int, now: int, steps_per_epoch: int
+) -> bool:
+    """Return whether schedules do not depend on which of two numbers of epochs there are.
 
     Args:
-        ones: schedules.
-        others: as many schedules.
-        steps: the number of steps to compare.
+        schedules: schedules(total steps) -> those of the run.
+        before: a number of epochs.
+        now: another.
+        steps_per_epoch: of both.
+
+    Returns:
+        Whether each has the same values at all steps that both runs have.
     """
-    at = jnp.arange(steps)
+    at = jnp.arange(min(before, now) * steps_per_epoch)
+    ones, others = (schedules(epochs * steps_per_epoch) for epochs in (before, now))
     return all(
         bool(jnp.array_equal(jax.vmap(one)(at), jax.vmap(other)(at)))
         for one, other in zip(ones, others, strict=True)

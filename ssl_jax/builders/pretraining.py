@@ -15,7 +15,7 @@ from ssl_jax.builders.optimizer import (
     build_optimizer,
     build_rules,
     penalty_kind,
-    schedules_agree,
+    schedules_append,
     schedules_of,
 )
 from ssl_jax.builders.plan import Plan, make_plan
@@ -98,18 +98,17 @@ def appends(config: Config, steps_per_epoch: int, before: int) -> bool:
         config: of a run that trains.
         steps_per_epoch: of both.
         before: the other number of epochs.
+
+    Returns:
+        Whether it is.
     """
 
-    def schedules(epochs: int) -> list[Schedule]:
-        total = epochs * steps_per_epoch
+    def schedules(total: int) -> list[Schedule]:
         tau = build_tau(config, total)
-        return [
-            *schedules_of(build_rules(config, GROUPS, total, steps_per_epoch)),
-            *([tau] if tau else []),
-        ]
+        rules = build_rules(config, GROUPS, total, steps_per_epoch)
+        return [*schedules_of(rules), *([tau] if tau else [])]
 
-    both = min(config.epochs, before) * steps_per_epoch
-    return schedules_agree(schedules(before), schedules(config.epochs), both)
+    return schedules_append(schedules, before, config.epochs, steps_per_epoch)
 
 
 def build_predictor(config: Config, axis_name: str | None) -> Predictor:

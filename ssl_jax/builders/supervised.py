@@ -17,7 +17,7 @@ from ssl_jax.builders.optimizer import (
     Rule,
     build_optimizer,
     build_rules,
-    schedules_agree,
+    schedules_append,
     schedules_of,
 )
 from ssl_jax.builders.plan import Plan, make_plan
@@ -25,7 +25,7 @@ from ssl_jax.builders.program import compile_once, fresh_key
 from ssl_jax.data.dataset import Description
 from ssl_jax.data.splits import check_held_out
 from ssl_jax.models import Classifier, call_order, load_weights, make_classifier
-from ssl_jax.optim import Optimizer
+from ssl_jax.optim import Optimizer, Schedule
 from ssl_jax.runtime.terminal import say
 from ssl_jax.train.supervised import SupervisedState, init_supervised
 from ssl_jax.types import Config
@@ -104,17 +104,18 @@ def appends(config: Config, steps_per_epoch: int, before: int) -> bool:
         config: of a run that trains.
         steps_per_epoch: of both.
         before: the other number of epochs.
+
+    Returns:
+        Whether it is.
     """
     every = config.eval_every
     if counts_evaluations(config) and (not every or before % every or config.epochs % every):
         return False
-    one, other = (
-        schedules_of(
-            build_rules(config, CLASSIFIER_GROUPS, epochs * steps_per_epoch, steps_per_epoch)
-        )
-        for epochs in (before, config.epochs)
-    )
-    return schedules_agree(one, other, min(config.epochs, before) * steps_per_epoch)
+
+    def schedules(total: int) -> list[Schedule]:
+        return schedules_of(build_rules(config, CLASSIFIER_GROUPS, total, steps_per_epoch))
+
+    return schedules_append(schedules, before, config.epochs, steps_per_epoch)
 
 
 def counts_evaluations(config: Config) -> bool:

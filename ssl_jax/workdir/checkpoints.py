@@ -84,11 +84,12 @@ def save(
     if step in manager.all_steps():
         return
     state = jax.device_get(state)
-    arrays = {name: array_digest(array) for name, array in _named(state)}
+    named = _named(state)
+    arrays = {name: array_digest(array) for name, array in named}
     manifest: dict[str, Any] = {"step": step, "arrays": arrays, "notes": notes or {}}
     manifest["digest"] = _digest_of_json(manifest)
     items = {STATE: ocp.args.PyTreeSave(state), MANIFEST: ocp.args.JsonSave(manifest)}
-    needed = sum(array.nbytes for _, array in _named(state))
+    needed = sum(array.nbytes for _, array in named)
     with _writing(manager, needed):
         manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
 
