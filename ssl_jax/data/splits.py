@@ -42,3 +42,24 @@ def redraw(label: np.ndarray, share: float, num_classes: int, seed: int) -> np.n
     rng = np.random.default_rng([seed, 0x1ABE1])
     drawn = rng.integers(0, num_classes, len(label), dtype=np.int32)
     return np.where(rng.random(len(label)) < share, drawn, label)
+
+
+def draw_by_class(label: np.ndarray, size: int, seed: int = 0) -> np.ndarray:
+    """Draw `size` examples, of each class its share of the whole, rounded by largest remainder.
+
+    Args:
+        label: (N,) integers; -1, no label, is a class like any other here.
+        size: number of examples, 0 to N.
+        seed: of the draw.
+
+    Returns:
+        Their places in 0..N-1, in increasing order, (size,) int64.
+    """
+    rng = np.random.default_rng([seed, 0x5B117])
+    order = rng.permutation(len(label))
+    classes, counts = np.unique(label, return_counts=True)
+    exact = counts * (size / max(len(label), 1))
+    taken = np.floor(exact).astype(int)
+    taken[np.argsort(taken - exact, kind="stable")[: size - taken.sum()]] += 1
+    of_class = (order[label[order] == c][:n] for c, n in zip(classes, taken, strict=True))
+    return np.sort(np.concatenate([np.zeros(0, np.int64), *of_class]))
