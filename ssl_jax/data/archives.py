@@ -10,7 +10,8 @@ import io
 import pickle
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -258,34 +259,34 @@ def _missing(path: Path, file: str) -> UserError:
     )
 
 
-def _places(form: Form, path: Path) -> dict[str, Place]:
-    """Return where each file of the set lies in a folder or archive."""
+def _walk(form: Form, path: Path) -> Iterator[tuple[str, Place, Callable[[], bytes]]]:
+    """Yield each file of a folder or archive: its name, its place and what reads its content.
+
+    An archive is gone through once, where a content is read before the next is asked for.
+    """
     wanted = (*_needed(form), form.classes)
     if path.is_dir():
-        files = [path / file for file in wanted if (path / file).is_file()]
-        return {file.name: Place(str(file), False, 0, file.stat().st_size) for file in files}
-    found: dict[str, Place] = {}
+        for file in (path / name for name in wanted):
+            if file.is_file():
+                yield file.name, Place(str(file), False, 0, file.stat().st_size), file.read_bytes
+        return
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     with _opened(path, packed) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         for name, member in members(archive):
             if (own := name.rpartition("/")[2]) in wanted:
-                found[own] = Place(str(path), packed, member.offset_data, member.size)
+                place = Place(str(path), packed, member.offset_data, member.size)
+                yield own, place, partial(_content, place, 0, member.size, file)
         while packed and file.read(1 << 20):
             pass  # to the checksum at the end
-    return found
 
 
 def _opened(path: str | Path, packed: bool) -> Any:
     return gzip.open(path, "rb") if packed else open(path, "rb")
 
 
-def _content(place: Place, offset: int = 0, size: int | None = None, file: Any = None) -> bytes:
-    """Return bytes of a file of the set, by default all; `file` is its `path`, opened."""
-    if file is None:
-        with _opened(place.path, place.packed) as file:
-            return _content(place, offset, size, file)
-    size = place.size if size is None else size
+def _content(place: Place, offset: int, size: int, file: Any) -> bytes:
+    """Return `size` bytes of a file of the set, from an offset on; `file` is its `path`, opened."""
     file.seek(place.offset + offset)
     content = file.read(size)
     if len(content) != size:
@@ -301,50 +302,68 @@ def _index(known: Known, form: Form, path: Path) -> dict[str, Any]:
 
     Every size is checked.
     """
+    counts = {file: count for part in form.splits.values() for file, count in part}
+    places: dict[str, Place] = {}
+    labels: dict[str, list[int]] = {}  # of a file
+    names = list(known.names)
     try:
-        places = _places(form, path)
-        for file in _needed(form):
-            if file not in places:
-                raise _missing(path, file)
-        names = _names(known, form, places)
-        labels: dict[str, list[int]] = {}
-        for split, files in form.splits.items():
-            own = [_labels(known, form, split, *file, places) for file in files]
-            if stored := [label for part in own for label in part]:
-                _check_labels(path, split, stored, len(names))
-                labels[split] = stored
+        for file, place, read in _walk(form, path):
+            places[file] = place
+            if file == form.classes:
+                names = _names(known, form, place, read)
+            elif file in counts:
+                labels[file] = _labels(known, form, file, counts[file], place, read)
+            else:
+                split = next(split for split, own in form.labels.items() if own == file)
+                count = counts[form.splits[split][0][0]]
+                _check_size(place, file, count, f"{count} labels")
+                labels[file] = (np.frombuffer(read(), np.uint8).astype(int) - 1).tolist()
     except UserError:
         raise
     except DAMAGED as error:
         raise UserError(
             f"{path}: truncated or damaged ({error}); download or unpack it again"
         ) from error
+    for file in _needed(form):
+        if file not in places:
+            raise _missing(path, file)
+    by_split: dict[str, list[int]] = {}
+    for split, part in form.splits.items():
+        files = [file for file, _ in part]
+        if form.kind == "stl":
+            files = [form.labels[split]] if split in form.labels else []
+        if stored := [label for file in files for label in labels[file]]:
+            _check_labels(path, split, stored, len(names))
+            by_split[split] = stored
     return {
         "places": {file: place[1:] for file, place in places.items()},
-        "labels": labels,
+        "labels": by_split,
         "names": names,
     }
 
 
 def _labels(
-    known: Known, form: Form, split: str, file: str, count: int, places: dict[str, Place]
+    known: Known, form: Form, file: str, count: int, place: Place, read: Callable[[], bytes]
 ) -> list[int]:
-    """Return the labels of a file of pictures, from 0; none where the split has none."""
-    place = places[file]
+    """Return the labels in a file of pictures, whose size is checked; none for STL-10."""
     pixels = int(np.prod(known.shape))
     if form.kind == "pickle":
-        _, labels = _batch(place, count, form.labels, pixels, file)
-        return labels
+        _check_limit(place, file, count, pixels)
+        return _batch(read(), f"{place.path}: {file}", count, form.labels, pixels)[1]
     before = form.labels if form.kind == "cifar" else 0
     _check_size(place, file, count * (before + pixels), f"{count} images")
-    if form.kind == "cifar":
-        rows = np.frombuffer(_content(place), np.uint8).reshape(count, before + pixels)
-        return rows[:, before - 1].tolist()
-    if split not in form.labels:
+    if form.kind == "stl":
         return []
-    own = form.labels[split]
-    _check_size(places[own], own, count, f"{count} labels")
-    return (np.frombuffer(_content(places[own]), np.uint8).astype(int) - 1).tolist()
+    rows = np.frombuffer(read(), np.uint8).reshape(count, before + pixels)
+    return rows[:, before - 1].tolist()
+
+
+def _check_limit(place: Place, file: str, count: int, pixels: int) -> None:
+    if place.size > count * (2 * pixels + 2048) + (1 << 20):
+        raise UserError(
+            f"{place.path}: {file} has {place.size:,} bytes, more than {count} images take: "
+            "download or unpack it again"
+        )
 
 
 def _check_size(place: Place, file: str, size: int, what: str) -> None:
@@ -363,14 +382,11 @@ def _check_labels(path: Path, split: str, labels: Sequence[int], classes: int) -
         )
 
 
-def _names(known: Known, form: Form, places: dict[str, Place]) -> list[str]:
-    """Return the names of the classes from their file, else the known ones."""
-    if form.classes not in places:
-        return list(known.names)
-    place = places[form.classes]
+def _names(known: Known, form: Form, place: Place, read: Callable[[], bytes]) -> list[str]:
+    """Return the names of the classes from their file; where it has others, the known ones."""
     if place.size > 1 << 20:
         raise UserError(f"{place.path}: {form.classes} is larger than names of classes")
-    content = _content(place)
+    content = read()
     if form.kind == "pickle":
         key = form.labels.replace("labels", "label_names")
         names = load_arrays(content, f"{place.path}: {form.classes}").get(key)
@@ -429,7 +445,9 @@ class ReadPickles(Reader):
         with self._open() as held:
             if held.get("number") != number:
                 size = int(np.prod(self.shape))
-                pixels, _ = _batch(part, count, self.key, size, f"batch {number + 1}")
+                with _opened(part.path, part.packed) as file:
+                    content = _content(part, 0, part.size, file)
+                pixels, _ = _batch(content, part.path, count, self.key, size)
                 held |= {"number": number, "pixels": pixels}
             pixels = held["pixels"][i - int(self.starts[number])]
         return _picture(pixels, self.shape, False)
@@ -449,13 +467,10 @@ def _picture(pixels: np.ndarray, shape: tuple[int, int, int], by_columns: bool) 
 
 
 def _batch(
-    place: Place, count: int, key: str, pixels: int, file: str
+    content: bytes, where: str, count: int, key: str, pixels: int
 ) -> tuple[np.ndarray, list[int]]:
     """Return pixels (count, pixels) uint8 and labels of a pickled batch."""
-    where = f"{place.path}: {file}"
-    if place.size > count * (2 * pixels + 2048) + (1 << 20):
-        raise UserError(f"{where} has {place.size:,} bytes, more than {count} images take")
-    batch = load_arrays(_content(place), where)
+    batch = load_arrays(content, where)
     data, labels = batch.get("data"), batch.get(key)
     takes = f"takes {count} images of {pixels} bytes, and {key}: download it again"
     if not isinstance(data, np.ndarray) or data.shape != (count, pixels) or data.dtype != np.uint8:

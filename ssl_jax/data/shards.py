@@ -390,6 +390,8 @@ def _classes(
     values = {label for part in parts for label in part.labels or ()} - {None, "", -1}
     integers = sorted(value for value in values if isinstance(value, int))
     texts = sorted(value for value in values if isinstance(value, str))
+    if not values:
+        return (), {}
     if not texts:
         wrong = [k for k in integers if k < 0 or (names and k >= len(names))]
         if wrong:
