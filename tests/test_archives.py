@@ -377,28 +377,33 @@ def test_only_what_arrays_need_is_known(asks):
 
 
 @pytest.mark.parametrize(
-    "body",
+    "entry",
     [
-        b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00hextR.",  # another encoding
-        b"cnumpy\ndtype\n(X\x01\x00\x00\x00OtR.",  # of objects
-        b"cnumpy\ndtype\n(X\x04\x00\x00\x00S999tR.",
-        b"c_codecs\nencode\n}X\x08\x00\x00\x00__call__K\x01sb.",  # changes the callable
-        b"c_codecs\nencode\nN}X\x08\x00\x00\x00__call__K\x01s\x86b.",
-        b"\x80\x02cnumpy\nndarray\n)\x81.",  # NEWOBJ
-        b"\x80\x02\x82\x01.",  # of the registry of extensions
-        b"Pother\n.",  # a persistent id
-        b"",
-        b"\x80\x02}",
-        b"\x80\xff}.",
-        b"]" * 10 + b".",
-        b"K\x01.",
+        b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x06\x00\x00\x00utf-16tR",  # another encoding
+        b"cnumpy\ndtype\n(X\x01\x00\x00\x00OtR",  # of objects
+        b"cnumpy\ndtype\n(X\x04\x00\x00\x00S999tR",
+        b"c_codecs\nencode\n}X\x01\x00\x00\x00xK\x01sb",  # changes the callable
+        b"c_codecs\nencode\nN}X\x01\x00\x00\x00xK\x01s\x86b",
+        b"cnumpy\ndtype\nN}X\x08\x00\x00\x00__call__K\x01s\x86b",
+        b"cnumpy\nndarray\n)\x81",  # NEWOBJ
+        b"\x82\x01",  # of the registry of extensions
+        b"Pother\n",  # a persistent id
     ],
 )
-def test_odd_pickles_are_one_line(body):
+def test_an_odd_entry_is_one_line(entry):
     with pytest.raises(UserError, match="^here is ") as caught:
-        load_arrays(body, "here")
+        load_arrays(b"\x80\x02}X\x01\x00\x00\x00a" + entry + b"s.", "here")
     assert "\n" not in str(caught.value)
     assert load_arrays(pickle.dumps({"a": b"\xff"}, 2), "here") == {"a": b"\xff"}  # still sound
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\x80\x02}", b"\x80\xff}.", b"]" * 10 + b".", b"K\x01.", b"N.", b"}}}s."]
+)
+def test_a_damaged_pickle_is_one_line(body):
+    with pytest.raises(UserError, match="^here is damaged") as caught:
+        load_arrays(body, "here")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("protocol", range(5))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ssl_jax.data import parquet, shards
+from ssl_jax.data import cache, parquet, shards
 from ssl_jax.data.parquet import open_parquet
 from ssl_jax.data.records import Options
 from ssl_jax.errors import UserError
@@ -150,6 +150,10 @@ def test_processes_and_threads_read_the_same(tmp_path, method):
         ),
         ({"my_train_set.parquet": 3, "VAL.parquet": 2, "test.parquet": 1}, {"train": 3, "test": 1}),
         ({"train/a.parquet": 3, "train/b.parquet": 3, "dev/a.parquet": 2}, {"train": 6, "test": 2}),
+        (
+            {"train-00000-of-00001.parquet": 3, "valid-00000-of-00001.parquet": 2},
+            {"train": 3, "test": 2},
+        ),
         ({"strain.parquet": 3, "test.parquet": 2}, {"train": 3, "test": 2}),
         ({"train.parquet": 3, "extra-00000-of-00001.parquet": 2}, {"train": 3}),
         ({"train.parquet": 3, "unlabeled.parquet": 2}, {"train": 3, "unlabelled": 2}),
@@ -206,6 +210,14 @@ def test_the_column_of_labels(tmp_path, column):
     made = table(pictures(2), [0, 1], names=["a", "b"], label=column)
     raw = read(write(tmp_path / "a.parquet", made.append_column("coarse", pa.array([3, 4]))))
     assert raw.train.labels.tolist() == [0, 1] and f"column {column}" in raw.found
+
+
+def test_the_column_of_pictures(tmp_path):
+    images = pictures(2)
+    made = table(images, kind="binary").add_column(0, "audio", pa.array([b"a", b"b"]))
+    assert content(read(write(tmp_path / "a.parquet", made)).train) == images
+    raw = read(write(tmp_path / "a.parquet", made.rename_columns(["a", "id", "b"])))
+    assert content(raw.train) == [b"a", b"b"] and "column a" in raw.found
 
 
 def test_lists_are_no_labels(tmp_path):
@@ -329,6 +341,22 @@ def test_another_content_is_another_digest(tmp_path):
     assert read(tmp_path).digest == first
     write(tmp_path / "a.parquet", table(pictures(3), [0, 1, 0]))
     assert read(tmp_path).digest != first
+
+
+def test_digests_know_directories_and_other_sets_beside(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "RECENT", 0.0)
+    monkeypatch.setattr(cache, "_file_digest", lambda path: hashed.append(path) or path.read_text())
+    for n, name in enumerate(("a/x", "b/x", "b/y", "z")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(str(n))
+    sets = [["a/x", "b/x"], ["z"], ["b/y", "z"]]
+    hashed, roots, digests = [], [tmp_path / "cache"], set()
+    for _ in range(2):
+        digests |= {cache.files_digest([tmp_path / n for n in own], roots) for own in sets}
+    assert len(digests) == 3 and len(hashed) == 4  # each file once
+    (tmp_path / "a" / "x").write_text("1")
+    (tmp_path / "b" / "x").write_text("0")
+    assert cache.files_digest([tmp_path / n for n in sets[0]], roots) not in digests
 
 
 def test_an_index_that_is_damaged_is_made_again(tmp_path):

@@ -151,6 +151,22 @@ def test_a_label_that_is_none_is_one_line(tmp_path, name, text):
     assert content(read(tmp_path, labels="none").train) == [b"1"]
 
 
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_are_where_tarfile_finds_them(tmp_path, form):
+    """Names and sizes of all kinds, links among them; the time of pax headers is a fraction."""
+    files = [(f"{'d' * n}/{'n' * n}.jpg", bytes(n)) for n in (1, 40, 90, 96)]
+    files += [("ü" * 40 + ".jpg", b"1"), ("x" * 100, b"2" * 512), ("a.jpg", b"")]
+    link, timed = tarfile.TarInfo("link.jpg"), tarfile.TarInfo("timed.jpg")
+    link.type, link.linkname, timed.mtime = tarfile.SYMTYPE, "a.jpg", 1.5
+    path = write(tmp_path / "a.tar", [*files, link, timed, ("last.jpg", b"3")], form)
+    with tarfile.open(path) as archive:
+        expected = [(m.name, m.offset_data, m.size) for m in archive if m.isreg()]
+    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        assert list(tar._members(file, archive)) == expected
+    with tarfile.open(path) as archive:
+        assert list(tar.members(archive)) == expected
+
+
 def test_members_that_are_no_samples_are_passed_over(tmp_path):
     link, hard, folder, pipe = (tarfile.TarInfo(f"{n}.jpg") for n in "lhfp")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"

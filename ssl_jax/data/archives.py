@@ -273,10 +273,10 @@ def _walk(form: Form, path: Path) -> Iterator[tuple[str, Place, Callable[[], byt
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     with _opened(path, packed) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        for name, member in members(archive):
+        for name, offset, size in members(archive):
             if (own := name.rpartition("/")[2]) in wanted:
-                place = Place(str(path), packed, member.offset_data, member.size)
-                yield own, place, partial(_content, place, 0, member.size, file)
+                place = Place(str(path), packed, offset, size)
+                yield own, place, partial(_content, place, 0, size, file)
         while packed and file.read(1 << 20):
             pass  # to the checksum at the end
 

@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -105,14 +105,64 @@ class ReadMembers(Reader):
         return content
 
 
-def members(archive: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """Yield the name and the record of each regular file of an archive, hidden ones left out."""
+def members(archive: tarfile.TarFile) -> Iterator[tuple[str, int, int]]:
+    """Yield name, offset and size in bytes of each regular file of an archive, none hidden."""
     while (member := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined]  # a million of them fill the memory
-        name = "/".join(part for part in member.name.split("/") if part not in ("", "."))
-        hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
-        if member.isreg() and not member.issparse() and name and not hidden:
-            yield name, member
+        if member.isreg() and not member.issparse() and (name := _shown(member.name)):
+            yield name, member.offset_data, member.size
+
+
+def _shown(name: str) -> str:
+    """Return a member's name without "." and empty parts; "" for what is hidden."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    hidden = any(part[0] == "." or part == "__MACOSX" for part in parts)
+    return "" if hidden else "/".join(parts)
+
+
+def _members(file: BinaryIO, archive: tarfile.TarFile) -> Iterator[tuple[str, int, int]]:
+    """Yield what `members` does of a plain file, some ten times as fast.
+
+    Headers of regular files are read here, all others by `tarfile`.
+    """
+    offset, end = 0, os.fstat(file.fileno()).st_size
+    archive.firstmember = None  # type: ignore[attr-defined]  # `next` starts at `offset`
+    while True:
+        header = os.pread(file.fileno(), 512, offset)
+        if found := _plain_header(header):
+            name, size = found
+            offset += 512
+            start, offset = offset, offset + (size + 511) // 512 * 512
+        else:
+            archive.offset = offset  # type: ignore[attr-defined]
+            file.seek(offset)  # else `next` looks for the block before, which is not there at 0
+            if (member := archive.next()) is None:
+                break
+            archive.members.clear()  # type: ignore[attr-defined]
+            offset, start, size = archive.offset, member.offset_data, member.size  # type: ignore
+            name = member.name if member.isreg() and not member.issparse() else ""
+        if start + size > end:
+            raise ValueError("it stops within a member")
+        if name := _shown(name):
+            yield name, start, size
+    if os.pread(file.fileno(), 512, offset) != bytes(512):  # what ends a tar file
+        raise ValueError("it stops before its end")
+
+
+def _plain_header(header: bytes) -> tuple[str, int] | None:
+    """Return name and size that the header of a regular file says; None for any other block."""
+    if header[156:157] != b"0" or header[257:262] != b"ustar":
+        return None
+    try:
+        size, check = int(header[124:136].strip(b" \0"), 8), int(header[148:156].strip(b" \0"), 8)
+    except ValueError:  # a size of more than 8 GiB, or damage
+        return None
+    if check != sum(header) - sum(header[148:156]) + 8 * 32:
+        return None
+    name = header[:100].partition(b"\0")[0]
+    if header[262:263] == b"\0" and header[345:346] != b"\0":  # POSIX: the name's beginning
+        name = header[345:500].partition(b"\0")[0] + b"/" + name
+    return name.decode("utf-8", "surrogateescape"), size
 
 
 def _check_plain(path: Path) -> None:
@@ -162,16 +212,13 @@ def _shard(path: Path) -> dict[str, Any]:
     found: dict[str, dict[str, tuple[str, int, int]]] = {}
     with path.open("rb") as file:
         with tarfile.open(fileobj=file, mode="r:") as archive:
-            for name, member in members(archive):
+            for name, offset, size in _members(file, archive):
                 if not (match := KEY.fullmatch(name)):
                     continue
                 key, end = match[1], match[2].lower()
                 if end in found.setdefault(key, {}):
                     raise UserError(f"{path}: has two members {name}, takes one")
-                found[key][end] = (name, member.offset_data, member.size)
-            file.seek(archive.offset)
-            if file.read(512) != bytes(512):  # what ends a tar file
-                raise ValueError("it stops before its end")
+                found[key][end] = (name, offset, size)
         names, where, labels, left = [], [], [], 0
         for key, ends in found.items():
             if not (picture := _picture(path, key, ends)):
