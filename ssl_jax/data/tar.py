@@ -125,7 +125,7 @@ def _members(file: BinaryIO, archive: tarfile.TarFile) -> Iterator[tuple[str, in
 
     Headers of regular files are read here, all others by `tarfile`.
     """
-    offset, end = 0, os.fstat(file.fileno()).st_size
+    offset = 0
     archive.firstmember = None  # type: ignore[attr-defined]  # `next` starts at `offset`
     while True:
         header = os.pread(file.fileno(), 512, offset)
@@ -141,11 +141,11 @@ def _members(file: BinaryIO, archive: tarfile.TarFile) -> Iterator[tuple[str, in
             archive.members.clear()  # type: ignore[attr-defined]
             offset, start, size = archive.offset, member.offset_data, member.size  # type: ignore
             name = member.name if member.isreg() and not member.issparse() else ""
-        if start + size > end:
-            raise ValueError("it stops within a member")
         if name := _shown(name):
             yield name, start, size
-    if os.pread(file.fileno(), 512, offset) != bytes(512):  # what ends a tar file
+    if os.pread(file.fileno(), 512, offset) != bytes(
+        512
+    ):  # the end mark, after the whole last member
         raise ValueError("it stops before its end")
 
 
