@@ -127,25 +127,36 @@ def source_digest(folder: Path, roots: Sequence[Path]) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    name = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
-    cards = [root / "sources" / f"{name}.json" for root in roots]
+    return files_digest([path for path in folder.iterdir() if path.is_file()], roots)
+
+
+def files_digest(paths: Sequence[Path], roots: Sequence[Path]) -> str:
+    """Return a digest of the names, below their common folder, and contents of these files.
+
+    It remembers as `source_digest` does, takes and raises the same. The order of the files does not
+    matter.
+    """
+    places = sorted(Path(os.path.abspath(path)) for path in paths)
+    base = Path(os.path.commonpath([path.parent for path in places])) if places else Path()
+    place = hashlib.blake2b(os.fsencode(base.resolve()), digest_size=8).hexdigest()
+    cards = [root / "sources" / f"{place}.json" for root in roots]
     known = {key: value for card in reversed(cards) for key, value in _remembered(card).items()}
-    paths = sorted(path for path in folder.iterdir() if path.is_file())
-    found = {path.name: _identity(path) for path in paths}
-    unknown = {p for p in paths if known.get(p.name, [None])[:-1] != found[p.name]}
-    digests = {p.name: known[p.name][-1] for p in paths if p not in unknown}
-    size = sum(found[path.name][0] for path in unknown)
-    with progress_bar(size, 0, "B", f"reading {folder}", delay=3) as bar:
-        for path in sorted(unknown):
-            digests[path.name] = _file_digest(path)
-            bar.update(found[path.name][0])
+    files_of = {path.relative_to(base).as_posix(): path for path in places}
+    found = {name: _identity(path) for name, path in files_of.items()}
+    unknown = {name for name in found if known.get(name, [None])[:-1] != found[name]}
+    digests = {name: known[name][-1] for name in found if name not in unknown}
+    size = sum(found[name][0] for name in unknown)
+    with progress_bar(size, 0, "B", f"reading {base}", delay=3) as bar:
+        for name in sorted(unknown):
+            digests[name] = _file_digest(files_of[name])
+            bar.update(found[name][0])
     if unknown:
         late = time.time_ns() - RECENT * 1e9
         lasting = {n: [*found[n], digests[n]] for n in found if max(found[n][2:]) < late}
-        _remember(cards, lasting)
+        _remember(cards, known | lasting)  # other sets may lie in the same folder
     whole = hashlib.blake2b(digest_size=8)
-    for path in paths:
-        whole.update(os.fsencode(path.name) + f" {digests[path.name]}\n".encode())
+    for name in found:
+        whole.update(os.fsencode(name) + f" {digests[name]}\n".encode())
     return whole.hexdigest()
 
 
