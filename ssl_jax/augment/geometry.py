@@ -105,6 +105,13 @@ def _central_box(height: int, width: int, ratio: Range) -> tuple[int, int, int, 
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
+def central_crop(image: jax.Array, size: int) -> jax.Array:
+    """Return the central (size, size) pixels of an image or a batch (..., H, W, C)."""
+    height, width = image.shape[-3:-1]
+    top, left = (height - size) // 2, (width - size) // 2
+    return image[..., top : top + size, left : left + size, :]
+
+
 def flip_left_right(image: jax.Array) -> jax.Array:
     """Mirror the columns."""
     return image[:, ::-1]
