@@ -136,7 +136,7 @@ def test_an_unknown_recipe_or_field_is_told_the_known_ones():
 
 
 def test_a_blur_wider_than_the_image_is_refused():
-    with pytest.raises(UserError, match=r"views\.blur_kernel: got 9, takes .* 4 pixels"):
+    with pytest.raises(UserError, match=r"views\.blur_kernel: got 9, takes .* views of 4 pixels"):
         views.make_views(views.make_recipe("stl10"), 4)
 
 
