@@ -217,7 +217,9 @@ def test_the_sides_are_drawn_apart():
     assert (first.blur, first.solarize) == (1.0, 0.0)
     assert (second.blur, second.solarize) == (0.1, 0.2)
     assert views.sides(views.RECIPES["stl10"])[0] == views.sides(views.RECIPES["stl10"])[1]
-    recipe = views.make_recipe("photo", mean=(0.0,), std=(1.0,), blur_second=0.99, solarize_second=0)
+    recipe = views.make_recipe(
+        "photo", mean=(0.0,), std=(1.0,), blur_second=0.99, solarize_second=0
+    )
     image = np.broadcast_to(pictures()[:1], (6, 12, 12, 3))
     first, second = jax.jit(views.make_views(recipe, 12))(example_keys(), image)
     assert np.abs(first - second).mean(axis=(1, 2, 3)).min() > 0.01
