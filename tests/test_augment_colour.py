@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 
 from ssl_jax.augment import colour
@@ -180,3 +180,28 @@ def test_an_operation_of_strength_zero_is_not_traced():
     assert "reduce_sum" in primitives(contrast=0.4) and "reduce_sum" not in primitives(
         brightness=0.4, hue=0.1
     )
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 100, 128, 255, 256])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_solarisation_is_pillows(threshold, channels):
+    values = np.arange(256, dtype=np.uint8).repeat(channels).reshape(16, 16, channels)
+    theirs = ImageOps.solarize(Image.fromarray(values.squeeze()), threshold)
+    found = colour.solarize(jnp.float32(values) / 255, threshold)
+    np.testing.assert_allclose(found, np.asarray(theirs).reshape(values.shape) / 255, atol=1e-6)
+
+
+def test_solarisation_inverts_from_a_half_on():
+    """BYOL's formula, for values that 8 bits do not have."""
+    x = np.float32([0.0, 0.25, 0.4999, 0.5, 0.5001, 0.9, 1.0]).reshape(1, 7, 1)
+    found = colour.solarize(jnp.asarray(x))
+    np.testing.assert_allclose(found, np.where(x < 0.5, x, 1 - x), atol=1e-7)
+
+
+def test_random_solarisation_comes_as_often_as_asked():
+    image = jnp.full((2, 2, 3), 0.9)
+    for seed, probability in enumerate((0.0, 0.2, 1.0)):
+        keys = jax.random.split(jax.random.key(seed), 2000)
+        found = jax.vmap(lambda key, p=probability: colour.random_solarize(key, image, p))(keys)
+        share = np.asarray(found < 0.5).all((1, 2, 3)).mean()
+        assert abs(share - probability) <= 3 * math.sqrt(probability * (1 - probability) / 2000)

@@ -398,7 +398,7 @@ def test_views_that_fit_the_images_pass():
             "stl10",
             {},
             {"side": 4, "channels": 3},
-            ["views.blur_kernel: got 9", "images of 4 pixels"],
+            ["views.blur_kernel: got 9", "views of 4 pixels"],
         ),
     ],
 )

@@ -57,6 +57,9 @@ FUNCTIONS = [
     geometry.random_gaussian_blur,
     colour.random_grayscale,
     colour.random_colour_jitter,
+    colour.solarize,
+    colour.random_solarize,
+    views.measure,
     augmix.random_augmix,
     labelled.make_augment,
     linear.seed_probe,
@@ -216,6 +219,23 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     *(
         (f"recipe {name}", {"blur_kernel": 9, "blur_sigma": (0.1, 2.0)}, "Tian's gaussian_blur.py")
         for name in views.RECIPES
+        if name != "photo"
+    ),
+    (
+        "recipe photo",
+        {"crop_scale": (0.08, 1.0), "crop_ratio": RATIO, "flip": 0.5, "jitter": 0.8, "gray": 0.2}
+        | {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
+        | {"blur": 1.0, "blur_second": 0.1, "blur_sigma": (0.1, 2.0)}
+        | {"solarize": 0.0, "solarize_second": 0.2},
+        "Grill et al. 2020 (arXiv 2006.07733), appendix B, table 6",
+    ),
+    ("recipe photo", {"blur_kernel": 0}, "DeepMind's byol/utils/augmentations.py (blur_divider)"),
+    ("augment.colour.solarize", {"threshold": 128}, "Grill et al. 2020, appendix B; Pillow's own"),
+    ("augment.colour.random_solarize", {"probability": 0.2}, "Grill et al. 2020, table 6"),
+    (
+        "augment.views.measure",
+        {"most": 10_000, "seed": 0},
+        "own choice: the error of a mean is a hundredth of the images' deviation",
     ),
     # --- Supervised augmentation ---
     ("augment.augmix", {"WIDTH": 3, "DEPTH": 3}, "google-research/augmix, cifar.py"),

@@ -7,12 +7,21 @@ written down in its documentation. Here they are made again, with NumPy's random
 import jax
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 
 from ssl_jax.augment import views
 
-STRENGTHS = {"cifar": (0.4, 0.4, 0.4, 0.1), "stl10": (0.8, 0.8, 0.8, 0.2)}  # ColorJitter's
+STRENGTHS = {  # ColorJitter's
+    "cifar": (0.4, 0.4, 0.4, 0.1),
+    "stl10": (0.8, 0.8, 0.8, 0.2),
+    "photo": (0.4, 0.4, 0.2, 0.1),
+}
+# Of each side: the probabilities of blur and solarisation, and the kernel at 24 pixels: a tenth of
+# the side for photographs (BYOL, table 6).
+BLUR = {"cifar": (0.0, 0.0), "stl10": (1.0, 1.0), "photo": (1.0, 0.1)}
+SOLARIZE = {"cifar": (0.0, 0.0), "stl10": (0.0, 0.0), "photo": (0.0, 0.2)}
+KERNEL = {"cifar": 9, "stl10": 9, "photo": 3}
 
 
 def picture(size: int) -> np.ndarray:
@@ -56,17 +65,20 @@ def jitter(rng: np.random.Generator, image: Image.Image, strengths: tuple) -> Im
     return image
 
 
-def blur(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """GaussianBlur of 9 pixels with a deviation of 0.1 to 2, edges reflected."""
-    kernel = np.exp(-0.5 * (np.arange(-4, 5) / rng.uniform(0.1, 2.0)) ** 2)
-    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+def blur(rng: np.random.Generator, image: np.ndarray, width: int) -> np.ndarray:
+    """GaussianBlur of `width` pixels with a deviation of 0.1 to 2, edges reflected."""
+    half = width // 2
+    kernel = np.exp(-0.5 * (np.arange(-half, half + 1) / rng.uniform(0.1, 2.0)) ** 2)
+    padded = np.pad(image, ((half, half), (half, half), (0, 0)), mode="reflect")
     for axis in (0, 1):
-        windows = np.lib.stride_tricks.sliding_window_view(padded, 9, axis=axis)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, width, axis=axis)
         padded = windows @ (kernel / kernel.sum())
     return padded
 
 
-def reference_view(rng: np.random.Generator, pixels: np.ndarray, recipe: str) -> np.ndarray:
+def reference_view(
+    rng: np.random.Generator, pixels: np.ndarray, recipe: str, side: int
+) -> np.ndarray:
     image = crop(rng, Image.fromarray(pixels))
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -75,7 +87,12 @@ def reference_view(rng: np.random.Generator, pixels: np.ndarray, recipe: str) ->
     if rng.random() < 0.2:
         image = image.convert("L").convert("RGB")
     view = np.asarray(image) / 255
-    return blur(rng, view) if recipe == "stl10" else view
+    if rng.random() < BLUR[recipe][side]:
+        view = blur(rng, view, KERNEL[recipe])
+    if rng.random() < SOLARIZE[recipe][side]:
+        rounded = Image.fromarray(np.uint8(np.round(255 * view)))
+        view = np.asarray(ImageOps.solarize(rounded)) / 255
+    return view
 
 
 def statistics(view: np.ndarray) -> dict[str, np.ndarray]:
@@ -99,14 +116,20 @@ def statistics(view: np.ndarray) -> dict[str, np.ndarray]:
     return {name: values.round(4) for name, values in found.items()}
 
 
-@pytest.mark.parametrize("recipe", STRENGTHS)
-def test_the_views_are_distributed_as_torchvisions(recipe):
+@pytest.mark.parametrize(
+    "recipe, side", [("cifar", None), ("stl10", None), ("photo", 0), ("photo", 1)]
+)
+def test_the_views_are_distributed_as_torchvisions(recipe, side):
+    """Both sides together where they are alike, else each for itself."""
     count, size = 2400, 24
     pixels, rng = picture(size), np.random.default_rng(0)
-    theirs = np.stack([reference_view(rng, pixels, recipe) for _ in range(count)])
-    make = jax.jit(views.make_views(views.make_recipe(recipe), size))
-    keys = jax.random.split(jax.random.key(3), count // 2)
-    ours = np.concatenate(make(keys, np.broadcast_to(pixels, (count // 2, *pixels.shape))))
+    theirs = np.stack([reference_view(rng, pixels, recipe, side or 0) for _ in range(count)])
+    own = {"mean": (0.0,), "std": (1.0,)} if recipe == "photo" else {}
+    make = jax.jit(views.make_views(views.make_recipe(recipe, **own), size))
+    drawn = count // 2 if side is None else count
+    keys = jax.random.split(jax.random.key(3), drawn)
+    both = make(keys, np.broadcast_to(pixels, (drawn, *pixels.shape)))
+    ours = np.concatenate(both) if side is None else np.asarray(both[side])
     if recipe == "cifar":
         ours = ours * [0.2023, 0.1994, 0.2010] + [0.4914, 0.4822, 0.4465]
     found, expected = statistics(ours), statistics(theirs)

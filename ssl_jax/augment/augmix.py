@@ -17,6 +17,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.augment.colour import eight_bits, solarize
 from ssl_jax.types import Scalar
 
 WIDTH = 3  # chains per image
@@ -138,7 +139,7 @@ def equalize(image: jax.Array) -> jax.Array:
 
 
 def _equalize_channel(channel: jax.Array) -> jax.Array:
-    value = _eight_bits(channel)
+    value = eight_bits(channel)
     count = jnp.zeros(256, jnp.int32).at[value].add(1)
     step = (value.size - count[value.max()]) // 255
     table = (step // 2 + jnp.cumsum(count) - count) // jnp.maximum(step, 1)
@@ -147,17 +148,8 @@ def _equalize_channel(channel: jax.Array) -> jax.Array:
 
 def posterize(image: jax.Array, bits: jax.Array | int) -> jax.Array:
     """Keep the first `bits` of the 8 bits of each value."""
-    value = _eight_bits(image)
+    value = eight_bits(image)
     return (value - value % jnp.left_shift(1, 8 - bits)) / 255
-
-
-def solarize(image: jax.Array, threshold: Scalar) -> jax.Array:
-    """Invert the values from threshold / 255 on; threshold in [0, 256]."""
-    return jnp.where(_eight_bits(image) < threshold, image, 1 - image)
-
-
-def _eight_bits(image: jax.Array) -> jax.Array:
-    return jnp.round(255 * image).astype(jnp.int32)
 
 
 # --- Affine operations ----------------------------------------------------------------------------

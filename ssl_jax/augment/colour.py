@@ -145,6 +145,40 @@ def random_colour_jitter(
     )
 
 
+def solarize(image: jax.Array, threshold: Scalar = 128) -> jax.Array:
+    """Invert the values from threshold / 255 on, as Pillow's `ImageOps.solarize` does.
+
+    At 128 that is x -> x for x < 1/2, else 1 - x: BYOL, arXiv 2006.07733, appendix B.
+
+    Args:
+        image: (H, W, C) float32 in [0, 1].
+        threshold: in [0, 256], of the values as 8 bits.
+
+    Returns:
+        (H, W, C) float32 in [0, 1].
+    """
+    return jnp.where(eight_bits(image) < threshold, image, 1 - image)
+
+
+def random_solarize(key: jax.Array, image: jax.Array, probability: float = 0.2) -> jax.Array:
+    """Solarise the image at 1/2 with the given probability.
+
+    Args:
+        key: random key.
+        image: (H, W, C) float32 in [0, 1].
+        probability: in [0, 1]; 0.2 on one side of BYOL, arXiv 2006.07733, table 6.
+
+    Returns:
+        (H, W, C) float32 in [0, 1].
+    """
+    return jnp.where(jax.random.bernoulli(key, probability), solarize(image), image)
+
+
+def eight_bits(image: jax.Array) -> jax.Array:
+    """Return the values rounded to 0..255, int32."""
+    return jnp.round(255 * image).astype(jnp.int32)
+
+
 def _grey(image: jax.Array) -> jax.Array:
     """Return the luma (H, W, 1)."""
     if image.shape[-1] == 1:

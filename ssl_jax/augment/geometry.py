@@ -6,13 +6,17 @@ of weights. Box and strength may then be traced, which shapes may not. Matrix pr
 where per-example convolutions are slow.
 """
 
+from typing import TypeVar
+
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax.types import Scalar
 
 Range = tuple[float, float]
+Image = TypeVar("Image", jax.Array, np.ndarray)
 
 
 def resized_crop(
@@ -103,6 +107,13 @@ def _central_box(height: int, width: int, ratio: Range) -> tuple[int, int, int, 
     elif width / height > ratio[1]:
         box_width = round(height * ratio[1])
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def central_crop(image: Image, size: int) -> Image:
+    """Return the central (size, size) pixels of an image or a batch (..., H, W, C)."""
+    height, width = image.shape[-3:-1]
+    top, left = (height - size) // 2, (width - size) // 2
+    return image[..., top : top + size, left : left + size, :]
 
 
 def flip_left_right(image: jax.Array) -> jax.Array:

@@ -1,5 +1,8 @@
 """Two views of each image of a batch, by a named recipe whose every number can be overridden.
 
+A recipe may treat the two sides differently: `blur_second` and `solarize_second` are of the second
+view. `evaluation_view` is what validation and probes see in place of the views.
+
 Value contract: images come as uint8 in [0, 255] or float in [0, 1], channels last. Inside they are
 float32 in [0, 1]. Views leave normalised by `(image - mean) / std`. The views of an example depend
 on its key and its pixels alone, not on its batch, its place there or its device.
@@ -28,6 +31,7 @@ class Recipe(NamedTuple):
     An operation of probability or strength 0 is not traced.
     """
 
+    size: int = 0  # side of a view in pixels, and of the central crop for probes; 0: as stored
     crop_scale: tuple[float, float] = (0.08, 1.0)  # range of the crop's area, share of the image's
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the crop's width / height
     flip: float = 0.5  # probability of mirroring
@@ -38,10 +42,14 @@ class Recipe(NamedTuple):
     jitter: float = 0.8  # probability of the four operations above, in random order
     gray: float = 0.2  # probability of converting to grey
     blur: float = 0.0  # probability of the Gaussian blur
-    blur_kernel: int = 9  # width of the blur's kernel, in pixels
+    blur_second: float | None = None  # the same of the second view; None: as the first
+    blur_kernel: int = 9  # width of the blur's kernel in pixels; 0: a tenth of the view's side
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # range of its standard deviation, in pixels
-    mean: tuple[float, ...] = (0.0,)  # for the normalisation: one number, or one per channel
-    std: tuple[float, ...] = (1.0,)  # for the normalisation: one number, or one per channel
+    solarize: float = 0.0  # probability of inverting the values from 1/2 on
+    solarize_second: float | None = None  # the same of the second view; None: as the first
+    # for the normalisation: one number, or one per channel; None: those of the set, measured
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 RECIPES = {
@@ -49,7 +57,25 @@ RECIPES = {
     "cifar": Recipe(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
     # The same code on STL-10: stronger colours, every view blurred (a tenth of 96 pixels), no
     # normalisation.
-    "stl10": Recipe(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=1.0),
+    "stl10": Recipe(
+        brightness=0.8,
+        contrast=0.8,
+        saturation=0.8,
+        hue=0.2,
+        blur=1.0,
+        mean=(0.0,),
+        std=(1.0,),
+    ),
+    # Photographs as in BYOL: Grill et al. 2020, arXiv 2006.07733, appendix B and table 6. The two
+    # sides differ in blur and solarisation. Its kernel has 23 pixels of 224.
+    "photo": Recipe(
+        saturation=0.2,
+        blur=1.0,
+        blur_second=0.1,
+        blur_kernel=0,
+        solarize=0.0,
+        solarize_second=0.2,
+    ),
     # 8x8 digits, one channel. A mirrored digit is another sign, and a small crop shows no digit.
     # The statistics are those of the digits.
     "digits": Recipe(
@@ -81,8 +107,12 @@ def make_recipe(recipe: str, **overrides: Any) -> Recipe:
     return made
 
 
-def make_views(recipe: Recipe, size: int) -> Views:
+def make_views(recipe: Recipe, side: int) -> Views:
     """Build the function that draws two independent views of each image.
+
+    Args:
+        recipe: the operations, with mean and std.
+        side: side of a view in pixels, where the recipe says none: that of the images.
 
     Returns:
         views(keys (B,), image (B, H, W, C) uint8) -> two arrays (B, size, size, C) float32,
@@ -93,13 +123,19 @@ def make_views(recipe: Recipe, size: int) -> Views:
             returned function raises it when it is traced.
     """
     check_recipe(recipe)
-    if recipe.blur > 0 and recipe.blur_kernel // 2 >= size:
-        takes = f"an odd whole number below {2 * size} for images of {size} pixels"
+    size = recipe.size or side
+    recipe = recipe._replace(blur_kernel=recipe.blur_kernel or blur_kernel(size))
+    first, second = recipes = sides(recipe)
+    if max(first.blur, second.blur) > 0 and recipe.blur_kernel // 2 >= size:
+        takes = f"an odd whole number below {2 * size} for views of {size} pixels"
         raise UserError(f"views.blur_kernel: got {recipe.blur_kernel}, takes {takes}")
 
     def two_views(key: jax.Array, image: jax.Array) -> jax.Array:
-        one_view = partial(augment, recipe=recipe, size=size)
-        return jax.vmap(one_view, in_axes=(0, None))(jax.random.split(key), image)
+        keys = jax.random.split(key)
+        if first == second:
+            one_view = partial(augment, recipe=first, size=size)
+            return jax.vmap(one_view, in_axes=(0, None))(keys, image)
+        return jnp.stack([augment(k, image, r, size) for k, r in zip(keys, recipes, strict=True)])
 
     def views(keys: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         chex.assert_rank(image, 4)
@@ -111,19 +147,37 @@ def make_views(recipe: Recipe, size: int) -> Views:
     return views
 
 
+def sides(recipe: Recipe) -> tuple[Recipe, Recipe]:
+    """Return the recipe of the first view and that of the second, each by its first fields."""
+    alike = recipe._replace(blur_second=None, solarize_second=None)
+    own = {"blur": recipe.blur_second, "solarize": recipe.solarize_second}
+    return alike, alike._replace(**{k: v for k, v in own.items() if v is not None})
+
+
+def blur_kernel(size: int) -> int:
+    """Return the width of the blur's kernel for views of `size` pixels: 2 floor(size / 20) + 1.
+
+    A tenth of the side, made odd, as BYOL's published code has it (byol/utils/augmentations.py): 23
+    of 224.
+    """
+    return 2 * (size // 20) + 1
+
+
 def augment(key: jax.Array, image: jax.Array, recipe: Recipe, size: int) -> jax.Array:
-    """Draw one view of one image by the recipe.
+    """Draw one view of one image by the recipe of one side.
 
     Args:
         key: random key.
         image: (H, W, C) float32 in [0, 1].
-        recipe: the operations.
+        recipe: the operations, see `sides`.
         size: side of the view in pixels.
 
     Returns:
         (size, size, C) float32, normalised.
     """
     crop_key, flip_key, jitter_key, gray_key, blur_key = jax.random.split(key, 5)
+    if recipe.solarize > 0:  # recipes without it draw what they drew before there was one
+        blur_key, solarize_key = jax.random.split(blur_key)
     image = geometry.random_resized_crop(
         crop_key, image, size, recipe.crop_scale, recipe.crop_ratio
     )
@@ -140,7 +194,63 @@ def augment(key: jax.Array, image: jax.Array, recipe: Recipe, size: int) -> jax.
         image = geometry.random_gaussian_blur(
             blur_key, image, recipe.blur_kernel, recipe.blur_sigma, recipe.blur
         )
-    return normalise(image, recipe.mean, recipe.std)
+    if recipe.solarize > 0:
+        image = colour.random_solarize(solarize_key, image, recipe.solarize)
+    return normalise(image, *statistics(recipe))
+
+
+def statistics(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std of a recipe; UserError where one is still to be measured."""
+    if recipe.mean is None or recipe.std is None:
+        raise UserError(
+            f"views.mean, views.std: got {recipe.mean}, {recipe.std}, take numbers: "
+            "the recipe has none of its own, and none were measured"
+        )
+    return recipe.mean, recipe.std
+
+
+def measure(
+    image: np.ndarray, most: int = 10_000, seed: int = 0
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, in units of [0, 1].
+
+    They are of at most `most` images, drawn by the seed. The sums are in whole numbers, so that no
+    order of summation and no machine changes a digit; six digits are kept. A constant channel has
+    the deviation 1: it is shifted to 0 and not scaled.
+
+    Args:
+        image: (N, H, W, C) uint8, N at least 1.
+        most: largest number of images that are read.
+        seed: of the draw.
+
+    Returns:
+        The means (C,) and the deviations (C,).
+    """
+    count, height, width, channels = image.shape
+    chosen = range(count)
+    if count > most:
+        chosen = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+    total, squares = np.zeros((2, channels), np.uint64)
+    for i in chosen:
+        values = image[i].reshape(height, -1).astype(np.uint32)
+        # down the columns first: vectorised, and 32 bits hold 66 000 squares of bytes
+        total += values.sum(axis=0, dtype=np.uint32).reshape(width, channels).sum(axis=0)
+        values *= values
+        squares += values.sum(axis=0, dtype=np.uint32).reshape(width, channels).sum(axis=0)
+    scale = 255 * len(chosen) * height * width
+    # n sum(x^2) - sum(x)^2 in whole numbers: no digit is lost where the deviation is small
+    spread = [
+        len(chosen) * height * width * s2 - s**2
+        for s, s2 in zip(total.tolist(), squares.tolist(), strict=True)
+    ]
+    return (
+        _six_digits([s / scale for s in total.tolist()]),
+        _six_digits([math.sqrt(v) / scale if v else 1.0 for v in spread]),
+    )
+
+
+def _six_digits(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.6g}") for value in values)
 
 
 def to_unit(image: jax.Array | np.ndarray) -> jax.Array:
@@ -185,6 +295,20 @@ def make_normalise(
     return partial(normalise, mean=mean, std=std)
 
 
+def evaluation_view(recipe: Recipe) -> Callable[[jax.Array], jax.Array]:
+    """Return view(image (B, H, W, C) uint8) -> float32: what validation and probes see.
+
+    It is the central crop of `recipe.size` pixels, normalised; without a size the whole image, as
+    stored. So training and probing see objects at the same scale.
+    """
+    size, normalised = recipe.size, make_normalise(*statistics(recipe))
+
+    def view(image: jax.Array) -> jax.Array:
+        return normalised(geometry.central_crop(image, size) if size else image)
+
+    return view
+
+
 def _channels_last(values: Sequence[float], image: jax.Array) -> jax.Array:
     """Return the values with as many dimensions as the image, the last one for the channels."""
     _check_one_or_each(values, image.shape[-1])
@@ -194,7 +318,8 @@ def _channels_last(values: Sequence[float], image: jax.Array) -> jax.Array:
 def check_channels(recipe: Recipe, channels: int) -> None:
     """Raise a UserError if the recipe does not fit images of so many channels.
 
-    Saturation, hue and grey need three channels. Mean and std have one number or one per channel.
+    Saturation, hue and grey need three channels. Mean and std have one number or one per channel,
+    where they are known.
     """
     jitters = ("saturation", "hue") if recipe.jitter > 0 else ()
     for field in (*jitters, "gray"):
@@ -205,7 +330,8 @@ def check_channels(recipe: Recipe, channels: int) -> None:
                 "it needs 3"
             )
     for values in (recipe.mean, recipe.std):
-        _check_one_or_each(values, channels)
+        if values is not None:
+            _check_one_or_each(values, channels)
 
 
 def _check_one_or_each(values: Sequence[float], channels: int) -> None:
@@ -237,9 +363,18 @@ def _span(value: Any, high: float = math.inf) -> bool:
     return _numbers(value) and len(value) == 2 and 0 < value[0] <= value[1] <= high
 
 
+def _or_none(legal: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or legal(value)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 _PROBABILITY = ("a probability, a number in [0, 1]", partial(_number, low=0, high=1))
 _STRENGTH = ("a number of 0 or more", partial(_number, low=0))
 _LEGAL: dict[str, tuple[str, Callable[[Any], bool]]] = {  # field -> (what it takes, test)
+    "size": ("a whole number of pixels, 0 or more", lambda v: _whole(v) and v >= 0),
     "crop_scale": ("two numbers, 0 < low <= high <= 1", partial(_span, high=1)),
     "crop_ratio": ("two numbers, 0 < low <= high", _span),
     "flip": _PROBABILITY,
@@ -250,11 +385,17 @@ _LEGAL: dict[str, tuple[str, Callable[[Any], bool]]] = {  # field -> (what it ta
     "jitter": _PROBABILITY,
     "gray": _PROBABILITY,
     "blur": _PROBABILITY,
-    "blur_kernel": ("an odd whole number", lambda v: isinstance(v, int) and v > 0 and v % 2 == 1),
+    "blur_second": (_PROBABILITY[0], _or_none(_PROBABILITY[1])),
+    "blur_kernel": (
+        "an odd whole number, or 0 for a tenth of the view's side",
+        lambda v: _whole(v) and v >= 0 and (v == 0 or v % 2 == 1),
+    ),
     "blur_sigma": ("two numbers, 0 < low <= high", _span),
-    "mean": ("a list of numbers, one, or one a channel", _numbers),
+    "solarize": _PROBABILITY,
+    "solarize_second": (_PROBABILITY[0], _or_none(_PROBABILITY[1])),
+    "mean": ("a list of numbers, one, or one a channel", _or_none(_numbers)),
     "std": (
         "a list of numbers above 0, one, or one a channel",
-        lambda v: _numbers(v) and min(v) > 0,
+        _or_none(lambda v: _numbers(v) and min(v) > 0),
     ),
 }

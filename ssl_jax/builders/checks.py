@@ -159,6 +159,12 @@ def check_batch_norm(config: Config, examples: int) -> None:
 
 def check_views(recipe: Recipe, data: Description) -> None:
     """Raise a UserError where the augmentations do not fit the images, in size or in channels."""
+    height, width, _ = data.image
+    if recipe.size > min(height, width):
+        raise UserError(
+            f"views.size: got {recipe.size}, takes at most {min(height, width)}, the side that is "
+            "stored (data.image_size)"
+        )
     make_views(recipe, data.side)
     check_channels(recipe, data.channels)
 

@@ -32,7 +32,7 @@ def default_config() -> Config:
     config.method = "byol"  # a label for tables and headers; the fields below decide what happens
     config.seed = 0
     config.epochs = 100
-    config.batch_size = 128  # over all devices together
+    config.batch_size = 128  # over all devices together; 0: chosen, at most 128
     config.init = "glorot"  # glorot (replication) | pytorch (original) | gaussian | he | orthogonal
     config.precision = "float32"  # float32 | bfloat16 (forward and backward only)
     config.loss = "cosine"  # cosine | euclidean, as in the linear theory
@@ -54,8 +54,11 @@ def default_config() -> Config:
     add_data(config)
 
     config.views = ConfigDict()
-    # cifar | stl10 | digits; a field below, where given, overrides the recipe's
+    # cifar | stl10 | photo | digits; a field below, where given, overrides the recipe's
     config.views.recipe = "cifar"
+    # side in pixels at which views are cut; validation and probes see the central crop of that
+    # size. 0: as stored, uncropped; -1: chosen, 224 of 256 stored ones, or smaller ones as they are
+    config.views.size = 0
     config.views.crop_scale = placeholder(tuple)  # smallest and largest share of the image's area
     config.views.crop_ratio = placeholder(tuple)  # smallest and largest width / height
     config.views.flip = placeholder(float)  # probability
@@ -66,13 +69,19 @@ def default_config() -> Config:
     config.views.hue = placeholder(float)
     config.views.gray = placeholder(float)  # probability
     config.views.blur = placeholder(float)  # probability
+    config.views.blur_second = placeholder(float)  # the same of the second view
+    config.views.blur_kernel = placeholder(int)  # width in pixels; 0: a tenth of the view's side
+    config.views.solarize = placeholder(float)  # probability
+    config.views.solarize_second = placeholder(float)  # the same of the second view
+    # None: the recipe's, or measured on the images for training where it has none
     config.views.mean = placeholder(tuple)
     config.views.std = placeholder(tuple)
 
     config.encoder = ConfigDict()
     config.encoder.name = "resnet18"
     config.encoder.width = 64
-    config.encoder.stem = "cifar"  # cifar (3x3, stride 1) | imagenet (7x7, stride 2, max-pool)
+    # cifar (3x3, stride 1) | imagenet (7x7, stride 2, max-pool) | auto: cifar up to 64 pixels
+    config.encoder.stem = "cifar"
     # auto: the architecture's own | batch | layer | group | instance | none
     config.encoder.norm = "auto"
     # auto: the architecture's own | sigmoid | tanh | relu | leaky_relu | gelu
@@ -119,9 +128,10 @@ def default_config() -> Config:
     # penalty of the logistic probe that Newton's method fits; 0: none is fitted
     config.probe.newton_l2 = 0.0
     config.probe.newton_steps = 8
-    config.probe.knn_k = 200
+    config.probe.knn_k = 200  # 0: the root of the number of images in the bank, at most 200
     config.probe.knn_temperature = 0.1
-    # the last so many training images: kNN on them chooses the best checkpoint
+    # the last so many training images: kNN on them chooses the best checkpoint; 0: a tenth, at
+    # most 2000
     config.probe.validation_size = 2000
     config.probe.random_init = True  # the same probes on the untrained encoder
     config.probe.few_labels = 0  # labels a class of the few-label probe; 0: none
@@ -135,7 +145,7 @@ def add_data(config: Config) -> None:
     config.data.name = "cifar10"  # digits, or an image-classification set of TensorFlow Datasets
     config.data.data_dir = ""  # where TFDS keeps its sets; "": its own default
     config.data.train_size = 0  # the first so many training images; 0: all
-    config.data.image_size = 0  # side in pixels of what the network sees; 0: as in the set
+    config.data.image_size = 0  # side in pixels at which images are stored; 0: as in the set
     config.data.resident = "auto"  # auto | yes | no: images on the device, or streamed to it
 
 

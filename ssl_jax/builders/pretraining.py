@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.stages import Wrapped
 
 from ssl_jax.augment.views import Recipe, make_recipe, make_views
+from ssl_jax.builders import choices
 from ssl_jax.builders.checks import check_counts, check_sizes, check_views
 from ssl_jax.builders.network import build_network, forward_order
 from ssl_jax.builders.optimizer import (
@@ -46,18 +47,34 @@ class Parts(NamedTuple):
     recipe: Recipe  # the augmentations
 
 
-def prepare(config: Config) -> tuple[Plan, Parts]:
-    """Return the plan and the parts of a pretraining run. Reads no image.
+class Prepared(NamedTuple):
+    """A pretraining run of which no image has been read."""
+
+    config: Config  # settled, see `choices.settle`
+    plan: Plan
+    parts: Parts  # mean and std of the recipe are None where the images have to give them
+    lines: list[str]  # what was chosen from the data, in words
+
+    @property
+    def later(self) -> tuple[str, ...]:
+        """The fields that the images themselves have to give, and that are unset until then."""
+        return choices.unmeasured(self.config, self.plan.data.channels)
+
+
+def prepare(config: Config) -> Prepared:
+    """Return configuration, plan and parts of a pretraining run. Reads no image.
 
     All is checked against the description of the data set. A UserError names the first field that
     is wrong.
     """
-    check_counts(config)
-    plan = make_plan(config, lambda data: data.pretrain, config.dynamics.every)
+    check_counts(choices.stand_ins(config))
+    config, data, lines = choices.settle(config)
+    plan = make_plan(config, lambda data: data.pretrain, config.dynamics.every, data)
     parts = build(config, plan.cadence.total, plan.steps_per_epoch, plan.axis)
+    parts = parts._replace(recipe=choices.build_recipe(config, data.channels))
     check_views(parts.recipe, plan.data)
     check_sizes(config.probe, plan.data, config.probe.validation_size)
-    return plan, parts
+    return Prepared(config, plan, parts, lines)
 
 
 def build(config: Config, total_steps: int, steps_per_epoch: int, axis_name: str | None) -> Parts:
@@ -145,7 +162,8 @@ def build_recipe(config: Config) -> Recipe:
 
 def make_init(parts: Parts, data: Description) -> Wrapped:
     """Return init(key) -> the state at step 0, compiled for views of the images of `data`."""
-    image = jnp.zeros((2, data.side, data.side, data.channels))
+    side = parts.recipe.size or data.side
+    image = jnp.zeros((2, side, side, data.channels))
     return compile_once(
         lambda key: init_state(
             key, image, parts.network, parts.predictor, parts.optimizer, parts.tau is not None
@@ -195,7 +213,7 @@ def compile_step(
         data: arrays that a step gathers its images from, see `data.batches.Feed`.
         devices: devices to train on.
         key: key of the run.
-        side: height and width of a view, in pixels.
+        side: of a view where the recipe says none, in pixels: that of the images.
 
     Returns:
         run(state, batches) -> (state, metrics of every step).

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.augment.views import RECIPES, normalise
+from ssl_jax.augment.views import RECIPES, normalise, statistics
 from ssl_jax.data.batches import batch_indices
 from ssl_jax.data.sources import load_dataset
 from ssl_jax.dynamics import theory
@@ -346,7 +346,7 @@ def noisy_views(noise: float) -> Views:
     recipe = RECIPES["digits"]
 
     def views(keys: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        clean = normalise(image, recipe.mean, recipe.std)
+        clean = normalise(image, *statistics(recipe))
         drawn = jax.vmap(lambda key: jax.random.normal(key, (2, *image.shape[1:])))(keys)
         return clean + noise * drawn[:, 0], clean + noise * drawn[:, 1]
 

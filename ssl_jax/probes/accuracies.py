@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.tree_util import Partial
 
+from ssl_jax.augment.geometry import central_crop
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.models import Network
 from ssl_jax.probes.features import cached_features, extract
@@ -16,7 +17,8 @@ from ssl_jax.probes.newton import newton_probe
 from ssl_jax.types import Params, PyTree
 
 Features = dict[str, np.ndarray]  # train_x (N, F), train_y (N,), test_x (M, F), test_y (M,)
-Normalise = Callable[[jax.Array], jax.Array]  # image (B, H, W, C) uint8 -> float32
+# image (B, H, W, C) uint8 -> float32, see `augment.views.evaluation_view`
+Normalise = Callable[[jax.Array], jax.Array]
 Encode = Callable[[Params, PyTree, jax.Array], jax.Array]  # params, stats, image -> features (B, F)
 
 
@@ -62,10 +64,11 @@ def take_features(
     return cached_features(path, fingerprint, compute) if path else compute()
 
 
-def raw_pixels(dataset: Dataset) -> Features:
-    """Return the images themselves as features, float32 in [0, 1]."""
+def raw_pixels(dataset: Dataset, size: int = 0) -> Features:
+    """Return the images, or their central crops of `size` pixels, as features in [0, 1]."""
 
     def flat(image: np.ndarray) -> np.ndarray:
+        image = central_crop(image, size) if size else image
         return image.reshape(len(image), -1).astype(np.float32) / 255
 
     return {

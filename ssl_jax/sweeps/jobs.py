@@ -148,7 +148,7 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
     cells: dict[str, Config] = {job.cell: job.config for job in jobs}
     datasets: dict[str, Dataset] = {}
     # no image before all are prepared
-    prepared = {cell: _of_cell(cell, pretraining.prepare, run)[0] for cell, run in cells.items()}
+    prepared = {cell: _of_cell(cell, pretraining.prepare, run) for cell, run in cells.items()}
     for cell, run in cells.items():
         _of_cell(cell, check_read, run, datasets)
     check_workdir(str(directory), {"task": "sweep", "sweep": config.sweep})
@@ -163,9 +163,10 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
             fields = result_json.fields(job.config.to_dict())
             refuse_other("store", job.store, ["config"], fields, defaults)
         if not is_done(job, config.again):
-            steps = prepared[job.cell].steps_per_epoch
-            appends = partial(pretraining.appends, job.config, steps)
-            check_workdir(str(job.out), job.config.to_dict(), appends, defaults)
+            ready = prepared[job.cell]
+            appends = partial(pretraining.appends, ready.config, ready.plan.steps_per_epoch)
+            fields = ready.config.to_dict() | {"seed": job.seed}
+            check_workdir(str(job.out), fields, appends, defaults, later=ready.later)
 
 
 def _of_cell(cell: str, check: Callable[..., Any], *arguments: Any) -> Any:

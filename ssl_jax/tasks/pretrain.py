@@ -6,8 +6,8 @@ from functools import partial
 import jax
 import numpy as np
 
-from ssl_jax.augment.views import make_normalise
-from ssl_jax.builders import pretraining
+from ssl_jax.augment.views import evaluation_view
+from ssl_jax.builders import choices, pretraining
 from ssl_jax.builders.checks import check_few_labels
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.defaults import defaults_of
@@ -49,21 +49,29 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
     Raises:
         UserError: a field is wrong, or the work directory belongs to another run.
     """
-    plan, parts = pretraining.prepare(config)
+    prepared = pretraining.prepare(config)
+    config, plan, parts, lines = prepared
     appends = partial(pretraining.appends, config, plan.steps_per_epoch)
-    out = check_workdir(directory, config.to_dict(), appends, defaults_of("pretrain"))
+    check = partial(check_workdir, directory, appends=appends, defaults=defaults_of("pretrain"))
+    out = check(config.to_dict(), later=prepared.later)
     init = pretraining.make_init(parts, plan.data)
     check_memory(config, init, plan.devices)
     check_exclude(config, init)
+    for line in lines:
+        say(line)
     dataset = read_dataset(config)
     check_few_labels(config.probe, dataset)
+    config, lines = choices.measure_statistics(config, dataset)
+    parts = parts._replace(recipe=pretraining.build_recipe(config))
+    if lines:
+        check(config.to_dict())
+    for line in lines:
+        say(line)
 
     feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, plan.resident)
     fresh = jax.device_get(pretraining.fresh_state(config, init))
     session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted)
-    encode = accuracies.make_encode(
-        parts.network, make_normalise(parts.recipe.mean, parts.recipe.std)
-    )
+    encode = accuracies.make_encode(parts.network, evaluation_view(parts.recipe))
     state = train(session, make_job(session, encode))
     if state is not None:
         finish(session, state, encode)

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from ssl_jax.augment.views import Recipe, make_normalise
-from ssl_jax.builders import checks, pretraining
+from ssl_jax.augment.views import Recipe, evaluation_view
+from ssl_jax.builders import checks, choices, pretraining
 from ssl_jax.builders.data import describe_dataset, read_dataset
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.network import build_network
@@ -48,7 +48,7 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     Raises:
         UserError: a field is wrong, or `checkpoint` names no pretraining run.
     """
-    checks.check_probe(config)
+    checks.check_probe(choices.stand_ins(config))
     if not config.checkpoint:
         raise UserError(
             "checkpoint: got '', takes the work directory of a pretraining run "
@@ -65,8 +65,10 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     trained.data.data_dir = config.data_dir or trained.data.data_dir
     trained.probe = config.probe
     out = check_workdir(directory, config.to_dict(), defaults=defaults_of("probe"))
+    lines: list[str] = []
     with found_in(source / "config.json"):
         data = describe_dataset(trained)
+        choices.settle_neighbours(trained, data, lines)
         steps_an_epoch = steps_per_epoch(data.pretrain, trained.batch_size)
         parts = pretraining.build(trained, trained.epochs * steps_an_epoch, steps_an_epoch, None)
         init = pretraining.make_init(parts, data)
@@ -81,10 +83,10 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         step=step,
         **checkpoints.restore_parts(source / "checkpoints", step, encoder_of(fresh)),
     )
-    encode = accuracies.make_encode(
-        parts.network, make_normalise(parts.recipe.mean, parts.recipe.std)
-    )
+    encode = accuracies.make_encode(parts.network, evaluation_view(parts.recipe))
     result_json.open_on_one(directory, config.to_dict())
+    for line in lines:
+        say(line)
     method, name = printable(trained.method), printable(dataset.name)
     say(f"probing {printable(source)} at step {step}: {method} on {name}")
     result, features = run_probes(
@@ -128,7 +130,7 @@ def run_probes(
 
     Args:
         config: configuration of the pretraining run.
-        recipe: its augmentations, whose mean and std normalise the images.
+        recipe: its augmentations, whose size, mean and std give the images for the probes.
         trained: the state with the pretrained encoder.
         fresh: the state at step 0, with the untrained encoder.
         dataset: images and labels of both splits.
@@ -157,6 +159,7 @@ def run_probes(
         "dataset": dataset.name,
         "data": tree_digest((dataset.train, dataset.test)),
         "normalised by": [recipe.mean, recipe.std],
+        "crop": recipe.size,
         "network": config.encoder.to_dict() | {"precision": config.precision},
     }
 
@@ -171,14 +174,13 @@ def run_probes(
     }
     result: dict = probe_accuracies(contenders["pretrained"], dataset.num_classes, **chosen)
     if settings.random_init:
-        normalise = make_normalise(recipe.mean, recipe.std)
-        single = build_network(config, None)
-        fresh_stats = calibrate(single, fresh.params, fresh.stats, normalise, dataset.train.image)
+        view, single = evaluation_view(recipe), build_network(config, None)
+        fresh_stats = calibrate(single, fresh.params, fresh.stats, view, dataset.train.image)
         contenders["random_init"] = features_of("random-init", fresh.params, fresh_stats)
         baseline = probe_accuracies(contenders["random_init"], dataset.num_classes, **chosen)
         result |= {f"random_init_{name}": value for name, value in baseline.items()}
     if settings.few_labels:
-        contenders["raw_pixels"] = raw_pixels(dataset)
+        contenders["raw_pixels"] = raw_pixels(dataset, recipe.size)
         result["few_label"] = few_labels(
             contenders, dataset.num_classes, settings.few_labels, settings.few_label_draws, seed
         )

@@ -5,9 +5,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.views import Recipe, make_views
-from ssl_jax.builders import checks, pretraining
-from ssl_jax.builders.data import describe_dataset, read_dataset
+from ssl_jax.augment.views import Recipe, make_views, statistics
+from ssl_jax.builders import checks, choices, pretraining
+from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.reports import run_figures
@@ -30,10 +30,16 @@ def views(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     Raises:
         UserError: a field is wrong, or the views do not fit the images.
     """
-    recipe = pretraining.build_recipe(config)
-    check_workdir(directory, config.to_dict(), defaults=defaults_of("views"))
-    checks.check_views(recipe, describe_dataset(config))
+    pretraining.build_recipe(choices.stand_ins(config))
+    config, data, lines = choices.settle(config)
+    later = choices.unmeasured(config, data.channels)
+    check_workdir(directory, config.to_dict(), defaults=defaults_of("views"), later=later)
+    checks.check_views(choices.build_recipe(config, data.channels), data)
     dataset = read_dataset(config)
+    config, more = choices.measure_statistics(config, dataset)
+    for line in lines + more:
+        say(line)
+    recipe = pretraining.build_recipe(config)
     out = result_json.open_on_one(directory, config.to_dict())
     with required(out / "figures" / "views.png") as path:
         draw_views(config, recipe, dataset, out)
@@ -55,4 +61,4 @@ def draw_views(config: Config, recipe: Recipe, dataset: Dataset, out: Path, coun
         jax.random.key(config.seed), jnp.zeros((), jnp.int32), jnp.arange(len(image))
     )
     pairs = jax.jit(make_views(recipe, dataset.side))(keys, image)
-    run_figures.draw_views(image, pairs, recipe.mean, recipe.std, out / "figures" / "views.png")
+    run_figures.draw_views(image, pairs, *statistics(recipe), out / "figures" / "views.png")

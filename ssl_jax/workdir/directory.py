@@ -43,6 +43,7 @@ def check_workdir(
     appends: Callable[[int], bool] = lambda epochs: False,
     defaults: dict | None = None,
     fixed: tuple[str, ...] = (),
+    later: tuple[str, ...] = (),
 ) -> Path:
     """Return the directory, not yet touched, after checking that this run may use it.
 
@@ -54,6 +55,7 @@ def check_workdir(
         defaults: the defaults of the task's fields. An earlier start that lacks one of them is of
             before there was that field, and did what its default does.
         fixed: free fields that decide what this run trains all the same.
+        later: fields that this start does not know yet, and that are not compared.
 
     Returns:
         The directory.
@@ -79,7 +81,7 @@ def check_workdir(
         )
     if os.path.lexists(directory / "config.json"):
         earlier = read_json(directory / "config.json")
-        refuse_other(earlier, config, directory, appends, defaults, fixed)
+        refuse_other(earlier, config, directory, appends, defaults, fixed, later)
     return directory
 
 
@@ -139,6 +141,7 @@ def refuse_other(
     appends: Callable[[int], bool] = lambda epochs: False,
     defaults: dict | None = None,
     fixed: tuple[str, ...] = (),
+    later: tuple[str, ...] = (),
 ) -> None:
     """Refuse a configuration that would compute something else than the earlier one did.
 
@@ -149,6 +152,7 @@ def refuse_other(
         appends: as `check_workdir` takes it.
         defaults: as `check_workdir` takes them.
         fixed: as `check_workdir` takes them.
+        later: as `check_workdir` takes them.
 
     Raises:
         UserError: the tasks differ, or fields outside `FREE` and `PROBES`, which it lists.
@@ -164,6 +168,7 @@ def refuse_other(
         for name in sorted(old.keys() | new.keys())
         if old.get(name, "absent") != new.get(name, "absent")
         and (name in fixed or not is_free(name, FREE + PROBES))
+        and name not in later
     ]
     # only where it is all that differs: `appends` builds the schedules of this configuration
     before = old.get("epochs")

@@ -104,7 +104,7 @@ def check(config: Config) -> None:
         plan, parts, _ = supervised.prepare(config)
         init = supervised.make_init(parts, plan.data)
     else:
-        plan, parts = pretraining.prepare(config)
+        config, plan, parts, _ = pretraining.prepare(config)
         init = pretraining.make_init(parts, plan.data)
         check_few_labels(config.probe, digits())
     check_memory(config, init, jax.devices()[:1])

@@ -63,7 +63,7 @@ class Base:
         with mock.patch.dict(os.environ, SSL_JAX_CACHE=str(self.cache)), silence():
             assert launch.main(words) == 0
             self.config = registry.with_local_paths(launch.parse_flags(words)["config"].value)
-            plan, parts = pretraining.prepare(self.config)
+            _, plan, parts, _ = pretraining.prepare(self.config)
             init = pretraining.make_init(parts, plan.data)
             self.fresh = jax.device_get(pretraining.fresh_state(self.config, init))
         saved = self.folder / "checkpoints"
