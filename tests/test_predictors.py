@@ -138,11 +138,15 @@ def test_hybrid_sets_at_its_phase_of_the_steps(every, phase):
 
 
 def test_in_closed_form_writes_at_every_step_unless_told_otherwise():
+    """Of the average that keeps 0.3 of the old correlation, as DirectPred's paper does."""
     predictor = in_closed_form(DIM, lambda corr: 2 * corr)
     params, memory = predictor.init(jax.random.key(0))
+    average = correlation(0)
     for step in range(3):
+        average = 0.3 * average + 0.7 * correlation(step)  # at step 0, the batch's own
         marked = jax.tree.map(lambda w: w + 1.0, params)
         params, memory = predictor.update(marked, memory, jnp.float32(correlation(step)), step)
+        chex.assert_trees_all_close(memory["correlation"], np.float32(average), atol=1e-5)
         chex.assert_trees_all_close(predictor.matrix(params), 2 * memory["correlation"])
 
 
