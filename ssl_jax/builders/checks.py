@@ -124,10 +124,8 @@ def check_probe(config: Config) -> None:
         raise UserError(f"probe.protocol: got {protocol!r}, {nearest(protocol, protocols)}")
     if loss not in LOSSES:
         raise UserError(f"probe.loss: got {loss!r}, {nearest(loss, LOSSES)}")
-    if config.probe.best not in BEST:
-        raise UserError(
-            f"probe.best: got {config.probe.best!r}, {nearest(config.probe.best, BEST)}"
-        )
+    if best not in BEST:
+        raise UserError(f"probe.best: got {best!r}, {nearest(best, BEST)}")
     check_ranges(config, PROBE_RANGES)
 
 

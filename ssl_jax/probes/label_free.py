@@ -119,15 +119,11 @@ def lidar(views: np.ndarray, delta: float = DELTA) -> float:
     # others, divided by a tiny delta, would outweigh them.
     sigma_b, sigma_w = between.T @ between, within.T @ within
     support = _support(sigma_b + sigma_w)
-    if not support.size:
-        return 1.0
     values, basis = np.linalg.eigh(support.T @ sigma_w @ support)
     values = np.maximum(values, 0) + delta / scale**2
     whitened = (between @ support @ basis) / np.sqrt(values)[None, :]
-    eigenvalues = np.zeros(width)
-    found = np.linalg.svd(whitened / np.abs(whitened).max(), compute_uv=False) ** 2
-    eigenvalues[: len(found)] = found
-    return _entropy_rank(eigenvalues)
+    found = np.linalg.svd(_scaled(whitened)[0], compute_uv=False) ** 2
+    return _entropy_rank(np.append(found, np.zeros(width - len(found))))
 
 
 def alignment(x: np.ndarray, y: np.ndarray, alpha: float = 2.0) -> float:
