@@ -95,7 +95,7 @@ def test_labels_take_no_part_in_anything_else(unlabelled, labelled):
     for own, other in zip(ours, theirs, strict=True):
         for name in set(own) - {"knn_validation", "images_per_second", "seconds"}:
             np.testing.assert_equal(own[name], other[name], err_msg=name)
-    own, other = map(read, folders)
+    own, other = (read(folder) for folder, _ in (unlabelled, labelled))
     assert {name: own[name] for name in COLUMNS} == {name: other[name] for name in COLUMNS}
     assert other["linear_accuracy"] > 0 and "knn_accuracy" in other
 
