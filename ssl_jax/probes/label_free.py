@@ -193,7 +193,7 @@ def _on_sphere(x: np.ndarray) -> np.ndarray:
 
 
 def _singular_values(x: np.ndarray) -> np.ndarray:
-    """Return the singular values, largest first; those of R where x = QR, in a third of the time."""
+    """Return the singular values, largest first: those of R where x = QR, which is faster."""
     return np.linalg.svd(np.linalg.qr(x, mode="r"), compute_uv=False)
 
 
