@@ -36,12 +36,14 @@ TINY = [
 ]
 
 
-def start_command(workdir: Path, *words: str) -> subprocess.Popen:
-    """`python launch.py` on the digits, both streams in one pipe."""
+def start_command(workdir: Path, *words: str, config: str = "quickstart") -> subprocess.Popen:
+    """`python launch.py`, on the digits unless another configuration is named, both streams in one
+    pipe.
+    """
     command = [
         sys.executable,
         "launch.py",
-        "--config=configs/quickstart.py",
+        f"--config=configs/{config}.py",
         f"--workdir={workdir}",
         *words,
     ]

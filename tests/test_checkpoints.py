@@ -86,6 +86,19 @@ def test_latest_two_and_best_are_kept(tmp_path, scores, kept):
     assert checkpoints.steps_in(tmp_path) == kept
 
 
+@pytest.mark.parametrize(
+    "values, kept",
+    [([-0.2, -3.0, -1.0, -0.5], [2, 3, 4]), ([2.0, 0.5, None, 1.0], [2, 3, 4])],
+)
+def test_a_score_may_turn_the_metric_round(tmp_path, values, kept):
+    """The smallest value is the best here, of either sign; a step without one comes last."""
+    for step, value in enumerate(values, start=1):  # a manager a step: the ranks survive restarts
+        with checkpoints.open_manager(tmp_path, BEST, lambda value: -value) as manager:
+            metrics = {} if value is None else {BEST: value}
+            checkpoints.save(manager, make_state(step), step, metrics)
+    assert checkpoints.steps_in(tmp_path) == kept
+
+
 def test_the_best_survives_a_restart(tmp_path):
     for step, score in enumerate([0.9, 0.1, 0.2, 0.3], start=1):
         write(tmp_path, [(step, score)])

@@ -119,7 +119,8 @@ def test_directory_holds_what_is_promised(finished):
     assert [row["step"] for row in rows if 0 <= row["knn_validation"] <= 1] == [3, 6]
     assert all(np.isfinite(row["loss"]) and -2 <= row["loss"] <= 2 for row in rows)
     assert steps_in(finished / "checkpoints") == [3, 6]
-    names = {"training.png", "collapse.png", "spectrum.png", "features.png", "views.png"}
+    stems = ("training", "collapse", "spectrum", "features", "neighbours", "views")
+    names = {f"{stem}.png" for stem in stems}
     assert {p.name for p in (finished / "figures").iterdir()} == names
     for name in names:
         with Image.open(finished / "figures" / name) as picture:

@@ -9,11 +9,13 @@ import jax
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
+from tiny import noisy_views
 
 from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders import pretraining
 from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.probes.accuracies import make_encode
+from ssl_jax.probes.label_free import COLUMNS, make_measure
 from ssl_jax.probes.linear import few_label_probe, ridge_probe, seed_probe
 from ssl_jax.probes.newton import newton_probe
 from ssl_jax.tasks.probe import run_probes
@@ -71,6 +73,7 @@ class Probed:
             fresh=self.fresh,
             dataset=self.dataset,
             encode=encode,
+            measure=make_measure(parts.network, noisy_views, jax.random.key(1)),
             out=out,
         )
 
@@ -149,6 +152,16 @@ def test_every_accuracy_is_that_of_its_encoder(probed):
     assert probed.result["probe_seconds"] > 0
 
 
+def test_the_measures_are_those_of_each_encoder_on_the_test_images(probed):
+    parts = pretraining.build(probed.config, 10, 1, None)
+    measure = make_measure(parts.network, noisy_views, jax.random.key(1))
+    found = measure(probed.trained.params, probed.trained.stats, probed.dataset.test.image)
+    assert {name: probed.result[name] for name in COLUMNS} == pytest.approx(found, rel=1e-4)
+    assert (probed.result["label_free_split"], probed.result["label_free_images"]) == ("test", 90)
+    for name in COLUMNS:
+        assert probed.result[f"random_init_{name}"] != probed.result[name]
+
+
 def test_few_labels_are_the_same_for_all_contenders(probed):
     train, test = probed.dataset.train, probed.dataset.test
     flat = {
@@ -181,7 +194,8 @@ def test_the_probes_have_a_seed_of_their_own_and_nothing_more_than_is_asked_for(
         "probe.ridge": False,
     }
     own = Probed(tmp_path, **fields)
-    assert set(own.result) == {"linear_accuracy", "knn_accuracy", "probe_seconds"}
+    measured = {*COLUMNS, "label_free_split", "label_free_images"}
+    assert set(own.result) == {"linear_accuracy", "knn_accuracy", "probe_seconds"} | measured
     assert (
         own.result["linear_accuracy"]
         == seed_probe(*as_data(own.features), num_classes=4, epochs=2, seed=5)[0]

@@ -12,12 +12,13 @@ from ssl_jax.reports.render_documents import (
     CONTENDERS,
     documents,
     labels_table,
+    measures_table,
     render,
     seeds_table,
 )
 
 ROOT = Path(__file__).parent.parent
-TABLES = ("README.md", "dynamics.md", "experiments.md", "replication.md")
+TABLES = ("README.md", "dynamics.md", "experiments.md", "label_free.md", "replication.md")
 RESULT = {
     "method": "byol",
     "collapsed": False,
@@ -82,6 +83,16 @@ def test_labels_are_those_of_the_run():
         "| raw pixels | 75.0 ± 1.2 |",
     ]
     assert "3 draws" in lines[6] and "1 x cpu" in lines[6]
+
+
+def test_measures_are_those_of_the_benchmark():
+    row = {"measure": "|alpha - 1|", "all_rho": -0.125, "all_p": 0.0123, "all_runs": 9}
+    row |= {"byol_rho": None, "byol_p": None, "byol_runs": 2}
+    cells = [{"cell": str(share), "linear_accuracy": share} for share in (0.5, 0.9123)]
+    lines = measures_table({"rows": cells, "correlations": [row]}).splitlines()
+    assert lines[1] == "|---" * 7 + "|"
+    assert lines[2] == "| `\\|alpha - 1\\|` | -0.12 | 0.012 | 9 |  |  | 2 |"
+    assert lines[4] == "The 2 runs have linear accuracies of 50.0 to 91.2%."
 
 
 def test_the_front_figure_is_of_the_stored_results(tmp_path):

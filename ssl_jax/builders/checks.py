@@ -11,6 +11,8 @@ from ssl_jax.errors import UserError, nearest
 from ssl_jax.losses import LOSSES, OBJECTIVES, REGULARISERS
 from ssl_jax.models.encoders import ENCODERS
 from ssl_jax.predictors import KINDS, options_of
+from ssl_jax.probes.label_free import RANKINGS, Ranking
+from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config
 from ssl_jax.workdir.directory import flatten
 
@@ -68,6 +70,8 @@ SUPERVISED_RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+BEST = ("auto", *RANKINGS)  # what `probe.best` takes
+
 # What plateau and early stopping can watch, and which way is better.
 WATCHED = {"validation_loss": "lower", "validation_accuracy": "higher", "loss": "lower"}
 
@@ -114,12 +118,14 @@ def check_counts(config: Config) -> None:
 
 def check_probe(config: Config) -> None:
     """Raise a UserError for the first field of the probes that is wrong."""
-    protocol, loss = config.probe.protocol, config.probe.loss
+    protocol, loss, best = config.probe.protocol, config.probe.loss, config.probe.best
     protocols = ("seed", "original", "both")
     if protocol not in protocols:
         raise UserError(f"probe.protocol: got {protocol!r}, {nearest(protocol, protocols)}")
     if loss not in LOSSES:
         raise UserError(f"probe.loss: got {loss!r}, {nearest(loss, LOSSES)}")
+    if best not in BEST:
+        raise UserError(f"probe.best: got {best!r}, {nearest(best, BEST)}")
     check_ranges(config, PROBE_RANGES)
 
 
@@ -170,7 +176,7 @@ def check_views(recipe: Recipe, data: Description) -> None:
 
 
 def check_sizes(probe: Config, data: Description, held_out: int = 0) -> None:
-    """Check that there are as many training images as the probes ask for.
+    """Check that the set has what the probes ask for: training images, and labels.
 
     Args:
         probe: the section `probe` of a configuration.
@@ -178,8 +184,11 @@ def check_sizes(probe: Config, data: Description, held_out: int = 0) -> None:
         held_out: training images that are not in the kNN bank.
 
     Raises:
-        UserError: there are fewer.
+        UserError: there are too few images, or no labels for `probe.best`.
     """
+    if not data.num_classes:
+        ranking_of(probe, data.num_classes)
+        return
     size = data.train
     if held_out >= size:
         raise UserError(f"probe.validation_size: got {held_out}, takes less than the {size} images")
@@ -191,11 +200,25 @@ def check_sizes(probe: Config, data: Description, held_out: int = 0) -> None:
         )
 
 
+def ranking_of(probe: Config, num_classes: int) -> Ranking:
+    """Return what chooses the best checkpoint; UserError for kNN on a set without labels."""
+    if probe.best == "knn" and not num_classes:
+        others = ", ".join(name for name in BEST if name != "knn")
+        raise UserError(f"probe.best: got 'knn', which needs labels; takes {others}")
+    auto = "knn" if num_classes else "rankme"
+    return RANKINGS[auto if probe.best == "auto" else probe.best]
+
+
 def check_few_labels(probe: Config, dataset: Dataset) -> None:
     """Raise a UserError where the few-label probe asks for more images of a class than it has.
 
-    It needs the data set itself: no description says how many images a class has.
+    It needs the data set itself: no description says how many images a class has. On a set without
+    labels the probe is left out, with one line.
     """
+    if not dataset.num_classes:
+        if probe.few_labels:
+            say(f"probe.few_labels: {probe.few_labels} is left out, {dataset.name} has no labels")
+        return
     fewest = np.bincount(dataset.train.label, minlength=dataset.num_classes).min()
     if probe.few_labels > fewest:
         raise UserError(

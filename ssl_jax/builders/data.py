@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from ssl_jax.data.dataset import Dataset, Description
+from ssl_jax.data.records import Options
 from ssl_jax.data.sources import describe, load_dataset
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.train.loop import Cadence
@@ -49,7 +50,7 @@ def _source(config: Config) -> dict[str, Any]:
     """Return the arguments of `describe` and of `load_dataset`."""
     data = config.data
     optional = {field: data[field] or None for field in ("data_dir", "train_size", "image_size")}
-    return {"name": data.name} | optional
+    return {"name": data.name, "options": Options(labels=data.labels)} | optional
 
 
 def resident(value: str) -> bool | Literal["auto"]:

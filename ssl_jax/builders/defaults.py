@@ -130,9 +130,12 @@ def default_config() -> Config:
     config.probe.newton_steps = 8
     config.probe.knn_k = 200  # 0: the root of the number of images in the bank, at most 200
     config.probe.knn_temperature = 0.1
-    # the last so many training images: kNN on them chooses the best checkpoint; 0: a tenth, at
-    # most 2000
+    # the last so many training images, on which kNN and the label-free measures are taken; 0: a
+    # tenth, at most 2000
     config.probe.validation_size = 2000
+    # what chooses the best checkpoint: knn | rankme | alpha_req | lidar | alignment | uniformity |
+    # auto (knn where there are labels, rankme where not)
+    config.probe.best = "auto"
     config.probe.random_init = True  # the same probes on the untrained encoder
     config.probe.few_labels = 0  # labels a class of the few-label probe; 0: none
     config.probe.few_label_draws = 20
@@ -146,6 +149,7 @@ def add_data(config: Config) -> None:
     config.data.data_dir = ""  # where TFDS keeps its sets; "": its own default
     config.data.train_size = 0  # the first so many training images; 0: all
     config.data.image_size = 0  # side in pixels at which images are stored; 0: as in the set
+    config.data.labels = "auto"  # auto (the set's own) | none
     config.data.resident = "auto"  # auto | yes | no: images on the device, or streamed to it
 
 

@@ -24,6 +24,7 @@ from ssl_jax.builders.plan import Plan, make_plan
 from ssl_jax.builders.program import compile_once, fresh_key
 from ssl_jax.data.dataset import Description
 from ssl_jax.data.splits import check_held_out
+from ssl_jax.errors import UserError
 from ssl_jax.models import Classifier, call_order, load_weights, make_classifier
 from ssl_jax.optim import Optimizer, Schedule
 from ssl_jax.runtime.terminal import say
@@ -50,6 +51,11 @@ def prepare(config: Config) -> tuple[Plan, ClassifierParts, Callable]:
     """
     check_supervised(config)
     plan = make_plan(config, lambda data: images_left(config, data))
+    if not plan.data.num_classes:
+        raise UserError(
+            f"data.labels: {plan.data.name} has no labels (got {config.data.labels!r}); "
+            "task 'supervised' takes a set with labels"
+        )
     sizes = plan.data.num_classes, plan.data.channels, plan.cadence.total, plan.steps_per_epoch
     parts = build_classifier(config, *sizes, plan.axis)
     return plan, parts, build_augment(config, plan.data)

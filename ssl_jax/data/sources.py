@@ -1,7 +1,8 @@
 """Image-classification sets as uint8 arrays: scikit-learn's digits, and whatever TFDS has prepared.
 
 Value contract: images (N, H, W, C) uint8 in 0..255, C = 1 or 3; labels (N,) int32 from 0 to
-num_classes - 1, and -1 where there is none (only in `pretrain`). The order is the set's official
+num_classes - 1, and -1 where there is none: for the unlabelled images of `pretrain`, and for all
+images of a set without labels, which has 0 classes. The order is the set's official
 one: by `id` where the examples have one, else as stored. It depends on no seed, so that "the first
 N" means the same everywhere.
 """
@@ -10,10 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from ssl_jax.data.dataset import Dataset, Description, Split
 from ssl_jax.data.digits import describe_digits, read_digits
+from ssl_jax.data.records import Options
 from ssl_jax.data.tfds import describe_prepared, read_prepared
-from ssl_jax.errors import UserError
+from ssl_jax.errors import UserError, nearest
 from ssl_jax.files import local_path
 
 
@@ -25,6 +29,8 @@ class Source(NamedTuple):
 
 
 SOURCES = {"digits": Source(describe_digits, read_digits)}
+LABELS = ("auto", "none")
+NO_OPTIONS = Options()
 
 
 def describe(
@@ -32,11 +38,12 @@ def describe(
     data_dir: str | None = None,
     train_size: int | None = None,
     image_size: int | None = None,
+    options: Options = NO_OPTIONS,
 ) -> Description:
     """Return the description of the set called `name`, without reading an image.
 
     Args:
-        name, data_dir, train_size, image_size: as `load_dataset` takes them.
+        name, data_dir, train_size, image_size, options: as `load_dataset` takes them.
 
     Returns:
         The sizes of the splits in images, the shape of an image in pixels and channels, and
@@ -46,11 +53,14 @@ def describe(
         UserError: no such set, directory, feature or size.
     """
     data_dir = _check_place(data_dir, image_size)
+    _check_labels(options.labels)
     about = (
         SOURCES[name].describe(image_size)
         if name in SOURCES
         else describe_prepared(name, data_dir, image_size)
     )
+    if options.labels == "none":
+        about = about._replace(train=about.pretrain, num_classes=0, label_names=())
     if train_size is None:
         return about
     _check_train_size(train_size, about.pretrain, name)
@@ -63,6 +73,7 @@ def load_dataset(
     train_size: int | None = None,
     cache_dir: str | None = None,
     image_size: int | None = None,
+    options: Options = NO_OPTIONS,
 ) -> Dataset:
     """Return the set called `name`, decoded once and read from the cache afterwards.
 
@@ -76,6 +87,7 @@ def load_dataset(
             `pretrain`.
         cache_dir: where decoded images go.
         image_size: side in pixels that images are resized and centre-cropped to. None: as stored.
+        options: what else is asked of the set. Labels "none": it is read without its labels.
 
     Returns:
         The set in memory, its images and labels as the module's value contract says.
@@ -84,12 +96,24 @@ def load_dataset(
         UserError: no such set, directory, feature or size; files that cannot be read.
     """
     data_dir = _check_place(data_dir, image_size)
+    _check_labels(options.labels)
     dataset = (
         SOURCES[name].read(cache_dir, image_size)
         if name in SOURCES
         else read_prepared(name, data_dir, cache_dir, image_size)
     )
+    if options.labels == "none":
+        dataset = without_labels(dataset)
     return dataset if train_size is None else _first(dataset, train_size)
+
+
+def without_labels(dataset: Dataset) -> Dataset:
+    """Return the set without its labels: `train` has all images of `pretrain`, 0 classes."""
+    test, pretrain = (
+        Split(split.image, np.full(len(split.label), -1, np.int32))
+        for split in (dataset.test, dataset.pretrain)
+    )
+    return Dataset(dataset.name, pretrain, test, pretrain, 0, ())
 
 
 def _check_place(data_dir: str | None, image_size: int | None) -> str | None:
@@ -102,6 +126,11 @@ def _check_place(data_dir: str | None, image_size: int | None) -> str | None:
             f"data.data_dir: got {data_dir}, which is not a directory; takes a TFDS directory"
         )
     return data_dir
+
+
+def _check_labels(labels: str) -> None:
+    if labels not in LABELS:
+        raise UserError(f"data.labels: got {labels!r}, {nearest(labels, LABELS)}")
 
 
 def _check_train_size(count: int, available: int, name: str) -> None:

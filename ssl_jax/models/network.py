@@ -1,7 +1,7 @@
 """The trunk of online and target network, an encoder and a projector, as pure functions."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -32,6 +32,8 @@ class Network(NamedTuple):
     train: Callable[[Params, Params, jax.Array], tuple[jax.Array, Params]]
     # features(params, stats, image) -> (B, F): the encoder alone, in evaluation mode
     features: Callable[[Params, Params, jax.Array], jax.Array]
+    # outputs(params, stats, image) -> (features (B, F), projection (B, D)), in evaluation mode
+    outputs: Callable[[Params, Params, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def make_network(encoder: nn.Module, projector: nn.Module) -> Network:
@@ -64,4 +66,9 @@ def make_network(encoder: nn.Module, projector: nn.Module) -> Network:
         variables = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
         return jnp.asarray(encoder.apply(variables, image, train=False))
 
-    return Network(init, train, features)
+    def outputs(params: Params, stats: Params, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        own = {part: params[part] for part in ("encoder", "projector")}
+        found: Any = trunk.apply({"params": own, "batch_stats": stats}, image, train=False)
+        return found
+
+    return Network(init, train, features, outputs)

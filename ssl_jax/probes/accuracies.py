@@ -54,10 +54,11 @@ def take_features(
     apply = Partial(encode, *jax.device_get((params, stats)))
 
     def compute() -> Features:
+        train_x, count = extract(apply, dataset.train.image), len(dataset.test.label)
         return {
-            "train_x": extract(apply, dataset.train.image),
+            "train_x": train_x,
             "train_y": np.asarray(dataset.train.label),
-            "test_x": extract(apply, dataset.test.image),
+            "test_x": extract(apply, dataset.test.image) if count else train_x[:0],
             "test_y": np.asarray(dataset.test.label),
         }
 

@@ -69,14 +69,14 @@ def _predict(
     temperature: float,
 ) -> np.ndarray:
     """Return the winning class of every query, (Q,) int32."""
-    bank, found = _unit(bank_x), []
+    bank, found = unit(bank_x), []
     for start in range(0, len(query_x), _CHUNK):
         # On the host: XLA has no float64 unless all of a program has.
-        similarity = _unit(query_x[start : start + _CHUNK]) @ bank.T
+        similarity = unit(query_x[start : start + _CHUNK]) @ bank.T
         # Less the largest, float32 keeps the digits in which the nearest neighbours differ.
         below = np.float32(similarity - similarity.max(axis=1, keepdims=True))
-        nearest, index = _largest(below, k)
-        found.append(_votes(nearest, bank_y[np.asarray(index)], num_classes, temperature))
+        largest, index = _largest(below, k)
+        found.append(_votes(largest, bank_y[np.asarray(index)], num_classes, temperature))
     return np.concatenate(found)
 
 
@@ -92,9 +92,24 @@ def _votes(
     return jax.vmap(lambda s, y: vote(s, y, num_classes, temperature))(similarity, label)
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def nearest(bank_x: np.ndarray, query_x: np.ndarray, k: int) -> np.ndarray:
+    """Return the places of the k bank features with the largest cosine to each query.
+
+    Args:
+        bank_x: features (N, F).
+        query_x: features (Q, F), few of them.
+        k: number of neighbours, at most N.
+
+    Returns:
+        (Q, k), the nearest first; among equals the first of the bank.
+    """
+    similarity = unit(query_x) @ unit(bank_x).T
+    return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+
+
+def unit(x: np.ndarray) -> np.ndarray:
     """Return the rows of x (N, F) over their norms, float64. A row of zeros stays."""
-    x = x.astype(np.float64)
+    x = x.astype(np.float64)  # a copy
     # By the largest first: the square of none is then too large or too small a number.
     for size in (lambda x: np.abs(x).max(axis=1), lambda x: np.linalg.norm(x, axis=1)):
         lengths = size(x)

@@ -12,6 +12,7 @@ mark and `<!-- end -->`:
     <!-- doctor: NAME -->       how often the doctor was sure, and wrong in it, from
                                 results/doctor/NAME.json
     <!-- labels: NAME -->       the probe with few labels of one run, from results/NAME.json
+    <!-- measures: NAME -->     rank correlations of the label-free measures, from results/NAME.json
     <!-- replication: SCALE --> the published tables and claims, from
                                 results/TABLE/SCALE/CELL/seed-N.json
 """
@@ -29,7 +30,7 @@ from ssl_jax.reports.replication.results import gather
 from ssl_jax.reports.replication.tables import markdown
 from ssl_jax.text import in_markdown
 from ssl_jax.workdir.directory import read_json
-from ssl_jax.workdir.schema import FLAG, NUMBER, SHARE, TEXT, WHOLE, Shape, require
+from ssl_jax.workdir.schema import FLAG, KNOWN, NUMBER, SHARE, TEXT, WHOLE, Shape, require
 
 ROOT = Path(__file__).parents[2]
 ACCURACIES = ("linear_accuracy", "ridge_accuracy", "knn_accuracy")
@@ -41,7 +42,8 @@ SEED: Shape = {
     "collapsed": FLAG,
 }
 MARKED = re.compile(
-    r"(<!-- (seeds|experiment|dynamics|labels|doctor|replication): (\w+) -->\n).*?(<!-- end -->)",
+    r"(<!-- (seeds|experiment|dynamics|labels|doctor|measures|replication): (\w+) -->\n)"
+    r".*?(<!-- end -->)",
     re.DOTALL,
 )
 
@@ -137,6 +139,40 @@ def _percent(spread: dict) -> str:
     return f"{100 * spread['mean']:.1f} ± {100 * spread['std']:.1f}"
 
 
+def read_measures(path: Path) -> dict:
+    """Return a stored result of benchmarks/label_free.py."""
+    groups: Shape = {
+        f"{group}_{name}": kind
+        for group in GROUPS
+        for name, kind in (("rho", KNOWN), ("p", KNOWN), ("runs", WHOLE))
+    }
+    row: Shape = {"cell": TEXT, "linear_accuracy": SHARE}
+    fields: Shape = {"rows": [row], "correlations": [{"measure": TEXT, **groups}]}
+    return require(read_json(path), fields, path)
+
+
+GROUPS = {"all": "all runs", "byol": "BYOL's runs"}
+
+
+def measures_table(result: dict) -> str:
+    """Return the rank correlation of each measure with the linear accuracy, a row a measure."""
+    heads = [f"{words}: rho | p | runs" for words in GROUPS.values()]
+    lines = [f"| measure | {' | '.join(heads)} |", "|---" * (1 + 3 * len(GROUPS)) + "|"]
+    for row in result["correlations"]:
+        cells = []
+        for group in GROUPS:
+            rho, p = (row[f"{group}_{name}"] for name in ("rho", "p"))
+            cells += ["", ""] if rho is None or p is None else [f"{rho:+.2f}", f"{p:.2g}"]
+            cells.append(str(row[f"{group}_runs"]))
+        name = row["measure"].replace("|", "\\|")
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    accuracies = [100 * row["linear_accuracy"] for row in result["rows"]]
+    return "\n".join(lines) + (
+        f"\n\nThe {len(accuracies)} runs have linear accuracies of {min(accuracies):.1f} to "
+        f"{max(accuracies):.1f}%.\n"
+    )
+
+
 RENDERERS = {
     "seeds": lambda name, root: seeds_table(read_results(name, root)),
     "experiment": lambda name, root: registry.report_stored(
@@ -146,6 +182,7 @@ RENDERERS = {
     "doctor": lambda name, root: doctor_table(
         read_json(root / "results" / "doctor" / f"{name}.json")
     ),
+    "measures": lambda name, root: measures_table(read_measures(root / "results" / f"{name}.json")),
     "labels": lambda name, root: labels_table(read_labels(root / "results" / f"{name}.json")),
     "replication": lambda name, root: markdown(gather([root / "results"]), name),
 }

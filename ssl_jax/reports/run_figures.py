@@ -29,12 +29,14 @@ def draw_run(directory: Path) -> None:
     result = read_result(directory, NAMED | {"correlation_eigenvalues": [REAL]})
     title = title_of(result)
     figures = directory / "figures"
-    _curves(
-        columns,
-        {"loss": "loss", "knn_validation": "kNN accuracy, last training images"},
-        title,
-        figures / "training.png",
-    )
+    panels = {
+        "loss": "loss",
+        "knn_validation": "kNN accuracy, last training images",
+        "rankme": "RankMe, features of the last training images",
+        "lidar": "LiDAR, features of the last training images",
+    }
+    known = {n: words for n, words in panels.items() if n == "loss" or _is_known(columns, n)}
+    _curves(columns, known, title, figures / "training.png")
     _curves(
         columns,
         {
@@ -50,6 +52,11 @@ def draw_run(directory: Path) -> None:
     _spectrum(np.array(result["correlation_eigenvalues"]), title, figures / "spectrum.png")
 
 
+def _is_known(columns: dict[str, np.ndarray], name: str) -> bool:
+    """Return whether the run has a column, with a number in it."""
+    return name in columns and bool(np.isfinite(columns[name]).any())
+
+
 def draw_supervised(directory: Path) -> None:
     """Draw training.png of a supervised run, and opposing.png where its decay is a penalty."""
     rows = read_rows(directory / "metrics.csv")
@@ -62,7 +69,7 @@ def draw_supervised(directory: Path) -> None:
         "test_accuracy": "accuracy, test images",
     }
     panels |= {"learning_rate": "learning rate"}
-    known = {name: words for name, words in panels.items() if np.isfinite(columns[name]).any()}
+    known = {name: words for name, words in panels.items() if _is_known(columns, name)}
     _curves(columns, known, title, directory / "figures" / "training.png")
     if np.isfinite(columns["opposing_ratio"]).any():
         panels = {"opposing_ratio": "opposing penalty A (share of the penalty's size)"}
@@ -92,9 +99,9 @@ def _curves(
 ) -> None:
     """Draw one panel for each column against the epoch."""
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained"
+        1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained", squeeze=False
     )
-    for axis, (name, words) in zip(axes, panels.items(), strict=True):
+    for axis, (name, words) in zip(axes[0], panels.items(), strict=True):
         known = np.isfinite(columns[name])
         axis.plot(
             columns["epoch"][known],
@@ -130,32 +137,64 @@ def _spectrum(eigenvalues: np.ndarray, title: str, path: Path) -> None:
     save(figure, path, DPI)
 
 
-def draw_features(features: dict[str, np.ndarray], names: tuple[str, ...], path: Path) -> None:
-    """Draw the test features on their first two principal components, coloured by label.
+def draw_features(
+    features: dict[str, np.ndarray], names: tuple[str, ...], path: Path, split: str = "test"
+) -> None:
+    """Draw features on their first two principal components, coloured by label where there is one.
 
     Args:
-        features: "test_x" (N, F) and "test_y" (N,) integer labels.
-        names: name of each class.
+        features: "test_x" (N, F) and "test_y" (N,) integer labels, or those of `split`.
+        names: name of each class; () for a set without labels.
         path: the file; its folder is created.
+        split: whose features are drawn.
     """
-    y = features["test_y"][:PROJECTED]
+    x, y = (features[f"{split}_{name}"][:PROJECTED] for name in "xy")
     drawn = y < CLASSES
     colours = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
     figure, axis = plt.subplots(figsize=(6, 4.6), layout="constrained")
     # All in one call, in the order of the set, so that no class lies on top of the others.
     axis.scatter(
-        *principal(features["test_x"][:PROJECTED])[drawn].T,
+        *principal(x)[drawn].T,
         s=6,
         alpha=0.7,
         lw=0,
-        color=colours(y[drawn]),
+        color=colours(y[drawn]) if names else "tab:blue",
     )
     for number, name in enumerate(names[:CLASSES]):
         axis.scatter([], [], s=6, color=colours(number), label=label(name))
-    axis.legend(fontsize=7, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    if names:
+        axis.legend(fontsize=7, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     some = f", first {CLASSES} of {len(names)} classes" if len(names) > CLASSES else ""
-    axis.set(title=f"test features, first two principal components{some}", xticks=[], yticks=[])
+    axis.set(title=f"{split} features, first two principal components{some}", xticks=[], yticks=[])
     axis.title.set_fontsize(9)
+    save(figure, path, DPI)
+
+
+def draw_neighbours(query: np.ndarray, neighbours: np.ndarray, path: Path) -> None:
+    """Draw a row for each query image: the image, and its nearest neighbours by cosine.
+
+    Args:
+        query: images (Q, H, W, C) uint8.
+        neighbours: images (Q, K, H, W, C) uint8, the nearest first.
+        path: the file; its folder is created.
+    """
+    count = neighbours.shape[1]
+    figure, axes = plt.subplots(
+        len(query),
+        1 + count,
+        figsize=(0.8 * (1 + count) + 0.4, 0.8 * len(query) + 0.4),
+        layout="constrained",
+        squeeze=False,
+    )
+    for row, own, others in zip(axes, query, neighbours, strict=True):
+        for axis, picture in zip(row, (own, *others), strict=True):
+            axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+            axis.set(xticks=[], yticks=[])
+        for spine in row[0].spines.values():
+            spine.set(color="tab:red", linewidth=2)
+    axes[0][0].set_title("image", fontsize=8)
+    if count:
+        axes[0][1].set_title("nearest", fontsize=8)
     save(figure, path, DPI)
 
 

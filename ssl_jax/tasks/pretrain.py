@@ -6,9 +6,9 @@ from functools import partial
 import jax
 import numpy as np
 
-from ssl_jax.augment.views import evaluation_view
+from ssl_jax.augment.views import evaluation_view, make_views
 from ssl_jax.builders import choices, pretraining
-from ssl_jax.builders.checks import check_few_labels
+from ssl_jax.builders.checks import check_few_labels, ranking_of
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.network import forward_order
@@ -20,12 +20,17 @@ from ssl_jax.diagnosis.history import facts_of
 from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.dynamics.measure import measure_spectra, measure_weights
 from ssl_jax.linalg import symmetric_eigh
-from ssl_jax.probes import accuracies
+from ssl_jax.probes import accuracies, label_free
 from ssl_jax.reports import run_figures
 from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import is_writer, say
-from ssl_jax.tasks.printing import print_accuracies, print_layers, print_training
-from ssl_jax.tasks.probe import run_probes
+from ssl_jax.tasks.printing import (
+    print_accuracies,
+    print_layers,
+    print_measures,
+    print_training,
+)
+from ssl_jax.tasks.probe import draw_representation, run_probes
 from ssl_jax.tasks.training import Session, TrainingJob, train
 from ssl_jax.tasks.views import draw_views
 from ssl_jax.train.loop import Row
@@ -35,7 +40,7 @@ from ssl_jax.workdir import metrics_csv, result_json
 from ssl_jax.workdir.directory import check_workdir, write_json
 from ssl_jax.workdir.dynamics_npz import Record
 
-BEST = "knn_validation"
+KNN = label_free.RANKINGS["knn"].column
 
 
 def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
@@ -72,13 +77,27 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
     fresh = jax.device_get(pretraining.fresh_state(config, init))
     session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted)
     encode = accuracies.make_encode(parts.network, evaluation_view(parts.recipe))
-    state = train(session, make_job(session, encode))
+    measure = label_free.make_measure(
+        parts.network, make_views(parts.recipe, dataset.side), jax.random.key(config.seed)
+    )
+    state = train(session, make_job(session, encode, measure))
     if state is not None:
-        finish(session, state, encode)
+        finish(session, state, encode, measure)
 
 
-def make_job(session: Session, encode: accuracies.Encode) -> TrainingJob:
-    """Return what `train` needs to know of pretraining; `encode` gives the features for the kNN."""
+def make_job(
+    session: Session, encode: accuracies.Encode, measure: label_free.Measure
+) -> TrainingJob:
+    """Return what `train` needs to know of pretraining.
+
+    Args:
+        session: this start.
+        encode: features of the network in evaluation mode, for the kNN.
+        measure: the label-free measures of the network in evaluation mode.
+
+    Returns:
+        The job.
+    """
     config, plan, parts, dataset = session.config, session.plan, session.parts, session.dataset
     key, matrix = jax.random.key(config.seed), parts.predictor.matrix
     run = pretraining.compile_step(
@@ -102,12 +121,20 @@ def make_job(session: Session, encode: accuracies.Encode) -> TrainingJob:
         row = {name: float(value) for name, value in jax.device_get(signs_of(state)).items()}
         return row | {"learning_rate": float(parts.rules["encoder"].schedule(int(state.step)))}
 
+    ranking = ranking_of(probe, dataset.num_classes)
+    held_out = label_free.validation_images(dataset, probe.validation_size).image
+
     def evaluate(state: PretrainState, step: int) -> Row:
-        sizes = probe.validation_size, probe.knn_k, probe.knn_temperature
-        accuracy = accuracies.validate(encode, state.params, state.stats, dataset, *sizes)
-        images = f"the last {probe.validation_size} training images"
-        say(f"epoch {session.epoch(step):g}: kNN {accuracy:.4f} on {images}")
-        return {BEST: accuracy}
+        row = measure(state.params, state.stats, held_out)
+        words = f"RankMe {row['rankme']:.4g}, LiDAR {row['lidar']:.4g}"
+        size = min(probe.validation_size, len(dataset.train.label))
+        if dataset.num_classes:
+            sizes = probe.validation_size, probe.knn_k, probe.knn_temperature
+            accuracy = accuracies.validate(encode, state.params, state.stats, dataset, *sizes)
+            row |= {KNN: accuracy}
+            words = f"kNN {accuracy:.4f}, {words}"
+        say(f"epoch {session.epoch(step):g}: {words} on the last {size} training images")
+        return row
 
     def adjust(state: PretrainState, rows: list[Row]) -> tuple[PretrainState, bool]:
         return state, False
@@ -115,7 +142,19 @@ def make_job(session: Session, encode: accuracies.Encode) -> TrainingJob:
     watch = history.Watch(facts_of(config.to_dict(), plan.cadence.total))
     shown = ("loss", "relative_spread", "images_per_second")
     track = make_track(matrix)
-    return TrainingJob(run, BEST, header, signs, evaluate, adjust, shown, track, watch.change)
+    return TrainingJob(
+        run=run,
+        best=ranking.column,
+        header=header,
+        signs=signs,
+        evaluate=evaluate,
+        adjust=adjust,
+        shown=shown,
+        track=track,
+        score=ranking.score,
+        others=tuple(other.column for other in label_free.RANKINGS.values()),
+        message=watch.change,
+    )
 
 
 def make_track(matrix: Callable[[Params], jax.Array]) -> Callable[[PretrainState], Record]:
@@ -143,18 +182,31 @@ def make_track(matrix: Callable[[Params], jax.Array]) -> Callable[[PretrainState
     return track
 
 
-def finish(session: Session, state: PretrainState, encode: accuracies.Encode) -> None:
+def finish(
+    session: Session,
+    state: PretrainState,
+    encode: accuracies.Encode,
+    measure: label_free.Measure,
+) -> None:
     """Probe and diagnose a finished run, and write result.json and the figures.
 
     Args:
         session: the session that ended.
         state: the state at the end, on the host.
         encode: features of the network in evaluation mode, see `accuracies.make_encode`.
+        measure: the label-free measures of that network, see `label_free.make_measure`.
     """
     config, dataset, out = session.config, session.dataset, session.out
     recipe = session.parts.recipe
     result, features = run_probes(
-        config, recipe, trained=state, fresh=session.fresh, dataset=dataset, encode=encode, out=out
+        config,
+        recipe,
+        trained=state,
+        fresh=session.fresh,
+        dataset=dataset,
+        encode=encode,
+        measure=measure,
+        out=out,
     )
     if not is_writer():
         return
@@ -181,6 +233,7 @@ def finish(session: Session, state: PretrainState, encode: accuracies.Encode) ->
     write_json(out / "result.json", result)
     draw_all(session, features)
     print_accuracies(result)
+    print_measures(result)
     say(diagnosis.words)
     say(f"results in {out / 'result.json'}, figures in {out / 'figures'}")
 
@@ -190,13 +243,11 @@ def draw_all(session: Session, features: accuracies.Features) -> None:
 
     Args:
         session: the session that ended.
-        features: of the test images.
+        features: of both splits.
     """
     folder = session.out / "figures"
     with optional(folder):
         run_figures.draw_run(session.out)
-    with optional(folder / "features.png"):
-        names = session.dataset.label_names
-        run_figures.draw_features(features, names, folder / "features.png")
+    draw_representation(session.dataset, features, folder)
     with optional(folder / "views.png"):
         draw_views(session.config, session.parts.recipe, session.dataset, session.out)

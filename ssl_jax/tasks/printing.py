@@ -3,6 +3,7 @@
 import jax
 
 from ssl_jax.builders.optimizer import Layer
+from ssl_jax.probes.label_free import COLUMNS
 from ssl_jax.runtime.terminal import say
 from ssl_jax.text import printable
 from ssl_jax.train.loop import Cadence
@@ -61,3 +62,14 @@ def print_accuracies(result: dict) -> None:
         mean, std = few[name]["mean"], few[name]["std"]
         spread = "over 1 draw" if std is None else f"± {std:.4f} over {few['draws']} draws"
         say(f"{few['labels_per_class']} labels a class, {name:12} {mean:.4f} {spread}")
+
+
+def print_measures(result: dict) -> None:
+    """Print the label-free measures of result.json beside the untrained encoder's, one a line."""
+    images = f"{result['label_free_images']} {result['label_free_split']} images"
+    say(f"without labels, on {images}:")
+    for name in COLUMNS:
+        baseline = result.get(f"random_init_{name}")
+        beside = "" if baseline is None else f"   untrained encoder {baseline:.4g}"
+        value = result[name]
+        say(f"{name:34} {'undefined' if value is None else f'{value:.4g}'}{beside}")

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from ssl_jax.augment.views import Recipe, evaluation_view
+from ssl_jax.augment.views import Recipe, evaluation_view, make_views
 from ssl_jax.builders import checks, choices, pretraining
 from ssl_jax.builders.data import describe_dataset, read_dataset
 from ssl_jax.builders.defaults import defaults_of
@@ -17,7 +18,7 @@ from ssl_jax.data.batches import steps_per_epoch
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.digests import tree_digest
 from ssl_jax.errors import UserError
-from ssl_jax.probes import accuracies
+from ssl_jax.probes import accuracies, label_free
 from ssl_jax.probes.accuracies import (
     Features,
     calibrate,
@@ -26,15 +27,18 @@ from ssl_jax.probes.accuracies import (
     raw_pixels,
     take_features,
 )
+from ssl_jax.probes.knn import nearest
 from ssl_jax.reports import run_figures
 from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import is_writer, say
-from ssl_jax.tasks.printing import print_accuracies
+from ssl_jax.tasks.printing import print_accuracies, print_measures
 from ssl_jax.text import printable
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config, Interrupted, Params, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
 from ssl_jax.workdir.directory import check_workdir, write_json
+
+QUERIES, NEIGHBOURS = 12, 8  # of neighbours.png
 
 
 def probe(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
@@ -89,8 +93,18 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         say(line)
     method, name = printable(trained.method), printable(dataset.name)
     say(f"probing {printable(source)} at step {step}: {method} on {name}")
+    measure = label_free.make_measure(
+        parts.network, make_views(parts.recipe, dataset.side), jax.random.key(trained.seed)
+    )
     result, features = run_probes(
-        trained, parts.recipe, trained=state, fresh=fresh, dataset=dataset, encode=encode, out=out
+        trained,
+        parts.recipe,
+        trained=state,
+        fresh=fresh,
+        dataset=dataset,
+        encode=encode,
+        measure=measure,
+        out=out,
     )
     if not is_writer():
         return
@@ -105,9 +119,9 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         | result_json.provenance()
     )
     write_json(out / "result.json", result)
-    with optional(out / "figures" / "features.png") as path:
-        run_figures.draw_features(features, dataset.label_names, path)
+    draw_representation(dataset, features, out / "figures")
     print_accuracies(result)
+    print_measures(result)
 
 
 def encoder_of(state: PretrainState) -> dict[str, PyTree]:
@@ -124,6 +138,7 @@ def run_probes(
     fresh: PretrainState,
     dataset: Dataset,
     encode: accuracies.Encode,
+    measure: label_free.Measure,
     out: Path,
 ) -> tuple[dict, Features]:
     """Evaluate a pretrained encoder, and the untrained one and raw pixels where asked for.
@@ -135,10 +150,12 @@ def run_probes(
         fresh: the state at step 0, with the untrained encoder.
         dataset: images and labels of both splits.
         encode: features of the network in evaluation mode, see `accuracies.make_encode`.
+        measure: the label-free measures of that network, see `label_free.make_measure`.
         out: work directory, which keeps the features in features/*.npz.
 
     Returns:
-        The accuracies by their names in result.json, and the features of the pretrained encoder.
+        Accuracies and label-free measures by their names in result.json, without the accuracies
+        where the set has no labels; and the features of the pretrained encoder.
     """
     begin = time.perf_counter()
     settings = config.probe
@@ -172,16 +189,51 @@ def run_probes(
     contenders = {
         "pretrained": features_of(f"step-{int(trained.step)}", trained.params, trained.stats)
     }
-    result: dict = probe_accuracies(contenders["pretrained"], dataset.num_classes, **chosen)
+    held_out = label_free.held_out_images(dataset, settings.validation_size)
+
+    def probed(name: str, params: Params, stats: PyTree) -> dict:
+        found: dict = {}
+        if dataset.num_classes:
+            found = probe_accuracies(contenders[name], dataset.num_classes, **chosen)
+        measures = measure(params, stats, held_out.image)
+        # JSON has no NaN
+        return found | {n: v if np.isfinite(v) else None for n, v in measures.items()}
+
+    result = probed("pretrained", trained.params, trained.stats)
     if settings.random_init:
         view, single = evaluation_view(recipe), build_network(config, None)
         fresh_stats = calibrate(single, fresh.params, fresh.stats, view, dataset.train.image)
         contenders["random_init"] = features_of("random-init", fresh.params, fresh_stats)
-        baseline = probe_accuracies(contenders["random_init"], dataset.num_classes, **chosen)
+        baseline = probed("random_init", fresh.params, fresh_stats)
         result |= {f"random_init_{name}": value for name, value in baseline.items()}
-    if settings.few_labels:
+    result |= {"label_free_split": held_out.split, "label_free_images": len(held_out.image)}
+    if settings.few_labels and dataset.num_classes:
         contenders["raw_pixels"] = raw_pixels(dataset, recipe.size)
         result["few_label"] = few_labels(
             contenders, dataset.num_classes, settings.few_labels, settings.few_label_draws, seed
         )
     return result | {"probe_seconds": time.perf_counter() - begin}, contenders["pretrained"]
+
+
+def draw_representation(dataset: Dataset, features: Features, folder: Path) -> None:
+    """Draw features.png and neighbours.png; one that fails costs a warning.
+
+    They show the test images, or the training images where the set has no test images.
+
+    Args:
+        dataset: images and labels of both splits.
+        features: of both splits.
+        folder: of the figures.
+    """
+    split = "test" if len(features["test_x"]) else "train"
+    x = features[f"{split}_x"]
+    with optional(folder / "features.png") as path:
+        run_figures.draw_features(features, dataset.label_names, path, split)
+    with optional(folder / "neighbours.png") as path:
+        queries = label_free.spaced(len(x), QUERIES)
+        bank = np.arange(len(features["train_x"]))
+        if split == "train":  # the nearest of an image is itself
+            bank = np.setdiff1d(bank, queries)
+        found = bank[nearest(features["train_x"][bank], x[queries], NEIGHBOURS)]
+        images = dataset.test.image if split == "test" else dataset.train.image
+        run_figures.draw_neighbours(images[queries], dataset.train.image[found], path)

@@ -1,5 +1,6 @@
 """Train from a fresh state, or from the last checkpoint, to the end: shared by tasks that train."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,10 @@ class TrainingJob(NamedTuple):
     shown: tuple[str, ...]
     # track(state) -> the arrays of dynamics.npz that are computed from it.
     track: Callable[[Any], Record] = lambda state: {}
+    # score(value of `best`): the checkpoint with the largest is the best one.
+    score: Callable[[float], float] = lambda value: value
+    # Metrics that a checkpoint keeps beside `best`: a later start may rank by another one.
+    others: tuple[str, ...] = ()
     # message(all rows so far) -> a line to print after a row, or None.
     message: Callable[[list[Row]], str | None] = lambda rows: None
 
@@ -88,7 +93,7 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
     config, out, cadence = session.config, session.out, session.plan.cadence
     with (
         stops.saving_first() as begin,
-        checkpoints.open_manager(out / "checkpoints", job.best) as manager,
+        checkpoints.open_manager(out / "checkpoints", job.best, job.score) as manager,
     ):
         start = manager.latest_step() or 0
         if start > cadence.total:
@@ -226,8 +231,8 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: Progress) -> Hooks
         notes = rounding(session) | {METRICS: metrics_csv.table(log.rows)}
         if log.dynamics:
             notes[DYNAMICS] = digest(log.dynamics)
-        best = {job.best: row[job.best]} if job.best in row else {}
-        checkpoints.save(log.manager, state, step, best, notes)
+        ranked = {n: row[n] for n in (job.best, *job.others) if math.isfinite(row.get(n, math.nan))}
+        checkpoints.save(log.manager, state, step, ranked, notes)
 
     def stop(event: bool) -> bool:
         flag = session.interrupted()

@@ -9,9 +9,10 @@ Orbax notices no flipped bit and no renamed folder; the manifest does.
 import hashlib
 import json
 import logging
+import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,21 +31,34 @@ from ssl_jax.types import PyTree
 STATE = "state"
 MANIFEST = "manifest"
 BEFORE = "delete this folder to go on from the one before it"
-_UNRANKED = -1.0
+_UNRANKED = -math.inf
 
 
-def open_manager(directory: Path, best: str) -> ocp.CheckpointManager:
-    """Return a manager that keeps the latest two steps and the one with the largest metric `best`.
+def open_manager(
+    directory: Path, best: str, score: Callable[[float], float] = lambda value: value
+) -> ocp.CheckpointManager:
+    """Return a manager that keeps the latest two steps and the best one.
 
     Orbax's own `best_fn` would delete the latest step where it is not among the best, and a resumed
     run would go backwards; the union of two policies does not.
+
+    Args:
+        directory: the checkpoint folder; it is made.
+        best: the metric that ranks steps. Steps without it come last.
+        score: of its value; the largest score is the best.
+
+    Returns:
+        The manager.
+
+    Raises:
+        UserError: the folder holds what is no checkpoint.
     """
     # Orbax logs a traceback of every error that it raises as well.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     _quiet_event_loop()
 
     def rank(metrics: dict[str, float]) -> float:
-        return metrics.get(best, _UNRANKED)
+        return score(metrics[best]) if best in metrics else _UNRANKED
 
     files.make_folder(directory)
     for path in directory.iterdir():
@@ -78,7 +92,7 @@ def save(
         manager: from `open_manager`.
         state: a tree of arrays.
         step: steps taken so far.
-        metrics: the metrics of this step; the one called `best` in `open_manager` ranks it.
+        metrics: the finite metrics of this step; that called `best` in `open_manager` ranks it.
         notes: JSON values, which `read_notes` returns.
     """
     if step in manager.all_steps():

@@ -21,7 +21,7 @@ from ssl_jax.reports.replication.results import gather
 from ssl_jax.reports.replication.tables import markdown
 from ssl_jax.tasks.doctor import whole_rows
 from ssl_jax.tasks.dynamics import read_run
-from ssl_jax.tasks.pretrain import BEST
+from ssl_jax.tasks.pretrain import KNN
 from ssl_jax.tasks.probe import encoder_of
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
 from ssl_jax.workdir.directory import spread
@@ -86,7 +86,7 @@ def rename_step(old: int, new: str, copy: bool, place: Place) -> None:
 def check_checkpoint(place: Place) -> None:
     """Read the newest checkpoint as a second start does, and as the probe does."""
     base, folder = place.base, place.run / "checkpoints"
-    with checkpoints.open_manager(folder, BEST) as manager:
+    with checkpoints.open_manager(folder, KNN) as manager:
         step = manager.latest_step()
         if step is None:  # begins anew
             return

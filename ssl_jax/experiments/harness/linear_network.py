@@ -80,8 +80,15 @@ def linear_network(w: jax.Array) -> Network:
     def features(params: Params, stats: Params, image: jax.Array) -> jax.Array:
         return matmul(image, params["encoder"]["linear"]["kernel"])
 
+    def outputs(params: Params, stats: Params, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        f = features(params, stats, image)
+        return f, f
+
     return Network(
-        init, lambda params, stats, image: (features(params, stats, image), stats), features
+        init,
+        lambda params, stats, image: (features(params, stats, image), stats),
+        features,
+        outputs,
     )
 
 
