@@ -27,13 +27,19 @@ class Plan(NamedTuple):
         return parallel.axis(self.devices)
 
 
-def make_plan(config: Config, images: Callable[[Description], int], track: int = 0) -> Plan:
+def make_plan(
+    config: Config,
+    images: Callable[[Description], int],
+    track: int = 0,
+    description: Description | None = None,
+) -> Plan:
     """Check devices, data set and batch size, and count the steps. Reads no image.
 
     Args:
         config: of a run that trains.
         images: images(description) -> number of images in an epoch.
         track: steps between two records of the dynamics; 0: none.
+        description: of the data set; None: what is known before its images are read.
 
     Returns:
         The plan.
@@ -42,6 +48,6 @@ def make_plan(config: Config, images: Callable[[Description], int], track: int =
         UserError: names the first field that is wrong.
     """
     devices, kept = pick_devices(config), resident(config.data.resident)
-    data = describe_dataset(config)
+    data = description or describe_dataset(config)
     steps = steps_per_epoch(images(data), config.batch_size)
     return Plan(devices, kept, data, steps, build_cadence(config, steps, track))

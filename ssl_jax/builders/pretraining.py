@@ -46,14 +46,14 @@ class Parts(NamedTuple):
     recipe: Recipe  # the augmentations
 
 
-def prepare(config: Config) -> tuple[Plan, Parts]:
+def prepare(config: Config, description: Description | None = None) -> tuple[Plan, Parts]:
     """Return the plan and the parts of a pretraining run. Reads no image.
 
-    All is checked against the description of the data set. A UserError names the first field that
-    is wrong.
+    All is checked against the description of the data set: the one given, or what is known before
+    its images are read. A UserError names the first field that is wrong.
     """
     check_counts(config)
-    plan = make_plan(config, lambda data: data.pretrain, config.dynamics.every)
+    plan = make_plan(config, lambda data: data.pretrain, config.dynamics.every, description)
     parts = build(config, plan.cadence.total, plan.steps_per_epoch, plan.axis)
     check_views(parts.recipe, plan.data)
     check_sizes(config.probe, plan.data, config.probe.validation_size)

@@ -42,14 +42,16 @@ class ClassifierParts(NamedTuple):
     order: tuple[str, ...]  # modules in the order of the forward pass
 
 
-def prepare(config: Config) -> tuple[Plan, ClassifierParts, Callable]:
+def prepare(
+    config: Config, description: Description | None = None
+) -> tuple[Plan, ClassifierParts, Callable]:
     """Return the plan, the parts and the augmentation of a supervised run. Reads no image.
 
-    All is checked against the description of the data set. A UserError names the first field that
-    is wrong.
+    All is checked against the description of the data set: the one given, or what is known before
+    its images are read. A UserError names the first field that is wrong.
     """
     check_supervised(config)
-    plan = make_plan(config, lambda data: images_left(config, data))
+    plan = make_plan(config, lambda data: images_left(config, data), description=description)
     sizes = plan.data.num_classes, plan.data.channels, plan.cadence.total, plan.steps_per_epoch
     parts = build_classifier(config, *sizes, plan.axis)
     return plan, parts, build_augment(config, plan.data)

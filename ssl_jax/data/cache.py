@@ -8,6 +8,7 @@ a half-written file.
 What a split was decoded from is told by a digest of the whole files (`source_digest`).
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -15,8 +16,9 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -31,6 +33,7 @@ Arrays = tuple[np.ndarray, np.ndarray]
 BESIDE = "ssl_jax_cache"  # folder of decoded splits beside the data
 # Seconds in which a file may change again without a new date: it is not remembered before.
 RECENT = 2.0
+READERS, PART = 8, 100  # threads that read files for their digests, and files that each takes
 
 
 def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
@@ -67,6 +70,7 @@ def load_or_build(
     source: str,
     shape: tuple[int, ...],
     decode: Callable[[], Iterator[Example]],
+    fewer: bool = False,
 ) -> Arrays:
     """Return a split from the first root that has it whole, or decode it into a root.
 
@@ -78,6 +82,7 @@ def load_or_build(
         source: what it is decoded from; a cache that says otherwise is rebuilt.
         shape: (N, H, W, C) of all images.
         decode: starts the decoding; yields N pairs of an (H, W, C) uint8 image and an int label.
+        fewer: whether it may yield less than N pairs.
 
     Returns:
         image (N, H, W, C) uint8, mapped read-only from the file, and label (N,) int32.
@@ -96,8 +101,8 @@ def load_or_build(
             if device in full:
                 raise full[device]
             files.require_space(root, needed_bytes(shape))
-            write(root / stem, source, shape, decode())
-            return _read(root / stem, source, shape)
+            written = write(root / stem, source, shape, decode(), fewer)
+            return _read(root / stem, source, written)
         except OSError as error:
             if error.errno in files.FULL:
                 full[files.nearest_existing(root).stat().st_dev] = error
@@ -114,9 +119,6 @@ def needed_bytes(shape: tuple[int, ...]) -> int:
 def source_digest(folder: Path, roots: Sequence[Path]) -> str:
     """Return a digest of the names and contents of all files in `folder`.
 
-    A file is read again only when its size, inode or times have changed since its digest was
-    remembered, in `sources/` of a root.
-
     Args:
         folder: of a prepared set.
         roots: cache directories, first choice first.
@@ -127,36 +129,64 @@ def source_digest(folder: Path, roots: Sequence[Path]) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    name = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
-    cards = [root / "sources" / f"{name}.json" for root in roots]
-    known = {key: value for card in reversed(cards) for key, value in _remembered(card).items()}
     paths = sorted(path for path in folder.iterdir() if path.is_file())
-    found = {path.name: _identity(path) for path in paths}
-    unknown = {p for p in paths if known.get(p.name, [None])[:-1] != found[p.name]}
-    digests = {p.name: known[p.name][-1] for p in paths if p not in unknown}
-    size = sum(found[path.name][0] for path in unknown)
-    with progress_bar(size, 0, "B", f"reading {folder}", delay=3) as bar:
-        for path in sorted(unknown):
-            digests[path.name] = _file_digest(path)
-            bar.update(found[path.name][0])
+    return files_digest(folder, [path.name for path in paths], roots)
+
+
+def files_digest(folder: Path, names: Sequence[str], roots: Sequence[Path]) -> str:
+    """Return a digest of the names and contents of some files below `folder`.
+
+    A file is read again only when its size, inode or times have changed since its digest was
+    remembered, in `sources/` of a root.
+
+    Args:
+        folder: which holds them.
+        names: their paths below it; another order is another digest.
+        roots: cache directories, first choice first.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    card = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
+    cards = [root / "sources" / f"{card}.json" for root in roots]
+    known = {key: value for card in reversed(cards) for key, value in _remembered(card).items()}
+    found = {name: _identity(os.path.join(folder, name)) for name in names}
+    digests = {n: known[n][-1] for n in names if known.get(n, [None])[:-1] == found[n]}
+    unknown = [name for name in found if name not in digests]
+    size = sum(found[name][0] for name in unknown)
+    parts = [unknown[start : start + PART] for start in range(0, len(unknown), PART)]
+    with (
+        progress_bar(size, 0, "B", f"reading {folder}", delay=3) as bar,
+        ThreadPoolExecutor(READERS, thread_name_prefix="digest") as pool,
+    ):
+        digest = functools.partial(_file_digests, folder)
+        for part, values in zip(parts, pool.map(digest, parts), strict=True):
+            digests.update(zip(part, values, strict=True))
+            bar.update(sum(found[name][0] for name in part))
     if unknown:
         late = time.time_ns() - RECENT * 1e9
-        lasting = {n: [*found[n], digests[n]] for n in found if max(found[n][2:]) < late}
-        _remember(cards, lasting)
+        remember(cards, {n: [*found[n], digests[n]] for n in found if max(found[n][2:]) < late})
     whole = hashlib.blake2b(digest_size=8)
-    for path in paths:
-        whole.update(os.fsencode(path.name) + f" {digests[path.name]}\n".encode())
+    for name in names:
+        whole.update(os.fsencode(name) + f" {digests[name]}\n".encode())
     return whole.hexdigest()
 
 
-def _identity(path: Path) -> list[int]:
-    status = path.stat()
+def _identity(path: str) -> list[int]:
+    status = os.stat(path)
     # st_ctime_ns: no program can set it, so that a restored date hides no change
     return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
+def _file_digests(folder: Path, names: Sequence[str]) -> list[str]:
+    return [_file_digest(os.path.join(folder, name)) for name in names]
+
+
+def _file_digest(path: str) -> str:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
@@ -173,13 +203,13 @@ def _remembered(card: Path) -> dict[str, list]:
         return {}
 
 
-def _remember(cards: Sequence[Path], entries: dict[str, list]) -> None:
+def remember(cards: Sequence[Path], entries: dict[str, Any]) -> None:
     """Write the first card that can be written; without one the files are read again next time."""
     for card in cards:
         try:
-            _make(card.parent)
+            make(card.parent)
             with files.replacing(card) as file:
-                file.write(json.dumps(entries, indent=1).encode())
+                file.write(json.dumps(entries).encode())
             return
         except OSError:
             continue
@@ -218,7 +248,13 @@ def _read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays:
     return image, label
 
 
-def write(stem: Path, source: str, shape: tuple[int, ...], examples: Iterator[Example]) -> None:
+def write(
+    stem: Path,
+    source: str,
+    shape: tuple[int, ...],
+    examples: Iterator[Example],
+    fewer: bool = False,
+) -> tuple[int, ...]:
     """Write a split to disk, one image in memory at a time, the card last.
 
     Args:
@@ -226,23 +262,31 @@ def write(stem: Path, source: str, shape: tuple[int, ...], examples: Iterator[Ex
         source: what it is decoded from, for the card.
         shape: (N, H, W, C) of all images.
         examples: N pairs of an (H, W, C) uint8 image and an int label.
+        fewer: whether they may be less than N.
+
+    Returns:
+        (N, H, W, C) of what was written.
 
     Raises:
         OSError: the files cannot be written.
         UserError: there are not N pairs.
     """
-    _make(stem.parent)
+    make(stem.parent)
     labels: list[int] = []
     crc = 0
     with files.replacing(_file(stem, "image.npy")) as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        _write_header(file, shape)
         _reserve(file, math.prod(shape))
         for image, label in examples:
             pixels = image.tobytes()
             crc = zlib.crc32(pixels, crc)
             file.write(pixels)
             labels.append(label)
+        if fewer and len(labels) < shape[0]:
+            shape = len(labels), *shape[1:]
+            file.truncate(file.tell())
+            file.seek(0)
+            _write_header(file, shape)  # numpy leaves room in it for any number
         if len(labels) != shape[0]:
             raise UserError(f"{source}: has {len(labels)} images, {shape[0]} are declared")
     label = np.asarray(labels, np.int32)
@@ -250,6 +294,12 @@ def write(stem: Path, source: str, shape: tuple[int, ...], examples: Iterator[Ex
         np.save(file, label)
     with files.replacing(_file(stem, "json")) as file:
         file.write(json.dumps(_card(source, shape, crc, label), indent=1).encode())
+    return shape
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _card(source: str, shape: tuple[int, ...], crc: int, label: np.ndarray) -> dict:
@@ -265,7 +315,7 @@ def _card(source: str, shape: tuple[int, ...], crc: int, label: np.ndarray) -> d
     }
 
 
-def _make(folder: Path) -> None:
+def make(folder: Path) -> None:
     """Make the folder: beside the data as the umask says, for all who use them, else private."""
     if BESIDE in folder.parts:
         folder.mkdir(parents=True, exist_ok=True)

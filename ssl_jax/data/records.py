@@ -4,6 +4,8 @@ A way in (`folder`, `parquet`, `tar`, `archives`) finds images and labels and de
 decoder makes pixels of them all. So identical pictures give identical pixels through every door.
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -51,3 +53,34 @@ class RawSet(NamedTuple):
     # Whether "the last N" of the official order is as good as a draw. Where it is not, splits are
     # drawn.
     mixed: bool
+
+
+def take(records: Records, rows: np.ndarray) -> Records:
+    """Return the records at `rows` (n,), in that order."""
+    labels = None if records.labels is None else records.labels[rows]
+    names = [records.names[row] for row in rows]
+    return Records(names, functools.partial(_read_row, records.read, rows), labels)
+
+
+def join(parts: Sequence[Records]) -> Records:
+    """Return all records of the parts in turn; -1 labels those of a part that has none."""
+    if len(parts) == 1:
+        return parts[0]
+    names = tuple(itertools.chain.from_iterable(part.names for part in parts))
+    labels = [
+        np.full(len(part.names), -1, np.int32) if part.labels is None else part.labels
+        for part in parts
+    ]
+    unlabelled = all(part.labels is None for part in parts)
+    ends = np.cumsum([len(part.names) for part in parts])
+    read = functools.partial(_read_part, [part.read for part in parts], ends)
+    return Records(names, read, None if unlabelled else np.concatenate(labels))
+
+
+def _read_row(read: Callable, rows: np.ndarray, place: int) -> bytes | np.ndarray:
+    return read(int(rows[place]))
+
+
+def _read_part(reads: Sequence[Callable], ends: np.ndarray, place: int) -> bytes | np.ndarray:
+    part = int(np.searchsorted(ends, place, side="right"))
+    return reads[part](place - int(ends[part - 1] if part else 0))

@@ -56,6 +56,9 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
     check_memory(config, init, plan.devices)
     check_exclude(config, init)
     dataset = read_dataset(config)
+    if dataset.damaged:  # there are fewer images than were described
+        plan, parts = pretraining.prepare(config, dataset.description)
+        init = pretraining.make_init(parts, plan.data)
     check_few_labels(config.probe, dataset)
 
     feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, plan.resident)
