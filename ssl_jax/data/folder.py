@@ -156,9 +156,12 @@ def walk(base: Path) -> Index:
                 if entry.name.startswith(".") or entry.name.lower() in LEFT:
                     continue
                 path = f"{below}/{entry.name}" if below else entry.name
-                if entry.is_dir():
-                    (links if entry.is_symlink() else pending).append(path)
-                elif entry.is_file() and _is_picture(entry):
+                linked = entry.is_symlink()  # perhaps to itself, where `entry` would raise
+                if os.path.isdir(entry.path) if linked else entry.is_dir():
+                    (links if linked else pending).append(path)
+                elif (os.path.isfile(entry.path) if linked else entry.is_file()) and _is_picture(
+                    entry
+                ):
                     pictures.append(path)
                 else:
                     others.append(path)

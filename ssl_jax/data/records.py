@@ -58,7 +58,7 @@ class RawSet(NamedTuple):
 def take(records: Records, rows: np.ndarray) -> Records:
     """Return the records at `rows` (n,), in that order."""
     labels = None if records.labels is None else records.labels[rows]
-    names = [records.names[row] for row in rows]
+    names = [records.names[int(row)] for row in rows]
     return Records(names, functools.partial(_read_row, records.read, rows), labels)
 
 
