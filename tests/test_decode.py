@@ -13,7 +13,7 @@ from test_pictures import DAMAGED, encoded
 
 from ssl_jax.data import cache, decode
 from ssl_jax.data.pictures import read_pixels
-from ssl_jax.data.records import Options, Records, join, take
+from ssl_jax.data.records import Options, Records, join, part
 from ssl_jax.data.sources import load_dataset
 from ssl_jax.errors import UserError
 
@@ -179,7 +179,7 @@ def test_what_decides_pixels_or_labels_is_another_cache(tmp_path):
     assert decoded(records, tmp_path, shape=(4, 4, 1)).image.shape == (2, 4, 4, 1)
     other = records._replace(labels=np.array([1, 0], np.int32))
     assert decoded(other, tmp_path).label.tolist() == [1, 0]
-    assert decoded(take(records, np.array([1])), tmp_path).image.shape[0] == 1
+    assert decoded(part(records, np.array([1])), tmp_path).image.shape[0] == 1
 
 
 def test_free_space_is_asked_for_before_decoding(tmp_path, monkeypatch):
@@ -206,10 +206,9 @@ def test_fewer_examples_than_declared_are_an_error_elsewhere(tmp_path):
 def test_records_are_taken_and_joined():
     labelled = records_of([b"0", b"1", b"2"], np.array([5, 6, 7], np.int32))
     bare = records_of([b"3", b"4"])
-    whole = join([labelled, records_of([]), bare])
+    whole = join(labelled, join(records_of([]), bare))
     assert [whole.read(n) for n in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
     assert whole.labels.tolist() == [5, 6, 7, -1, -1]
-    part = take(whole, np.array([4, 0]))
-    assert [part.read(0), part.read(1)] == [b"4", b"0"]
-    assert list(part.names) == ["1.png", "0.png"] and part.labels.tolist() == [-1, 5]
-    assert join([bare, bare]).labels is None
+    some = part(whole, np.array([4, 0]))
+    assert [some.read(0), some.read(1)] == [b"4", b"0"]
+    assert list(some.names) == ["1.png", "0.png"] and some.labels.tolist() == [-1, 5]

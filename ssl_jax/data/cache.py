@@ -15,10 +15,10 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -129,19 +129,17 @@ def source_digest(folder: Path, roots: Sequence[Path]) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    paths = sorted(path for path in folder.iterdir() if path.is_file())
-    return files_digest(folder, [path.name for path in paths], roots)
+    return files_digest([path for path in folder.iterdir() if path.is_file()], roots)
 
 
-def files_digest(folder: Path, names: Sequence[str], roots: Sequence[Path]) -> str:
-    """Return a digest of the names and contents of some files below `folder`.
+def files_digest(paths: Iterable[str | Path], roots: Sequence[Path]) -> str:
+    """Return a digest of the names, below their common folder, and of the contents of files.
 
     A file is read again only when its size, inode or times have changed since its digest was
     remembered, in `sources/` of a root.
 
     Args:
-        folder: which holds them.
-        names: their paths below it; another order is another digest.
+        paths: of the files, in any order.
         roots: cache directories, first choice first.
 
     Returns:
@@ -150,27 +148,33 @@ def files_digest(folder: Path, names: Sequence[str], roots: Sequence[Path]) -> s
     Raises:
         OSError: a file cannot be read.
     """
-    card = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
-    cards = [root / "sources" / f"{card}.json" for root in roots]
+    places = sorted({os.path.abspath(path) for path in paths})
+    base = os.path.commonpath([os.path.dirname(place) for place in places]) if places else ""
+    start = len(os.path.join(base, ""))
+    name = hashlib.blake2b(os.fsencode(os.path.realpath(base)), digest_size=8).hexdigest()
+    cards = [root / "sources" / f"{name}.json" for root in roots]
     known = {key: value for card in reversed(cards) for key, value in _remembered(card).items()}
-    found = {name: _identity(os.path.join(folder, name)) for name in names}
-    digests = {n: known[n][-1] for n in names if known.get(n, [None])[:-1] == found[n]}
+    found = {place[start:]: _identity(place) for place in places}
+    digests = {n: known[n][-1] for n in found if known.get(n, [None])[:-1] == found[n]}
     unknown = [name for name in found if name not in digests]
     size = sum(found[name][0] for name in unknown)
     parts = [unknown[start : start + PART] for start in range(0, len(unknown), PART)]
     with (
-        progress_bar(size, 0, "B", f"reading {folder}", delay=3) as bar,
+        progress_bar(size, 0, "B", f"reading {base}", delay=3) as bar,
         ThreadPoolExecutor(READERS, thread_name_prefix="digest") as pool,
     ):
-        digest = functools.partial(_file_digests, folder)
+        digest = functools.partial(_file_digests, base)
         for part, values in zip(parts, pool.map(digest, parts), strict=True):
             digests.update(zip(part, values, strict=True))
             bar.update(sum(found[name][0] for name in part))
     if unknown:
         late = time.time_ns() - RECENT * 1e9
-        remember(cards, {n: [*found[n], digests[n]] for n in found if max(found[n][2:]) < late})
+        lasting = {n: [*found[n], digests[n]] for n in found if max(found[n][2:]) < late}
+        # other sets may lie in the same folder
+        others = {n: entry for n, entry in known.items() if n not in found}
+        write_first(cards, json.dumps(others | lasting).encode())
     whole = hashlib.blake2b(digest_size=8)
-    for name in names:
+    for name in found:
         whole.update(os.fsencode(name) + f" {digests[name]}\n".encode())
     return whole.hexdigest()
 
@@ -181,7 +185,7 @@ def _identity(path: str) -> list[int]:
     return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _file_digests(folder: Path, names: Sequence[str]) -> list[str]:
+def _file_digests(folder: str, names: Sequence[str]) -> list[str]:
     return [_file_digest(os.path.join(folder, name)) for name in names]
 
 
@@ -203,16 +207,17 @@ def _remembered(card: Path) -> dict[str, list]:
         return {}
 
 
-def remember(cards: Sequence[Path], entries: dict[str, Any]) -> None:
-    """Write the first card that can be written; without one the files are read again next time."""
-    for card in cards:
+def write_first(places: Sequence[Path], content: bytes) -> Path | None:
+    """Write the first of these files that can be written, and return it; None where none can."""
+    for place in places:
         try:
-            make(card.parent)
-            with files.replacing(card) as file:
-                file.write(json.dumps(entries).encode())
-            return
+            _make(place.parent)
+            with files.replacing(place) as file:
+                file.write(content)
+            return place
         except OSError:
             continue
+    return None
 
 
 def read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays | None:
@@ -271,7 +276,7 @@ def write(
         OSError: the files cannot be written.
         UserError: there are not N pairs.
     """
-    make(stem.parent)
+    _make(stem.parent)
     labels: list[int] = []
     crc = 0
     with files.replacing(_file(stem, "image.npy")) as file:
@@ -315,7 +320,7 @@ def _card(source: str, shape: tuple[int, ...], crc: int, label: np.ndarray) -> d
     }
 
 
-def make(folder: Path) -> None:
+def _make(folder: Path) -> None:
     """Make the folder: beside the data as the umask says, for all who use them, else private."""
     if BESIDE in folder.parts:
         folder.mkdir(parents=True, exist_ok=True)

@@ -18,10 +18,11 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from ssl_jax import files
-from ssl_jax.data.cache import load_or_build, make, read
+from ssl_jax.data.cache import load_or_build, read, write_first
 from ssl_jax.data.pictures import DamagedPicture, Header, read_header, read_pixels
 from ssl_jax.data.records import Options, Records
 from ssl_jax.errors import UserError
+from ssl_jax.runtime.cache_directory import make_private
 from ssl_jax.runtime.terminal import progress_bar
 from ssl_jax.text import printable
 
@@ -119,7 +120,7 @@ def decode_records(
             )
         if damaged:
             content = json.dumps({"source": source, "damaged": damaged}, indent=1)
-            _write_first(roots, _damage_card(stem), content.encode())
+            write_first([root / _damage_card(stem) for root in roots], content.encode())
 
     arrays = load_or_build(roots, stem, source, (count, *shape), decode, fewer=True)
     return Decoded(*arrays, damaged)
@@ -149,21 +150,7 @@ def keep_list(damaged: Sequence[Damaged], digest: str, roots: Sequence[Path]) ->
         The file; None where none can be written.
     """
     text = "\n".join([*lines_of(damaged), ""])
-    return _write_first(roots, f"damaged/{digest}.txt", text.encode())
-
-
-def _write_first(roots: Sequence[Path], name: str, content: bytes) -> Path | None:
-    """Write a file below the first root that takes it; return it, or None where none does."""
-    for root in roots:
-        path = root / name
-        try:
-            make(path.parent)
-            with files.replacing(path) as file:
-                file.write(content)
-            return path
-        except OSError:
-            continue
-    return None
+    return write_first([root / f"damaged/{digest}.txt" for root in roots], text.encode())
 
 
 def _decode_row(
@@ -233,7 +220,7 @@ def look(records: Records, digest: str, roots: Sequence[Path]) -> Look:
             f"data.data_dir: none of the {count} pictures can be read, the first is "
             f"{printable(records.names[0])}; takes sound pictures"
         )
-    _write_first(roots, f"headers/{name}.json", json.dumps(found).encode())
+    write_first([root / f"headers/{name}.json" for root in roots], json.dumps(found).encode())
     return found
 
 
@@ -307,7 +294,7 @@ def _scratch(roots: Sequence[Path]) -> Path | None:
     """Return the first root that can hold a file; None for the system's place."""
     for root in roots:
         try:
-            make(root)
+            make_private(root)
             with tempfile.TemporaryFile(dir=root):
                 return root
         except OSError:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl_jax import files
-from ssl_jax.data.cache import BESIDE, RECENT, files_digest, remember
+from ssl_jax.data.cache import RECENT, files_digest, write_first
 from ssl_jax.data.labels import (
     KINDS,
     Classes,
@@ -30,7 +30,7 @@ from ssl_jax.data.labels import (
     listed,
     read_table,
 )
-from ssl_jax.data.records import Options, RawSet, Records, join, take
+from ssl_jax.data.records import Options, RawSet, Records, join, part
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.text import printable
 
@@ -40,7 +40,7 @@ SUFFIXES = frozenset(
 )
 USUAL = ".jpg, .png, .webp, .tif, .gif and .bmp"  # for messages
 STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
-LEFT = {"__macosx", "thumbs.db", "desktop.ini", BESIDE}  # by other programs, and by this one
+LEFT = {"__macosx", "thumbs.db", "desktop.ini", "ssl_jax_cache"}  # by other programs, and this one
 TRAIN, TESTS = "train", ("test", "val", "validation")
 UNLABELLED = ("unlabelled", "unlabeled")
 VERSION = 1  # of the index on disk
@@ -77,7 +77,8 @@ def open_folder(data_dir: str, options: Options, roots: Sequence[Path]) -> RawSe
     try:
         index = read_index(base, roots)
         splits = _split(base, index, options.test_split)
-        digest = files_digest(base, [name for names in splits.values() for name in names], roots)
+        paths = [os.path.join(base, name) for names in splits.values() for name in names]
+        digest = files_digest(paths, roots)
     except OSError as error:
         where = error.filename if error.filename is not None else data_dir
         raise UserError(
@@ -92,14 +93,13 @@ def open_folder(data_dir: str, options: Options, roots: Sequence[Path]) -> RawSe
         Records(names, functools.partial(_read, data_dir, names), label)
         for names, label in zip(labelled.values(), labels, strict=True)
     )
-    more = [Records(unlabelled, functools.partial(_read, data_dir, unlabelled), None)]
+    more = Records(unlabelled, functools.partial(_read, data_dir, unlabelled), None)
     if train.labels is not None:
         if (train.labels < 0).any():  # a table has no label of theirs
-            more.append(take(train, np.flatnonzero(train.labels < 0)))
-            train = take(train, np.flatnonzero(train.labels >= 0))
-        tests = [take(test, np.flatnonzero(_known(test.labels))) for test in tests]
+            more = join(part(train, np.flatnonzero(train.labels < 0)), more)
+            train = part(train, np.flatnonzero(train.labels >= 0))
+        tests = [part(test, np.flatnonzero(_known(test.labels))) for test in tests]
         digest = _with_labels(digest, classes)
-    more = join([part for part in more if part.names] or more[:1])
     test = tests[0] if tests and tests[0].names else None
     found = _found(base, index, labelled, unlabelled, classes)
     return RawSet(
@@ -125,7 +125,7 @@ def read_index(base: Path, roots: Sequence[Path]) -> Index:
     index = walk(base)
     late = time.time_ns() - RECENT * 1e9
     if all(max(times) < late for _, _, *times in index.folders):
-        remember(cards, {"version": VERSION, **index._asdict()})
+        write_first(cards, json.dumps({"version": VERSION, **index._asdict()}).encode())
     return index
 
 

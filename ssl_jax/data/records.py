@@ -5,7 +5,6 @@ decoder makes pixels of them all. So identical pictures give identical pixels th
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -55,32 +54,29 @@ class RawSet(NamedTuple):
     mixed: bool
 
 
-def take(records: Records, rows: np.ndarray) -> Records:
+DEFAULTS = Options()
+
+
+def part(records: Records, rows: np.ndarray) -> Records:
     """Return the records at `rows` (n,), in that order."""
     labels = None if records.labels is None else records.labels[rows]
     names = [records.names[int(row)] for row in rows]
     return Records(names, functools.partial(_read_row, records.read, rows), labels)
 
 
-def join(parts: Sequence[Records]) -> Records:
-    """Return all records of the parts in turn; -1 labels those of a part that has none."""
-    if len(parts) == 1:
-        return parts[0]
-    names = tuple(itertools.chain.from_iterable(part.names for part in parts))
+def join(first: Records, second: Records) -> Records:
+    """Return the records of both in turn; -1 labels those of one that has no labels."""
     labels = [
-        np.full(len(part.names), -1, np.int32) if part.labels is None else part.labels
-        for part in parts
+        np.full(len(records.names), -1, np.int32) if records.labels is None else records.labels
+        for records in (first, second)
     ]
-    unlabelled = all(part.labels is None for part in parts)
-    ends = np.cumsum([len(part.names) for part in parts])
-    read = functools.partial(_read_part, [part.read for part in parts], ends)
-    return Records(names, read, None if unlabelled else np.concatenate(labels))
+    read = functools.partial(_read_either, first.read, second.read, len(first.names))
+    return Records([*first.names, *second.names], read, np.concatenate(labels))
 
 
 def _read_row(read: Callable, rows: np.ndarray, place: int) -> bytes | np.ndarray:
     return read(int(rows[place]))
 
 
-def _read_part(reads: Sequence[Callable], ends: np.ndarray, place: int) -> bytes | np.ndarray:
-    part = int(np.searchsorted(ends, place, side="right"))
-    return reads[part](place - int(ends[part - 1] if part else 0))
+def _read_either(first: Callable, second: Callable, count: int, place: int) -> bytes | np.ndarray:
+    return first(place) if place < count else second(place - count)

@@ -7,6 +7,7 @@ which has 0 classes. The order is the set's official one: by `id` where the exam
 as stored. It depends on no seed, so that "the first N" means the same everywhere.
 """
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from ssl_jax.data.dataset import Dataset, Description, Split
 from ssl_jax.data.decode import Damaged, decode_records, keep_list, labels_of, lines_of, look
 from ssl_jax.data.digits import describe_digits, read_digits
 from ssl_jax.data.labels import count
-from ssl_jax.data.records import Options, RawSet, Records, join, take
+from ssl_jax.data.records import DEFAULTS, Options, RawSet, Records, join, part
 from ssl_jax.data.splits import draw_by_class
 from ssl_jax.data.tfds import describe_prepared, read_prepared
 from ssl_jax.errors import UserError, nearest
@@ -36,7 +37,6 @@ class Source(NamedTuple):
 
 
 SOURCES = {"digits": Source(describe_digits, read_digits)}
-DEFAULTS = Options()
 # Ways in to undecoded pictures: open(data_dir, options, roots) -> RawSet. A module is imported only
 # where its door is named.
 DOORS = {
@@ -192,7 +192,7 @@ def _prepare(
     train, test, unlabelled, label_names = raw.train, raw.test, raw.unlabelled, raw.label_names
     found = raw.found
     if options.labels == "none" or train.labels is None or not label_names:
-        train = join([train] if unlabelled is None else [train, unlabelled])._replace(labels=None)
+        train = _joined(train, unlabelled)._replace(labels=None)
         test = None if test is None else test._replace(labels=None)
         unlabelled, label_names = None, ()
     elif test is None and options.test_share:
@@ -200,8 +200,7 @@ def _prepare(
         found += (
             f"\nno test split: {count(len(test.names), 'image')} drawn by class, data.test_share"
         )
-    parts = [part for part in (train, test, unlabelled) if part is not None]
-    seen = look(join(parts), raw.digest, roots)
+    seen = look(_joined(train, unlabelled, test), raw.digest, roots)
     side, why = _side(image_size, seen.size, seen.shorter)
     if why:
         found += f"\n{why}"
@@ -214,11 +213,16 @@ def _prepare(
     return Opened(name, train, test, unlabelled, label_names, image, raw.digest, found, roots)
 
 
+def _joined(first: Records, *more: Records | None) -> Records:
+    """Return all records in turn; None stands for none."""
+    return functools.reduce(join, [records for records in more if records is not None], first)
+
+
 def _draw_test(train: Records, share: float) -> tuple[Records, Records]:
     size = min(max(round(share * len(train.names)), 1), len(train.names) - 1)
     drawn = draw_by_class(labels_of(train), size)
     kept = np.setdiff1d(np.arange(len(train.names)), drawn)
-    return take(train, kept), take(train, drawn)
+    return part(train, kept), part(train, drawn)
 
 
 def _side(asked: int | None, size: tuple[int, int] | None, shorter: int) -> tuple[int, str]:
@@ -252,7 +256,7 @@ def _describe(opened: Opened) -> Description:
 
 def _decode(opened: Opened, options: Options) -> Dataset:
     """Return the set in memory; UserError for damaged pictures where they are to be an error."""
-    whole = join([opened.train, *([opened.unlabelled] if opened.unlabelled else [])])
+    whole = _joined(opened.train, opened.unlabelled)
     splits = {"train": whole} | ({"test": opened.test} if opened.test else {})
     decoded = {
         split: decode_records(
