@@ -41,7 +41,13 @@ def test_pretraining_goes_on_without_the_damaged_pictures(pictures, tmp_path):
 
 
 def test_supervised_training_goes_on_without_the_damaged_pictures(pictures, tmp_path):
-    fields = ["data.validation_size=0", "encoder.depth=1", "eval_every=0", "checkpoint_every=0"]
+    fields = [
+        "data.validation_size=0",
+        "encoder.name=mlp",
+        "encoder.depth=1",
+        "eval_every=0",
+        "checkpoint_every=0",
+    ]
     assert command("supervised", tmp_path / "run", *FOLDER, *fields, pictures) == 0
     check(tmp_path / "run")
 
