@@ -164,6 +164,7 @@ FIELDS = """
 """.split()
 
 
+@pytest.mark.slow
 def test_run(added, tmp_path, monkeypatch):
     """Trained on two devices, recorded, stopped and gone on, probed, diagnosed and drawn."""
     monkeypatch.chdir(ROOT)

@@ -1,12 +1,17 @@
 """Whole runs on a folder of pictures, of which some are damaged."""
 
+import io
 import json
+import tarfile
 
+import numpy as np
 import pytest
 from commands import ROOT
 from test_decode import damage
 from test_end_to_end import TINY, command
 from test_folder import fill
+
+from ssl_jax.data.sources import describe, load_dataset
 
 NAMES = [f"{c}/{n:02}.png" for c in "ab" for n in range(40)]
 BAD = ["a/03.png", "a/17.png", "b/30.png"]
@@ -59,3 +64,28 @@ def test_damaged_pictures_end_a_run_before_it_writes(pictures, tmp_path, capfd):
     error = capfd.readouterr().err
     assert "error: data.damaged: 3 of 80 pictures cannot be decoded (" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_the_same_pictures_are_the_same_set_through_every_door(tmp_path, monkeypatch):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
+    base = fill(tmp_path / "set", NAMES, side=20)
+    encoded = [(base / name).read_bytes() for name in NAMES]
+    (tmp_path / "parquet").mkdir()
+    rows = {"image": encoded, "label": [name[0] for name in NAMES]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "parquet" / "train.parquet")
+    with tarfile.open(tmp_path / "train.tar", "w") as archive:
+        for name, content in zip(NAMES, encoded, strict=True):
+            for end, data in (("png", content), ("cls", name[0].encode())):
+                member = tarfile.TarInfo(f"{name[0]}-{name[2:4]}.{end}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    places = {"folder": base, "parquet": tmp_path / "parquet", "tar": tmp_path / "train.tar"}
+    found = {name: load_dataset(name, str(place), image_size=9) for name, place in places.items()}
+    for name, place in places.items():
+        data = found[name]
+        assert data.description == describe(name, str(place), image_size=9)
+        assert data.label_names == ("a", "b")
+        for one, other in zip(data[1:4], found["folder"][1:4], strict=True):
+            np.testing.assert_array_equal(one.image, other.image)
+            np.testing.assert_array_equal(one.label, other.label)

@@ -13,7 +13,7 @@ import suites
 from suites import check_predictor
 
 from ssl_jax.errors import UserError
-from ssl_jax.predictors import KINDS, make_predictor
+from ssl_jax.predictors import KINDS, in_closed_form, make_predictor
 from ssl_jax.predictors.direct import direct_copy, direct_pred
 
 DIM = 12
@@ -119,21 +119,31 @@ def test_matrix_is_what_apply_multiplies_by(kind):
     chex.assert_trees_all_close(predictor.apply(params, memory, z), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("every, phase", [(1, 0), (5, 0), (5, 4)])
+@pytest.mark.parametrize("every, phase", [(None, 0), (1, 0), (5, 0), (5, 4)])
 def test_hybrid_sets_at_its_phase_of_the_steps(every, phase):
-    predictor = make_predictor("direct_pred", DIM, every=every, phase=phase)
+    given = {"every": every, "phase": phase} if every else {}  # by default, at every step
+    predictor = make_predictor("direct_pred", DIM, **given)
     params, memory = predictor.init(jax.random.key(0))
     update = jax.jit(predictor.update)
     for step in range(11):
         marked = jax.tree.map(lambda w: w + 1.0, params)  # what the optimizer would have left
         corr = jnp.float32(correlation(step))
         params, memory = update(marked, memory, corr, step)
-        if step in {1: range(11), 5: range(phase, 11, 5)}[every]:
+        if step in range(phase, 11, every or 1):
             chex.assert_trees_all_close(
                 predictor.matrix(params), direct_pred(memory["correlation"], 0.1), atol=1e-5
             )
         else:
             chex.assert_trees_all_equal(params, marked)
+
+
+def test_in_closed_form_writes_at_every_step_unless_told_otherwise():
+    predictor = in_closed_form(DIM, lambda corr: 2 * corr)
+    params, memory = predictor.init(jax.random.key(0))
+    for step in range(3):
+        marked = jax.tree.map(lambda w: w + 1.0, params)
+        params, memory = predictor.update(marked, memory, jnp.float32(correlation(step)), step)
+        chex.assert_trees_all_close(predictor.matrix(params), 2 * memory["correlation"])
 
 
 @pytest.mark.parametrize("kind", ["mlp", "linear"])

@@ -212,6 +212,26 @@ def test_impossible_sizes_are_refused(probe, change):
         probe(*problem(), num_classes=CLASSES, seed=0, **change)
 
 
+@pytest.mark.parametrize("place", [0, 2])
+def test_features_whose_squares_overflow_are_refused(place):
+    data = problem()
+    data[place] = data[place] * np.float32(1e20)
+    with pytest.raises(UserError, match="got values up to [0-9]e.2[01], the linear probe takes"):
+        linear.seed_probe(*data, num_classes=CLASSES, epochs=1, seed=0)
+
+
+def test_the_largest_features_are_learned_from():
+    data = problem(noise=0.1)
+    for place in (0, 2):
+        data[place] *= np.float32(linear.LARGEST) / np.abs(data[place]).max()
+    largest = max(np.abs(data[place]).max() for place in (0, 2))
+    assert largest == pytest.approx(linear.LARGEST, rel=1e-6)
+    for place in (0, 2):  # below it, as float32 rounds
+        data[place] *= np.float32(0.999)
+    result = linear.seed_probe(*data, num_classes=CLASSES, epochs=20, seed=0)
+    assert result.last_accuracy > 0.95 and np.isfinite(result.loss).all()
+
+
 @pytest.mark.parametrize("penalty", [1e-5, 0.1, 10.0])
 @pytest.mark.parametrize("count", [300, 6])  # six examples of eight features: a singular covariance
 def test_ridge_equals_scikit_learn(penalty, count):

@@ -144,3 +144,11 @@ def test_pytorchs_scheduler(better, cooldown):
         rates.append(optimizer.param_groups[0]["lr"])
     assert scales(history, smallest=0.01, better=better, **options) == pytest.approx(rates)
     assert rates[-1] < 0.1
+
+
+@pytest.mark.parametrize(("better", "sign"), [("higher", 1), ("lower", -1)])
+def test_the_threshold_is_in_units_of_the_metric(better, sign):
+    """A step of 0.9 of the threshold is no progress, one of 1.1 is."""
+    history = [sign * value for value in (1.0, 1.09, 1.11, 1.2, 1.22)]
+    found = stopping.improvements(history, threshold=0.1, better=better)
+    assert found == [True, False, True, False, True]

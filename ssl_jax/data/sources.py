@@ -9,13 +9,13 @@ as stored. It depends on no seed, so that "the first N" means the same everywher
 
 import functools
 import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ssl_jax.data import archives
 from ssl_jax.data.cache import cache_roots
 from ssl_jax.data.dataset import Dataset, Description, Split
 from ssl_jax.data.decode import Damaged, decode_records, keep_list, labels_of, lines_of, look
@@ -163,26 +163,21 @@ def _open(
     options: Options,
 ) -> Opened | None:
     """Return the set of undecoded pictures that `name` is; None where it is none."""
-    archive = name in ARCHIVES and data_dir is not None and _has_archive(name, data_dir)
-    if data_dir is None or not (archive or name in DOORS):
+    if data_dir is None:
+        return None
+    if name in DOORS:
+        open_door = _function(*DOORS[name])
+    elif name in ARCHIVES and archives.has_archive(name, data_dir):
+        open_door = functools.partial(archives.open_archive, name)
+    else:
         return None
     roots = cache_roots(data_dir, cache_dir)
-    if archive:
-        raw = _function("ssl_jax.data.archives", "open_archive")(name, data_dir, options, roots)
-    else:
-        raw = _function(*DOORS[name])(data_dir, options, roots)
+    raw = open_door(data_dir, options, roots)
     return _prepare(name, raw, image_size, options, roots)
 
 
 def _function(module: str, name: str) -> Callable:
     return getattr(importlib.import_module(module), name)
-
-
-def _has_archive(name: str, data_dir: str) -> bool:
-    module = "ssl_jax.data.archives"
-    if importlib.util.find_spec(module) is None:
-        return False
-    return _function(module, "has_archive")(name, data_dir)
 
 
 def _prepare(
@@ -319,9 +314,9 @@ def _check_place(
     if data_dir is None and name in DOORS:
         raise UserError(f"data.data_dir: got none, data.name={name} takes {takes}{pictures}")
     if data_dir is not None:
-        path, file = Path(data_dir), "file" in takes
+        path, file = Path(data_dir), "file" in takes or name in ARCHIVES
         if not (path.exists() if file else path.is_dir()):
-            what = "is not there" if file else "is not a directory"
+            what = "is not there" if "file" in takes else "is not a directory"
             raise UserError(f"data.data_dir: got {data_dir}, which {what}; takes {takes}{pictures}")
     if name not in DOORS and options.labels not in ("auto", "none"):
         known = nearest(options.labels, ("auto", "none"))

@@ -42,6 +42,8 @@ class RidgeResult(NamedTuple):
     penalty: float  # the chosen one, in units of the mean eigenvalue of the train covariance
 
 
+LARGEST = 1e18  # of raw features: their squares stay below float32's 3e38
+
 # --- Gradient descent: the two published protocols ------------------------------------------------
 
 
@@ -76,9 +78,15 @@ def seed_probe(
         Accuracies and losses. The paper reports `last_accuracy`.
 
     Raises:
-        UserError: an argument is unknown or out of its range, or a feature is not finite.
+        UserError: an argument is unknown or out of its range, or a feature is not finite or above
+            `LARGEST`.
     """
     _check(train_x, train_y, test_x, test_y, num_classes)
+    if (most := max(float(np.max(np.abs(x))) for x in (train_x, test_x))) > LARGEST:
+        raise UserError(
+            f"features: got values up to {most:.1g}, the linear probe takes at most {LARGEST:.0g}: "
+            "Adam squares their gradients in float32; the encoder's outputs have run away"
+        )
     if loss not in LOSSES:
         raise UserError(f"loss of the linear probe: got {loss!r}, {nearest(loss, LOSSES)}")
     steps = epoch_steps(len(train_x), epochs, batch_size, drop_last=True)
