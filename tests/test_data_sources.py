@@ -525,7 +525,9 @@ def test_unchanged_files_are_read_once(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "RECENT", 0.0)
     read: list[str] = []
     whole = cache._file_digest
-    monkeypatch.setattr(cache, "_file_digest", lambda path: read.append(path.name) or whole(path))
+    monkeypatch.setattr(
+        cache, "_file_digest", lambda path: read.append(Path(path).name) or whole(path)
+    )
     (path,) = tiny.rglob("*train*")
     roots = [tmp_path / "first", tmp_path / "second"]
     first = cache.source_digest(path.parent, roots)

@@ -201,7 +201,7 @@ def test_the_images_of_pretraining_are_all_training_images():
     train, more = (
         Split(np.full((n, 2, 2, 1), n, np.uint8), np.arange(n, dtype=np.int32)) for n in (3, 5)
     )
-    found = sources.without_labels(Dataset("made", train, train, more, 3, ("a", "b", "c")))
+    found = sources._without_labels(Dataset("made", train, train, more, 3, ("a", "b", "c")))
     assert len(found.train.image) == len(found.train.label) == 5
 
 

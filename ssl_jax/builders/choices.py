@@ -59,11 +59,12 @@ def is_open(config: Config, field: str) -> bool:
     return section is not None and name in section and section[name] == CHOSEN[field]
 
 
-def settle(config: Config) -> Settled:
+def settle(config: Config, description: Description | None = None) -> Settled:
     """Return a copy of the configuration in which nothing is left open but mean and std.
 
     Args:
         config: of pretraining, whose other fields were checked, see `stand_ins`.
+        description: of its data set; None: what is known before its images are read.
 
     Returns:
         The copy, the description of its data set, and the choices in words.
@@ -72,7 +73,7 @@ def settle(config: Config) -> Settled:
         UserError: the set is wrong, or too small for a batch.
     """
     config, lines = config.copy_and_resolve_references(), []
-    data = describe_dataset(config)
+    data = description or describe_dataset(config)
     if is_open(config, "views.size"):
         if not config.data.image_size and (stored := _stored_side(data)):
             height, width, _ = data.image

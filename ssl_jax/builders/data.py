@@ -1,8 +1,10 @@
 """Build the data set, the place of its images, and the cadence from a configuration."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from ssl_jax.data.dataset import Dataset, Description
+from ssl_jax.data.pictures import FITS
 from ssl_jax.data.records import Options
 from ssl_jax.data.sources import describe, load_dataset
 from ssl_jax.errors import UserError, nearest
@@ -47,10 +49,27 @@ def read_dataset(config: Config) -> Dataset:
 
 
 def _source(config: Config) -> dict[str, Any]:
-    """Return the arguments of `describe` and of `load_dataset`."""
+    """Return the arguments of `describe` and of `load_dataset`.
+
+    The configuration of an experiment need not have the fields of `Options`.
+    """
     data = config.data
     optional = {field: data[field] or None for field in ("data_dir", "train_size", "image_size")}
-    return {"name": data.name, "options": Options(labels=data.labels)} | optional
+    options = {field: data[field] for field in Options._fields if field in data}
+    check_options(options)
+    return {"name": data.name} | optional | {"options": Options(**options)}
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise a UserError for the first field of `Options` that is wrong, of those that are given."""
+    for field, known in (("fit", FITS), ("damaged", ("error", "skip"))):
+        if (value := options.get(field, known[0])) not in known:
+            raise UserError(f"data.{field}: got {value!r}, {nearest(value, known)}")
+    colour = options.get("background", (0, 0, 0))
+    if len(colour) != 3 or any(type(c) is not int or not 0 <= c <= 255 for c in colour):
+        raise UserError(
+            f"data.background: got {colour}, takes red, green and blue, whole numbers from 0 to 255"
+        )
 
 
 def resident(value: str) -> bool | Literal["auto"]:

@@ -145,11 +145,20 @@ def default_config() -> Config:
 def add_data(config: Config) -> None:
     """Add the fields of `data` that every task which trains has."""
     config.data = ConfigDict()
-    config.data.name = "cifar10"  # digits, or an image-classification set of TensorFlow Datasets
-    config.data.data_dir = ""  # where TFDS keeps its sets; "": its own default
+    # folder | parquet | tar | digits | cifar10, ...: an image set of TensorFlow Datasets
+    config.data.name = "cifar10"
+    # where the pictures are, or the set's own archive, or where TFDS keeps its sets; "": TFDS's own
+    config.data.data_dir = ""
     config.data.train_size = 0  # the first so many training images; 0: all
-    config.data.image_size = 0  # side in pixels at which images are stored; 0: as in the set
-    config.data.labels = "auto"  # auto (the set's own) | none
+    # side in pixels that images are stored at; 0: as in the set, or chosen where they differ
+    config.data.image_size = 0
+    # auto | folders | none | a CSV or Parquet file with the columns path and label
+    config.data.labels = "auto"
+    # crop (largest central square) | pad | squash: how a picture becomes a square
+    config.data.fit = "crop"
+    # red, green and blue, 0 to 255: what lies under transparent pixels and around padded pictures
+    config.data.background = (0, 0, 0)
+    config.data.damaged = "error"  # error | skip: what is done about pictures that do not decode
     config.data.resident = "auto"  # auto | yes | no: images on the device, or streamed to it
 
 

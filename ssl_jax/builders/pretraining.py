@@ -48,7 +48,7 @@ class Parts(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A pretraining run of which no image has been read."""
+    """A pretraining run before its images are known."""
 
     config: Config  # settled, see `choices.settle`
     plan: Plan
@@ -61,14 +61,14 @@ class Prepared(NamedTuple):
         return choices.unmeasured(self.config, self.plan.data.channels)
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config, description: Description | None = None) -> Prepared:
     """Return configuration, plan and parts of a pretraining run. Reads no image.
 
-    All is checked against the description of the data set. A UserError names the first field that
-    is wrong.
+    All is checked against the description of the data set: the one given, or what is known before
+    its images are read. A UserError names the first field that is wrong.
     """
     check_counts(choices.stand_ins(config))
-    config, data, lines = choices.settle(config)
+    config, data, lines = choices.settle(config, description)
     plan = make_plan(config, lambda data: data.pretrain, config.dynamics.every, data)
     parts = build(config, plan.cadence.total, plan.steps_per_epoch, plan.axis)
     parts = parts._replace(recipe=choices.build_recipe(config, data.channels))

@@ -43,14 +43,16 @@ class ClassifierParts(NamedTuple):
     order: tuple[str, ...]  # modules in the order of the forward pass
 
 
-def prepare(config: Config) -> tuple[Plan, ClassifierParts, Callable]:
+def prepare(
+    config: Config, description: Description | None = None
+) -> tuple[Plan, ClassifierParts, Callable]:
     """Return the plan, the parts and the augmentation of a supervised run. Reads no image.
 
-    All is checked against the description of the data set. A UserError names the first field that
-    is wrong.
+    All is checked against the description of the data set: the one given, or what is known before
+    its images are read. A UserError names the first field that is wrong.
     """
     check_supervised(config)
-    plan = make_plan(config, lambda data: images_left(config, data))
+    plan = make_plan(config, lambda data: images_left(config, data), data=description)
     if not plan.data.num_classes:
         raise UserError(
             f"data.labels: {plan.data.name} has no labels (got {config.data.labels!r}); "

@@ -8,13 +8,15 @@ a half-written file.
 What a split was decoded from is told by a digest of the whole files (`source_digest`).
 """
 
+import functools
 import hashlib
 import json
 import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +33,7 @@ Arrays = tuple[np.ndarray, np.ndarray]
 BESIDE = "ssl_jax_cache"  # folder of decoded splits beside the data
 # Seconds in which a file may change again without a new date: it is not remembered before.
 RECENT = 2.0
+READERS, PART = 8, 100  # threads that read files for their digests, and files that each takes
 
 
 def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
@@ -67,6 +70,7 @@ def load_or_build(
     source: str,
     shape: tuple[int, ...],
     decode: Callable[[], Iterator[Example]],
+    fewer: bool = False,
 ) -> Arrays:
     """Return a split from the first root that has it whole, or decode it into a root.
 
@@ -78,6 +82,7 @@ def load_or_build(
         source: what it is decoded from; a cache that says otherwise is rebuilt.
         shape: (N, H, W, C) of all images.
         decode: starts the decoding; yields N pairs of an (H, W, C) uint8 image and an int label.
+        fewer: whether it may yield less than N pairs.
 
     Returns:
         image (N, H, W, C) uint8, mapped read-only from the file, and label (N,) int32.
@@ -96,8 +101,8 @@ def load_or_build(
             if device in full:
                 raise full[device]
             files.require_space(root, needed_bytes(shape))
-            write(root / stem, source, shape, decode())
-            return _read(root / stem, source, shape)
+            written = write(root / stem, source, shape, decode(), fewer)
+            return _read(root / stem, source, written)
         except OSError as error:
             if error.errno in files.FULL:
                 full[files.nearest_existing(root).stat().st_dev] = error
@@ -114,9 +119,6 @@ def needed_bytes(shape: tuple[int, ...]) -> int:
 def source_digest(folder: Path, roots: Sequence[Path]) -> str:
     """Return a digest of the names and contents of all files in `folder`.
 
-    A file is read again only when its size, inode or times have changed since its digest was
-    remembered, in `sources/` of a root.
-
     Args:
         folder: of a prepared set.
         roots: cache directories, first choice first.
@@ -130,44 +132,65 @@ def source_digest(folder: Path, roots: Sequence[Path]) -> str:
     return files_digest([path for path in folder.iterdir() if path.is_file()], roots)
 
 
-def files_digest(paths: Sequence[Path], roots: Sequence[Path]) -> str:
-    """Return a digest of the names, below their common folder, and contents of these files.
+def files_digest(paths: Iterable[str | Path], roots: Sequence[Path]) -> str:
+    """Return a digest of the names, below their common folder, and of the contents of files.
 
-    It remembers as `source_digest` does, takes and raises the same. The order of the files does not
-    matter.
+    A file is read again only when its size, inode or times have changed since its digest was
+    remembered, in `sources/` of a root.
+
+    Args:
+        paths: of the files, in any order.
+        roots: cache directories, first choice first.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Raises:
+        OSError: a file cannot be read.
     """
-    places = sorted(Path(os.path.abspath(path)) for path in paths)
-    base = Path(os.path.commonpath([path.parent for path in places])) if places else Path()
-    place = hashlib.blake2b(os.fsencode(base.resolve()), digest_size=8).hexdigest()
-    cards = [root / "sources" / f"{place}.json" for root in roots]
+    places = sorted({os.path.abspath(path) for path in paths})
+    base = os.path.commonpath([os.path.dirname(place) for place in places]) if places else ""
+    start = len(os.path.join(base, ""))
+    name = hashlib.blake2b(os.fsencode(os.path.realpath(base)), digest_size=8).hexdigest()
+    cards = [root / "sources" / f"{name}.json" for root in roots]
     known = {key: value for card in reversed(cards) for key, value in _remembered(card).items()}
-    files_of = {path.relative_to(base).as_posix(): path for path in places}
-    found = {name: _identity(path) for name, path in files_of.items()}
-    unknown = {name for name in found if known.get(name, [None])[:-1] != found[name]}
-    digests = {name: known[name][-1] for name in found if name not in unknown}
+    found = {place[start:]: _identity(place) for place in places}
+    digests = {n: known[n][-1] for n in found if known.get(n, [None])[:-1] == found[n]}
+    unknown = [name for name in found if name not in digests]
     size = sum(found[name][0] for name in unknown)
-    with progress_bar(size, 0, "B", f"reading {base}", delay=3) as bar:
-        for name in sorted(unknown):
-            digests[name] = _file_digest(files_of[name])
-            bar.update(found[name][0])
+    parts = [unknown[start : start + PART] for start in range(0, len(unknown), PART)]
+    with (
+        progress_bar(size, 0, "B", f"reading {base}", delay=3) as bar,
+        ThreadPoolExecutor(READERS, thread_name_prefix="digest") as pool,
+    ):
+        digest = functools.partial(_file_digests, base)
+        for part, values in zip(parts, pool.map(digest, parts), strict=True):
+            digests.update(zip(part, values, strict=True))
+            bar.update(sum(found[name][0] for name in part))
     if unknown:
         late = time.time_ns() - RECENT * 1e9
         lasting = {n: [*found[n], digests[n]] for n in found if max(found[n][2:]) < late}
-        _remember(cards, known | lasting)  # other sets may lie in the same folder
+        # other sets may lie in the same folder
+        others = {n: entry for n, entry in known.items() if n not in found}
+        write_first(cards, json.dumps(others | lasting).encode())
     whole = hashlib.blake2b(digest_size=8)
     for name in found:
         whole.update(os.fsencode(name) + f" {digests[name]}\n".encode())
     return whole.hexdigest()
 
 
-def _identity(path: Path) -> list[int]:
-    status = path.stat()
+def _identity(path: str) -> list[int]:
+    status = os.stat(path)
     # st_ctime_ns: no program can set it, so that a restored date hides no change
     return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
+def _file_digests(folder: str, names: Sequence[str]) -> list[str]:
+    return [_file_digest(os.path.join(folder, name)) for name in names]
+
+
+def _file_digest(path: str) -> str:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
@@ -184,16 +207,17 @@ def _remembered(card: Path) -> dict[str, list]:
         return {}
 
 
-def _remember(cards: Sequence[Path], entries: dict[str, list]) -> None:
-    """Write the first card that can be written; without one the files are read again next time."""
-    for card in cards:
+def write_first(places: Sequence[Path], content: bytes) -> Path | None:
+    """Write the first of these files that can be written, and return it; None where none can."""
+    for place in places:
         try:
-            _make(card.parent)
-            with files.replacing(card) as file:
-                file.write(json.dumps(entries, indent=1).encode())
-            return
+            _make(place.parent)
+            with files.replacing(place) as file:
+                file.write(content)
+            return place
         except OSError:
             continue
+    return None
 
 
 def read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays | None:
@@ -229,7 +253,13 @@ def _read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays:
     return image, label
 
 
-def write(stem: Path, source: str, shape: tuple[int, ...], examples: Iterator[Example]) -> None:
+def write(
+    stem: Path,
+    source: str,
+    shape: tuple[int, ...],
+    examples: Iterator[Example],
+    fewer: bool = False,
+) -> tuple[int, ...]:
     """Write a split to disk, one image in memory at a time, the card last.
 
     Args:
@@ -237,6 +267,10 @@ def write(stem: Path, source: str, shape: tuple[int, ...], examples: Iterator[Ex
         source: what it is decoded from, for the card.
         shape: (N, H, W, C) of all images.
         examples: N pairs of an (H, W, C) uint8 image and an int label.
+        fewer: whether they may be less than N.
+
+    Returns:
+        (N, H, W, C) of what was written.
 
     Raises:
         OSError: the files cannot be written.
@@ -246,14 +280,18 @@ def write(stem: Path, source: str, shape: tuple[int, ...], examples: Iterator[Ex
     labels: list[int] = []
     crc = 0
     with files.replacing(_file(stem, "image.npy")) as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        _write_header(file, shape)
         _reserve(file, math.prod(shape))
         for image, label in examples:
             pixels = image.tobytes()
             crc = zlib.crc32(pixels, crc)
             file.write(pixels)
             labels.append(label)
+        if fewer and len(labels) < shape[0]:
+            shape = len(labels), *shape[1:]
+            file.truncate(file.tell())
+            file.seek(0)
+            _write_header(file, shape)  # numpy leaves room in it for any number
         if len(labels) != shape[0]:
             raise UserError(f"{source}: has {len(labels)} images, {shape[0]} are declared")
     label = np.asarray(labels, np.int32)
@@ -261,6 +299,12 @@ def write(stem: Path, source: str, shape: tuple[int, ...], examples: Iterator[Ex
         np.save(file, label)
     with files.replacing(_file(stem, "json")) as file:
         file.write(json.dumps(_card(source, shape, crc, label), indent=1).encode())
+    return shape
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _card(source: str, shape: tuple[int, ...], crc: int, label: np.ndarray) -> dict:

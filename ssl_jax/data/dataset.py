@@ -45,6 +45,8 @@ class Dataset(NamedTuple):
     pretrain: Split  # `train`, and the unlabelled images where the set has some
     num_classes: int
     label_names: tuple[str, ...]
+    # "NAME: REASON" of each picture that was left out, as it cannot be decoded
+    damaged: tuple[str, ...] = ()
 
     @property
     def description(self) -> Description:

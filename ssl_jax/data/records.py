@@ -4,6 +4,7 @@ A way in (`folder`, `parquet`, `tar`, `archives`) finds images and labels and de
 decoder makes pixels of them all. So identical pictures give identical pixels through every door.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -51,3 +52,31 @@ class RawSet(NamedTuple):
     # Whether "the last N" of the official order is as good as a draw. Where it is not, splits are
     # drawn.
     mixed: bool
+
+
+DEFAULTS = Options()
+
+
+def part(records: Records, rows: np.ndarray) -> Records:
+    """Return the records at `rows` (n,), in that order."""
+    labels = None if records.labels is None else records.labels[rows]
+    names = [records.names[int(row)] for row in rows]
+    return Records(names, functools.partial(_read_row, records.read, rows), labels)
+
+
+def join(first: Records, second: Records) -> Records:
+    """Return the records of both in turn; -1 labels those of one that has no labels."""
+    labels = [
+        np.full(len(records.names), -1, np.int32) if records.labels is None else records.labels
+        for records in (first, second)
+    ]
+    read = functools.partial(_read_either, first.read, second.read, len(first.names))
+    return Records([*first.names, *second.names], read, np.concatenate(labels))
+
+
+def _read_row(read: Callable, rows: np.ndarray, place: int) -> bytes | np.ndarray:
+    return read(int(rows[place]))
+
+
+def _read_either(first: Callable, second: Callable, count: int, place: int) -> bytes | np.ndarray:
+    return first(place) if place < count else second(place - count)

@@ -1,24 +1,32 @@
-"""Image-classification sets as uint8 arrays: scikit-learn's digits, and whatever TFDS has prepared.
+"""Image-classification sets as uint8 arrays: scikit-learn's digits, whatever TFDS has prepared, and
+pictures in folders, Parquet files, tar shards and the archives of their authors.
 
 Value contract: images (N, H, W, C) uint8 in 0..255, C = 1 or 3; labels (N,) int32 from 0 to
-num_classes - 1, and -1 where there is none: for the unlabelled images of `pretrain`, and for all
-images of a set without labels, which has 0 classes. The order is the set's official
-one: by `id` where the examples have one, else as stored. It depends on no seed, so that "the first
-N" means the same everywhere.
+num_classes - 1, and -1 where there is none: in `pretrain`, and everywhere in a set without labels,
+which has 0 classes. The order is the set's official one: by `id` where the examples have one, else
+as stored. It depends on no seed, so that "the first N" means the same everywhere.
 """
 
-from collections.abc import Callable
+import functools
+import importlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ssl_jax.data import archives
+from ssl_jax.data.cache import cache_roots
 from ssl_jax.data.dataset import Dataset, Description, Split
+from ssl_jax.data.decode import Damaged, decode_records, keep_list, labels_of, lines_of, look
 from ssl_jax.data.digits import describe_digits, read_digits
-from ssl_jax.data.records import Options
+from ssl_jax.data.labels import count
+from ssl_jax.data.records import DEFAULTS, Options, RawSet, Records, join, part
+from ssl_jax.data.splits import draw_by_class
 from ssl_jax.data.tfds import describe_prepared, read_prepared
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.files import local_path
+from ssl_jax.runtime.terminal import say
 
 
 class Source(NamedTuple):
@@ -29,8 +37,33 @@ class Source(NamedTuple):
 
 
 SOURCES = {"digits": Source(describe_digits, read_digits)}
-LABELS = ("auto", "none")
-NO_OPTIONS = Options()
+# Ways in to undecoded pictures: open(data_dir, options, roots) -> RawSet. A module is imported only
+# where its door is named.
+DOORS = {
+    "folder": ("ssl_jax.data.folder", "open_folder"),
+    "parquet": ("ssl_jax.data.parquet", "open_parquet"),
+    "tar": ("ssl_jax.data.tar", "open_tar"),
+}
+TAKES = {"folder": "a directory", "parquet": "a directory or file", "tar": "a directory or file"}
+# Sets whose authors' own archives are read: open_archive(name, data_dir, options, roots).
+ARCHIVES = ("cifar10", "cifar100", "stl10")
+# Sides in pixels that pictures of several sizes are stored at: multiples of 32, as encoders halve.
+SIDES = (32, 48, 64, 96, 128, 160, 224, 256)
+SHOWN = 3  # damaged pictures that a line has room for
+
+
+class Opened(NamedTuple):
+    """A set of undecoded pictures, its splits drawn and the shape of its images known."""
+
+    name: str
+    train: Records
+    test: Records | None
+    unlabelled: Records | None
+    label_names: tuple[str, ...]
+    image: tuple[int, int, int]  # height and width in pixels, and channels
+    digest: str
+    found: str  # what was found, and what was chosen: lines
+    roots: Sequence[Path]
 
 
 def describe(
@@ -38,29 +71,35 @@ def describe(
     data_dir: str | None = None,
     train_size: int | None = None,
     image_size: int | None = None,
-    options: Options = NO_OPTIONS,
+    options: Options = DEFAULTS,
 ) -> Description:
-    """Return the description of the set called `name`, without reading an image.
+    """Return the description of the set called `name`, without decoding an image.
+
+    Of pictures the headers are read, and what was found is said. Damaged ones are counted here: a
+    set that is read without them (`options.damaged`) is smaller.
 
     Args:
         name, data_dir, train_size, image_size, options: as `load_dataset` takes them.
 
     Returns:
         The sizes of the splits in images, the shape of an image in pixels and channels, and
-        the classes. They equal `load_dataset(...).description`.
+        the classes. They equal `load_dataset(...).description` where no picture is damaged.
 
     Raises:
         UserError: no such set, directory, feature or size.
     """
-    data_dir = _check_place(data_dir, image_size)
-    _check_labels(options.labels)
-    about = (
-        SOURCES[name].describe(image_size)
-        if name in SOURCES
-        else describe_prepared(name, data_dir, image_size)
-    )
-    if options.labels == "none":
-        about = about._replace(train=about.pretrain, num_classes=0, label_names=())
+    data_dir = _check_place(name, data_dir, image_size, options)
+    if (opened := _open(name, data_dir, None, image_size, options)) is not None:
+        say(opened.found)
+        about = _describe(opened)
+    else:
+        about = (
+            SOURCES[name].describe(image_size)
+            if name in SOURCES
+            else describe_prepared(name, data_dir, image_size)
+        )
+        if options.labels == "none":
+            about = about._replace(train=about.pretrain, num_classes=0, label_names=())
     if train_size is None:
         return about
     _check_train_size(train_size, about.pretrain, name)
@@ -73,58 +112,215 @@ def load_dataset(
     train_size: int | None = None,
     cache_dir: str | None = None,
     image_size: int | None = None,
-    options: Options = NO_OPTIONS,
+    options: Options = DEFAULTS,
 ) -> Dataset:
     """Return the set called `name`, decoded once and read from the cache afterwards.
 
     `cache.cache_roots` says where the cache is.
 
     Args:
-        name: one of `SOURCES`, or a TFDS set, with `/config` and `:version` where wanted.
-        data_dir: TFDS directory that holds the set, prepared as array_record. None: TFDS's own
-            default, where a missing set is downloaded and prepared.
+        name: a key of `DOORS`, one of `SOURCES`, or a TFDS set, with `/config` and `:version` where
+            wanted.
+        data_dir: where the pictures are, or the authors' own archive of a set, or a TFDS directory
+            that holds it, prepared as array_record. None: TFDS's own default, where a missing set
+            is downloaded and prepared.
         train_size: keep the first so many images of the official order, in `train` and in
             `pretrain`.
         cache_dir: where decoded images go.
-        image_size: side in pixels that images are resized and centre-cropped to. None: as stored.
-        options: what else is asked of the set. Labels "none": it is read without its labels.
+        image_size: side in pixels that images are stored at. None: as they are; pictures that
+            differ in size, are not square or larger than 256 are stored at one of `SIDES`.
+        options: further fields of `data`.
 
     Returns:
         The set in memory, its images and labels as the module's value contract says.
 
     Raises:
-        UserError: no such set, directory, feature or size; files that cannot be read.
+        UserError: no such set, directory, feature or size; files that cannot be read, damaged
+            pictures.
     """
-    data_dir = _check_place(data_dir, image_size)
-    _check_labels(options.labels)
-    dataset = (
-        SOURCES[name].read(cache_dir, image_size)
-        if name in SOURCES
-        else read_prepared(name, data_dir, cache_dir, image_size)
-    )
-    if options.labels == "none":
-        dataset = without_labels(dataset)
+    data_dir = _check_place(name, data_dir, image_size, options)
+    if (opened := _open(name, data_dir, cache_dir, image_size, options)) is not None:
+        dataset = _decode(opened, options)
+    else:
+        dataset = (
+            SOURCES[name].read(cache_dir, image_size)
+            if name in SOURCES
+            else read_prepared(name, data_dir, cache_dir, image_size)
+        )
+        if options.labels == "none":
+            dataset = _without_labels(dataset)
     return dataset if train_size is None else _first(dataset, train_size)
 
 
-def without_labels(dataset: Dataset) -> Dataset:
-    """Return the set without its labels: `train` has all images of `pretrain`, 0 classes."""
-    test, pretrain = (
-        Split(split.image, np.full(len(split.label), -1, np.int32))
-        for split in (dataset.test, dataset.pretrain)
+# --- Pictures -------------------------------------------------------------------------------------
+
+
+def _open(
+    name: str,
+    data_dir: str | None,
+    cache_dir: str | None,
+    image_size: int | None,
+    options: Options,
+) -> Opened | None:
+    """Return the set of undecoded pictures that `name` is; None where it is none."""
+    if data_dir is None:
+        return None
+    if name in DOORS:
+        open_door = _function(*DOORS[name])
+    elif name in ARCHIVES and archives.has_archive(name, data_dir):
+        open_door = functools.partial(archives.open_archive, name)
+    else:
+        return None
+    roots = cache_roots(data_dir, cache_dir)
+    raw = open_door(data_dir, options, roots)
+    return _prepare(name, raw, image_size, options, roots)
+
+
+def _function(module: str, name: str) -> Callable:
+    return getattr(importlib.import_module(module), name)
+
+
+def _prepare(
+    name: str, raw: RawSet, image_size: int | None, options: Options, roots: Sequence[Path]
+) -> Opened:
+    """Draw the test split where there is none, and choose the size of the images."""
+    train, test, unlabelled, label_names = raw.train, raw.test, raw.unlabelled, raw.label_names
+    found = raw.found
+    if options.labels == "none" or train.labels is None or not label_names:
+        train = _joined(train, unlabelled)._replace(labels=None)
+        test = None if test is None else test._replace(labels=None)
+        unlabelled, label_names = None, ()
+    elif test is None and options.test_share:
+        train, test = _draw_test(train, options.test_share)
+        found += (
+            f"\nno test split: {count(len(test.names), 'image')} drawn by class, data.test_share"
+        )
+    seen = look(_joined(train, unlabelled, test), raw.digest, roots)
+    side, why = _side(image_size, seen.size, seen.shorter)
+    if why:
+        found += f"\n{why}"
+    if seen.without_white:
+        found += (
+            f"\n{count(seen.without_white, 'picture')} of 32-bit integers or floats: scaled from "
+            "0..1, 0..255 or 0..65535, whichever holds all values, else from their own range"
+        )
+    image = side, side, seen.channels
+    return Opened(name, train, test, unlabelled, label_names, image, raw.digest, found, roots)
+
+
+def _joined(first: Records, *more: Records | None) -> Records:
+    """Return all records in turn; None stands for none."""
+    return functools.reduce(join, [records for records in more if records is not None], first)
+
+
+def _draw_test(train: Records, share: float) -> tuple[Records, Records]:
+    size = min(max(round(share * len(train.names)), 1), len(train.names) - 1)
+    drawn = draw_by_class(labels_of(train), size)
+    kept = np.setdiff1d(np.arange(len(train.names)), drawn)
+    return part(train, kept), part(train, drawn)
+
+
+def _side(asked: int | None, size: tuple[int, int] | None, shorter: int) -> tuple[int, str]:
+    """Return the side in pixels that images are stored at, and a line that says why.
+
+    Args:
+        asked: `image_size`.
+        size: width and height where all pictures have the same.
+        shorter: median of the shorter sides.
+    """
+    if asked:
+        return asked, ""
+    if size is not None and size[0] == size[1] <= SIDES[-1]:
+        return size[0], ""
+    side = max((side for side in SIDES if side <= shorter), default=shorter)
+    shapes = f"all of {size[0]}x{size[1]} pixels" if size else "of several sizes"
+    return side, (
+        f"pictures {shapes}, median of the shorter side {shorter} pixels: stored at {side}x{side} "
+        "pixels (data.image_size chooses another side)"
     )
-    return Dataset(dataset.name, pretrain, test, pretrain, 0, ())
 
 
-def _check_place(data_dir: str | None, image_size: int | None) -> str | None:
-    """Return the directory with `~` expanded; UserError for a wrong directory or size."""
+def _describe(opened: Opened) -> Description:
+    counts = [
+        0 if r is None else len(r.names) for r in (opened.train, opened.test, opened.unlabelled)
+    ]
+    train, test, more = counts
+    names = opened.label_names
+    return Description(opened.name, train, test, train + more, opened.image, len(names), names)
+
+
+def _decode(opened: Opened, options: Options) -> Dataset:
+    """Return the set in memory; UserError for damaged pictures where they are to be an error."""
+    whole = _joined(opened.train, opened.unlabelled)
+    splits = {"train": whole} | ({"test": opened.test} if opened.test else {})
+    decoded = {
+        split: decode_records(
+            records, opened.image, options, opened.roots, (opened.name, split, opened.digest)
+        )
+        for split, records in splits.items()
+    }
+    damaged = [entry for split in decoded.values() for entry in split.damaged]
+    if damaged and options.damaged == "error":
+        total = sum(len(records.names) for records in splits.values())
+        raise _damage(damaged, total, keep_list(damaged, opened.digest, opened.roots))
+    pretrain = Split(decoded["train"].image, decoded["train"].label)
+    labelled = len(opened.train.names)
+    labelled -= sum(entry.row < labelled for entry in decoded["train"].damaged)
+    none = Split(np.zeros((0, *opened.image), np.uint8), np.zeros(0, np.int32))
+    return Dataset(
+        opened.name,
+        Split(pretrain.image[:labelled], pretrain.label[:labelled]),
+        Split(decoded["test"].image, decoded["test"].label) if "test" in decoded else none,
+        pretrain,
+        len(opened.label_names),
+        opened.label_names,
+        tuple(lines_of(damaged)),
+    )
+
+
+def _damage(damaged: Sequence[Damaged], total: int, kept: Path | None) -> UserError:
+    shown = "; ".join(lines_of(damaged[:SHOWN]))
+    more = f"; and {len(damaged) - SHOWN} more" if len(damaged) > SHOWN else ""
+    where = f", all of them listed in {kept}" if kept else ""
+    return UserError(
+        f"data.damaged: {len(damaged)} of {count(total, 'picture')} cannot be decoded ({shown}"
+        f"{more}){where}; mend or delete them, or set data.damaged=skip to train without them"
+    )
+
+
+def _without_labels(dataset: Dataset) -> Dataset:
+    """Return the set with -1 for all labels; `train` has all images for pretraining."""
+    pretrain, test = (
+        Split(split.image, np.full_like(split.label, -1))
+        for split in (dataset.pretrain, dataset.test)
+    )
+    return dataset._replace(
+        train=pretrain, pretrain=pretrain, test=test, num_classes=0, label_names=()
+    )
+
+
+# --- Checks ---------------------------------------------------------------------------------------
+
+
+def _check_place(
+    name: str, data_dir: str | None, image_size: int | None, options: Options
+) -> str | None:
+    """Return the directory with `~` expanded; UserError for a wrong place, size or option."""
     if image_size is not None and image_size < 1:
         raise UserError(f"data.image_size: got {image_size}, takes at least 1 pixel")
     data_dir = local_path("data.data_dir", data_dir) if data_dir else None
-    if data_dir is not None and not Path(data_dir).is_dir():
-        raise UserError(
-            f"data.data_dir: got {data_dir}, which is not a directory; takes a TFDS directory"
-        )
+    takes = TAKES.get(name, "a TFDS directory")
+    pictures = " of pictures" if name in DOORS else ""
+    if data_dir is None and name in DOORS:
+        raise UserError(f"data.data_dir: got none, data.name={name} takes {takes}{pictures}")
+    if data_dir is not None:
+        path, file = Path(data_dir), "file" in takes or name in ARCHIVES
+        if not (path.exists() if file else path.is_dir()):
+            what = "is not there" if "file" in takes else "is not a directory"
+            raise UserError(f"data.data_dir: got {data_dir}, which {what}; takes {takes}{pictures}")
+    if name not in DOORS and options.labels not in ("auto", "none"):
+        known = nearest(options.labels, ("auto", "none"))
+        raise UserError(f"data.labels: got {options.labels!r}, for {name} {known}")
     return data_dir
 
 

@@ -65,6 +65,9 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
     for line in lines:
         say(line)
     dataset = read_dataset(config)
+    if dataset.damaged:  # there are fewer images than were described
+        config, plan, parts, _ = pretraining.prepare(config, dataset.description)
+        init = pretraining.make_init(parts, plan.data)
     check_few_labels(config.probe, dataset)
     config, lines = choices.measure_statistics(config, dataset)
     parts = parts._replace(recipe=pretraining.build_recipe(config))

@@ -81,6 +81,10 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     check_memory(config, init, plan.devices)
     check_exclude(config, init)
     dataset = read_dataset(config)
+    if dataset.damaged:  # there are fewer images than were described
+        plan, parts, augment = prepare(config, dataset.description)
+        snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
+        init = make_init(parts, plan.data)
     train, validation = hold_out(dataset, config.data.validation_size)
     train = train._replace(
         label=redraw(train.label, config.data.random_labels, dataset.num_classes, config.seed)

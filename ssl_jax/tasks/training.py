@@ -15,6 +15,7 @@ from ssl_jax.builders.program import steps_per_call
 from ssl_jax.data.batches import Feed
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
+from ssl_jax.files import write_whole
 from ssl_jax.runtime import stops
 from ssl_jax.runtime.terminal import Progress, is_writer, progress_bar, say
 from ssl_jax.runtime.threads import lapack_on_one_thread
@@ -104,6 +105,7 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
         require_same_rounding(notes, session)
         # No file of the run is written before this line: a refused start leaves it as it was.
         result_json.open_on_one(str(out), config.to_dict())
+        keep_damaged(out, session.dataset)
         rows = result_json.begin_log(out, start, notes.get(METRICS))
         records = (
             begin_dynamics(out, job, state, start, notes.get(DYNAMICS)) if cadence.track else []
@@ -121,6 +123,14 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
                 )
                 return None
     return jax.device_get(state)
+
+
+def keep_damaged(out: Path, dataset: Dataset) -> None:
+    """Write damaged.txt, the pictures that the run does without, where there are some."""
+    if dataset.damaged and is_writer():
+        path = out / "damaged.txt"
+        write_whole(path, "\n".join([*dataset.damaged, ""]))
+        say(f"{len(dataset.damaged)} damaged pictures are left out, listed in {path}")
 
 
 def rounding(session: Session) -> dict[str, Any]:

@@ -1,0 +1,91 @@
+"""Whole runs on a folder of pictures, of which some are damaged."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from commands import ROOT
+from test_decode import damage
+from test_end_to_end import TINY, command
+from test_folder import fill
+
+from ssl_jax.data.sources import describe, load_dataset
+
+NAMES = [f"{c}/{n:02}.png" for c in "ab" for n in range(40)]
+BAD = ["a/03.png", "a/17.png", "b/30.png"]
+FOLDER = (
+    "data.name=folder data.damaged=skip data.image_size=8 data.train_size=0 devices=1 epochs=1 "
+    "batch_size=10 encoder.width=4"
+).split()
+# 80 pictures, of which 8 are drawn for the test, and of the other 72 those that are damaged go
+STEPS = (72 - 3) // 10
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(ROOT)
+    base = fill(tmp_path / "set", NAMES, side=8)
+    damage(base, BAD)
+    return f"data.data_dir={base}"
+
+
+def check(out):
+    listed = (out / "damaged.txt").read_text().splitlines()
+    assert sorted(line.split(":")[0] for line in listed) == BAD
+    assert json.loads((out / "result.json").read_text())["steps"] == STEPS
+
+
+def test_pretraining_goes_on_without_the_damaged_pictures(pictures, tmp_path):
+    views = ["views.recipe=cifar", "views.blur=0", "probe.validation_size=10"]
+    fields = [*TINY, *FOLDER, *views]
+    assert command("quickstart", tmp_path / "run", *fields, pictures) == 0
+    check(tmp_path / "run")
+
+
+def test_supervised_training_goes_on_without_the_damaged_pictures(pictures, tmp_path):
+    fields = [
+        "data.validation_size=0",
+        "encoder.name=mlp",
+        "encoder.depth=1",
+        "eval_every=0",
+        "checkpoint_every=0",
+    ]
+    assert command("supervised", tmp_path / "run", *FOLDER, *fields, pictures) == 0
+    check(tmp_path / "run")
+
+
+def test_damaged_pictures_end_a_run_before_it_writes(pictures, tmp_path, capfd):
+    fields = [*TINY, *FOLDER, "data.damaged=error", "views.recipe=cifar"]
+    fields += ["probe.validation_size=10"]
+    assert command("quickstart", tmp_path / "run", *fields, pictures) == 2
+    error = capfd.readouterr().err
+    assert "error: data.damaged: 3 of 80 pictures cannot be decoded (" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_same_pictures_are_the_same_set_through_every_door(tmp_path, monkeypatch):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
+    base = fill(tmp_path / "set", NAMES, side=20)
+    encoded = [(base / name).read_bytes() for name in NAMES]
+    (tmp_path / "parquet").mkdir()
+    rows = {"image": encoded, "label": [name[0] for name in NAMES]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "parquet" / "train.parquet")
+    with tarfile.open(tmp_path / "train.tar", "w") as archive:
+        for name, content in zip(NAMES, encoded, strict=True):
+            for end, data in (("png", content), ("cls", name[0].encode())):
+                member = tarfile.TarInfo(f"{name[0]}-{name[2:4]}.{end}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    places = {"folder": base, "parquet": tmp_path / "parquet", "tar": tmp_path / "train.tar"}
+    found = {name: load_dataset(name, str(place), image_size=9) for name, place in places.items()}
+    for name, place in places.items():
+        data = found[name]
+        assert data.description == describe(name, str(place), image_size=9)
+        assert data.label_names == ("a", "b")
+        for one, other in zip(data[1:4], found["folder"][1:4], strict=True):
+            np.testing.assert_array_equal(one.image, other.image)
+            np.testing.assert_array_equal(one.label, other.label)
