@@ -525,7 +525,9 @@ def test_unchanged_files_are_read_once(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "RECENT", 0.0)
     read: list[str] = []
     whole = cache._file_digest
-    monkeypatch.setattr(cache, "_file_digest", lambda path: read.append(path.name) or whole(path))
+    monkeypatch.setattr(
+        cache, "_file_digest", lambda path: read.append(Path(path).name) or whole(path)
+    )
     (path,) = tiny.rglob("*train*")
     roots = [tmp_path / "first", tmp_path / "second"]
     first = cache.source_digest(path.parent, roots)
@@ -568,6 +570,39 @@ def test_digests_tell_names_and_contents_apart(tmp_path):
     ]
     assert len({digest(files) for files in sets}) == len(sets)
     assert digest(sets[0]) == digest(sets[0])
+
+
+def test_one_digest_for_files_at_any_depth(tmp_path, monkeypatch):
+    """Of a list of files: the same wherever their folder lies, another for another path."""
+    monkeypatch.setattr(cache, "RECENT", 0.0)
+    monkeypatch.setattr(cache, "GROUP", 2)
+    roots, names = [tmp_path / "cache"], ["a/1", "a/2", "b/1", "b/c/\u00e4 \n1", "b/c/2"]
+    for folder in ("one", "other"):
+        for name in names:
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+
+    def digest(folder: str) -> str:
+        files = [path for path in (tmp_path / folder).rglob("*") if path.is_file()]
+        assert cache.files_digest(files[::-1], []) == cache.files_digest(files, roots)
+        return cache.files_digest(files, roots)
+
+    first = digest("one")
+    assert digest("other") == first
+    (tmp_path / "other" / "b" / "c" / "2").rename(tmp_path / "other" / "b" / "c" / "3")
+    assert digest("other") != first
+    read: list[str] = []
+    whole = cache._file_digest
+    monkeypatch.setattr(cache, "_file_digest", lambda path: read.append(path) or whole(path))
+    of_a = cache.files_digest([tmp_path / "one" / "a" / n for n in "12"], roots)
+    assert of_a not in (first, cache.files_digest([], roots))
+    part = [tmp_path / "one" / name for name in names[1:]]
+    cache.files_digest(part, roots)
+    read.clear()
+    assert digest("one") == first and len(read) == len(names), "only the calls without a root read"
+    with pytest.raises(OSError, match="gone"):
+        cache.files_digest([tmp_path / "one" / "gone"], roots)
 
 
 def test_sound_cache_of_another_shape_is_not_taken(tmp_path, capfd):

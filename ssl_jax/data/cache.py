@@ -5,7 +5,7 @@ types and CRC-32 of the bytes, and what they were decoded from). Each appears by
 any number of processes may build the same split at once: they write the same bytes, and nobody sees
 a half-written file.
 
-What a split was decoded from is told by a digest of the whole files (`source_digest`).
+What a split was decoded from is told by a digest of the whole files (`files_digest`).
 """
 
 import hashlib
@@ -14,7 +14,8 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +32,7 @@ Arrays = tuple[np.ndarray, np.ndarray]
 BESIDE = "ssl_jax_cache"  # folder of decoded splits beside the data
 # Seconds in which a file may change again without a new date: it is not remembered before.
 RECENT = 2.0
+READERS, GROUP = 8, 64  # threads that read files for their digests, files that each takes at once
 
 
 def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
@@ -112,13 +114,19 @@ def needed_bytes(shape: tuple[int, ...]) -> int:
 
 
 def source_digest(folder: Path, roots: Sequence[Path]) -> str:
-    """Return a digest of the names and contents of all files in `folder`.
+    """Return `files_digest` of all files in `folder`, not of those in folders below it."""
+    return files_digest([path for path in folder.iterdir() if path.is_file()], roots)
+
+
+def files_digest(paths: Iterable[Path], roots: Sequence[Path]) -> str:
+    """Return a digest of the names and the whole contents of files: the identity of a set.
 
     A file is read again only when its size, inode or times have changed since its digest was
-    remembered, in `sources/` of a root.
+    remembered, in `sources/` of a root. Names count from the folder that all files have in common,
+    so that a set which is moved stays the same set.
 
     Args:
-        folder: of a prepared set.
+        paths: of the files, in any order.
         roots: cache directories, first choice first.
 
     Returns:
@@ -127,36 +135,51 @@ def source_digest(folder: Path, roots: Sequence[Path]) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    name = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
-    cards = [root / "sources" / f"{name}.json" for root in roots]
-    known = {key: value for card in reversed(cards) for key, value in _remembered(card).items()}
-    paths = sorted(path for path in folder.iterdir() if path.is_file())
-    found = {path.name: _identity(path) for path in paths}
-    unknown = {p for p in paths if known.get(p.name, [None])[:-1] != found[p.name]}
-    digests = {p.name: known[p.name][-1] for p in paths if p not in unknown}
-    size = sum(found[path.name][0] for path in unknown)
-    with progress_bar(size, 0, "B", f"reading {folder}", delay=3) as bar:
-        for path in sorted(unknown):
-            digests[path.name] = _file_digest(path)
-            bar.update(found[path.name][0])
+    whole = hashlib.blake2b(digest_size=8)
+    if not (files_of := {os.path.abspath(path) for path in paths}):
+        return whole.hexdigest()
+    base = os.path.commonpath([os.path.dirname(path) for path in files_of])
+    start = len(os.path.join(base, ""))
+    by_name = {path[start:]: path for path in sorted(files_of)}
+    key = hashlib.blake2b(os.fsencode(os.path.realpath(base)), digest_size=8).hexdigest()
+    cards = [root / "sources" / f"{key}.json" for root in roots]
+    known = {name: entry for card in reversed(cards) for name, entry in _remembered(card).items()}
+    found = {name: _identity(path) for name, path in by_name.items()}
+    unknown = [name for name in by_name if known.get(name, [None])[:-1] != found[name]]
+    digests = {name: known[name][-1] for name in by_name.keys() - unknown}
+    with progress_bar(sum(found[n][0] for n in unknown), 0, "B", f"reading {base}", delay=3) as bar:
+        for name, digest in zip(unknown, _digests([by_name[n] for n in unknown]), strict=True):
+            digests[name] = digest
+            bar.update(found[name][0])
     if unknown:
         late = time.time_ns() - RECENT * 1e9
         lasting = {n: [*found[n], digests[n]] for n in found if max(found[n][2:]) < late}
-        _remember(cards, lasting)
-    whole = hashlib.blake2b(digest_size=8)
-    for path in paths:
-        whole.update(os.fsencode(path.name) + f" {digests[path.name]}\n".encode())
+        # other files of the same folder, asked for by another call, stay known
+        _remember(cards, {n: entry for n, entry in known.items() if n not in found} | lasting)
+    for name in by_name:
+        whole.update(os.fsencode(name) + f" {digests[name]}\n".encode())
     return whole.hexdigest()
 
 
-def _identity(path: Path) -> list[int]:
-    status = path.stat()
+def _identity(path: str) -> list[int]:
+    status = os.stat(path)
     # st_ctime_ns: no program can set it, so that a restored date hides no change
     return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
+def _digests(paths: Sequence[str]) -> Iterator[str]:
+    """Yield the digest of each file; a few threads read, as disks and hashes run in parallel."""
+    groups = [paths[start : start + GROUP] for start in range(0, len(paths), GROUP)]
+    pool = ThreadPoolExecutor(READERS, thread_name_prefix="digests")
+    try:
+        for digests in pool.map(lambda group: [_file_digest(path) for path in group], groups):
+            yield from digests
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _file_digest(path: str) -> str:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
