@@ -3,11 +3,13 @@
 from typing import Any, Literal
 
 from ssl_jax.data.dataset import Dataset, Description
+from ssl_jax.data.records import Options
 from ssl_jax.data.sources import describe, load_dataset
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.train.loop import Cadence
 from ssl_jax.types import Config
 
+ENCODED = "encoded"  # value of data.resident: images are decoded while training
 MOST_STEPS = 2**31 - 1  # that a step's number, int32, can count
 
 
@@ -49,12 +51,19 @@ def _source(config: Config) -> dict[str, Any]:
     """Return the arguments of `describe` and of `load_dataset`."""
     data = config.data
     optional = {field: data[field] or None for field in ("data_dir", "train_size", "image_size")}
-    return {"name": data.name} | optional
+    fields = {name: data[name] for name in Options._fields if name in data}
+    options = Options(**fields, encoded=data.resident == ENCODED)
+    return {"name": data.name, "options": options} | optional
 
 
 def resident(value: str) -> bool | Literal["auto"]:
-    """Return data.resident ("auto", "yes" or "no") as `make_feed` takes it."""
-    known: dict[str, bool | Literal["auto"]] = {"auto": "auto", "yes": True, "no": False}
+    """Return data.resident as `make_feed` takes it; encoded images are streamed."""
+    known: dict[str, bool | Literal["auto"]] = {
+        "auto": "auto",
+        "yes": True,
+        "no": False,
+        ENCODED: False,
+    }
     if value not in known:
         raise UserError(f"data.resident: got {value!r}, {nearest(value, known)}")
     return known[value]

@@ -121,7 +121,7 @@ def default_config() -> Config:
     config.probe.newton_steps = 8
     config.probe.knn_k = 200
     config.probe.knn_temperature = 0.1
-    # the last so many training images: kNN on them chooses the best checkpoint
+    # so many training images (splits.choose): kNN on them chooses the best checkpoint
     config.probe.validation_size = 2000
     config.probe.random_init = True  # the same probes on the untrained encoder
     config.probe.few_labels = 0  # labels a class of the few-label probe; 0: none
@@ -134,9 +134,13 @@ def add_data(config: Config) -> None:
     config.data = ConfigDict()
     config.data.name = "cifar10"  # digits, or an image-classification set of TensorFlow Datasets
     config.data.data_dir = ""  # where TFDS keeps its sets; "": its own default
-    config.data.train_size = 0  # the first so many training images; 0: all
+    config.data.train_size = 0  # so many training images (splits.choose); 0: all
     config.data.image_size = 0  # side in pixels of what the network sees; 0: as in the set
-    config.data.resident = "auto"  # auto | yes | no: images on the device, or streamed to it
+    # share of the labelled images that is drawn, by class, where the set has no split for the test
+    config.data.test_share = 0.1
+    config.data.test_split = ""  # split for the test; "": test, else validation, else a draw
+    # auto | yes | no (images on the device, or streamed to it) | encoded (decoded while training)
+    config.data.resident = "auto"
 
 
 def add_optimizer(config: Config) -> None:
@@ -229,7 +233,7 @@ def default_supervised() -> Config:
     config.snapshots = False
 
     add_data(config)
-    config.data.validation_size = 5000  # the last so many of them are held out; 0: none
+    config.data.validation_size = 5000  # so many of them are held out; 0: none
     config.data.random_labels = 0.0  # share of the training labels that is drawn anew, uniformly
 
     config.encoder = ConfigDict()

@@ -2,16 +2,17 @@
 
 Value contract: images (N, H, W, C) uint8 in 0..255, C = 1 or 3; labels (N,) int32 from 0 to
 num_classes - 1, and -1 where there is none (only in `pretrain`). The order is the set's official
-one: by `id` where the examples have one, else as stored. It depends on no seed, so that "the first
-N" means the same everywhere.
+one: by `id` where the examples have one, else as stored. It depends on no seed.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ssl_jax.data.dataset import Dataset, Description, Split
+from ssl_jax.data.dataset import Dataset, Description
 from ssl_jax.data.digits import describe_digits, read_digits
+from ssl_jax.data.records import DEFAULTS, Options
+from ssl_jax.data.splits import reduce_training
 from ssl_jax.data.tfds import describe_prepared, read_prepared
 from ssl_jax.errors import UserError
 from ssl_jax.files import local_path
@@ -32,11 +33,12 @@ def describe(
     data_dir: str | None = None,
     train_size: int | None = None,
     image_size: int | None = None,
+    options: Options = DEFAULTS,
 ) -> Description:
     """Return the description of the set called `name`, without reading an image.
 
     Args:
-        name, data_dir, train_size, image_size: as `load_dataset` takes them.
+        name, data_dir, train_size, image_size, options: as `load_dataset` takes them.
 
     Returns:
         The sizes of the splits in images, the shape of an image in pixels and channels, and
@@ -49,7 +51,7 @@ def describe(
     about = (
         SOURCES[name].describe(image_size)
         if name in SOURCES
-        else describe_prepared(name, data_dir, image_size)
+        else describe_prepared(name, data_dir, image_size, options)
     )
     if train_size is None:
         return about
@@ -63,6 +65,7 @@ def load_dataset(
     train_size: int | None = None,
     cache_dir: str | None = None,
     image_size: int | None = None,
+    options: Options = DEFAULTS,
 ) -> Dataset:
     """Return the set called `name`, decoded once and read from the cache afterwards.
 
@@ -72,10 +75,11 @@ def load_dataset(
         name: one of `SOURCES`, or a TFDS set, with `/config` and `:version` where wanted.
         data_dir: TFDS directory that holds the set, prepared as array_record. None: TFDS's own
             default, where a missing set is downloaded and prepared.
-        train_size: keep the first so many images of the official order, in `train` and in
-            `pretrain`.
+        train_size: keep so many images in `pretrain`, and as many of them in `train` as have a
+            label: `splits.choose`, the first ones.
         cache_dir: where decoded images go.
         image_size: side in pixels that images are resized and centre-cropped to. None: as stored.
+        options: further fields of `data`.
 
     Returns:
         The set in memory, its images and labels as the module's value contract says.
@@ -87,9 +91,12 @@ def load_dataset(
     dataset = (
         SOURCES[name].read(cache_dir, image_size)
         if name in SOURCES
-        else read_prepared(name, data_dir, cache_dir, image_size)
+        else read_prepared(name, data_dir, cache_dir, image_size, options)
     )
-    return dataset if train_size is None else _first(dataset, train_size)
+    if train_size is None:
+        return dataset
+    _check_train_size(train_size, len(dataset.pretrain.label), name)
+    return reduce_training(dataset, train_size)
 
 
 def _check_place(data_dir: str | None, image_size: int | None) -> str | None:
@@ -107,12 +114,3 @@ def _check_place(data_dir: str | None, image_size: int | None) -> str | None:
 def _check_train_size(count: int, available: int, name: str) -> None:
     if not 1 <= count <= available:
         raise UserError(f"data.train_size: got {count}, takes 1 to {available} for {name}")
-
-
-def _first(dataset: Dataset, count: int) -> Dataset:
-    """Return `dataset` with the first `count` images of `train` and of `pretrain`."""
-    _check_train_size(count, len(dataset.pretrain.label), dataset.name)
-    train, pretrain = (
-        Split(s.image[:count], s.label[:count]) for s in (dataset.train, dataset.pretrain)
-    )
-    return dataset._replace(train=train, pretrain=pretrain)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ssl_jax.augment.views import to_display, to_unit
+from ssl_jax.data.splits import choose
 from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.figure import label, save
 from ssl_jax.workdir.directory import read_json
@@ -31,7 +32,7 @@ def draw_run(directory: Path) -> None:
     figures = directory / "figures"
     _curves(
         columns,
-        {"loss": "loss", "knn_validation": "kNN accuracy, last training images"},
+        {"loss": "loss", "knn_validation": "kNN accuracy, training images"},
         title,
         figures / "training.png",
     )
@@ -138,19 +139,23 @@ def draw_features(features: dict[str, np.ndarray], names: tuple[str, ...], path:
         names: name of each class.
         path: the file; its folder is created.
     """
-    y = features["test_y"][:PROJECTED]
+    rows = choose(features["test_y"], min(PROJECTED, len(features["test_y"])))
+    y = features["test_y"][rows]
     drawn = y < CLASSES
     colours = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
     figure, axis = plt.subplots(figsize=(6, 4.6), layout="constrained")
     # All in one call, in the order of the set, so that no class lies on top of the others.
     axis.scatter(
-        *principal(features["test_x"][:PROJECTED])[drawn].T,
+        *principal(features["test_x"][rows])[drawn].T,
         s=6,
         alpha=0.7,
         lw=0,
         color=colours(y[drawn]),
     )
+    present = set(y.tolist())
     for number, name in enumerate(names[:CLASSES]):
+        if number not in present:  # a class without test images, as in EMNIST's letters
+            continue
         axis.scatter([], [], s=6, color=colours(number), label=label(name))
     axis.legend(fontsize=7, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     some = f", first {CLASSES} of {len(names)} classes" if len(names) > CLASSES else ""

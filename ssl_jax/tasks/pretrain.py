@@ -97,7 +97,7 @@ def make_job(session: Session, encode: accuracies.Encode) -> TrainingJob:
     def evaluate(state: PretrainState, step: int) -> Row:
         sizes = probe.validation_size, probe.knn_k, probe.knn_temperature
         accuracy = accuracies.validate(encode, state.params, state.stats, dataset, *sizes)
-        images = f"the last {probe.validation_size} training images"
+        images = f"{probe.validation_size} training images"
         say(f"epoch {session.epoch(step):g}: kNN {accuracy:.4f} on {images}")
         return {BEST: accuracy}
 
