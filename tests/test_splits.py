@@ -2,12 +2,16 @@
 by class.
 """
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
 from ssl_jax.data import splits
 from ssl_jax.data.dataset import Dataset, Split
+from ssl_jax.data.records import Options
 from ssl_jax.data.sources import load_dataset
 from ssl_jax.data.splits import (
     RARE,
@@ -19,6 +23,9 @@ from ssl_jax.data.splits import (
     reduce_training,
     warn_of_empty,
 )
+from ssl_jax.data.tfds import open_prepared
+
+REAL = Path(os.environ.get("SSL_JAX_TFDS_DIR", "not given"))
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +136,18 @@ def test_digits_are_mixed_at_every_size():
     for size in {*range(20), *range(0, 1298, 13), *range(1278, 1298)}:
         assert is_mixed(label, np.arange(size)), size
         assert is_mixed(label, np.arange(len(label) - size, len(label))), size
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="SSL_JAX_TFDS_DIR names no directory")
+def test_cifar10_keeps_its_published_parts(tmp_path):
+    raw = open_prepared("cifar10", str(REAL), Options(), [tmp_path])
+    for records, count in ((raw.train, 50_000), (raw.test, 10_000)):
+        assert records.labels.shape == (count,)
+        for size in {*range(12), *range(0, count, 500), count - 1, count}:
+            first, last = (choose(records.labels, size, last) for last in (False, True))
+            np.testing.assert_array_equal(first, np.arange(size))
+            np.testing.assert_array_equal(last, np.arange(count - size, count))
+    assert raw.mixed and not is_mixed(np.sort(raw.train.labels), np.arange(1000))
 
 
 def test_parts_of_a_sorted_set_are_drawn_by_class_and_kept_apart():

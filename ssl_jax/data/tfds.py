@@ -28,7 +28,7 @@ UNLABELLED = ("stl10",)  # sets with a split of images for pretraining alone
 PEEK = 256  # records of a split whose labels say whether it has any
 
 Builder = Any  # tfds.core.DatasetBuilder: TFDS is imported late
-READ_AHEAD = 256  # records asked for at once: array_record reads them in parallel
+READ_AHEAD = 64  # records asked for at once: array_record reads them in parallel
 
 
 class StoredImages:
@@ -36,11 +36,20 @@ class StoredImages:
 
     def __init__(self, source: Any, rows: np.ndarray, key: str) -> None:
         self._source, self._rows, self._key = source, rows, key  # array_record's source pickles
+        self._block: tuple[int, list[bytes]] = (0, [])  # records from an index on
 
     def __call__(self, index: int) -> bytes:
         """Return the bytes of an encoded image."""
-        feature = _parse(self._source[int(self._rows[index])])
-        return feature[self._key].bytes_list.value[0]
+        start, block = self._block
+        if not 0 <= index - start < len(block):
+            # whoever goes on from the record before asks for the next ones, too
+            count = READ_AHEAD if index and index == start + len(block) else 1
+            rows = self._rows[index : index + count].tolist()
+            start, block = self._block = (index, self._source.__getitems__(rows))
+        return _parse(block[index - start])[self._key].bytes_list.value[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_block": (0, [])}
 
 
 class Layout(NamedTuple):
