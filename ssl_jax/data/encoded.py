@@ -20,10 +20,12 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import flags, logging
 
 from ssl_jax.data.cache import write_first
 from ssl_jax.data.order import batch_indices
@@ -232,6 +234,8 @@ class Batches:
             self._elements = self._start()
         try:
             parts = [next(self._elements) for _ in range(self._source.parts)]
+        except UserError as error:  # Grain adds lines
+            raise UserError(str(error).splitlines()[0]) from error
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
@@ -245,6 +249,9 @@ class Batches:
     def _start(self) -> Any:
         import grain.python as grain  # late: it takes a second
 
+        if not flags.FLAGS.is_parsed():  # Grain's own have their defaults
+            flags.FLAGS.mark_as_parsed()
+        _start_tracker()
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
         threads = 1 if self._workers else processors()
@@ -270,6 +277,24 @@ HELD_BACK = tuple(
 )
 
 
+def _start_tracker() -> None:
+    """Start multiprocessing's own process that deletes what a killed program leaves in memory.
+
+    Starting it lets signals arrive in this thread: it comes before they are held back. Its warning
+    of what it deletes is no line for a user who stopped a run.
+    """
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
+
+
 def _room_to_share(workers: int) -> bool:
     """Return whether shared memory holds what the processes make ahead."""
     needed = workers * (2 * BUFFERED + 2) * ELEMENT
@@ -292,6 +317,8 @@ def _begin_worker(index: int, count: int) -> None:
         timer.daemon = True
         timer.start()
 
+    for number in HELD_BACK:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # held back since the process began
         signal.signal(signal.SIGTERM, end_late)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
@@ -305,6 +332,7 @@ class _WithoutJax:
 
 
 def _block_jax() -> None:
+    logging.set_verbosity(logging.ERROR)  # Grain warns that JAX cannot be imported
     sys.modules.setdefault("jax", None)  # pyright: ignore[reportArgumentType]
 
 
