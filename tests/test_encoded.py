@@ -205,3 +205,39 @@ if __name__ == "__main__":
     stops.install()
     stops.run(main, lambda: True)
 """
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+def test_a_run_takes_the_same_losses_and_goes_on_in_the_middle(tmp_path, monkeypatch):
+    """Pretraining on a TFDS set: streamed, encoded, and encoded with a stop after three calls."""
+    from test_continuation import assert_same_state, make_config, train
+    from test_data_sources import labelled, random_images, usual_features, write_tfds
+
+    from ssl_jax.workdir import metrics_csv
+
+    monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
+    label = np.tile([0, 1], 48)
+    examples = labelled(random_images(96, (8, 8, 1)), label)
+    folder = write_tfds(
+        tmp_path / "data", {"train": examples, "test": examples[:8]}, usual_features((8, 8, 1))
+    )
+    fields = ["data.name=tiny", f"data.data_dir={folder}", "data.train_size=0"]
+    outs = {}
+    for name, resident, calls in (
+        ("streamed", "no", [None]),
+        ("encoded", "encoded", [None]),
+        ("stopped", "encoded", [3, None]),
+    ):
+        outs[name] = tmp_path / name
+        for call in calls:
+            train(make_config(*fields, f"data.resident={resident}"), outs[name], monkeypatch, call)
+    rows = {name: metrics_csv.read_rows(out / "metrics.csv") for name, out in outs.items()}
+    losses = {name: [row["loss"] for row in of] for name, of in rows.items()}
+    assert losses["encoded"] == losses["streamed"] and len(losses["encoded"]) > 3
+    assert losses["stopped"][-3:] == losses["streamed"][-3:]
+    for name in ("encoded", "stopped"):
+        assert_same_state(outs[name], outs["streamed"])
+    decoded = {path.parent.name for path in (tmp_path / "cache").rglob("*.image.npy")}
+    assert len(decoded) == 1, "only the streamed run decodes to disk"
