@@ -12,13 +12,12 @@ import pytest
 
 from ssl_jax.data.batches import (
     DEFAULT_BUDGET,
-    batch_indices,
     device_budget,
-    epoch_order,
     load,
     make_feed,
     prefetch,
 )
+from ssl_jax.data.order import batch_indices, epoch_order
 from ssl_jax.errors import UserError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (23, 4, 3, 2), np.uint8)

@@ -20,6 +20,7 @@ from PIL import Image
 from ssl_jax.data import cache
 from ssl_jax.data import tfds as prepared
 from ssl_jax.data.dataset import Description
+from ssl_jax.data.records import Options
 from ssl_jax.data.sources import describe, load_dataset
 from ssl_jax.errors import UserError
 
@@ -242,18 +243,83 @@ def test_train_size_out_of_range(tiny, size):
         load_dataset("tiny", str(tiny), train_size=size)
 
 
+# --- which split is the test ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def imagenet(tmp_path) -> str:
+    """A set whose test labels are -1, as TFDS stores ImageNet's, and which has a validation."""
+    images = random_images(8)
+    splits = {
+        "train": labelled(images[:4], [0, 1, 0, 1]),
+        "validation": labelled(images[4:6], [1, 0]),
+        "test": labelled(images[6:], [-1, -1]),
+    }
+    return str(write_tfds(tmp_path / "data", splits, usual_features()))
+
+
+def test_a_test_split_without_labels_gives_way_before_anything_is_decoded(
+    imagenet, described_first, capsys
+):
+    prepared._say_once.cache_clear()
+    assert described_first("tiny", imagenet).test == 2
+    np.testing.assert_array_equal(load_dataset("tiny", imagenet).test.label, [1, 0])
+    said = "tiny: test has no labels, validation is the test split\n"
+    assert capsys.readouterr().out == said
+    with pytest.raises(UserError, match="split test: labels -1 to -1, takes 0 to 1"):
+        load_dataset("tiny", imagenet, options=Options(test_split="test"))
+
+
+def test_test_split_names_another(tmp_path, described_first):
+    good = labelled(IMAGES, LABELS)
+    splits = {"train": good, "test": good[:1], "extra": good[1:4]}
+    folder = str(write_tfds(tmp_path / "data", splits, usual_features()))
+    for name, count in (("", 1), ("test", 1), ("extra", 3)):
+        assert described_first("tiny", folder, options=Options(test_split=name)).test == count
+
+
+@pytest.mark.parametrize("further", [{}, {"test": labelled(IMAGES[:2], [-1, -1])}])
+def test_a_set_without_test_labels_is_split_by_a_draw(tmp_path, described_first, further):
+    images, labels = random_images(100), np.repeat([0, 1], [80, 20])
+    splits = {"train": labelled(images, labels)} | further
+    folder = str(write_tfds(tmp_path / "data", splits, usual_features()))
+    options = Options(test_share=0.3)
+    about = described_first("tiny", folder, options=options)
+    assert (about.train, about.test, about.pretrain) == (70, 30, 70)
+    data = load_dataset("tiny", folder, options=options)
+    assert np.bincount(data.test.label).tolist() == [24, 6]
+    place = {image.tobytes(): i for i, image in enumerate(images)}
+    rows = [[place[image.tobytes()] for image in split.image] for split in (data.train, data.test)]
+    assert sorted(rows[0] + rows[1]) == list(range(100)) and data.pretrain is data.train
+    for split, taken in zip((data.train, data.test), rows, strict=True):
+        np.testing.assert_array_equal(split.label, labels[taken])
+
+
+@pytest.mark.parametrize("how", ["no class feature", "labels=none"])
+def test_a_set_without_labels_is_read(tmp_path, described_first, how, tiny):
+    folder = without("label", tmp_path / "bare") if how == "no class feature" else str(tiny)
+    options = Options() if how == "no class feature" else Options(labels="none")
+    about = described_first("tiny", folder, options=options)
+    assert (about.train, about.test, about.num_classes, about.label_names) == (6, 2, 0, ())
+    data = load_dataset("tiny", folder, options=options)
+    for split in (data.train, data.test, data.pretrain):
+        assert (split.label == -1).all()
+    np.testing.assert_array_equal(data.train.image, IMAGES)
+
+
 # --- descriptions ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def described_first(monkeypatch):
-    """check(*args, **fields): `describe`, while no record can be decoded, says what `load_dataset`
+    """check(*args, **fields): `describe`, while no image can be decoded, says what `load_dataset`
     then holds.
     """
 
     def check(*args, **fields) -> Description:
         with monkeypatch.context() as patch:
-            patch.setattr(prepared, "_features", lambda *_: pytest.fail("read a record"))
+            patch.setattr(prepared, "read_pixels", lambda *_, **__: pytest.fail("decoded"))
+            patch.setattr(prepared, "source_digest", lambda *_: pytest.fail("read the files"))
             patch.setitem(sys.modules, "sklearn.datasets", None)  # an import of it fails
             about = describe(*args, **fields)
         data = load_dataset(*args, **fields)
@@ -342,8 +408,16 @@ def test_a_description_refuses_what_reading_would(tmp_path, tiny):
             "train_size": 7,
         },
         "data.train_size: got 0": {"name": "tiny", "data_dir": str(tiny), "train_size": 0},
-        "has no validation split, only train": {"name": "tiny", "data_dir": lone},
-        "no label feature": {"name": "tiny", "data_dir": bare},
+        "data.test_share: got 0 of 6 images": {
+            "name": "tiny",
+            "data_dir": lone,
+            "options": Options(test_share=0.0),
+        },
+        "data.test_split: got 'other', tiny has test": {
+            "name": "tiny",
+            "data_dir": bare,
+            "options": Options(test_split="other"),
+        },
     }
     for line, fields in wrong.items():
         refusals = []
@@ -572,6 +646,40 @@ def test_digests_tell_names_and_contents_apart(tmp_path):
     assert digest(sets[0]) == digest(sets[0])
 
 
+def test_one_digest_for_files_at_any_depth(tmp_path, monkeypatch):
+    """Of a list of files: the same wherever their folder lies, another for another path."""
+    monkeypatch.setattr(cache, "RECENT", 0.0)
+    monkeypatch.setattr(cache, "GROUP", 2)
+    roots, names = [tmp_path / "cache"], ["a/1", "a/2", "b/1", "b/c/\u00e4 \n1", "b/c/2"]
+    for folder in ("one", "other"):
+        for name in names:
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+
+    def digest(folder: str) -> str:
+        files = [path for path in (tmp_path / folder).rglob("*") if path.is_file()]
+        assert cache.files_digest(files[::-1], []) == cache.files_digest(files, roots)
+        return cache.files_digest(files, roots)
+
+    first = digest("one")
+    assert digest("other") == first
+    (tmp_path / "other" / "b" / "c" / "2").rename(tmp_path / "other" / "b" / "c" / "3")
+    assert digest("other") != first
+    read: list[str] = []
+    whole = cache._file_digest
+    monkeypatch.setattr(cache, "_file_digest", lambda path: read.append(path) or whole(path))
+    of_a = cache.files_digest([tmp_path / "one" / "a" / n for n in "12"], roots)
+    assert of_a not in (first, cache.files_digest([], roots))
+    part = [tmp_path / "one" / name for name in names[1:]]
+    part[0].touch()  # so that the card is written again, by a call that does not know a/1
+    cache.files_digest(part, roots)
+    read.clear()
+    assert digest("one") == first and len(read) == len(names), "only the calls without a root read"
+    with pytest.raises(OSError, match="gone"):
+        cache.files_digest([tmp_path / "one" / "gone"], roots)
+
+
 def test_sound_cache_of_another_shape_is_not_taken(tmp_path, capfd):
     cache.write(tmp_path / "train", "tiny", (2, 5, 5, 3), zip(IMAGES[:2], LABELS[:2], strict=True))
     assert cache.read(tmp_path / "train", "tiny", (2, 5, 5, 3)) is not None
@@ -590,18 +698,20 @@ def test_an_interrupted_build_leaves_nothing_behind(tmp_path):
     assert list((tmp_path / "set").iterdir()) == []
 
 
-def test_cache_place_follows_argument_environment_data_and_home(tmp_path, monkeypatch):
-    data = tmp_path / "data"
-    data.mkdir()
-    assert cache.cache_roots(str(data), str(tmp_path / "given")) == [tmp_path / "given"]
-    assert cache.cache_roots(str(data), None) == [tmp_path / "cache"]
+def test_cache_place_follows_argument_environment_and_home(tmp_path, monkeypatch):
+    assert cache.cache_roots(str(tmp_path / "given")) == [tmp_path / "given"]
+    assert cache.cache_roots(None) == [tmp_path / "cache"]
     monkeypatch.delenv("SSL_JAX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    user = tmp_path / "home/ssl_jax"
-    assert cache.cache_roots(None, None) == [user]
-    assert cache.cache_roots(str(data), None) == [data / "ssl_jax_cache", user]
-    data.chmod(0o555)
-    assert cache.cache_roots(str(data), None) == [user]
+    assert cache.cache_roots(None) == [tmp_path / "home/ssl_jax"]
+
+
+def test_nothing_is_written_beside_the_data(tiny, tmp_path, monkeypatch):
+    monkeypatch.delenv("SSL_JAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    before = sorted(tiny.rglob("*"))
+    load_dataset("tiny", str(tiny))
+    assert sorted(tiny.rglob("*")) == before and list((tmp_path / "home/ssl_jax").iterdir())
 
 
 def test_cache_falls_back_when_the_first_place_refuses(tmp_path):
@@ -694,17 +804,15 @@ def test_another_number_of_images_than_declared_is_one_line(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_the_users_cache_is_private_and_that_beside_the_data_is_not(tmp_path):
+def test_the_cache_is_private(tmp_path):
     pairs = list(zip(IMAGES, LABELS, strict=True))
-    roots = tmp_path / "own" / "cache", tmp_path / "data" / "ssl_jax_cache"
+    root = tmp_path / "own" / "cache"
     before = os.umask(0o022)
     try:
-        for root in roots:
-            cache.load_or_build([root], "x/train", "tiny", IMAGES.shape, lambda: iter(pairs))
+        cache.load_or_build([root], "x/train", "tiny", IMAGES.shape, lambda: iter(pairs))
     finally:
         os.umask(before)
-    modes = [(root / "x").stat().st_mode & 0o777 for root in roots]
-    assert modes == [0o700, 0o755] and roots[0].stat().st_mode & 0o777 == 0o700
+    assert [place.stat().st_mode & 0o777 for place in (root, root / "x")] == [0o700, 0o700]
 
 
 def test_without_a_place_for_a_cache_one_line(tmp_path, monkeypatch):
@@ -714,7 +822,7 @@ def test_without_a_place_for_a_cache_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "user_cache", nowhere)
     monkeypatch.delenv("SSL_JAX_CACHE")
     with pytest.raises(UserError, match="SSL_JAX_CACHE: not set, .*no temporary directory"):
-        cache.cache_roots(None, None)
+        cache.cache_roots(None)
     assert load_dataset("digits").train.image.shape == (1297, 8, 8, 1)
 
 
@@ -787,20 +895,20 @@ def test_failed_download_is_one_line(monkeypatch):
         prepared._prepare(Builder())
 
 
-@pytest.mark.parametrize(
-    "dropped, complaint", [("image", "no image feature"), ("label", "no label feature")]
-)
-def test_missing_feature(tmp_path, dropped, complaint):
-    examples = [{k: v for k, v in x.items() if k != dropped} for x in labelled(IMAGES, LABELS)]
-    features = {k: v for k, v in usual_features().items() if k != dropped}
-    folder = write_tfds(tmp_path / "data", {"train": examples, "test": examples}, features)
-    assert complaint in refused("tiny", str(folder))
+def without(feature: str, folder: Path) -> str:
+    examples = [{k: v for k, v in x.items() if k != feature} for x in labelled(IMAGES, LABELS)]
+    features = {k: v for k, v in usual_features().items() if k != feature}
+    return str(write_tfds(folder, {"train": examples, "test": examples[:2]}, features))
+
+
+def test_a_set_without_images_is_refused(tmp_path):
+    assert "no image feature" in refused("tiny", without("image", tmp_path / "data"))
 
 
 def test_missing_split_broken_images_and_labels_out_of_range(tmp_path):
     good = labelled(IMAGES, LABELS)
     wrong = {
-        "has no validation split, only train": {"train": good},
+        "has no train split, only test": {"test": good},
         "an image of (5, 7, 3), where (5, 5, 3) is declared": {
             "train": labelled(random_images(1, (5, 7, 3)), [0]),
             "test": good,
@@ -810,7 +918,7 @@ def test_missing_split_broken_images_and_labels_out_of_range(tmp_path):
             "test": good,
         },
         "labels 0 to 2, takes 0 to 1": {"train": good, "test": labelled(IMAGES[:2], [0, 2])},
-        "labels -1 to 0": {"train": good, "test": labelled(IMAGES[:2], [0, -1])},
+        "labels -1 to 0, takes 0 to 1": {"train": good, "test": labelled(IMAGES[:2], [0, -1])},
     }
     for i, (complaint, splits) in enumerate(wrong.items()):
         folder = write_tfds(tmp_path / f"data{i}", splits, usual_features())

@@ -35,7 +35,7 @@ def base(experiment: str) -> ConfigDict:
     config.data.train_size = 5000  # the first so many training images; 0: all
     # the last so many of them: what is chosen, is chosen by these
     config.data.validation_size = 1000
-    config.data.test_size = 5000  # the first so many test images; 0: all
+    config.data.test_size = 5000  # so many test images (splits.choose); 0: all
     config.data.image_size = 0  # side in pixels; 0: as in the set
 
     config.encoder = ConfigDict()

@@ -7,6 +7,7 @@ import numpy as np
 
 from ssl_jax.augment.views import Recipe, check_channels, make_views
 from ssl_jax.data.dataset import Dataset, Description
+from ssl_jax.data.splits import warn_of_empty
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.losses import LOSSES, OBJECTIVES, REGULARISERS
 from ssl_jax.models.encoders import ENCODERS
@@ -28,6 +29,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "loss_scale": (1e-12, math.inf),
     "data.train_size": (0, math.inf),
     "data.image_size": (0, 1024),
+    "data.test_share": (0, 0.9),
     "encoder.width": (1, math.inf),
     "encoder.depth": (0, 10_000),  # every layer is traced before the memory can be checked
     "projector.hidden": (1, math.inf),
@@ -212,14 +214,17 @@ def ranking_of(probe: Config, num_classes: int) -> Ranking:
 def check_few_labels(probe: Config, dataset: Dataset) -> None:
     """Raise a UserError where the few-label probe asks for more images of a class than it has.
 
-    It needs the data set itself: no description says how many images a class has. On a set without
-    labels the probe is left out, with one line.
+    Classes without an image are left out, with one line. It needs the data set itself: no
+    description says how many images a class has. On a set without labels the probe is left out,
+    with one line.
     """
     if not dataset.num_classes:
         if probe.few_labels:
             say(f"probe.few_labels: {probe.few_labels} is left out, {dataset.name} has no labels")
         return
-    fewest = np.bincount(dataset.train.label, minlength=dataset.num_classes).min()
+    if probe.few_labels:
+        warn_of_empty(dataset)
+    fewest = np.unique(dataset.train.label, return_counts=True)[1].min()
     if probe.few_labels > fewest:
         raise UserError(
             f"probe.few_labels: got {probe.few_labels}, takes at most {fewest}, "

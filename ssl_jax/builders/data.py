@@ -11,6 +11,7 @@ from ssl_jax.errors import UserError, nearest
 from ssl_jax.train.loop import Cadence
 from ssl_jax.types import Config
 
+ENCODED = "encoded"  # value of data.resident: images are decoded while training
 MOST_STEPS = 2**31 - 1  # that a step's number, int32, can count
 
 
@@ -57,7 +58,8 @@ def _source(config: Config) -> dict[str, Any]:
     optional = {field: data[field] or None for field in ("data_dir", "train_size", "image_size")}
     options = {field: data[field] for field in Options._fields if field in data}
     check_options(options)
-    return {"name": data.name} | optional | {"options": Options(**options)}
+    wanted = Options(**options, encoded=data.resident == ENCODED)
+    return {"name": data.name} | optional | {"options": wanted}
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -73,8 +75,13 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def resident(value: str) -> bool | Literal["auto"]:
-    """Return data.resident ("auto", "yes" or "no") as `make_feed` takes it."""
-    known: dict[str, bool | Literal["auto"]] = {"auto": "auto", "yes": True, "no": False}
+    """Return data.resident as `make_feed` takes it; encoded images are streamed."""
+    known: dict[str, bool | Literal["auto"]] = {
+        "auto": "auto",
+        "yes": True,
+        "no": False,
+        ENCODED: False,
+    }
     if value not in known:
         raise UserError(f"data.resident: got {value!r}, {nearest(value, known)}")
     return known[value]

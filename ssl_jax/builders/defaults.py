@@ -130,8 +130,8 @@ def default_config() -> Config:
     config.probe.newton_steps = 8
     config.probe.knn_k = 200  # 0: the root of the number of images in the bank, at most 200
     config.probe.knn_temperature = 0.1
-    # the last so many training images, on which kNN and the label-free measures are taken; 0: a
-    # tenth, at most 2000
+    # so many training images (splits.choose), on which kNN and the label-free measures are taken;
+    # 0: a tenth, at most 2000
     config.probe.validation_size = 2000
     # what chooses the best checkpoint: knn | rankme | alpha_req | lidar | alignment | uniformity |
     # auto (knn where there are labels, rankme where not)
@@ -149,17 +149,21 @@ def add_data(config: Config) -> None:
     config.data.name = "cifar10"
     # where the pictures are, or the set's own archive, or where TFDS keeps its sets; "": TFDS's own
     config.data.data_dir = ""
-    config.data.train_size = 0  # the first so many training images; 0: all
+    config.data.train_size = 0  # so many training images (splits.choose); 0: all
     # side in pixels that images are stored at; 0: as in the set, or chosen where they differ
     config.data.image_size = 0
     # auto | folders | none | a CSV or Parquet file with the columns path and label
     config.data.labels = "auto"
+    # share of the labelled images that is drawn, by class, where the set has no split for the test
+    config.data.test_share = 0.1
+    config.data.test_split = ""  # split for the test; "": test, else validation, else a draw
     # crop (largest central square) | pad | squash: how a picture becomes a square
     config.data.fit = "crop"
     # red, green and blue, 0 to 255: what lies under transparent pixels and around padded pictures
     config.data.background = (0, 0, 0)
     config.data.damaged = "error"  # error | skip: what is done about pictures that do not decode
-    config.data.resident = "auto"  # auto | yes | no: images on the device, or streamed to it
+    # auto | yes | no (images on the device, or streamed to it) | encoded (decoded while training)
+    config.data.resident = "auto"
 
 
 def add_optimizer(config: Config) -> None:
@@ -252,7 +256,7 @@ def default_supervised() -> Config:
     config.snapshots = False
 
     add_data(config)
-    config.data.validation_size = 5000  # the last so many of them are held out; 0: none
+    config.data.validation_size = 5000  # so many of them are held out; 0: none
     config.data.random_labels = 0.0  # share of the training labels that is drawn anew, uniformly
 
     config.encoder = ConfigDict()

@@ -1,15 +1,16 @@
 """Which examples each step takes, and how their images reach it.
 
-The examples of step n are a function of (seed, n, train size, batch size) alone: every epoch is a
-fresh full shuffle, cut into batches, the last partial one dropped. So a run that stops goes on with
-the very next batch, and the number of devices, processes or steps per call changes nothing.
+The examples of step n are a function of (seed, n, train size, batch size) alone (`order`). So a run
+that stops goes on with the very next batch, and the number of devices, processes or steps per call
+changes nothing.
 
 A small set is *resident*: it is on the device once, and a step gathers its images by index. A
-large one is *streamed*: the host gathers, a background thread ahead. Both hand the step the same
-images.
+large one is *streamed*: the host gathers, a background thread ahead. One that is not decoded to
+disk is *encoded*: Grain's processes decode ahead (`encoded`). All hand the step the same images.
 """
 
 import functools
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.data.encoded import Batches, EncodedImages, Parts, processors
+from ssl_jax.data.order import batch_indices
 from ssl_jax.errors import UserError
 
 Plan = Iterable[tuple[int, int]]
@@ -44,40 +47,6 @@ class Feed(NamedTuple):
     batches: Callable[..., Iterator[Batch]]
 
 
-def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """Return the order in which an epoch takes the examples.
-
-    Args:
-        seed: of all shuffles.
-        epoch: from 0.
-        size: number of examples.
-
-    Returns:
-        A permutation of 0..size-1, (size,) int32.
-    """
-    return np.random.default_rng([seed, epoch]).permutation(size).astype(np.int32)
-
-
-# Neighbouring steps share an epoch; the last one is kept for the chunk that straddles two.
-_recent_order = functools.lru_cache(maxsize=4)(epoch_order)
-
-
-def batch_indices(seed: int, step: int, size: int, batch_size: int) -> np.ndarray:
-    """Return the examples of one step.
-
-    Args:
-        seed: of all shuffles.
-        step: from 0, over all epochs.
-        size: number of examples.
-        batch_size: examples in the global batch.
-
-    Returns:
-        Indices of examples, (batch_size,) int32.
-    """
-    epoch, place = divmod(step, size // batch_size)
-    return _recent_order(seed, epoch, size)[place * batch_size : (place + 1) * batch_size].copy()
-
-
 def steps_per_epoch(count: int, batch_size: int) -> int:
     """Return the number of full batches in an epoch of `count` images; UserError for none."""
     if not 1 <= batch_size <= count:
@@ -86,12 +55,13 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 
 
 def make_feed(
-    image: np.ndarray,
+    image: np.ndarray | EncodedImages,
     batch_size: int,
     seed: int,
     resident: bool | Literal["auto"] = "auto",
     memory_budget: int | None = None,
     label: np.ndarray | None = None,
+    workers: int | None = None,
 ) -> Feed:
     """Return a feed of shuffled batches.
 
@@ -100,9 +70,10 @@ def make_feed(
         batch_size: images in the global batch.
         seed: of the shuffles.
         resident: whether the images are kept on the device; "auto": if they take at most
-            `memory_budget` bytes.
+            `memory_budget` bytes. Encoded images never are.
         memory_budget: None stands for `device_budget()`.
         label: (N,) int32; None for batches without labels.
+        workers: processes that decode encoded images; 0: threads. None: one less than the cores.
 
     Returns:
         The feed, see `Feed`.
@@ -110,32 +81,66 @@ def make_feed(
     Raises:
         UserError: a batch larger than the set, or a wrong value.
     """
-    chex.assert_rank(image, 4)
-    chex.assert_type(image, np.uint8)
+    if isinstance(image, np.ndarray):
+        chex.assert_rank(image, 4)
+        chex.assert_type(image, np.uint8)
     steps = steps_per_epoch(len(image), batch_size)
     if seed < 0:
         raise UserError(f"seed: got {seed}, takes 0 or more")
     if resident not in (True, False, "auto"):
         raise UserError(f"resident: got {resident!r}, takes True, False or 'auto'")
-    if resident == "auto":
+    if isinstance(image, EncodedImages):
+        resident = False
+    elif resident == "auto":
         resident = image.nbytes <= (device_budget() if memory_budget is None else memory_budget)
 
-    def request(first_step: int, count: int, rows: slice) -> Batch:
+    def request(first_step: int, count: int, rows: slice, decoded: Batches | None) -> Batch:
         asked = range(first_step, first_step + count)
         index = np.stack([batch_indices(seed, n, len(image), batch_size)[rows] for n in asked])
         position = np.tile(np.arange(batch_size, dtype=np.int32)[rows], (count, 1))
         labelled = {} if label is None else {"label": label[index]}
-        return (
-            {"position": position}
-            | labelled
-            | ({"index": index} if resident else {"image": image[index]})
-        )
+        if resident:
+            gathered = {"index": index}
+        elif decoded is None:
+            gathered = {"image": image[index]}
+        else:
+            gathered = {"image": np.stack([decoded.take() for _ in asked])}
+        return {"position": position} | labelled | gathered
 
     def batches(plan: Plan, rows: slice = slice(None)) -> Iterator[Batch]:
-        calls = (functools.partial(request, first, count, rows) for first, count in plan)
+        if isinstance(image, EncodedImages):
+            return encoded_batches(image, plan, rows)
+        calls = (functools.partial(request, first, count, rows, None) for first, count in plan)
         return (call() for call in calls) if resident else prefetch(calls)
 
-    return Feed(steps, {"image": image} if resident else {}, batches)
+    def encoded_batches(image: EncodedImages, plan: Plan, rows: slice) -> Iterator[Batch]:
+        plan = iter(plan)
+        if (begin := next(plan, None)) is None:
+            return
+        count = max(1, processors() - 1) if workers is None else workers
+        decoded = Batches(Parts(image, batch_size, seed, begin[0], rows), count)
+        calls = (
+            functools.partial(request, first, count, rows, decoded)
+            for first, count in consecutive(itertools.chain([begin], plan))
+        )
+        try:
+            yield from prefetch(calls)
+        finally:
+            decoded.close()
+
+    return Feed(
+        steps, {"image": image} if isinstance(image, np.ndarray) and resident else {}, batches
+    )
+
+
+def consecutive(plan: Plan) -> Iterator[tuple[int, int]]:
+    """Yield the plan; ValueError where a call does not begin where the one before it ended."""
+    end = None
+    for first, count in plan:
+        if end is not None and first != end:
+            raise ValueError(f"a call begins at step {first}, the one before it ended at {end}")
+        yield first, count
+        end = first + count
 
 
 def load(data: dict, batch: Batch) -> jax.Array:

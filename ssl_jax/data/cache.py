@@ -5,11 +5,12 @@ types and CRC-32 of the bytes, and what they were decoded from). Each appears by
 any number of processes may build the same split at once: they write the same bytes, and nobody sees
 a half-written file.
 
-What a split was decoded from is told by a digest of the whole files (`source_digest`).
+What a split was decoded from is told by a digest of the whole files (`files_digest`).
 """
 
 import functools
 import hashlib
+import io
 import json
 import math
 import os
@@ -30,17 +31,16 @@ from ssl_jax.runtime.terminal import progress_bar, warn
 Example = tuple[np.ndarray, int]
 Arrays = tuple[np.ndarray, np.ndarray]
 
-BESIDE = "ssl_jax_cache"  # folder of decoded splits beside the data
 # Seconds in which a file may change again without a new date: it is not remembered before.
 RECENT = 2.0
 READERS, PART = 8, 100  # threads that read files for their digests, and files that each takes
 
 
-def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
+def cache_roots(cache_dir: str | None) -> list[Path]:
     """Return the directories that may hold decoded splits, first choice first.
 
-    An explicit `cache_dir`, else `$SSL_JAX_CACHE`, is the only place. Without either: beside the
-    data where that can be written, then the user's cache directory.
+    There is one: `cache_dir`, else `$SSL_JAX_CACHE`, else the user's cache directory. Nothing is
+    written beside the data, which may be shared or under version control.
 
     Raises:
         UserError: there is no place for a cache at all.
@@ -48,20 +48,12 @@ def cache_roots(data_dir: str | None, cache_dir: str | None) -> list[Path]:
     if cache_dir:
         return [Path(files.local_path("cache_dir", cache_dir))]
     try:
-        if data_dir and not os.environ.get("SSL_JAX_CACHE") and _writable(data_dir):
-            return [Path(data_dir) / BESIDE, user_cache()]
         return [user_cache()]
     except OSError as error:
         raise UserError(
             f"SSL_JAX_CACHE: not set, and there is no other place for decoded images ({error}); "
             "takes a directory that can be written"
         ) from error
-
-
-def _writable(folder: str) -> bool:
-    # `os.access` says yes to root whatever the mode: honour a directory that its owner marked
-    # read-only.
-    return os.access(folder, os.W_OK) and bool(os.stat(folder).st_mode & 0o222)
 
 
 def load_or_build(
@@ -117,18 +109,7 @@ def needed_bytes(shape: tuple[int, ...]) -> int:
 
 
 def source_digest(folder: Path, roots: Sequence[Path]) -> str:
-    """Return a digest of the names and contents of all files in `folder`.
-
-    Args:
-        folder: of a prepared set.
-        roots: cache directories, first choice first.
-
-    Returns:
-        16 hexadecimal digits.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
+    """Return `files_digest` of all files in `folder`, not of those in folders below it."""
     return files_digest([path for path in folder.iterdir() if path.is_file()], roots)
 
 
@@ -211,13 +192,41 @@ def write_first(places: Sequence[Path], content: bytes) -> Path | None:
     """Write the first of these files that can be written, and return it; None where none can."""
     for place in places:
         try:
-            _make(place.parent)
+            make_private(place.parent)
             with files.replacing(place) as file:
                 file.write(content)
             return place
         except OSError:
             continue
     return None
+
+
+def keep_index(
+    roots: Sequence[Path], stem: str, compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Return small arrays about a set, such as names and labels, computed once and then read.
+
+    Args:
+        roots: cache directories, first choice first.
+        stem: path of the file below a root, without a suffix; it has the digest of the set.
+        compute: returns the arrays by name.
+
+    Returns:
+        The arrays by name.
+    """
+    places = [root / f"{stem}.npz" for root in roots]
+    for place in places:
+        try:
+            if place.is_file():  # a pipe would be waited for
+                with np.load(place, allow_pickle=False) as arrays:
+                    return dict(arrays)
+        except Exception as error:  # zipfile, zlib and NumPy each raise their own
+            warn(f"{place}: damaged, the set is read again ({type(error).__name__})")
+    arrays = compute()
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write_first(places, content.getvalue())
+    return arrays
 
 
 def read(stem: Path, source: str, shape: tuple[int, ...]) -> Arrays | None:
@@ -276,7 +285,7 @@ def write(
         OSError: the files cannot be written.
         UserError: there are not N pairs.
     """
-    _make(stem.parent)
+    make_private(stem.parent)
     labels: list[int] = []
     crc = 0
     with files.replacing(_file(stem, "image.npy")) as file:
@@ -318,14 +327,6 @@ def _card(source: str, shape: tuple[int, ...], crc: int, label: np.ndarray) -> d
             "crc32": zlib.crc32(label.tobytes()),
         },
     }
-
-
-def _make(folder: Path) -> None:
-    """Make the folder: beside the data as the umask says, for all who use them, else private."""
-    if BESIDE in folder.parts:
-        folder.mkdir(parents=True, exist_ok=True)
-    else:
-        make_private(folder)
 
 
 def _reserve(file: BinaryIO, size: int) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ssl_jax import files
 from ssl_jax.data.cache import load_or_build, read, write_first
+from ssl_jax.data.encoded import EncodedImages
 from ssl_jax.data.pictures import DamagedPicture, Header, read_header, read_pixels
 from ssl_jax.data.records import Options, Records
 from ssl_jax.errors import UserError
@@ -114,16 +115,50 @@ def decode_records(
                     yield pixels, int(label[row])
                 bar.update()
         if len(damaged) == count:
-            raise UserError(
-                f"data.data_dir: none of the {count} pictures can be decoded, the first is "
-                f"{printable(damaged[0].name)} ({damaged[0].reason}); takes sound pictures"
-            )
+            raise none_decodes(damaged)
         if damaged:
             content = json.dumps({"source": source, "damaged": damaged}, indent=1)
             write_first([root / _damage_card(stem) for root in roots], content.encode())
 
     arrays = load_or_build(roots, stem, source, (count, *shape), decode, fewer=True)
     return Decoded(*arrays, damaged)
+
+
+def keep_encoded(
+    records: Records,
+    shape: tuple[int, int, int],
+    options: Options,
+    roots: Sequence[Path],
+    place: tuple[str, str, str],
+) -> Decoded:
+    """Return a split whose images are decoded when they are asked for, see `encoded`.
+
+    Args:
+        records, shape, options, roots, place: as `decode_records` takes them.
+
+    Returns:
+        The images without the damaged ones, which were found in one pass over all.
+    """
+    name, _, digest = place
+    colour = {"fit": options.fit, "background": options.background}
+    decode = functools.partial(read_pixels, channels=shape[2], image_size=shape[0], **colour)
+    images = EncodedImages(records, decode, shape, f"{name} {digest} {colour}")
+    damaged = [Damaged(row, records.names[row], why) for row, why in images.damaged(roots)]
+    if len(damaged) == len(records.names):
+        raise none_decodes(damaged)
+    label = labels_of(records)
+    if damaged:
+        sound = np.delete(np.arange(len(label)), [entry.row for entry in damaged])
+        images, label = images.select(sound), label[sound]
+    return Decoded(cast(np.ndarray, images), label, damaged)
+
+
+def none_decodes(damaged: Sequence[Damaged]) -> UserError:
+    """Return the line for a split of which every picture is damaged."""
+    return UserError(
+        f"data.data_dir: none of the {len(damaged)} pictures can be decoded, the first is "
+        f"{printable(damaged[0].name)} ({printable(damaged[0].reason)}); takes sound pictures"
+    )
 
 
 def labels_of(records: Records) -> np.ndarray:

@@ -46,7 +46,7 @@ def _cached_digits(split: str, count: int, side: int, cache_dir: str | None) -> 
     stem, shape = f"{source.replace(' ', '-')}/{split}", (count, side, side, 1)
     decode = functools.partial(_decode_digits, split, side)
     try:
-        return Split(*load_or_build(cache_roots(None, cache_dir), stem, source, shape, decode))
+        return Split(*load_or_build(cache_roots(cache_dir), stem, source, shape, decode))
     except (UserError, OSError):  # nowhere to write
         image, label = zip(*decode(), strict=True)
         return Split(np.stack(image), np.array(label, np.int32))

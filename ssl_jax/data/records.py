@@ -4,9 +4,8 @@ A way in (`folder`, `parquet`, `tar`, `archives`) finds images and labels and de
 decoder makes pixels of them all. So identical pictures give identical pixels through every door.
 """
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +23,7 @@ class Options(NamedTuple):
     fit: str = "crop"
     background: tuple[int, int, int] = (0, 0, 0)  # red, green, blue, under transparent pixels
     damaged: str = "error"  # what is done about damaged pictures: "error" | "skip"
+    encoded: bool = False  # whether images stay encoded and are decoded when they are asked for
 
 
 class Records(NamedTuple):
@@ -57,26 +57,60 @@ class RawSet(NamedTuple):
 DEFAULTS = Options()
 
 
+class _Rows:
+    """read(i) of some rows of other records."""
+
+    def __init__(self, read: Callable[[int], bytes | np.ndarray], rows: np.ndarray) -> None:
+        self._read, self._rows = read, rows
+
+    def __call__(self, index: int) -> bytes | np.ndarray:
+        return self._read(int(self._rows[index]))
+
+
+class _Joined:
+    """read(i) of one list of records behind another."""
+
+    def __init__(self, first: Records, second: Records) -> None:
+        self._reads, self._count = (first.read, second.read), len(first.names)
+
+    def __call__(self, index: int) -> bytes | np.ndarray:
+        behind = index >= self._count
+        return self._reads[behind](index - self._count * behind)
+
+
+class Names(Sequence[str]):
+    """Names as an array of UTF-8: a million of them take some 20 MB, and pickle at once."""
+
+    def __init__(self, names: Sequence[str] | np.ndarray) -> None:
+        encoded = isinstance(names, np.ndarray)
+        self.array: np.ndarray = (
+            names
+            if encoded
+            else np.array([name.encode("utf-8", "surrogateescape") for name in names], "S")
+        )
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self.array[index]
+        return (
+            found.decode("utf-8", "surrogateescape") if isinstance(found, bytes) else Names(found)
+        )
+
+
 def part(records: Records, rows: np.ndarray) -> Records:
-    """Return the records at `rows` (n,), in that order."""
+    """Return some rows of records, in their order."""
     labels = None if records.labels is None else records.labels[rows]
-    names = [records.names[int(row)] for row in rows]
-    return Records(names, functools.partial(_read_row, records.read, rows), labels)
+    names = records.names if isinstance(records.names, Names) else Names(records.names)
+    return Records(names[rows], _Rows(records.read, rows), labels)
 
 
 def join(first: Records, second: Records) -> Records:
-    """Return the records of both in turn; -1 labels those of one that has no labels."""
+    """Return the records of both; the labels are -1 where one of them has none."""
     labels = [
         np.full(len(records.names), -1, np.int32) if records.labels is None else records.labels
         for records in (first, second)
     ]
-    read = functools.partial(_read_either, first.read, second.read, len(first.names))
-    return Records([*first.names, *second.names], read, np.concatenate(labels))
-
-
-def _read_row(read: Callable, rows: np.ndarray, place: int) -> bytes | np.ndarray:
-    return read(int(rows[place]))
-
-
-def _read_either(first: Callable, second: Callable, count: int, place: int) -> bytes | np.ndarray:
-    return first(place) if place < count else second(place - count)
+    names = Names([*first.names, *second.names])
+    return Records(names, _Joined(first, second), np.concatenate(labels))

@@ -4,7 +4,7 @@ pictures in folders, Parquet files, tar shards and the archives of their authors
 Value contract: images (N, H, W, C) uint8 in 0..255, C = 1 or 3; labels (N,) int32 from 0 to
 num_classes - 1, and -1 where there is none: in `pretrain`, and everywhere in a set without labels,
 which has 0 classes. The order is the set's official one: by `id` where the examples have one, else
-as stored. It depends on no seed, so that "the first N" means the same everywhere.
+as stored. It depends on no seed.
 """
 
 import functools
@@ -18,11 +18,19 @@ import numpy as np
 from ssl_jax.data import archives
 from ssl_jax.data.cache import cache_roots
 from ssl_jax.data.dataset import Dataset, Description, Split
-from ssl_jax.data.decode import Damaged, decode_records, keep_list, labels_of, lines_of, look
+from ssl_jax.data.decode import (
+    Damaged,
+    decode_records,
+    keep_encoded,
+    keep_list,
+    labels_of,
+    lines_of,
+    look,
+)
 from ssl_jax.data.digits import describe_digits, read_digits
 from ssl_jax.data.labels import count
 from ssl_jax.data.records import DEFAULTS, Options, RawSet, Records, join, part
-from ssl_jax.data.splits import draw_by_class
+from ssl_jax.data.splits import draw_test, reduce_training, take
 from ssl_jax.data.tfds import describe_prepared, read_prepared
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.files import local_path
@@ -92,14 +100,12 @@ def describe(
     if (opened := _open(name, data_dir, None, image_size, options)) is not None:
         say(opened.found)
         about = _describe(opened)
-    else:
-        about = (
-            SOURCES[name].describe(image_size)
-            if name in SOURCES
-            else describe_prepared(name, data_dir, image_size)
-        )
+    elif name in SOURCES:
+        about = SOURCES[name].describe(image_size)
         if options.labels == "none":
             about = about._replace(train=about.pretrain, num_classes=0, label_names=())
+    else:
+        about = describe_prepared(name, data_dir, image_size, options)
     if train_size is None:
         return about
     _check_train_size(train_size, about.pretrain, name)
@@ -124,8 +130,8 @@ def load_dataset(
         data_dir: where the pictures are, or the authors' own archive of a set, or a TFDS directory
             that holds it, prepared as array_record. None: TFDS's own default, where a missing set
             is downloaded and prepared.
-        train_size: keep the first so many images of the official order, in `train` and in
-            `pretrain`.
+        train_size: keep so many images in `pretrain`, and as many of them in `train` as have a
+            label: `splits.choose`, the first ones.
         cache_dir: where decoded images go.
         image_size: side in pixels that images are stored at. None: as they are; pictures that
             differ in size, are not square or larger than 256 are stored at one of `SIDES`.
@@ -141,15 +147,16 @@ def load_dataset(
     data_dir = _check_place(name, data_dir, image_size, options)
     if (opened := _open(name, data_dir, cache_dir, image_size, options)) is not None:
         dataset = _decode(opened, options)
-    else:
-        dataset = (
-            SOURCES[name].read(cache_dir, image_size)
-            if name in SOURCES
-            else read_prepared(name, data_dir, cache_dir, image_size)
-        )
+    elif name in SOURCES:
+        dataset = SOURCES[name].read(cache_dir, image_size)
         if options.labels == "none":
             dataset = _without_labels(dataset)
-    return dataset if train_size is None else _first(dataset, train_size)
+    else:
+        dataset = read_prepared(name, data_dir, cache_dir, image_size, options)
+    if train_size is None:
+        return dataset
+    _check_train_size(train_size, len(dataset.pretrain.label), name)
+    return reduce_training(dataset, train_size)
 
 
 # --- Pictures -------------------------------------------------------------------------------------
@@ -171,7 +178,7 @@ def _open(
         open_door = functools.partial(archives.open_archive, name)
     else:
         return None
-    roots = cache_roots(data_dir, cache_dir)
+    roots = cache_roots(cache_dir)
     raw = open_door(data_dir, options, roots)
     return _prepare(name, raw, image_size, options, roots)
 
@@ -191,7 +198,8 @@ def _prepare(
         test = None if test is None else test._replace(labels=None)
         unlabelled, label_names = None, ()
     elif test is None and options.test_share:
-        train, test = _draw_test(train, options.test_share)
+        kept, drawn = draw_test(labels_of(train), options.test_share)
+        train, test = part(train, kept), part(train, drawn)
         found += (
             f"\nno test split: {count(len(test.names), 'image')} drawn by class, data.test_share"
         )
@@ -211,13 +219,6 @@ def _prepare(
 def _joined(first: Records, *more: Records | None) -> Records:
     """Return all records in turn; None stands for none."""
     return functools.reduce(join, [records for records in more if records is not None], first)
-
-
-def _draw_test(train: Records, share: float) -> tuple[Records, Records]:
-    size = min(max(round(share * len(train.names)), 1), len(train.names) - 1)
-    drawn = draw_by_class(labels_of(train), size)
-    kept = np.setdiff1d(np.arange(len(train.names)), drawn)
-    return part(train, kept), part(train, drawn)
 
 
 def _side(asked: int | None, size: tuple[int, int] | None, shorter: int) -> tuple[int, str]:
@@ -253,8 +254,9 @@ def _decode(opened: Opened, options: Options) -> Dataset:
     """Return the set in memory; UserError for damaged pictures where they are to be an error."""
     whole = _joined(opened.train, opened.unlabelled)
     splits = {"train": whole} | ({"test": opened.test} if opened.test else {})
+    make = keep_encoded if options.encoded else decode_records
     decoded = {
-        split: decode_records(
+        split: make(
             records, opened.image, options, opened.roots, (opened.name, split, opened.digest)
         )
         for split, records in splits.items()
@@ -266,10 +268,11 @@ def _decode(opened: Opened, options: Options) -> Dataset:
     pretrain = Split(decoded["train"].image, decoded["train"].label)
     labelled = len(opened.train.names)
     labelled -= sum(entry.row < labelled for entry in decoded["train"].damaged)
+    train = pretrain if labelled == len(pretrain.label) else take(pretrain, np.arange(labelled))
     none = Split(np.zeros((0, *opened.image), np.uint8), np.zeros(0, np.int32))
     return Dataset(
         opened.name,
-        Split(pretrain.image[:labelled], pretrain.label[:labelled]),
+        train,
         Split(decoded["test"].image, decoded["test"].label) if "test" in decoded else none,
         pretrain,
         len(opened.label_names),
@@ -324,20 +327,6 @@ def _check_place(
     return data_dir
 
 
-def _check_labels(labels: str) -> None:
-    if labels not in LABELS:
-        raise UserError(f"data.labels: got {labels!r}, {nearest(labels, LABELS)}")
-
-
 def _check_train_size(count: int, available: int, name: str) -> None:
     if not 1 <= count <= available:
         raise UserError(f"data.train_size: got {count}, takes 1 to {available} for {name}")
-
-
-def _first(dataset: Dataset, count: int) -> Dataset:
-    """Return `dataset` with the first `count` images of `train` and of `pretrain`."""
-    _check_train_size(count, len(dataset.pretrain.label), dataset.name)
-    train, pretrain = (
-        Split(s.image[:count], s.label[:count]) for s in (dataset.train, dataset.pretrain)
-    )
-    return dataset._replace(train=train, pretrain=pretrain)

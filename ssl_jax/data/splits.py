@@ -1,20 +1,202 @@
-"""Training images held out, and labels drawn anew."""
+"""Parts of a set: training images held out, fewer of them, and labels drawn anew.
+
+Every part that a configuration asks for by a number goes through `choose`.
+"""
+
+import functools
+from typing import Any
 
 import numpy as np
 
 from ssl_jax.data.dataset import Dataset, Split
 from ssl_jax.errors import UserError
+from ssl_jax.runtime.terminal import warn
+
+RARE = 1e-6  # probability of a count of a class below which an order is no draw
+
+
+def choose(label: np.ndarray, size: int, last: bool = False, seed: int = 0) -> np.ndarray:
+    """Choose `size` examples as the first or the last of the stored order, or by a draw.
+
+    The stored order decides where it is as good as a draw (`is_mixed`), so that published splits
+    stay what they are. Of a set stored by class, and of one without labels, examples are drawn by
+    class.
+
+    Args:
+        label: (N,) integers, -1 for no label.
+        size: number of examples, 0 to N.
+        last: whether the last of the stored order are taken, or the first.
+        seed: of the draw.
+
+    Returns:
+        Their places in 0..N-1, in increasing order, (size,) int64.
+    """
+    rows = np.arange(len(label) - size, len(label)) if last else np.arange(size)
+    return rows if is_mixed(label, rows) else draw_by_class(label, size, seed)
+
+
+def is_mixed(label: np.ndarray, rows: np.ndarray) -> bool:
+    """Return whether the stored order of a set, and these rows of it, are as good as a draw.
+
+    They are not where labels never decrease, or where no example has one, or where the count of a
+    class in `rows`, or in the first tenth, two tenths, ... of the set, is one that a random draw
+    reaches with a probability below `RARE`. A count of x in n draws without replacement from a set
+    in which a class has the share p has a probability of at most exp(-n KL(x/n || p)) to be so far
+    from n p (Hoeffding 1963, theorems 1 and 4).
+
+    Args:
+        label: (N,) integers, -1 for no label.
+        rows: (n,) places in 0..N-1.
+
+    Returns:
+        Whether they are; true for a set of one class.
+    """
+    if (classes := np.unique(label)).size < 2:
+        return bool(classes.size) and classes[0] >= 0
+    if np.all(label[1:] >= label[:-1]):
+        return False
+    of_class = np.searchsorted(classes, label)
+    total = np.bincount(of_class)
+    tenths = (np.arange(len(label) * i // 10) for i in range(1, 10))
+    parts = (np.bincount(of_class[part], minlength=len(total)) for part in (rows, *tenths))
+    return not any(_is_rare(count, total) for count in parts)
+
+
+def _is_rare(count: np.ndarray, total: np.ndarray) -> bool:
+    """Return whether a class has a count in a part that a draw of `total` (K,) hardly gives."""
+    part, whole = count.sum(), total.sum()
+    # the same bound for the examples that the part leaves, and with class and part exchanged
+    exponents = [
+        n * _divergence(x / np.maximum(n, 1), share)
+        for n, x, share in (
+            (part, count, total / whole),
+            (whole - part, total - count, total / whole),
+            (total, count, part / whole),
+            (whole - total, part - count, part / whole),
+        )
+    ]
+    return bool(np.max(exponents) > -np.log(RARE))
+
+
+def _divergence(x: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Return KL(x || p) of Bernoulli variables; where p is 0 or 1, x is, too."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        one, none = (np.where(a > 0, a * np.log(a / b), 0) for a, b in ((x, p), (1 - x, 1 - p)))
+    return one + none
+
+
+def test_count(count: int, share: float) -> int:
+    """Return the number of `count` images that are drawn as the test split, at least one."""
+    if count < 2 or share <= 0:
+        raise UserError(
+            f"data.test_share: got {share:g} of {count} images without a test split, takes a share "
+            "above 0 of at least 2 images"
+        )
+    return min(max(1, round(count * share)), count - 1)
+
+
+def draw_test(label: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the test split of a set that has none, by class and by seed 0.
+
+    Args:
+        label: (N,) integers.
+        share: of the images, `data.test_share`.
+
+    Returns:
+        The places of the training images and those of the test images, in increasing order.
+    """
+    tested = draw_by_class(label, test_count(len(label), share))
+    warn_of_missing(label, tested, f"data.test_share: the {len(tested)} test images")
+    return np.delete(np.arange(len(label)), tested), tested
+
+
+def take(split: Split, rows: np.ndarray) -> Split:
+    """Return these rows, in increasing order; no image is copied where they lie side by side."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        rows_or_slice: np.ndarray | slice = slice(int(rows[0]), int(rows[-1]) + 1)
+    else:
+        rows_or_slice = rows
+    image: Any = split.image
+    image = image.select(rows) if hasattr(image, "select") else image[rows_or_slice]
+    return Split(image, split.label[rows_or_slice])
+
+
+def held_out_rows(label: np.ndarray, size: int, field: str) -> np.ndarray:
+    """Return the rows of the training images that are held out: `choose`, the last ones.
+
+    Args:
+        label: (N,) of the training images.
+        size: number of images, as `field` gives it.
+        field: of the configuration, for the line of warning where they lack a class.
+
+    Returns:
+        Their places, in increasing order, (size,) int64.
+    """
+    rows = choose(label, size, last=True)
+    warn_of_missing(label, rows, f"{field}: the {size} held-out images")
+    return rows
 
 
 def hold_out(dataset: Dataset, size: int) -> tuple[Split, Split | None]:
-    """Return the training images without the last `size`, and those last ones; None for 0."""
-    check_held_out(size, len(dataset.train.label))
+    """Return the training images that are left, and `size` held out; None for 0."""
+    label = dataset.train.label
+    check_held_out(size, len(label))
     if size == 0:
         return dataset.train, None
-    first, last = (
-        [part[cut] for part in dataset.train] for cut in (slice(None, -size), slice(-size, None))
+    rows = held_out_rows(label, size, "data.validation_size")
+    left = np.delete(np.arange(len(label)), rows)
+    warn_of_missing(label, left, f"data.validation_size: the {len(left)} images that are left")
+    return take(dataset.train, left), take(dataset.train, rows)
+
+
+def reduce_training(dataset: Dataset, count: int) -> Dataset:
+    """Return `dataset` with `count` of its images for pretraining: `choose`, the first ones.
+
+    Images with a label come first: all `count` are among them where there are so many.
+    """
+    labelled = len(dataset.train.label)
+    rows = choose(dataset.train.label, min(count, labelled))
+    warn_of_missing(dataset.train.label, rows, f"data.train_size: the {len(rows)} training images")
+    train, further = take(dataset.train, rows), dataset.pretrain.label[labelled:]
+    more = labelled + choose(further, max(count - labelled, 0))
+    return dataset._replace(
+        train=train,
+        pretrain=take(dataset.pretrain, np.concatenate([rows, more])) if len(more) else train,
     )
-    return Split(*first), Split(*last)
+
+
+def warn_of_missing(label: np.ndarray, rows: np.ndarray, what: str) -> None:
+    """Print one line, once in a process, where these rows lack a class that the set has.
+
+    Args:
+        label: (N,) integers of the set.
+        rows: (n,) places in 0..N-1.
+        what: names the rows: "data.train_size: the 20 training images".
+    """
+    whole, part = (np.unique(labels[labels >= 0]) for labels in (label, label[rows]))
+    if missing := sorted(set(whole.tolist()) - set(part.tolist())):
+        shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        _warn_once(f"{what} lack {len(missing)} of {len(whole)} classes: {shown}")
+
+
+def warn_of_empty(dataset: Dataset) -> None:
+    """Print one line, once in a process, where a class has no training image.
+
+    EMNIST's letters have none of label 0. Such classes are left out of few-label draws.
+    """
+    empty = sorted(set(range(dataset.num_classes)) - set(np.unique(dataset.train.label).tolist()))
+    if empty:
+        names = ", ".join(f"{c} ({dataset.label_names[c]})" for c in empty[:10])
+        more = ", ..." if len(empty) > 10 else ""
+        _warn_once(
+            f"{dataset.name}: no training image of {len(empty)} of {dataset.num_classes} classes: "
+            f"{names}{more}; few-label draws leave them out"
+        )
+
+
+@functools.cache
+def _warn_once(line: str) -> None:
+    warn(line)
 
 
 def check_held_out(size: int, count: int) -> None:

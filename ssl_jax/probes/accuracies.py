@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 
 from ssl_jax.augment.geometry import central_crop
 from ssl_jax.data.dataset import Dataset
+from ssl_jax.data.splits import held_out_rows
 from ssl_jax.models import Network
 from ssl_jax.probes.features import cached_features, extract
 from ssl_jax.probes.knn import knn_accuracy
@@ -120,10 +121,10 @@ def validate(
     k: int,
     temperature: float,
 ) -> float:
-    """Return the kNN accuracy of the last `size` training images against the others.
+    """Return the kNN accuracy of `size` training images against the others.
 
-    No test image is used. Pretraining has seen all of these images, without labels: only the labels
-    are new to it.
+    `splits.held_out_rows` says which ones. No test image is used. Pretraining has seen all of these
+    images, without labels: only the labels are new to it.
 
     Args:
         encode: the function of `make_encode`.
@@ -139,11 +140,13 @@ def validate(
     """
     apply = Partial(encode, *jax.device_get((params, stats)))
     x, y = extract(apply, dataset.train.image), np.asarray(dataset.train.label)
+    rows = held_out_rows(y, size, "probe.validation_size")
+    bank = np.delete(np.arange(len(y)), rows)
     return knn_accuracy(
-        x[:-size],
-        y[:-size],
-        x[-size:],
-        y[-size:],
+        x[bank],
+        y[bank],
+        x[rows],
+        y[rows],
         num_classes=dataset.num_classes,
         k=k,
         temperature=temperature,

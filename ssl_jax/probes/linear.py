@@ -515,7 +515,7 @@ def few_label_probe(
 def draw_labelled(
     label: np.ndarray, num_classes: int, per_class: int, seed: int, draw: int
 ) -> np.ndarray:
-    """Draw `per_class` different examples of every class.
+    """Draw `per_class` different examples of every class that has any.
 
     Args:
         label: (N,), integers.
@@ -525,19 +525,17 @@ def draw_labelled(
         draw: number of the draw.
 
     Returns:
-        Indices (num_classes * per_class,), class after class.
+        Indices (K * per_class,) of the K classes, class after class.
 
     Raises:
         UserError: a class has too few examples.
     """
-    counts = np.bincount(label, minlength=num_classes)
+    classes, counts = np.unique(label, return_counts=True)
     if not 1 <= per_class <= counts.min():
         raise UserError(
             f"labels per class: got {per_class}, takes 1 to {counts.min()}, "
-            f"as class {counts.argmin()} has no more train examples"
+            f"as class {classes[counts.argmin()]} has no more train examples"
         )
     rng = np.random.default_rng([seed, draw])
-    chosen = [
-        rng.choice(np.flatnonzero(label == c), per_class, replace=False) for c in range(num_classes)
-    ]
+    chosen = [rng.choice(np.flatnonzero(label == c), per_class, replace=False) for c in classes]
     return np.concatenate(chosen)

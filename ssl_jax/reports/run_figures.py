@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ssl_jax.augment.views import to_display, to_unit
+from ssl_jax.data.splits import choose
 from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.figure import label, save
 from ssl_jax.workdir.directory import read_json
@@ -31,9 +32,9 @@ def draw_run(directory: Path) -> None:
     figures = directory / "figures"
     panels = {
         "loss": "loss",
-        "knn_validation": "kNN accuracy, last training images",
-        "rankme": "RankMe, features of the last training images",
-        "lidar": "LiDAR, features of the last training images",
+        "knn_validation": "kNN accuracy, training images",
+        "rankme": "RankMe, features of training images",
+        "lidar": "LiDAR, features of training images",
     }
     known = {n: words for n, words in panels.items() if n == "loss" or _is_known(columns, n)}
     _curves(columns, known, title, figures / "training.png")
@@ -148,7 +149,9 @@ def draw_features(
         path: the file; its folder is created.
         split: whose features are drawn.
     """
-    x, y = (features[f"{split}_{name}"][:PROJECTED] for name in "xy")
+    x, y = (features[f"{split}_{name}"] for name in "xy")
+    rows = choose(y, min(PROJECTED, len(y)))
+    x, y = x[rows], y[rows]
     drawn = y < CLASSES
     colours = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
     figure, axis = plt.subplots(figsize=(6, 4.6), layout="constrained")
@@ -160,7 +163,10 @@ def draw_features(
         lw=0,
         color=colours(y[drawn]) if names else "tab:blue",
     )
+    present = set(y.tolist())
     for number, name in enumerate(names[:CLASSES]):
+        if number not in present:  # a class without test images, as in EMNIST's letters
+            continue
         axis.scatter([], [], s=6, color=colours(number), label=label(name))
     if names:
         axis.legend(fontsize=7, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -136,7 +136,7 @@ def make_job(
             accuracy = accuracies.validate(encode, state.params, state.stats, dataset, *sizes)
             row |= {KNN: accuracy}
             words = f"kNN {accuracy:.4f}, {words}"
-        say(f"epoch {session.epoch(step):g}: {words} on the last {size} training images")
+        say(f"epoch {session.epoch(step):g}: {words} on {size} training images")
         return row
 
     def adjust(state: PretrainState, rows: list[Row]) -> tuple[PretrainState, bool]:

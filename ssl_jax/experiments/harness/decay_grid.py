@@ -20,7 +20,7 @@ from ssl_jax.builders.data import describe_dataset, read_dataset
 from ssl_jax.builders.supervised import build_augment, images_left
 from ssl_jax.data.batches import batch_indices, steps_per_epoch
 from ssl_jax.data.dataset import Description, Split
-from ssl_jax.data.splits import hold_out
+from ssl_jax.data.splits import choose, hold_out, take
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments.harness.cells import Arrays, Job, Plan, Progress, seeds_of
 from ssl_jax.experiments.harness.dispatched import (
@@ -232,7 +232,7 @@ def laboratory(config: Config) -> Laboratory:
     size = config.data.test_size or len(dataset.test.label)
     steps = steps_per_epoch(len(train.label), config.batch_size)
     augment = build_augment(config, dataset.description)
-    test = Split(*(part[:size] for part in dataset.test))
+    test = take(dataset.test, choose(dataset.test.label, size))
     return Laboratory(
         config,
         dataset.num_classes,
