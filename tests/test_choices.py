@@ -257,5 +257,5 @@ def test_a_folder_is_all_that_is_needed(tmp_path):
     config = own_images.get_config()
     config.data.data_dir = str(tmp_path)
     settled, plan, parts, _ = pretraining.prepare(config)
-    assert plan.data.image == (40, 40, 3) and settled.batch_size == 32
+    assert plan.data.image == (32, 32, 3) and settled.batch_size == 32
     assert parts.recipe.mean is None and settled.encoder.stem == "cifar"

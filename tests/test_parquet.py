@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -345,7 +346,12 @@ def test_another_content_is_another_digest(tmp_path):
 
 def test_digests_know_directories_and_other_sets_beside(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "RECENT", 0.0)
-    monkeypatch.setattr(cache, "_file_digest", lambda path: hashed.append(path) or path.read_text())
+
+    def digest(path):
+        hashed.append(path)
+        return Path(path).read_text()
+
+    monkeypatch.setattr(cache, "_file_digest", digest)
     for n, name in enumerate(("a/x", "b/x", "b/y", "z")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(str(n))

@@ -33,7 +33,7 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 # Seconds in which a file may change again without a new date: it is not remembered before.
 RECENT = 2.0
-READERS, PART = 8, 100  # threads that read files for their digests, and files that each takes
+READERS, GROUP = 8, 100  # threads that read files for their digests, and files that each takes
 
 
 def cache_roots(cache_dir: str | None) -> list[Path]:
@@ -139,7 +139,7 @@ def files_digest(paths: Iterable[str | Path], roots: Sequence[Path]) -> str:
     digests = {n: known[n][-1] for n in found if known.get(n, [None])[:-1] == found[n]}
     unknown = [name for name in found if name not in digests]
     size = sum(found[name][0] for name in unknown)
-    parts = [unknown[start : start + PART] for start in range(0, len(unknown), PART)]
+    parts = [unknown[start : start + GROUP] for start in range(0, len(unknown), GROUP)]
     with (
         progress_bar(size, 0, "B", f"reading {base}", delay=3) as bar,
         ThreadPoolExecutor(READERS, thread_name_prefix="digest") as pool,

@@ -74,7 +74,7 @@ class _Joined:
         self._reads, self._count = (first.read, second.read), len(first.names)
 
     def __call__(self, index: int) -> bytes | np.ndarray:
-        behind = index >= self._count
+        behind = int(index >= self._count)
         return self._reads[behind](index - self._count * behind)
 
 

@@ -323,7 +323,7 @@ def _check_place(
             raise UserError(f"data.data_dir: got {data_dir}, which {what}; takes {takes}{pictures}")
     if name not in DOORS and options.labels not in ("auto", "none"):
         known = nearest(options.labels, ("auto", "none"))
-        raise UserError(f"data.labels: got {options.labels!r}, for {name} {known}")
+        raise UserError(f"data.labels: got {options.labels!r}, {known} for {name}")
     return data_dir
 
 

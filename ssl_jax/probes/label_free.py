@@ -15,6 +15,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ssl_jax.data.dataset import Dataset
+from ssl_jax.data.splits import held_out_rows
 from ssl_jax.errors import UserError
 from ssl_jax.models import Network
 from ssl_jax.probes.knn import unit
@@ -307,9 +308,10 @@ class Measured(NamedTuple):
 
 
 def validation_images(dataset: Dataset, size: int) -> Measured:
-    """Return the last `size` training images, which the kNN validation classifies."""
-    image = dataset.train.image[-size:]
-    return Measured("validation", image[spaced(len(image), MOST)])
+    """Return the `size` training images that the kNN validation classifies, or all."""
+    size = min(size, len(dataset.train.label))
+    rows = held_out_rows(dataset.train.label, size, "probe.validation_size")
+    return Measured("validation", dataset.train.image[rows[spaced(size, MOST)]])
 
 
 def held_out_images(dataset: Dataset, size: int) -> Measured:
