@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
-from launch import flat, known_configs
+from ssl_jax.launch import flat, known_configs
 from ssl_jax.workdir.directory import flatten
 
 PAGES = [

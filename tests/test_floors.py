@@ -21,8 +21,12 @@ FILES = {
 
 
 def folder(module: str) -> str:
-    """Return a module's folder: "train" of "ssl_jax.train.loop", "configs" of "configs.probe"."""
-    return module.split(".")[module.startswith("ssl_jax.")]
+    """Return a module's folder: "train" of "ssl_jax.train.loop", "configs" of "configs.probe".
+
+    `launch.py` at the top and `ssl_jax/__main__.py` belong to `ssl_jax/launch.py`.
+    """
+    name = module.split(".")[module.startswith("ssl_jax.")]
+    return "launch" if name == "__main__" else name
 
 
 def floor(name: str) -> int:
@@ -153,7 +157,8 @@ WRONG = {
     "configurations to tasks": ("configs.probe", "from ssl_jax.tasks.probe import probe"),
     "up": ("ssl_jax.optim.decay", "from ssl_jax.predictors import make_predictor"),
     "beside": ("ssl_jax.optim.decay", "from ssl_jax.models import make_encoder"),
-    "to the door": ("ssl_jax.sweeps.jobs", "import launch"),
+    "to the door": ("ssl_jax.sweeps.jobs", "from ssl_jax import launch"),
+    "to the program": ("ssl_jax.sweeps.jobs", "import ssl_jax.__main__"),
     "to configurations": ("ssl_jax.sweeps.jobs", "from configs import defaults"),
 }
 

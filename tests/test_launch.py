@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import launch
+from ssl_jax import launch
 from ssl_jax.builders import pretraining
 from ssl_jax.runtime import memory
 from ssl_jax.tasks import pretrain
