@@ -17,7 +17,8 @@ import re
 import runpy
 import sys
 import traceback
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -26,6 +27,10 @@ from ssl_jax.builders.configurations import find_config, known_configs, packaged
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.runtime import machine, stops, terminal
 from ssl_jax.runtime.memory import use_huge_pages
+from ssl_jax.types import Config
+
+if TYPE_CHECKING:
+    from ssl_jax.runs import Run
 
 # the tasks that gain by a new start of the process, see `use_huge_pages`
 TRAINING = ("pretrain", "supervised", "probe", "sweep", "experiment")
@@ -56,7 +61,8 @@ def main(argv: list[str], own_process: bool = False) -> int:
             print(f"{__doc__}\nConfigurations: {', '.join(known_configs())}")
         else:
             values = parse_flags(argv)
-            if own_process and values["config"].value.task in TRAINING:
+            config: Config = values["config"].value
+            if own_process and config.task in TRAINING:
                 use_huge_pages()
             run(values)
     except UserError as error:
@@ -203,7 +209,52 @@ def run(values: flags.FlagValues) -> None:
     compilation_cache.enable_compilation_cache()
     join_processes(values["coordinator"].value, values["processes"].value, values["process"].value)
     machine.require_devices()
-    registry.run_task(values["config"].value, values["workdir"].value, stops.requested)
+    workdir: Any = values["workdir"].value
+    registry.run_task(values["config"].value, workdir, stops.requested)
+
+
+def train(config_path: str | os.PathLike, workdir: str | os.PathLike, **fields: Any) -> "Run":
+    """Run a task from Python, as the command line does: `ssl_jax.train`.
+
+        ssl_jax.train("quickstart", "runs/x", epochs=5, optimizer={"learning_rate": 0.1})
+        ssl_jax.train("cifar10_small:simsiam", "runs/y", **{"target.tau": 0.9})
+
+    The same call on the same work directory goes on where it stopped.
+
+    Args:
+        config_path: a configuration, as `--config` takes it.
+        workdir: directory of the run.
+        fields: values of fields by their full names, or of sections as dicts.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: what the command line prints as its `error:` line.
+    """
+    words = ["--config", os.fspath(config_path), "--workdir", os.fspath(workdir)]
+    words += [f"--config.{name}={_spelled(value)}" for name, value in _spread(fields)]
+    run(parse_flags(["ssl_jax.train", *words]))
+    from ssl_jax.runs import open_run
+
+    return open_run(workdir)
+
+
+def _spread(fields: dict[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every field by its full name; `section` has a dot behind it."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _spread(dict(value), f"{section}{name}.")
+        elif value is None:
+            raise UserError(f"{section}{name}: got None, takes a value; leave it out instead")
+        else:
+            yield f"{section}{name}", value
+
+
+def _spelled(value: Any) -> str:
+    """Return a value as the command line takes it."""
+    value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -223,24 +274,29 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
     coordinator = coordinator or os.environ.get("SSL_JAX_COORDINATOR")
     if coordinator is None:
         return
-    numbers = [processes, process]
-    for i, name in enumerate(("SSL_JAX_PROCESSES", "SSL_JAX_PROCESS")):
-        text = os.environ.get(name, "")
-        if numbers[i] is None and text.isdigit():
-            numbers[i] = int(text)
-    if None in numbers or not 0 <= numbers[1] < numbers[0]:
+    if processes is None:
+        processes = _number_in("SSL_JAX_PROCESSES")
+    if process is None:
+        process = _number_in("SSL_JAX_PROCESS")
+    if processes is None or process is None or not 0 <= process < processes:
         raise UserError(
-            f"--processes, --process: got {numbers}, "
+            f"--processes, --process: got {[processes, process]}, "
             "take how many there are and this one's number from 0"
         )
     machine.require_address(coordinator)
-    if numbers[1] == 0:
+    if process == 0:
         machine.require_free_port(coordinator)
     import jax
 
     # It would take SIGTERM for itself.
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(coordinator, num_processes=numbers[0], process_id=numbers[1])
+    jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+
+
+def _number_in(name: str) -> int | None:
+    """Return the number in a variable of the environment; None where it has none."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else None
 
 
 def alone() -> bool:

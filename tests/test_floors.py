@@ -64,13 +64,23 @@ def violations(module: str, text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("module", FILES)
+# The package itself hands names of every floor on, when they are asked for: test_package.py.
+BESIDE_PACKAGE = [module for module in FILES if module != "ssl_jax"]
+
+
+@pytest.mark.parametrize("module", BESIDE_PACKAGE)
 def test_imports_point_down(module):
     assert violations(module, FILES[module].read_text()) == []
 
 
 @pytest.mark.parametrize(
-    "module", [module for module, path in FILES.items() if path.name == "__init__.py"]
+    "module",
+    # the package itself hands names on when they are asked for: test_package.py
+    [
+        module
+        for module, path in FILES.items()
+        if path.name == "__init__.py" and module != "ssl_jax"
+    ],
 )
 def test_packages_hand_names_on_and_define_nothing(module):
     for node in ast.parse(FILES[module].read_text()).body:

@@ -1,5 +1,6 @@
 """The package as it is installed: its commands, its configurations by name, and its wheel."""
 
+import json
 import os
 import subprocess
 import sys
@@ -119,6 +120,59 @@ def test_all_commands_are_one():
 
 CONSOLE = "import sys; from ssl_jax.__main__ import run; sys.exit(run())"  # as installers write it
 
+
+def test_importing_the_package_imports_nothing_else():
+    program = "import sys; before = set(sys.modules); import ssl_jax; "
+    program += "print(sorted(set(sys.modules) - before - {'types', 'importlib'}))"
+    found = command(sys.executable, "-c", program)
+    assert found.stdout == "['ssl_jax', 'ssl_jax.train']\n", found.stderr
+
+
+@pytest.mark.parametrize("first", ["", "import ssl_jax.train.loop"])
+def test_the_package_hands_its_names_on(first):
+    """`train` is a folder as well, whether it was imported or not."""
+    program = (
+        f"import ssl_jax\n{first}\n"
+        + """
+import ssl_jax.runs, ssl_jax.launch
+assert ssl_jax.open_run is ssl_jax.runs.open_run and ssl_jax.sklearn.Encoder
+ssl_jax.launch.train = lambda *words, **fields: print(words, fields)
+ssl_jax.train("quickstart", "W", epochs=2)
+import ssl_jax.train.loop
+from ssl_jax.train import loop
+assert ssl_jax.train.loop is loop
+ssl_jax.nothing
+"""
+    )
+    found = command(sys.executable, "-c", program)
+    assert found.stdout == "('quickstart', 'W') {'epochs': 2}\n", found.stderr
+    assert found.stderr.endswith("module 'ssl_jax' has no attribute 'nothing'\n")
+
+
+TYPED = """
+import ssl_jax
+import numpy as np
+
+run = ssl_jax.open_run("runs/byol")
+features: np.ndarray = run.encoder(best=True)(["a.png", np.zeros((8, 8, 3), np.uint8)])
+steps: list[int] = ssl_jax.train("quickstart", "runs/x", epochs=5).steps
+ssl_jax.sklearn.Encoder("runs/byol", step=3)
+run.encoder(best=3.5)
+ssl_jax.open_run(5)
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_the_types():
+    """Two mistakes in a program of somebody else, and nothing but these."""
+    Path("client.py").write_text(TYPED)
+    Path("pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(ROOT)]}))
+    words = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
+    found = json.loads(command(*words, "client.py").stdout)["generalDiagnostics"]
+    lines = [(d["range"]["start"]["line"] + 1, d["rule"]) for d in found]
+    assert lines == [(9, "reportArgumentType"), (10, "reportArgumentType")], found
+
+
 CLIENT = """
 from configs import quickstart
 
@@ -145,14 +199,7 @@ def test_a_wheel_is_enough(tmp_path):
     local = ["--no-index", f"--find-links={tmp_path}", "--target=../site"]
     for words in (
         ["wheel", *quiet, "-w", str(tmp_path), str(archive)],
-        [
-            "install",
-            *quiet,
-            "--no-index",
-            f"--find-links={tmp_path}",
-            "--target=../site",
-            "ssl-jax",
-        ],
+        ["install", *quiet, *local, "ssl-jax"],
     ):
         done = command(*pip, *words)
         assert done.returncode == 0, done.stderr
