@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
@@ -42,6 +43,8 @@ class Encoder(TransformerMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Return the transformer; a UserError where the run has no such encoder."""
+        if issparse(X):
+            raise UserError(f"X: got a sparse matrix of shape {X.shape}, takes images")
         self._encoder()
         return self
 
@@ -79,8 +82,8 @@ class Encoder(TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
+        tags.no_validation = True  # `fit` looks at no image, and `transform` takes any shape
         tags.input_tags.three_d_array = True
-        tags.input_tags.positive_only = True
         if tags.transformer_tags is not None:
             tags.transformer_tags.preserves_dtype = []
         return tags
