@@ -90,7 +90,8 @@ def missing_paths(text: str, folder: Path) -> list[str]:
         if first in FOLDERS and not (ROOT / path).exists():
             missing.append(path)
         elif first in INSIDE and not any(
-            (ROOT / "ssl_jax" / f"{path}{end}").exists() for end in ("", ".py")
+            (ROOT / place / f"{path}{end}").exists()
+            for place, end in (("ssl_jax", ""), ("ssl_jax", ".py"), ("configs", ".py"))
         ):
             missing.append(path)
     return missing

@@ -75,11 +75,10 @@ def open_trained(source: Path, step: int | Literal["best"] = -1, task: str = "pr
         UserError: `source` holds no run of the task, or not this checkpoint.
     """
     config = read_trained(source, task)
-    steps = checkpoints.steps_in(source / "checkpoints")
+    folder = source / "checkpoints"
+    steps = checkpoints.steps_in(folder)
     if step == "best":
-        return Trained(
-            source, config, checkpoints.best_step(source / "checkpoints", RANKED_BY[task])
-        )
+        return Trained(source, config, checkpoints.best_step(folder, RANKED_BY[task]))
     found = steps[-1] if step == -1 else step
     if found not in steps:
         raise UserError(
