@@ -193,6 +193,12 @@ def test_what_is_no_picture(images, words, encoder, tmp_path, monkeypatch):
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_the_number_of_a_wrong_picture_counts_from_the_first_of_all():
+    images = [np.zeros((8, 8), np.uint8)] * 5 + [np.zeros((8, 8))]
+    with pytest.raises(UserError, match="as number 5"):
+        list(fit_pictures(images, (8, 8, 1), 2))
+
+
 def test_a_damaged_picture_is_named(encoder, tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(UserError, match=f"{tmp_path}/a.png: is no picture that can be read"):
@@ -269,9 +275,11 @@ def test_a_damaged_checkpoint(copy):
     assert opened.encoder(8).step == 8
 
 
-def test_a_configuration_that_does_not_fit(copy):
+@pytest.mark.parametrize("width", [8, 10**6])
+def test_a_configuration_that_does_not_fit(width, copy):
+    """Nothing of the size that it asks for is made."""
     config = read_json(copy / "config.json")
-    config["encoder"]["width"] = 8
+    config["encoder"]["width"] = width
     write_json(copy / "config.json", config)
     with pytest.raises(UserError, match=r"has shape .* this configuration needs"):
         ssl_jax.open_run(copy).encoder()
