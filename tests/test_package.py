@@ -92,7 +92,11 @@ def test_a_configuration_of_ones_own_builds_on_the_packaged_ones(text, taken, mo
     assert after == before and (not taken or after["configs"] is theirs)
 
 
-def test_the_defaults_of_a_packaged_configuration_are_found_from_anywhere():
+def test_the_defaults_of_a_packaged_configuration_are_found_from_anywhere(monkeypatch):
+    """Also where the folder of the clone is not among those that Python looks in, as of a wheel."""
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(ROOT))])
+    for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
     assert defaults.defaults_in("configs/cifar100.py")["data"]["name"] == "cifar100"
     assert defaults.defaults_in("configs/none.py") == {}
 
