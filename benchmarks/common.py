@@ -52,7 +52,7 @@ def parse(description: str, **choices: Any) -> argparse.Namespace:
 
 def read_config(name: str) -> Any:
     """The configuration `configs/NAME.py[:ARG]`, as launch.py reads it."""
-    import launch
+    from ssl_jax import launch
 
     return launch.read_config(str(ROOT / "configs" / name))
 

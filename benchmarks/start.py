@@ -33,7 +33,7 @@ SETTINGS = {
 }
 CHILD = """
 import json, sys, time
-import launch
+from ssl_jax import launch
 
 run_task = launch.run
 

@@ -47,7 +47,7 @@ def write_api(app: Sphinx) -> None:
     folders: dict[str, list[str]] = {}
     for path in sorted((ROOT / "ssl_jax").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        if parts[1] not in SKIPPED and path.name != "__init__.py":
+        if parts[1] not in SKIPPED and not path.name.startswith("__"):
             folders.setdefault(parts[1] if len(parts) > 2 else "ssl_jax", []).append(
                 ".".join(parts)
             )

@@ -1,6 +1,6 @@
 """The exception for a user's mistake.
 
-Raise it with a sentence that names the field or file, what it got and what it takes. `launch.py`
+Raise it with a sentence that names the field or file, what it got and what it takes. The door
 prints it as one `error:` line. Every other exception is a defect of this project and keeps its
 traceback.
 """

@@ -16,8 +16,8 @@ FLOORS = (
     ("diagnosis",),
     ("reports", "train"),
     ("builders",),
-    ("experiments", "sweeps"),
-    ("tasks",),
+    ("experiments", "runs", "sweeps"),
+    ("sklearn", "tasks"),
     ("launch",),  # the door: nothing imports it
 )
 # What must never be, whatever becomes of the floors. Tasks are for the door alone.

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-import launch
+from ssl_jax import launch
 from ssl_jax.diagnosis import course as course_module
 from ssl_jax.diagnosis.advice import advise, decay_time, flow_of
 from ssl_jax.diagnosis.course import Course

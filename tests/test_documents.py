@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
-from launch import flat, known_configs
+from ssl_jax.launch import flat, known_configs
 from ssl_jax.workdir.directory import flatten
 
 PAGES = [
@@ -90,7 +90,8 @@ def missing_paths(text: str, folder: Path) -> list[str]:
         if first in FOLDERS and not (ROOT / path).exists():
             missing.append(path)
         elif first in INSIDE and not any(
-            (ROOT / "ssl_jax" / f"{path}{end}").exists() for end in ("", ".py")
+            (ROOT / place / f"{path}{end}").exists()
+            for place, end in (("ssl_jax", ""), ("ssl_jax", ".py"), ("configs", ".py"))
         ):
             missing.append(path)
     return missing

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-import launch
 from configs import defaults
 from configs import dynamics as configuration
+from ssl_jax import launch
 from ssl_jax.dynamics import theory, theory_fit
 from ssl_jax.errors import UserError
 from ssl_jax.losses import OBJECTIVES

@@ -13,7 +13,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-import launch
+from ssl_jax import launch
 from ssl_jax.tasks import training
 from ssl_jax.workdir import metrics_csv
 from ssl_jax.workdir.checkpoints import steps_in

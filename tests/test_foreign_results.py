@@ -16,8 +16,7 @@ from ml_collections import ConfigDict
 from nasty import NASTY, SCRIPT, random_texts
 from PIL import Image
 
-import launch
-from ssl_jax import files
+from ssl_jax import files, launch
 from ssl_jax.diagnosis.signs import NEEDED
 from ssl_jax.errors import UserError
 from ssl_jax.experiments.harness import experiment

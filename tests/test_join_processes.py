@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from launch import join_processes
 from ssl_jax.errors import UserError
+from ssl_jax.launch import join_processes
 from ssl_jax.runtime import machine
 
 ROOT = Path(__file__).parent.parent
@@ -108,8 +108,8 @@ def test_two_processes_meet():
         free.bind(("localhost", 0))
         place = f"localhost:{free.getsockname()[1]}"
     program = (
-        "import jax, launch; launch.join_processes({}); print(jax.process_index(), "
-        "jax.process_count())"
+        "import jax; from ssl_jax import launch; launch.join_processes({}); "
+        "print(jax.process_index(), jax.process_count())"
     )
     plain = {name: value for name, value in os.environ.items() if name not in NAMES} | {
         "JAX_PLATFORMS": "cpu"

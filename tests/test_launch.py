@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import launch
+from ssl_jax import launch
 from ssl_jax.builders import pretraining
 from ssl_jax.runtime import memory
 from ssl_jax.tasks import pretrain
@@ -505,7 +505,9 @@ def test_this_machine_is_told_as_jax_tells_it():
 
 
 def documented() -> list[str]:
-    """What follows `launch.py` in README.md, in the pages and in the configurations' own words."""
+    """What follows `launch.py` or `ssl-jax` in README.md, in the pages and in the configurations'
+    own words.
+    """
     paths = (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").rglob("*.py"))
     texts = [
         re.sub(r"\\+\n\s*", "", path.read_text())  # a command on two lines
@@ -515,7 +517,7 @@ def documented() -> list[str]:
     found = {
         m[1].strip(' `"')
         for text in texts
-        for m in re.finditer(r"launch\.py (--config [^\n#`|]*)", text)
+        for m in re.finditer(r"(?:launch\.py|ssl-jax) (--config [^\n#`|]*)", text)
     }
     # In a loop of the shell one round stands for all.
     loops = {"$METHOD": "byol", "$KIND": "pwd", "$TABLE": "table1", "$SEED": "0"}

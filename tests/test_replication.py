@@ -11,7 +11,7 @@ import pytest
 from commands import ROOT
 from scipy import stats
 
-import launch
+from ssl_jax import launch
 from ssl_jax.reports.replication import claims
 from ssl_jax.reports.replication.claims import CLAIMS, FAILS, HOLDS, OPEN, UNTESTED, evaluate_claims
 from ssl_jax.reports.replication.page import page

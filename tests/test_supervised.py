@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tiny import Flat, make_batch
 
-import launch
 from configs import supervised as configuration
+from ssl_jax import launch
 from ssl_jax.builders.checks import WATCHED
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.supervised import build_classifier

@@ -14,9 +14,9 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-import launch
 from configs import cifar10, cifar10_small, quickstart
 from configs.sweeps.cells import TABLES, sweep_config
+from ssl_jax import launch
 from ssl_jax.builders import pretraining
 from ssl_jax.errors import UserError
 from ssl_jax.reports.replication.published import PUBLISHED

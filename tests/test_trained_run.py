@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from commands import TINY
 
-import launch
+from ssl_jax import launch
 from ssl_jax.builders.defaults import TABLES, default_config, defaults_in
 from ssl_jax.builders.supervised import earlier_defaults
 from ssl_jax.builders.trained_run import read_trained

@@ -13,15 +13,13 @@ original decides (each case is in the comments).
 
 import runpy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ssl_jax.builders.configurations import HOME, packaged_configs
 from ssl_jax.types import Config
-
-ROOT = Path(__file__).parents[2]  # where configs/ is
 
 
 def default_config() -> Config:
@@ -347,5 +345,8 @@ def defaults_in(file: str) -> dict[str, Any]:
 
     {} where there is no such file.
     """
-    path = ROOT / file
-    return runpy.run_path(str(path))["get_config"]().to_dict() if path.is_file() else {}
+    path = HOME / file
+    if not path.is_file():
+        return {}
+    with packaged_configs():
+        return runpy.run_path(str(path))["get_config"]().to_dict()

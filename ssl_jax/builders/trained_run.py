@@ -1,4 +1,4 @@
-"""Read the configuration of a run from its work directory, whoever made it and when.
+"""Read a run from its work directory, whoever made it and when: configuration and encoder.
 
 The table of fields (`builders.defaults`) is the schema. A field that the file lacks has its
 default: the run began before there was that field. What the table does not know, a value of another
@@ -9,19 +9,26 @@ what it takes.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
 from ml_collections import ConfigDict
 
+from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders.checks import check_counts
+from ssl_jax.builders.data import describe_dataset
 from ssl_jax.builders.defaults import TABLES
-from ssl_jax.builders.network import build_network
+from ssl_jax.builders.network import build_encoder, build_network
 from ssl_jax.builders.optimizer import build_optimizer, build_rules
 from ssl_jax.builders.pretraining import GROUPS, build_predictor, build_recipe, build_tau
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.runtime.terminal import say
 from ssl_jax.text import SHOWN, printable, shortened, shown
 from ssl_jax.types import Config
+from ssl_jax.workdir import checkpoints
 from ssl_jax.workdir.directory import LISTED, read_json
 from ssl_jax.workdir.schema import is_number, is_whole
 
@@ -35,6 +42,111 @@ TAKES = {
 # Steps of an epoch that the parts are built with to check them, where no data set says how many:
 # enough for schedules that count parts of an epoch, and few enough for runs of many epochs.
 STEPS_PER_EPOCH, MOST_STEPS = 1000, 2**30
+# The metric that ranks the checkpoints of a task, whose runs have encoders.
+RANKED_BY = {"pretrain": "knn_validation", "supervised": "validation_accuracy"}
+IMAGE = "image"  # note of a checkpoint: height, width and channels of the run's images
+
+
+class Trained(NamedTuple):
+    """A checkpoint of a run."""
+
+    source: Path  # the run's work directory
+    config: Config  # the run's, with all its fields
+    step: int
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run's checkpoints."""
+        return self.source / "checkpoints"
+
+
+def open_trained(source: Path, step: int | Literal["best"] = -1, task: str = "pretrain") -> Trained:
+    """Return a checkpoint of the run in a work directory; no array is read.
+
+    Args:
+        source: the work directory.
+        step: the checkpoint; -1: the newest; "best": that with the largest metric of `RANKED_BY`.
+        task: task of the run, of `RANKED_BY`.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        UserError: `source` holds no run of the task, or not this checkpoint.
+    """
+    config = read_trained(source, task)
+    folder = source / "checkpoints"
+    steps = checkpoints.steps_in(folder)
+    if step == "best":
+        return Trained(source, config, checkpoints.best_step(folder, RANKED_BY[task]))
+    found = steps[-1] if step == -1 else step
+    if found not in steps:
+        raise UserError(
+            f"step: got {step}, {source} has {', '.join(map(str, steps))}; -1 takes the newest"
+        )
+    return Trained(source, config, found)
+
+
+def image_of(trained: Trained) -> tuple[int, int, int]:
+    """Return height and width in pixels, and channels, of the images that a run was trained on.
+
+    The checkpoint notes them. One of an earlier version does not: its data set tells.
+
+    Raises:
+        UserError: neither does.
+    """
+    noted = checkpoints.read_notes(trained.folder, trained.step).get(IMAGE)
+    if noted is None:
+        try:
+            return describe_dataset(trained.config).image
+        except UserError as error:
+            raise UserError(
+                f"{trained.source}: does not say how large its images are, and its data are not "
+                f"there to tell ({error}); put them there"
+            ) from error
+    height, width, channels = noted
+    return height, width, channels
+
+
+def load_encoder(trained: Trained, image: tuple[int, int, int]) -> Partial:
+    """Return apply(images (B, H, W, C) uint8) -> features (B, F), as the run's probes have them.
+
+    Args:
+        trained: the checkpoint.
+        image: height, width and channels of an image.
+
+    Returns:
+        The function, whose weights are on the device.
+
+    Raises:
+        UserError: the checkpoint does not fit the run's configuration, or cannot be read.
+    """
+    config = trained.config
+    with found_in(trained.source / "config.json"):
+        encoder = build_encoder(config, None)
+        settings = config.augment if config.task == "supervised" else build_recipe(config)
+        normalise = make_normalise(settings.mean, settings.std)
+    height, width, channels = image
+
+    def initialise() -> Any:
+        batch = normalise(jnp.zeros((2, height, width, channels), jnp.uint8))
+        return encoder.init(jax.random.key(0), batch, train=False)
+
+    shapes: Any = jax.eval_shape(initialise)
+    like = {"params": {"encoder": shapes["params"]}}
+    if "batch_stats" in shapes:
+        like["stats"] = {"encoder": shapes["batch_stats"]}
+    checkpoints.check_shapes(trained.folder, trained.step, like)
+    like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+    state = checkpoints.restore_parts(trained.folder, trained.step, like)
+    variables = {"params": state["params"]["encoder"]}
+    if "stats" in state:
+        variables["batch_stats"] = state["stats"]["encoder"]
+
+    def apply(variables: Any, batch: jax.Array) -> jax.Array:
+        return jnp.asarray(encoder.apply(variables, normalise(batch), train=False))
+
+    return jax.device_put(Partial(apply, variables))
 
 
 def read_trained(source: Path, task: str = "pretrain") -> Config:

@@ -13,7 +13,7 @@ from ssl_jax.builders.data import describe_dataset, read_dataset
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.network import build_network
 from ssl_jax.builders.program import check_memory, fresh_key
-from ssl_jax.builders.trained_run import found_in, read_trained
+from ssl_jax.builders.trained_run import found_in, open_trained
 from ssl_jax.data.batches import steps_per_epoch
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.digests import tree_digest
@@ -59,13 +59,7 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
             "(--config.checkpoint=DIR)"
         )
     source = Path(config.checkpoint)
-    trained = read_trained(source)
-    steps = checkpoints.steps_in(source / "checkpoints")
-    step = steps[-1] if config.step == -1 else config.step
-    if step not in steps:
-        raise UserError(
-            f"step: got {step}, {source} has {', '.join(map(str, steps))}; -1 takes the newest"
-        )
+    _, trained, step = open_trained(source, config.step)
     trained.data.data_dir = config.data_dir or trained.data.data_dir
     trained.probe = config.probe
     out = check_workdir(directory, config.to_dict(), defaults=defaults_of("probe"))

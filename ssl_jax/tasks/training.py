@@ -12,6 +12,7 @@ from orbax.checkpoint import CheckpointManager
 
 from ssl_jax.builders.plan import Plan
 from ssl_jax.builders.program import steps_per_call
+from ssl_jax.builders.trained_run import IMAGE
 from ssl_jax.data.batches import Feed
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
@@ -28,7 +29,8 @@ from ssl_jax.workdir.dynamics_npz import Record, digest, resume_dynamics, write_
 # Seconds between two writes of dynamics.npz where no checkpoint is due: it is written whole.
 WRITE_EVERY = 30
 # What a checkpoint notes besides the state: the rows and a digest of the records up to its step, so
-# that a run goes on with its own whole history; and the fields of `rounding`.
+# that a run goes on with its own whole history; the fields of `rounding`; and the shape of the
+# run's images, by which the encoder is read without them.
 METRICS, DYNAMICS = "metrics.csv", "dynamics"
 
 
@@ -239,6 +241,7 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: Progress) -> Hooks
     def save(state: Any, step: int, row: Row) -> None:
         write()  # first: a record that is missing after a restart would never be made again
         notes = rounding(session) | {METRICS: metrics_csv.table(log.rows)}
+        notes[IMAGE] = list(session.plan.data.image)
         if log.dynamics:
             notes[DYNAMICS] = digest(log.dynamics)
         ranked = {n: row[n] for n in (job.best, *job.others) if math.isfinite(row.get(n, math.nan))}

@@ -30,6 +30,7 @@ from ssl_jax.types import PyTree
 
 STATE = "state"
 MANIFEST = "manifest"
+METRICS = "metrics"
 BEFORE = "delete this folder to go on from the one before it"
 _UNRANKED = -math.inf
 
@@ -279,6 +280,41 @@ def steps_in(directory: Path) -> list[int]:
             f"{directory}: no checkpoint found; expected a work directory of a pretraining run"
         )
     return steps
+
+
+def best_step(directory: Path, best: str) -> int:
+    """Return the step whose recorded metric `best` is the largest, the newest of several.
+
+    Args:
+        directory: the checkpoint folder, with one folder for each step.
+        best: the metric that ranks steps, as `open_manager` takes it.
+
+    Returns:
+        The step.
+
+    Raises:
+        UserError: no checkpoint has the metric, or one cannot be read.
+    """
+    ranked = []
+    for step in steps_in(directory):
+        path = directory / str(step) / METRICS / METRICS
+        value = _read_metrics(path).get(best) if path.exists() else None
+        if isinstance(value, int | float) and value == value:
+            ranked.append((value, step))
+    if not ranked:
+        raise UserError(
+            f"{directory}: no checkpoint has {best}, which says what is best; take one by its step"
+        )
+    return max(ranked)[1]
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(files.read_bytes(path, "the metrics of a checkpoint")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: the metrics of a checkpoint cannot be read ({error}); delete its folder"
+        ) from error
 
 
 def _metadata(folder: Path) -> PyTree:

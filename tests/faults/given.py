@@ -11,7 +11,7 @@ import numpy as np
 from nasty import NASTY, random_texts
 from test_foreign_results import check_page, encodable, open_picture, write_cell, write_run
 
-import launch
+from ssl_jax import launch
 from ssl_jax.builders import pretraining, supervised
 from ssl_jax.builders.checks import check_few_labels
 from ssl_jax.builders.data import read_dataset

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from commands import TINY
 
-import launch
+from ssl_jax import launch
 from ssl_jax.builders import pretraining
 from ssl_jax.errors import UserError
 from ssl_jax.tasks import registry

@@ -1,0 +1,89 @@
+"""Pictures in any form, as images in the shape that a network was trained on.
+
+A picture of another shape is cut to the largest central part of that shape and resized, bilinear. A
+grey one becomes RGB, and the other way round, as the shape has channels.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ssl_jax import files
+from ssl_jax.data.pictures import MODES, fit_square, read_pixels
+from ssl_jax.errors import UserError
+
+Picture = np.ndarray | Image.Image | str | os.PathLike
+Pictures = np.ndarray | Sequence[Picture]
+TAKES = (
+    "takes (N, H, W, C) uint8 with 1 or 3 channels, or a list of arrays (H, W) or (H, W, C), "
+    "Pillow images and paths"
+)
+
+
+def fit_pictures(
+    pictures: Pictures, shape: tuple[int, int, int], chunk: int
+) -> Iterator[np.ndarray]:
+    """Yield pictures as images of one shape; arrays that have it already stay as they are.
+
+    Args:
+        pictures: (N, H, W, C) uint8 with C = 1 or 3; or a sequence of arrays (H, W) or (H, W, C)
+            uint8, Pillow images, and paths of picture files, of mixed sizes.
+        shape: height and width in pixels, and channels, of the images.
+        chunk: how many are decoded at a time.
+
+    Yields:
+        (n, *shape) uint8, with n <= chunk.
+
+    Raises:
+        UserError: something is no picture; it names the first by its number, or its file.
+    """
+    if isinstance(pictures, str | bytes | os.PathLike | Image.Image):
+        raise UserError(f"images: got one {type(pictures).__name__}; {TAKES}")
+    if not isinstance(pictures, Sequence):  # an array, of JAX too
+        pictures = np.asarray(pictures)
+        if pictures.ndim != 4:
+            raise UserError(f"images: got {pictures.dtype} of shape {pictures.shape}; {TAKES}")
+    for start in range(0, len(pictures), chunk):
+        part = pictures[start : start + chunk]
+        if isinstance(part, np.ndarray) and part.dtype == np.uint8 and part.shape[1:] == shape:
+            yield part
+        else:
+            yield np.stack([_fit_one(one, shape, start + i) for i, one in enumerate(part)])
+
+
+def _fit_one(picture: Picture, shape: tuple[int, int, int], number: int) -> np.ndarray:
+    """Return one picture as an image of the shape; `number` is its own, for messages."""
+    height, width, channels = shape
+    side = height if height == width else None
+    if isinstance(picture, str | os.PathLike):
+        path = Path(files.local_path(f"images[{number}]", os.fspath(picture)))
+        encoded = files.read_bytes(path, "a picture")
+        try:
+            pixels = read_pixels(encoded, channels, side)
+        except Exception as error:  # each of Pillow's decoders has its own
+            raise UserError(f"{path}: is no picture that can be read ({error})") from error
+        if side is not None:
+            return pixels
+        picture = pixels
+    if not isinstance(picture, Image.Image):
+        picture = _as_pillow(np.asarray(picture), number)
+    picture = picture if picture.mode == MODES[channels] else picture.convert(MODES[channels])
+    if side is not None:
+        pixels = fit_square(picture, side)
+    else:
+        pixels = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(pixels).reshape(shape)
+
+
+def _as_pillow(pixels: np.ndarray, number: int) -> Image.Image:
+    """Return (H, W) or (H, W, C) uint8 as a Pillow image; UserError for any other array."""
+    channels = pixels.shape[2:]
+    right = pixels.ndim in (2, 3) and channels in ((), (1,), (3,)) and 0 not in pixels.shape
+    if pixels.dtype != np.uint8 or not right:
+        raise UserError(
+            f"images: got {pixels.dtype} of shape {pixels.shape} as number {number}; {TAKES}"
+        )
+    return Image.fromarray(pixels[..., 0] if channels == (1,) else pixels)
