@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax.builders.trained_run import (
-    RANKED_BY,
+    WITH_ENCODER,
     Trained,
     image_of,
     load_encoder,
@@ -43,6 +43,7 @@ class Encoder:
     def __init__(self, trained: Trained) -> None:
         self.step = trained.step
         self.image = image_of(trained)  # height and width in pixels, and channels
+        self._fit = trained.config.data.fit, tuple(trained.config.data.background)
         self._apply = load_encoder(trained, self.image)
         batch = jax.ShapeDtypeStruct((1, *self.image), jnp.uint8)
         self.dim = int(jax.eval_shape(self._apply, batch).shape[-1])  # F
@@ -60,7 +61,8 @@ class Encoder:
         Raises:
             UserError: something is no picture.
         """
-        features = [self._features(image) for image in fit_pictures(images, self.image, CHUNK)]
+        fitted = fit_pictures(images, self.image, CHUNK, *self._fit)
+        features = [self._features(image) for image in fitted]
         return np.concatenate([np.zeros((0, self.dim), np.float32), *features])
 
     def _features(self, image: np.ndarray) -> np.ndarray:
@@ -87,7 +89,7 @@ class Run(NamedTuple):
 
         Args:
             step: the checkpoint; None: the newest.
-            best: whether to take the one with the best validation accuracy instead.
+            best: whether to take the one that `probe.best` calls the best instead.
 
         Returns:
             The encoder.
@@ -104,7 +106,7 @@ class Run(NamedTuple):
         task = self.config.get("task")
         chosen = "best" if best else -1 if step is None else step
         # "pretrain", to be refused for any other task
-        return open_trained(self.workdir, chosen, task if task in RANKED_BY else "pretrain")
+        return open_trained(self.workdir, chosen, task if task in WITH_ENCODER else "pretrain")
 
 
 def open_run(workdir: str | os.PathLike) -> Run:
@@ -115,7 +117,7 @@ def open_run(workdir: str | os.PathLike) -> Run:
     directory = Path(local_path("workdir", os.fspath(workdir)))
     content = read_json(directory / "config.json")
     task = content.get("task")
-    if task in RANKED_BY:
+    if task in WITH_ENCODER:
         config = read_trained(directory, task)
     else:
         try:

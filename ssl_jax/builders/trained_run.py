@@ -17,7 +17,7 @@ import numpy as np
 from jax.tree_util import Partial
 from ml_collections import ConfigDict
 
-from ssl_jax.augment.views import make_normalise
+from ssl_jax.augment.views import evaluation_view, make_normalise
 from ssl_jax.builders.checks import check_counts
 from ssl_jax.builders.data import describe_dataset
 from ssl_jax.builders.defaults import TABLES
@@ -25,6 +25,7 @@ from ssl_jax.builders.network import build_encoder, build_network
 from ssl_jax.builders.optimizer import build_optimizer, build_rules
 from ssl_jax.builders.pretraining import GROUPS, build_predictor, build_recipe, build_tau
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.probes.label_free import RANKINGS
 from ssl_jax.runtime.terminal import say
 from ssl_jax.text import SHOWN, printable, shortened, shown
 from ssl_jax.types import Config
@@ -42,8 +43,7 @@ TAKES = {
 # Steps of an epoch that the parts are built with to check them, where no data set says how many:
 # enough for schedules that count parts of an epoch, and few enough for runs of many epochs.
 STEPS_PER_EPOCH, MOST_STEPS = 1000, 2**30
-# The metric that ranks the checkpoints of a task, whose runs have encoders.
-RANKED_BY = {"pretrain": "knn_validation", "supervised": "validation_accuracy"}
+WITH_ENCODER = ("pretrain", "supervised")  # the tasks whose runs have an encoder
 IMAGE = "image"  # note of a checkpoint: height, width and channels of the run's images
 
 
@@ -65,8 +65,8 @@ def open_trained(source: Path, step: int | Literal["best"] = -1, task: str = "pr
 
     Args:
         source: the work directory.
-        step: the checkpoint; -1: the newest; "best": that with the largest metric of `RANKED_BY`.
-        task: task of the run, of `RANKED_BY`.
+        step: the checkpoint; -1: the newest; "best": the one that the run calls the best.
+        task: task of the run, of `WITH_ENCODER`.
 
     Returns:
         The checkpoint.
@@ -78,13 +78,30 @@ def open_trained(source: Path, step: int | Literal["best"] = -1, task: str = "pr
     folder = source / "checkpoints"
     steps = checkpoints.steps_in(folder)
     if step == "best":
-        return Trained(source, config, checkpoints.best_step(folder, RANKED_BY[task]))
+        return Trained(source, config, _best_step(config, folder))
     found = steps[-1] if step == -1 else step
     if found not in steps:
         raise UserError(
             f"step: got {step}, {source} has {', '.join(map(str, steps))}; -1 takes the newest"
         )
     return Trained(source, config, found)
+
+
+def _best_step(config: Config, folder: Path) -> int:
+    """Return the best step of a run by validation accuracy, or by what `probe.best` names.
+
+    "auto" was kNN for a set with labels, whose checkpoints have its accuracy, else RankMe.
+    """
+    if config.task == "supervised":
+        return checkpoints.best_step(folder, "validation_accuracy")
+    if config.probe.best == "auto":
+        knn, rankme = RANKINGS["knn"], RANKINGS["rankme"]
+        try:
+            return checkpoints.best_step(folder, knn.column)
+        except checkpoints.NoMetricError:
+            return checkpoints.best_step(folder, rankme.column)
+    ranking = RANKINGS[config.probe.best]
+    return checkpoints.best_step(folder, ranking.column, ranking.score)
 
 
 def image_of(trained: Trained) -> tuple[int, int, int]:
@@ -124,12 +141,14 @@ def load_encoder(trained: Trained, image: tuple[int, int, int]) -> Partial:
     config = trained.config
     with found_in(trained.source / "config.json"):
         encoder = build_encoder(config, None)
-        settings = config.augment if config.task == "supervised" else build_recipe(config)
-        normalise = make_normalise(settings.mean, settings.std)
+        if config.task == "supervised":
+            view = make_normalise(config.augment.mean, config.augment.std)
+        else:
+            view = evaluation_view(build_recipe(config))
     height, width, channels = image
 
     def initialise() -> Any:
-        batch = normalise(jnp.zeros((2, height, width, channels), jnp.uint8))
+        batch = view(jnp.zeros((2, height, width, channels), jnp.uint8))
         return encoder.init(jax.random.key(0), batch, train=False)
 
     shapes: Any = jax.eval_shape(initialise)
@@ -144,7 +163,7 @@ def load_encoder(trained: Trained, image: tuple[int, int, int]) -> Partial:
         variables["batch_stats"] = state["stats"]["encoder"]
 
     def apply(variables: Any, batch: jax.Array) -> jax.Array:
-        return jnp.asarray(encoder.apply(variables, normalise(batch), train=False))
+        return jnp.asarray(encoder.apply(variables, view(batch), train=False))
 
     return jax.device_put(Partial(apply, variables))
 

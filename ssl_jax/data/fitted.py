@@ -1,7 +1,7 @@
 """Pictures in any form, as images in the shape that a network was trained on.
 
-A picture of another shape is cut to the largest central part of that shape and resized, bilinear. A
-grey one becomes RGB, and the other way round, as the shape has channels.
+They are decoded and fitted as the run's own were (`pictures.read_pixels`). Where its images are not
+square, the largest central part of their shape is resized, bilinear.
 """
 
 import os
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ssl_jax import files
-from ssl_jax.data.pictures import MODES, fit_square, read_pixels
+from ssl_jax.data.pictures import DamagedPicture, read_pixels
 from ssl_jax.errors import UserError
 
 Picture = np.ndarray | Image.Image | str | os.PathLike
@@ -24,7 +24,11 @@ TAKES = (
 
 
 def fit_pictures(
-    pictures: Pictures, shape: tuple[int, int, int], chunk: int
+    pictures: Pictures,
+    shape: tuple[int, int, int],
+    chunk: int,
+    fit: str = "crop",
+    background: tuple[int, int, int] = (0, 0, 0),
 ) -> Iterator[np.ndarray]:
     """Yield pictures as images of one shape; arrays that have it already stay as they are.
 
@@ -33,6 +37,7 @@ def fit_pictures(
             uint8, Pillow images, and paths of picture files, of mixed sizes.
         shape: height and width in pixels, and channels, of the images.
         chunk: how many are decoded at a time.
+        fit, background: as `pictures.read_pixels` takes them.
 
     Yields:
         (n, *shape) uint8, with n <= chunk.
@@ -51,31 +56,35 @@ def fit_pictures(
         if isinstance(part, np.ndarray) and part.dtype == np.uint8 and part.shape[1:] == shape:
             yield part
         else:
-            yield np.stack([_fit_one(one, shape, start + i) for i, one in enumerate(part)])
+            how = shape, fit, background
+            yield np.stack([_fit_one(one, start + i, *how) for i, one in enumerate(part)])
 
 
-def _fit_one(picture: Picture, shape: tuple[int, int, int], number: int) -> np.ndarray:
+def _fit_one(
+    picture: Picture,
+    number: int,
+    shape: tuple[int, int, int],
+    fit: str,
+    background: tuple[int, int, int],
+) -> np.ndarray:
     """Return one picture as an image of the shape; `number` is its own, for messages."""
     height, width, channels = shape
     side = height if height == width else None
+    name = f"images[{number}]"
     if isinstance(picture, str | os.PathLike):
-        path = Path(files.local_path(f"images[{number}]", os.fspath(picture)))
-        encoded = files.read_bytes(path, "a picture")
-        try:
-            pixels = read_pixels(encoded, channels, side)
-        except Exception as error:  # each of Pillow's decoders has its own
-            raise UserError(f"{path}: is no picture that can be read ({error})") from error
-        if side is not None:
-            return pixels
-        picture = pixels
-    if not isinstance(picture, Image.Image):
-        picture = _as_pillow(np.asarray(picture), number)
-    picture = picture if picture.mode == MODES[channels] else picture.convert(MODES[channels])
-    if side is not None:
-        pixels = fit_square(picture, side)
+        path = Path(files.local_path(name, os.fspath(picture)))
+        name, encoded = str(path), files.read_bytes(path, "a picture")
     else:
-        pixels = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(pixels).reshape(shape)
+        is_pillow = isinstance(picture, Image.Image)
+        encoded = picture if is_pillow else _as_pillow(np.asarray(picture), number)
+    try:
+        pixels = read_pixels(encoded, channels, side, fit, background)
+    except DamagedPicture as error:
+        raise UserError(f"{name}: is no picture that can be read ({error})") from error
+    if side is None:
+        flat = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        pixels = np.asarray(ImageOps.fit(flat, (width, height), Image.Resampling.BILINEAR))
+    return pixels.reshape(shape)
 
 
 def _as_pillow(pixels: np.ndarray, number: int) -> Image.Image:

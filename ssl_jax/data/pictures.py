@@ -50,7 +50,7 @@ class Header(NamedTuple):
 
 
 def read_pixels(
-    encoded: bytes | np.ndarray,
+    encoded: bytes | np.ndarray | Image.Image,
     channels: int,
     image_size: int | None,
     fit: str = "crop",
@@ -60,7 +60,7 @@ def read_pixels(
 
     Args:
         encoded: bytes of a format that Pillow reads, or (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
-            uint8.
+            uint8, or a picture of Pillow's.
         channels: C, 1 or 3.
         image_size: side in pixels, as `fit_square` takes it; None: as stored.
         fit: "crop" | "pad" | "squash", as `fit_square` takes it.
@@ -157,7 +157,7 @@ def _formats() -> tuple[str, ...]:
 
 
 @contextmanager
-def _damage(encoded: bytes | np.ndarray) -> Iterator[None]:
+def _damage(encoded: bytes | np.ndarray | Image.Image) -> Iterator[None]:
     """Turn whatever a decoder raises within this context into one `DamagedPicture`."""
     try:
         with warnings.catch_warnings():
@@ -176,7 +176,9 @@ def _damage(encoded: bytes | np.ndarray) -> Iterator[None]:
         raise DamagedPicture(reason[:200]) from error
 
 
-def _not_a_picture(encoded: bytes | np.ndarray) -> str:
+def _not_a_picture(encoded: bytes | np.ndarray | Image.Image) -> str:
+    if isinstance(encoded, Image.Image):
+        return "damaged"
     if not len(encoded):
         return "an empty file"
     start = bytes(encoded[:1000]).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -185,7 +187,9 @@ def _not_a_picture(encoded: bytes | np.ndarray) -> str:
     return "not a picture of a known format, or damaged at its beginning"
 
 
-def _open(encoded: bytes | np.ndarray) -> Image.Image:
+def _open(encoded: bytes | np.ndarray | Image.Image) -> Image.Image:
+    if isinstance(encoded, Image.Image):
+        return encoded
     if isinstance(encoded, np.ndarray):
         return Image.fromarray(encoded[..., 0] if encoded.shape[2:] == (1,) else encoded)
     return Image.open(io.BytesIO(encoded), formats=_formats())

@@ -282,27 +282,33 @@ def steps_in(directory: Path) -> list[int]:
     return steps
 
 
-def best_step(directory: Path, best: str) -> int:
-    """Return the step whose recorded metric `best` is the largest, the newest of several.
+class NoMetricError(UserError):
+    """No checkpoint has the metric by which the best one is sought."""
+
+
+def best_step(directory: Path, best: str, score: Callable[[float], float] = float) -> int:
+    """Return the step whose recorded metric `best` has the largest score, the newest of several.
 
     Args:
         directory: the checkpoint folder, with one folder for each step.
         best: the metric that ranks steps, as `open_manager` takes it.
+        score: of its value, larger is better.
 
     Returns:
         The step.
 
     Raises:
-        UserError: no checkpoint has the metric, or one cannot be read.
+        NoMetricError: no checkpoint has the metric.
+        UserError: the metrics of one cannot be read.
     """
     ranked = []
     for step in steps_in(directory):
         path = directory / str(step) / METRICS / METRICS
         value = _read_metrics(path).get(best) if path.exists() else None
         if isinstance(value, int | float) and value == value:
-            ranked.append((value, step))
+            ranked.append((score(value), step))
     if not ranked:
-        raise UserError(
+        raise NoMetricError(
             f"{directory}: no checkpoint has {best}, which says what is best; take one by its step"
         )
     return max(ranked)[1]
