@@ -316,7 +316,7 @@ def test_known_names_are_in_order_and_all_different():
 
 def test_options(small, tmp_path):
     place = store(tmp_path, *files_of("cifar10", "binary", random_splits("cifar10")), False)
-    with pytest.raises(UserError, match="data.labels: got folders"):
+    with pytest.raises(UserError, match="data.labels: got 'folders', .* none for cifar10"):
         open_archive("cifar10", str(place), Options(labels="folders"), [])
     with pytest.raises(UserError, match="data.test_split: got validation, takes test"):
         open_archive("cifar10", str(place), Options(test_split="validation"), [])

@@ -309,7 +309,10 @@ def test_wrong_files_are_one_line(tmp_path):
     bad.unlink()
     bad.mkdir()
     assert len(read(tmp_path).train.names) == 3
-    assert "data.labels: got folders" in refusal(tmp_path, labels="folders")
+    for wrong in ("folders", "labels.csv", "aut"):
+        line = refusal(tmp_path, labels=wrong)
+        assert f"data.labels: got {wrong!r}, " in line and "takes: auto, none for parquet" in line
+        assert "data.name=folder" in line
     assert "takes a .parquet file" in refusal(bad)
     for config in ("small", "large"):
         write(tmp_path / "sets" / config / "train.parquet", table(pictures(2)))

@@ -250,7 +250,10 @@ def test_wrong_files_are_one_line(tmp_path):
     assert "has two members x.jpg" in refusal(tmp_path)
     (tmp_path / "a.tar").write_bytes(b"no tar file at all" * 100)
     assert "truncated or damaged" in refusal(tmp_path)
-    assert "data.labels: got folders" in refusal(tmp_path, labels="folders")
+    for wrong in ("folders", "labels.csv", "aut"):
+        line = refusal(tmp_path, labels=wrong)
+        assert f"data.labels: got {wrong!r}, " in line and "takes: auto, none for tar" in line
+        assert "data.name=folder" in line
     write(tmp_path / "train-0.tar", {"x.jpg": b"1"})
     write(tmp_path / "a.tar", {"x.jpg": b"1"})
     assert "the set has train alone" in refusal(tmp_path, test_split="test")

@@ -150,7 +150,8 @@ def add_data(config: Config) -> None:
     config.data.train_size = 0  # so many training images (splits.choose); 0: all
     # side in pixels that images are stored at; 0: as in the set, or chosen where they differ
     config.data.image_size = 0
-    # auto | folders | none | a CSV or Parquet file with the columns path and label
+    # auto | none; for data.name=folder also folders, or a CSV or Parquet file with the columns path
+    # and label
     config.data.labels = "auto"
     # share of the labelled images that is drawn, by class, where the set has no split for the test
     config.data.test_share = 0.1

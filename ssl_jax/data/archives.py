@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.data.labels import check_labels
 from ssl_jax.data.records import Options, RawSet, Records
 from ssl_jax.data.shards import (
     Numbered,
     Reader,
     cached_index,
-    check_labels,
     class_words,
     digest_of,
     listed,
@@ -177,7 +177,7 @@ def open_archive(name: str, data_dir: str, options: Options, roots: Sequence[Pat
         UserError: there are no such files; they are damaged, or not the whole set.
     """
     known = SETS[name]
-    check_labels(options, known.title)
+    check_labels(options.labels, name)
     if options.test_split not in ("", "test"):
         raise UserError(f"data.test_split: got {options.test_split}, takes test for {name}")
     if (found := _find(name, Path(data_dir))) is None:

@@ -20,6 +20,20 @@ COLUMNS = ("path", "label")  # of a table
 SHOWN = 5  # names or classes of a long list that a line has room for
 
 
+def check_labels(value: str, name: str) -> None:
+    """Raise UserError for a value of data.labels that a set without folders cannot take.
+
+    Args:
+        value: the field data.labels.
+        name: of the set, for the message.
+    """
+    if value not in ("auto", "none"):
+        raise UserError(
+            f"data.labels: got {value!r}, {nearest(value, ('auto', 'none'))} for {name}; folders "
+            "and a table of labels work with data.name=folder"
+        )
+
+
 class Classes(NamedTuple):
     """The labels of the splits of a set, in their order."""
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.data.labels import check_labels
 from ssl_jax.data.records import Options, RawSet
 from ssl_jax.data.shards import (
     LABELS,
@@ -20,7 +21,6 @@ from ssl_jax.data.shards import (
     Part,
     Reader,
     by_split,
-    check_labels,
     digest_of,
     find_files,
     raw_set,
@@ -66,7 +66,7 @@ def open_parquet(data_dir: str, options: Options, roots: Sequence[Path]) -> RawS
     Raises:
         UserError: no files, damaged ones, or ones of another schema.
     """
-    check_labels(options, "a Parquet file")
+    check_labels(options.labels, "parquet")
     place, names = find_files(data_dir, (".parquet",), TAKES)
     splits = by_split(names)
     first = names[0]

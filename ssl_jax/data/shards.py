@@ -260,15 +260,6 @@ def cached_index(roots: Sequence[Path], name: str, build: Callable[[], Any]) -> 
 # --- Labels and splits ----------------------------------------------------------------------------
 
 
-def check_labels(options: Options, kind: str) -> None:
-    """Raise UserError where class folders are asked for of a set that has no folders."""
-    if options.labels == "folders":
-        raise UserError(
-            f"data.labels: got folders, which {kind} has not; takes auto (its own labels, where it "
-            "has some), none, or a CSV or Parquet file"
-        )
-
-
 def raw_set(
     parts: dict[str, Part],
     options: Options,

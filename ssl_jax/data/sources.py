@@ -28,11 +28,11 @@ from ssl_jax.data.decode import (
     look,
 )
 from ssl_jax.data.digits import describe_digits, read_digits
-from ssl_jax.data.labels import count
+from ssl_jax.data.labels import check_labels, count
 from ssl_jax.data.records import DEFAULTS, Options, RawSet, Records, join, part
 from ssl_jax.data.splits import draw_test, reduce_training, take
 from ssl_jax.data.tfds import describe_prepared, read_prepared
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.errors import UserError
 from ssl_jax.files import local_path
 from ssl_jax.runtime.terminal import say
 
@@ -321,9 +321,8 @@ def _check_place(
         if not (path.exists() if file else path.is_dir()):
             what = "is not there" if "file" in takes else "is not a directory"
             raise UserError(f"data.data_dir: got {data_dir}, which {what}; takes {takes}{pictures}")
-    if name not in DOORS and options.labels not in ("auto", "none"):
-        known = nearest(options.labels, ("auto", "none"))
-        raise UserError(f"data.labels: got {options.labels!r}, {known} for {name}")
+    if name not in DOORS:
+        check_labels(options.labels, name)
     return data_dir
 
 

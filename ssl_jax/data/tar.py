@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ssl_jax.data.labels import check_labels
 from ssl_jax.data.records import Options, RawSet
 from ssl_jax.data.shards import (
     LABELS,
@@ -23,7 +24,6 @@ from ssl_jax.data.shards import (
     Reader,
     by_split,
     cached_index,
-    check_labels,
     digest_of,
     find_files,
     raw_set,
@@ -68,7 +68,7 @@ def open_tar(data_dir: str, options: Options, roots: Sequence[Path]) -> RawSet:
     Raises:
         UserError: no files, damaged or compressed ones, keys with several images or labels.
     """
-    check_labels(options, "a tar file")
+    check_labels(options.labels, "tar")
     place, names = find_files(data_dir, (".tar", *UNPACK), TAKES)
     for name in names:
         _check_plain(place / name)
