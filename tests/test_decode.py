@@ -1,9 +1,11 @@
 """Records to the cache: order, processes, damaged pictures, the disk."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections import namedtuple
 
 import numpy as np
@@ -198,6 +200,23 @@ def test_fewer_examples_than_declared_are_an_error_elsewhere(tmp_path):
         cache.write(tmp_path / "split", "source", (2, 2, 2, 1), iter(examples))
     assert cache.write(tmp_path / "s", "x", (2, 2, 2, 1), iter(examples), fewer=True)[0] == 1
     assert len(np.load(tmp_path / "s.image.npy")) == 1
+
+
+# --- Headers --------------------------------------------------------------------------------------
+
+
+def test_another_test_split_is_looked_at_anew(tmp_path):
+    """The digest is of all three files, and each choice has the same number of pictures."""
+    grey, colour = photo(0, 8)[..., 0], photo(1, 8)
+    for split, pixels in (("train", grey), ("test", grey), ("val", colour)):
+        with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
+            content = encoded(pixels, "PNG")
+            member = tarfile.TarInfo("a.png")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert load_dataset("tar", str(tmp_path)).test.image.shape == (1, 8, 8, 1)
+    test = load_dataset("tar", str(tmp_path), options=Options(test_split="val")).test
+    np.testing.assert_array_equal(test.image, [colour])
 
 
 # --- Records --------------------------------------------------------------------------------------

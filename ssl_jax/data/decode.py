@@ -89,9 +89,7 @@ def decode_records(
     name, split, digest = place
     colour = "-".join(map(str, options.background))
     source = f"{name} {digest} {'x'.join(map(str, shape))} {options.fit} {colour}"
-    marked = hashlib.blake2b(digest_size=8)  # of the names and labels, which a draw chooses
-    for record in records.names:
-        marked.update(record.encode(errors="surrogateescape") + b"\0")
+    marked = _hash_of_names(records)  # and of the labels: a draw chooses both
     label = labels_of(records)
     marked.update(label.tobytes())
     source = f"{source} {marked.hexdigest()}"
@@ -161,6 +159,14 @@ def none_decodes(damaged: Sequence[Damaged]) -> UserError:
     )
 
 
+def _hash_of_names(records: Records) -> "hashlib.blake2b":
+    """Return the hash of the names in their order, to which more can be added."""
+    marked = hashlib.blake2b(digest_size=8)
+    for name in records.names:
+        marked.update(name.encode(errors="surrogateescape") + b"\0")
+    return marked
+
+
 def labels_of(records: Records) -> np.ndarray:
     """Return the labels (N,) int32, -1 where there are none."""
     if records.labels is None:
@@ -219,10 +225,11 @@ def _damage_card(stem: str) -> str:
 
 
 def look(records: Records, digest: str, roots: Sequence[Path]) -> Look:
-    """Return what the headers of the pictures say; kept in a cache root by the digest.
+    """Return what the headers of the pictures say; kept in a cache root.
 
-    Of many pictures a sample is looked at first, spread evenly. It is enough where it has several
-    sizes and colour. A damaged header counts as none.
+    It is kept by the digest and the records' names: the digest is of all files of the set, of which
+    `records` may be some. Of many pictures a sample is looked at first, spread evenly. It is enough
+    where it has several sizes and colour. A damaged header counts as none.
 
     Args:
         records: of all splits.
@@ -232,7 +239,9 @@ def look(records: Records, digest: str, roots: Sequence[Path]) -> Look:
     Raises:
         UserError: no picture has a sound header.
     """
-    name = hashlib.blake2b(f"{digest} {len(records.names)}".encode(), digest_size=8).hexdigest()
+    marked = _hash_of_names(records)
+    marked.update(digest.encode())
+    name = marked.hexdigest()
     for root in roots:
         try:
             size, *numbers = json.loads((root / "headers" / f"{name}.json").read_bytes())
