@@ -161,6 +161,57 @@ def test_folders_of_splits(tmp_path, test, capsys):
         load_dataset("folder", str(base), options=Options(test_split="tests"))
 
 
+@pytest.mark.parametrize(
+    "train, test, unlabelled",
+    [
+        ("Train", "TEST", "Unlabeled"),
+        ("training", "Val", "unsupervised"),
+        ("TRAINING", "valid", ""),
+    ],
+)
+def test_splits_have_other_names_and_capitals(tmp_path, train, test, unlabelled):
+    names = [f"{split}/{c}/{n}.png" for split in (train, test) for c in "ab" for n in "12"]
+    base = fill(tmp_path / "set", names + ([f"{unlabelled}/9.png"] if unlabelled else []))
+    raw = folder.open_folder(str(base), Options(), [])
+    assert raw.label_names == ("a", "b")
+    assert list(raw.train.names) == names[:4] and list(raw.test.names) == names[4:]
+    more = [] if raw.unlabelled is None else list(raw.unlabelled.names)
+    assert more == ([f"{unlabelled}/9.png"] if unlabelled else [])
+
+
+def test_data_test_split_names_a_folder_by_its_word(tmp_path):
+    base = fill(tmp_path / "set", [f"{s}/{c}.png" for s in ("train", "test", "Val") for c in "ab"])
+    for asked in ("Val", "val", "validation"):
+        raw = folder.open_folder(str(base), Options(test_split=asked), [])
+        assert list(raw.train.names) == ["train/a.png", "train/b.png"]
+        assert list(raw.test.names) == ["Val/a.png", "Val/b.png"]
+
+
+@pytest.mark.parametrize("labels", ["auto", "folders", "none"])
+@pytest.mark.parametrize("splits", [("test",), ("test", "val"), ("Testing", "valid", "unlabelled")])
+def test_splits_without_one_for_training_are_no_classes(tmp_path, splits, labels):
+    base = fill(tmp_path / "set", [f"{split}/{n}.png" for split in splits for n in "12"])
+    for test_split in ("", splits[0]):
+        options = Options(labels=labels, test_split=test_split)
+        line = refusals(data_dir=str(base), options=options)
+        assert f"splits alone, below {', '.join(sorted(splits))}, and none for training" in line
+
+
+def test_folders_that_are_for_no_test_are_one_line(tmp_path):
+    names = [f"{s}/{n}.png" for s in ("train", "test", "unlabelled") for n in range(4)]
+    base = fill(tmp_path / "set", names)
+    for wrong in ("train", "Training", "unlabelled", "other"):
+        line = refusals(data_dir=str(base), options=Options(test_split=wrong))
+        assert f"data.test_split: got {wrong!r}" in line and line.endswith("it takes: test")
+    fill(base, ["eval/1.png"])
+    assert "folders of the split test, eval, test; takes one, or" in refusals(data_dir=str(base))
+    chosen = folder.open_folder(str(base), Options(test_split="eval"), [])
+    assert list(chosen.test.names) == ["eval/1.png"]
+    fill(base, ["Train/1.png"])
+    line = refusals(data_dir=str(base), options=Options(test_split="eval"))
+    assert line.endswith("several folders of the split train, Train, train; takes one")
+
+
 def test_a_table_labels_a_folder(tmp_path):
     base = fill(tmp_path / "set", [f"{n}.png" for n in range(6)])
     table = tmp_path / "labels.csv"
@@ -319,5 +370,7 @@ def test_labels_can_be_left_out_of_any_set(name):
         np.testing.assert_array_equal(one.image, other.image)
         assert (one.label == -1).all() and one.label.dtype == np.int32
     for function in (describe, load_dataset):
+        with pytest.raises(UserError, match="data.test_split: got 'val', takes test for digits"):
+            function(name, options=Options(test_split="val"))
         with pytest.raises(UserError, match="data.labels: got 'folders', it takes: auto, none for"):
             function(name, options=Options(labels="folders"))

@@ -179,7 +179,7 @@ def test_the_split_that_is_asked_for(tmp_path):
     for name, count in {"train": 5, "validation": 3, "test": 2, "odd-00000-of-00001": 1}.items():
         write(tmp_path / f"{name}.parquet", table(pictures(count), [0] * count))
     assert len(read(tmp_path).test.names) == 2
-    for split, count in {"validation": 3, "val": 3, "test": 2, "odd": 1}.items():
+    for split, count in {"validation": 3, "Val": 3, "test": 2, "odd": 1}.items():
         assert len(read(tmp_path, test_split=split).test.names) == count
     for split in ("none", "train", "unlabelled"):
         line = refusal(tmp_path, test_split=split)

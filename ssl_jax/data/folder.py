@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from ssl_jax.data.labels import (
     read_table,
 )
 from ssl_jax.data.records import Options, RawSet, Records, join, part
+from ssl_jax.data.shards import WORDS
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.text import printable
 
@@ -41,8 +42,6 @@ SUFFIXES = frozenset(
 USUAL = ".jpg, .png, .webp, .tif, .gif and .bmp"  # for messages
 STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 LEFT = {"__macosx", "thumbs.db", "desktop.ini", "ssl_jax_cache"}  # by other programs, and this one
-TRAIN, TESTS = "train", ("test", "val", "validation")
-UNLABELLED = ("unlabelled", "unlabeled")
 VERSION = 1  # of the index on disk
 
 
@@ -59,8 +58,8 @@ def open_folder(data_dir: str, options: Options, roots: Sequence[Path]) -> RawSe
     """Return the pictures below a folder, as a set; none of them is decoded.
 
     Every picture at any depth is for training. Where there is a folder `train/`, only what lies
-    below it is; what lies below `test/`, else `val/` or `validation/`, is the test split, and
-    below `unlabelled/` are further images for pretraining.
+    below it is; what lies below `test/`, else `validation/`, is the test split, and below
+    `unlabelled/` are further images for pretraining. `shards.WORDS` has the other names of these.
 
     Args:
         data_dir: the folder.
@@ -71,7 +70,8 @@ def open_folder(data_dir: str, options: Options, roots: Sequence[Path]) -> RawSe
         The set.
 
     Raises:
-        UserError: no picture, a folder or file that cannot be read, or labels that do not fit.
+        UserError: no picture, none for training, a folder or file that cannot be read, or labels
+            that do not fit.
     """
     base = Path(data_dir)
     try:
@@ -85,8 +85,8 @@ def open_folder(data_dir: str, options: Options, roots: Sequence[Path]) -> RawSe
             f"data.data_dir: {os.fsdecode(where)} cannot be read ({files.reason(error)}); takes "
             "folders and files that can be read"
         ) from error
-    unlabelled = [name for split in splits if split in UNLABELLED for name in splits[split]]
-    labelled = {split: names for split, names in splits.items() if split not in UNLABELLED}
+    unlabelled = [name for top in splits if _word(top) == "unlabelled" for name in splits[top]]
+    labelled = {top: names for top, names in splits.items() if _word(top) != "unlabelled"}
     classes = _classes(options.labels, labelled)
     labels = classes.labels or [None] * len(labelled)
     train, *tests = (
@@ -217,16 +217,53 @@ def _split(base: Path, index: Index, test_split: str) -> dict[str, list[str]]:
     for name in pictures:
         top, slash, _ = name.partition("/")
         tops.setdefault(top if slash else "", []).append(name)
-    if test_split and test_split not in tops:
-        raise UserError(
-            f"data.test_split: got {test_split!r}, {printable(base)} has no pictures below such a "
-            f"folder; {nearest(test_split, [top for top in tops if top])}"
-        )
-    if TRAIN not in tops:
-        held = {test_split: tops.pop(test_split)} if test_split else {}
+    test = _test_folder(base, tops, test_split) if test_split else ""
+    train = _only(base, tops, "train")
+    if not train:
+        held = {test: tops[test]} if test else {}
+        rest = [top for top in tops if top not in held]
+        words = {_word(top) for top in rest}
+        if words <= {"test", "validation", "unlabelled"} and words != {"unlabelled"}:
+            raise UserError(
+                f"data.data_dir: {printable(base)} has pictures of splits alone, below "
+                f"{listed(sorted(tops))}, and none for training; takes a folder train beside them, "
+                "or the path of one of them"
+            )
         return {"": [name for name in pictures if name.split("/", 1)[0] not in held], **held}
-    test = test_split or next((name for name in TESTS if name in tops), "")
-    return {top: tops[top] for top in (TRAIN, test, *UNLABELLED) if top and top in tops}
+    test = test or _only(base, tops, "test") or _only(base, tops, "validation")
+    more = [top for top in tops if _word(top) == "unlabelled"]
+    return {top: tops[top] for top in (train, test, *more) if top}
+
+
+def _word(top: str) -> str:
+    """Return the split that a folder is called after: "train", "test", ...; "" for none."""
+    return WORDS.get(top.lower(), "")
+
+
+def _only(base: Path, tops: Iterable[str], word: str) -> str:
+    """Return the folder of a split, "" where there is none; UserError where there are several."""
+    found = sorted(top for top in tops if _word(top) == word)
+    if len(found) > 1:
+        chosen = "" if word == "train" else ", or data.test_split, which names one"
+        raise UserError(
+            f"data.data_dir: {printable(base)} has several folders of the split {word}, "
+            f"{listed(found)}; takes one{chosen}"
+        )
+    return found[0] if found else ""
+
+
+def _test_folder(base: Path, tops: Iterable[str], asked: str) -> str:
+    """Return the folder that data.test_split names, as it is or by another word for the split."""
+    others = [top for top in tops if top and _word(top) not in ("train", "unlabelled")]
+    found = asked if asked in others else ""
+    if not found and (word := _word(asked)) not in ("", "train", "unlabelled"):
+        found = _only(base, others, word)
+    if not found:
+        raise UserError(
+            f"data.test_split: got {asked!r}, {printable(base)} has no pictures for the test below "
+            f"such a folder; {nearest(asked, others)}"
+        )
+    return found
 
 
 def _classes(value: str, splits: dict[str, list[str]]) -> Classes:

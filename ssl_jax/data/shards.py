@@ -348,7 +348,7 @@ def _test_split(
     """Return the name of the split for the test, and what is to be said about it."""
     others = [split for split in parts if split not in ("train", "unlabelled")]
     if asked := options.test_split:
-        asked = WORDS.get(asked, asked)
+        asked = WORDS.get(asked.lower(), asked)
         if asked not in others:
             have = f"has {', '.join(sorted(others))} beside train" if others else "has train alone"
             raise UserError(f"data.test_split: got {options.test_split}, and the set {have}")
