@@ -323,6 +323,8 @@ def _check_place(
             raise UserError(f"data.data_dir: got {data_dir}, which {what}; takes {takes}{pictures}")
     if name not in DOORS:
         check_labels(options.labels, name)
+    if name in SOURCES and options.test_split not in ("", "test"):
+        raise UserError(f"data.test_split: got {options.test_split!r}, takes test for {name}")
     return data_dir
 
 
