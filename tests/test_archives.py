@@ -187,7 +187,7 @@ def test_images_and_labels_come_back(small, tmp_path, cache, name, kind, packed)
     assert has_archive(name, str(tmp_path / "set"))
     for _ in range(2):  # the second time from the index
         raw = open_archive(name, str(tmp_path / "set"), Options(), cache)
-        assert raw.mixed and raw.label_names == SETS[name].names
+        assert raw.label_names == SETS[name].names
         for split, (image, label) in splits.items():
             records = getattr(raw, split)
             assert len(set(records.names)) == len(label if label is not None else image)

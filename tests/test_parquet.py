@@ -93,7 +93,7 @@ def test_bytes_and_labels_come_back_in_any_order(tmp_path, monkeypatch, kind, co
     again = pickle.loads(pickle.dumps(raw.train.read))
     for i in np.random.default_rng(0).permutation(np.arange(23).repeat(2)):
         assert raw.train.read(int(i)) == again(int(i)) == images[i]
-    assert not raw.mixed and raw.unlabelled is None
+    assert raw.unlabelled is None
     assert raw.train.names[9] == "data/train-00002-of-00003.parquet#0"
     assert len(set(raw.train.names)) == 23 and "4 Parquet files" in raw.found
     assert f"column {column}" in raw.found and "\n" not in raw.found

@@ -147,7 +147,7 @@ def test_cifar10_keeps_its_published_parts(tmp_path):
             first, last = (choose(records.labels, size, last) for last in (False, True))
             np.testing.assert_array_equal(first, np.arange(size))
             np.testing.assert_array_equal(last, np.arange(count - size, count))
-    assert raw.mixed and not is_mixed(np.sort(raw.train.labels), np.arange(1000))
+    assert not is_mixed(np.sort(raw.train.labels), np.arange(1000))
 
 
 def test_parts_of_a_sorted_set_are_drawn_by_class_and_kept_apart():

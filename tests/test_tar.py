@@ -83,7 +83,7 @@ def test_bytes_and_labels_come_back_in_any_order(tmp_path, form):
     for i in np.random.default_rng(0).permutation(np.arange(16).repeat(2)):
         assert raw.train.read(int(i)) == again(int(i)) == found[i]
     assert raw.train.names[1] == "train-000.tar#001.jpg" and len(set(raw.train.names)) == 16
-    assert not raw.mixed and raw.found.startswith("3 tar files: 16 training and 4 test images")
+    assert raw.found.startswith("3 tar files: 16 training and 4 test images")
     assert "the split validation is the test" in raw.found
     without = read(tmp_path, labels="none")
     assert without.train.labels is None and without.label_names == ()
@@ -130,7 +130,7 @@ def test_some_without_a_label_are_for_pretraining(tmp_path):
     write(tmp_path / "a.tar", {"a.jpg": b"1", "b.jpg": b"2", "c.jpg": b"3", "b.cls": b"4"})
     raw = read(tmp_path)
     assert content(raw.train) == [b"2"] and content(raw.unlabelled) == [b"1", b"3"]
-    assert raw.train.names == ["a.tar#b.jpg"] and "and 2 unlabelled images" in raw.found
+    assert list(raw.train.names) == ["a.tar#b.jpg"] and "and 2 unlabelled images" in raw.found
 
 
 @pytest.mark.parametrize(

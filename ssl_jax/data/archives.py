@@ -204,7 +204,7 @@ def open_archive(name: str, data_dir: str, options: Options, roots: Sequence[Pat
     found = f"{known.title} from {path.name}: {listed(sizes)} images, "
     found += class_words(classes) if classes else "no labels"
     rest = splits.get("unlabelled")
-    return RawSet(splits["train"], splits["test"], rest, classes, found, digest, mixed=True)
+    return RawSet(splits["train"], splits["test"], rest, classes, found, digest)
 
 
 # --- Where the files lie --------------------------------------------------------------------------

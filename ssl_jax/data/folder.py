@@ -102,9 +102,7 @@ def open_folder(data_dir: str, options: Options, roots: Sequence[Path]) -> RawSe
         digest = _with_labels(digest, classes)
     test = tests[0] if tests and tests[0].names else None
     found = _found(base, index, labelled, unlabelled, classes)
-    return RawSet(
-        train, test, more if more.names else None, classes.names, found, digest, mixed=False
-    )
+    return RawSet(train, test, more if more.names else None, classes.names, found, digest)
 
 
 def read_index(base: Path, roots: Sequence[Path]) -> Index:

@@ -49,9 +49,6 @@ class RawSet(NamedTuple):
     found: str
     # Of the contents of all files: another one, another cache.
     digest: str
-    # Whether "the last N" of the official order is as good as a draw. Where it is not, splits are
-    # drawn.
-    mixed: bool
 
 
 DEFAULTS = Options()

@@ -1,12 +1,12 @@
 """Sets that lie in several files: the split of each file, classes from labels, cached indexes."""
 
-import itertools
+import functools
 import json
 import os
 import re
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 
 from ssl_jax import files
 from ssl_jax.data.cache import files_digest
-from ssl_jax.data.records import Options, RawSet, Records
+from ssl_jax.data.records import Options, RawSet, Records, join, part
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.cache_directory import make_private
 
@@ -83,28 +83,6 @@ class Reader:
         if file := self._held.get("file"):
             file.close()
         self._held.clear()
-
-
-class Chosen:
-    """A `read` of some of the records of another, in the order of `rows`."""
-
-    def __init__(self, read: Callable[[int], bytes | np.ndarray], rows: np.ndarray) -> None:
-        self.read, self.rows = read, rows
-
-    def __call__(self, i: int) -> bytes | np.ndarray:
-        return self.read(int(self.rows[i]))
-
-
-class Joined:
-    """A `read` of the records of several others, one after the other."""
-
-    def __init__(self, parts: Sequence[tuple[Callable[[int], Any], int]]) -> None:
-        self.reads = [read for read, _ in parts]
-        self.starts = np.cumsum([0, *(count for _, count in parts)])
-
-    def __call__(self, i: int) -> bytes | np.ndarray:
-        part = int(np.searchsorted(self.starts, i, side="right")) - 1
-        return self.reads[part](i - int(self.starts[part]))
 
 
 class Numbered(Sequence[str]):
@@ -176,8 +154,8 @@ def split_of(name: str) -> str:
     shard = SHARD.match(file)
     if shard and shard[1].lower() in WORDS:
         return WORDS[shard[1].lower()]
-    for part in [*([] if shard else [file]), *reversed(folders)]:
-        for word in re.split(r"[^a-z]+", part.lower()):
+    for piece in [*([] if shard else [file]), *reversed(folders)]:
+        for word in re.split(r"[^a-z]+", piece.lower()):
             if word in WORDS:
                 return WORDS[word]
     return shard[1] if shard else ""
@@ -282,7 +260,7 @@ def raw_set(
         digest: of the contents.
 
     Returns:
-        The set; its official order counts as unmixed.
+        The set.
 
     Raises:
         UserError: no images, no such split, labels that are no classes.
@@ -300,7 +278,8 @@ def raw_set(
 
     train, rest = _divide(parts["train"], numbers)
     unlabelled = [rest] if rest and len(rest.names) else []
-    unlabelled += [parts["unlabelled"]] if "unlabelled" in parts else []
+    if "unlabelled" in parts:
+        unlabelled.append(_unlabelled(parts["unlabelled"]))
     tested, left = _divide(parts[test], numbers) if test else (None, None)
     if left and len(left.names):
         notes.append(f"{len(left.names)} images of the split {test} have no label: left out")
@@ -312,11 +291,10 @@ def raw_set(
     return RawSet(
         train,
         tested,
-        _join(unlabelled) if extra else None,
+        functools.reduce(join, unlabelled) if extra else None,
         classes,
         "; ".join([found, *notes]),
         digest,
-        mixed=False,
     )
 
 
@@ -394,19 +372,17 @@ def _classes(
     return tuple(number), {value: number[str(value)] for value in (*integers, *texts)}
 
 
-def _divide(part: Part, numbers: dict[Label, int]) -> tuple[Records, Part | None]:
+def _divide(stored: Part, numbers: dict[Label, int]) -> tuple[Records, Records | None]:
     """Return the images with a label, and those without; all of them where none has one."""
-    if part.labels is None or not numbers:
-        return Records(part.names, part.read, None), None
-    label = np.array([numbers.get(value, -1) for value in part.labels], np.int32)
+    bare = _unlabelled(stored)
+    if stored.labels is None or not numbers:
+        return bare, None
+    label = np.array([numbers.get(value, -1) for value in stored.labels], np.int32)
+    whole = bare._replace(labels=label)
     if (label >= 0).all():
-        return Records(part.names, part.read, label), None
-    rows, rest = np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
-    names = [[part.names[i] for i in chosen.tolist()] for chosen in (rows, rest)]
-    with_label = Records(names[0], Chosen(part.read, rows), label[rows])
-    return with_label, Part(names[1], Chosen(part.read, rest), None)
+        return whole, None
+    return part(whole, np.flatnonzero(label >= 0)), part(bare, np.flatnonzero(label < 0))
 
 
-def _join(parts: Sequence[Part]) -> Records:
-    names: Iterable[str] = itertools.chain.from_iterable(part.names for part in parts)
-    return Records(list(names), Joined([(part.read, len(part.names)) for part in parts]), None)
+def _unlabelled(stored: Part) -> Records:
+    return Records(stored.names, stored.read, None)

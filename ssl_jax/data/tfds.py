@@ -16,7 +16,7 @@ from ssl_jax.data.dataset import Dataset, Description, Split
 from ssl_jax.data.encoded import Decode, EncodedImages, require_whole
 from ssl_jax.data.pictures import MODES, read_pixels
 from ssl_jax.data.records import DEFAULTS, Names, Options, RawSet, Records, join, part
-from ssl_jax.data.splits import draw_test, is_mixed, take, test_count
+from ssl_jax.data.splits import draw_test, take, test_count
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.runtime.terminal import progress_bar, say
 
@@ -108,8 +108,7 @@ def _open(
                 f"takes 0 to {len(classes) - 1}"
             )
     found = f"{name}: {len(classes)} classes" if classes else f"{name}: no labels"
-    mixed = train.labels is not None and is_mixed(train.labels, np.arange(0))
-    return RawSet(train, test, unlabelled, classes, found, digest, mixed)
+    return RawSet(train, test, unlabelled, classes, found, digest)
 
 
 def read_prepared(
