@@ -319,5 +319,7 @@ def test_labels_can_be_left_out_of_any_set(name):
         np.testing.assert_array_equal(one.image, other.image)
         assert (one.label == -1).all() and one.label.dtype == np.int32
     for function in (describe, load_dataset):
-        with pytest.raises(UserError, match="data.labels: got 'folders', for digits"):
+        with pytest.raises(
+            UserError, match="data.labels: got 'folders', it takes: auto, none for digits"
+        ):
             function(name, options=Options(labels="folders"))

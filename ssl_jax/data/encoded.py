@@ -29,6 +29,7 @@ from absl import flags, logging
 
 from ssl_jax.data.cache import write_first
 from ssl_jax.data.order import batch_indices
+from ssl_jax.data.pictures import quiet
 from ssl_jax.data.records import Records, part
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import progress_bar
@@ -91,17 +92,16 @@ class EncodedImages:
             if pixels.shape != self.image or pixels.dtype != np.uint8:
                 raise ValueError(f"{pixels.shape} {pixels.dtype}, takes {self.image} uint8")
         except Exception as error:  # files, archives and Pillow each have their own
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(
-                f"{self.records.names[index]}: cannot be decoded ({reason[0]})"
-            ) from error
+            name = self.records.names[index]
+            raise UserError(f"{name}: cannot be decoded ({_why(error)})") from error
         return pixels
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """Return the images of a slice or of an array of indices, decoded; of a number, one."""
         if isinstance(index, int | np.integer):
             return self.one(range(len(self))[index])
-        chosen = np.arange(len(self))[index].tolist()
+        rows = np.arange(len(self))[index]
+        chosen = rows.ravel().tolist()
         result = np.empty((len(chosen), *self.image), np.uint8)
 
         def fill(place: int) -> None:
@@ -111,8 +111,9 @@ class EncodedImages:
             for place in range(len(chosen)):
                 fill(place)
         else:  # Pillow decodes and resizes in parallel
-            list(_threads().map(fill, range(len(chosen))))
-        return result
+            with quiet():
+                list(_threads().map(fill, range(len(chosen))))
+        return result.reshape(*rows.shape, *self.image)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(dtype or np.uint8, copy=False)
@@ -140,11 +141,12 @@ class EncodedImages:
             try:
                 self.one(index)
             except UserError as error:
-                return index, str(error.__cause__).strip().splitlines()[0][:200]
+                return index, _why(error.__cause__)[:200]
             return None
 
         found: list[tuple[int, str]] = []
-        with progress_bar(len(self), 0, "image", "checking that every image decodes") as bar:
+        title = "checking that every image decodes"
+        with quiet(), progress_bar(len(self), 0, "image", title) as bar:
             for start in range(0, len(self), CHUNK):
                 rows = range(start, min(start + CHUNK, len(self)))
                 found += [each for each in _threads().map(examine, rows) if each]
@@ -158,6 +160,14 @@ def require_whole(images: EncodedImages, roots: Sequence[Path]) -> None:
         names = [f"{images.records.names[row]} ({why})" for row, why in damaged[:SHOWN]]
         shown = "; ".join(names) + ("; ..." if len(damaged) > SHOWN else "")
         raise UserError(f"data.damaged: {len(damaged)} images cannot be decoded: {shown}")
+
+
+def _why(error: BaseException | None) -> str:
+    """Return what an exception says, in one line; its kind where it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 @functools.cache

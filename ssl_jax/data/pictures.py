@@ -8,6 +8,7 @@ are scaled. Everything else Pillow converts to grey or RGB.
 
 import functools
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,11 +158,25 @@ def _formats() -> tuple[str, ...]:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Hide Pillow's warnings of odd metadata, and of large but lawful pictures.
+
+    The filters belong to the process: a thread that reads pictures leaves them to the main one,
+    which enters this context before it starts threads.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def _damage(encoded: bytes | np.ndarray | Image.Image) -> Iterator[None]:
     """Turn whatever a decoder raises within this context into one `DamagedPicture`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and of large but lawful pictures
+        with quiet():
             yield
     except DamagedPicture:
         raise
