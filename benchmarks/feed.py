@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import psutil
 from common import finish, parse, read_config, say
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -260,7 +261,10 @@ def watched(work: Callable[[], dict]) -> dict:
     used = processor_seconds() - used
     done.set()
     watcher.join()
-    return {"cores": used / spent} | row | {"peak_mib": max(peak[0], memory()) / 2**20}
+    row = {"cores": used / spent} | row | {"peak_mib": max(peak[0], memory()) / 2**20}
+    # joblib's processes would wait five minutes for more to do, and this one for them
+    get_reusable_executor().shutdown(kill_workers=True)
+    return row
 
 
 def processor_seconds() -> float:
