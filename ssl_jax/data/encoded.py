@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
+from ssl_jax import files
 from ssl_jax.data.cache import write_first
 from ssl_jax.data.order import batch_indices
-from ssl_jax.data.pictures import quiet
 from ssl_jax.data.records import Records, part
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import progress_bar
@@ -92,8 +92,9 @@ class EncodedImages:
             if pixels.shape != self.image or pixels.dtype != np.uint8:
                 raise ValueError(f"{pixels.shape} {pixels.dtype}, takes {self.image} uint8")
         except Exception as error:  # files, archives and Pillow each have their own
-            name = self.records.names[index]
-            raise UserError(f"{name}: cannot be decoded ({_why(error)})") from error
+            raise UserError(
+                f"{self.records.names[index]}: cannot be decoded ({damage_of(error)})"
+            ) from error
         return pixels
 
     def __getitem__(self, index: Any) -> np.ndarray:
@@ -111,8 +112,7 @@ class EncodedImages:
             for place in range(len(chosen)):
                 fill(place)
         else:  # Pillow decodes and resizes in parallel
-            with quiet():
-                list(_threads().map(fill, range(len(chosen))))
+            list(_threads().map(fill, range(len(chosen))))
         return result.reshape(*rows.shape, *self.image)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -141,12 +141,12 @@ class EncodedImages:
             try:
                 self.one(index)
             except UserError as error:
-                return index, _why(error.__cause__)[:200]
+                return index, damage_of(error.__cause__ or error)
             return None
 
         found: list[tuple[int, str]] = []
         title = "checking that every image decodes"
-        with quiet(), progress_bar(len(self), 0, "image", title) as bar:
+        with progress_bar(len(self), 0, "image", title) as bar:
             for start in range(0, len(self), CHUNK):
                 rows = range(start, min(start + CHUNK, len(self)))
                 found += [each for each in _threads().map(examine, rows) if each]
@@ -162,12 +162,11 @@ def require_whole(images: EncodedImages, roots: Sequence[Path]) -> None:
         raise UserError(f"data.damaged: {len(damaged)} images cannot be decoded: {shown}")
 
 
-def _why(error: BaseException | None) -> str:
-    """Return what an exception says, in one line; its kind where it says nothing."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def damage_of(error: BaseException) -> str:
+    """Return what reading or decoding a picture raised, as one short line."""
+    text = files.reason(error) if isinstance(error, OSError) else str(error)
+    lines = text.strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 @functools.cache
