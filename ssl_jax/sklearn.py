@@ -31,7 +31,7 @@ class Encoder(TransformerMixin, BaseEstimator):
     Args:
         workdir: work directory of a run that pretrained, or trained on labels.
         step: which of its checkpoints; None: the newest.
-        best: whether to take the one with the best validation accuracy instead.
+        best: whether to take the one that `probe.best` ranks first instead.
     """
 
     def __init__(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import launch
 from configs import own_images, quickstart
+from ssl_jax import launch
 from ssl_jax.augment.views import RECIPES
 from ssl_jax.builders import choices, pretraining
 from ssl_jax.builders.checks import check_counts

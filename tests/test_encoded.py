@@ -176,7 +176,10 @@ def test_no_process_outlives_its_parent(number, tmp_path):
         os.killpg(process.pid, number)
     else:
         os.kill(process.pid, number)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert gone(numbers, 10)
     if number == signal.SIGINT:
         line = "interrupted: the same command goes on from what was last saved, if anything was"
@@ -184,7 +187,7 @@ def test_no_process_outlives_its_parent(number, tmp_path):
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 import numpy as np
 from ssl_jax.runtime import stops
 
@@ -202,6 +205,7 @@ def main():
     return 0
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     stops.install()
     stops.run(main, lambda: True)
 """

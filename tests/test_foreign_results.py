@@ -166,7 +166,7 @@ def test_a_run_outlives_its_figures(tmp_path, no_figures, capfd):
     session = SimpleNamespace(out=tmp_path, dataset=dataset, config=config, parts=parts)
     pretrain.draw_all(session, features)
     lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 3 and all(line.startswith("warning: ") for line in lines)
+    assert len(lines) == 4 and all(line.startswith("warning: ") for line in lines)
     assert not list((tmp_path / "figures").iterdir()) if (tmp_path / "figures").exists() else True
     assert not plt.get_fignums()
 

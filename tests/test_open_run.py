@@ -223,7 +223,7 @@ def test_the_best_checkpoint_by_the_recorded_metric(best, copy):
     opened = ssl_jax.open_run(copy)
     for step in opened.steps:
         path = copy / "checkpoints" / str(step) / "metrics" / "metrics"
-        assert set(json.loads(path.read_text())) == {"knn_validation"}
+        assert "knn_validation" in json.loads(path.read_text())
         path.write_text(json.dumps({"knn_validation": 0.9 if step == best else 0.1}))
     assert opened.encoder(best=True).step == best
     # as Orbax ranks them at the next start

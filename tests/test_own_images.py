@@ -1,15 +1,15 @@
 """Whole runs on a folder of pictures, of which some are damaged."""
 
-import io
 import json
-import tarfile
 
 import numpy as np
 import pytest
 from commands import ROOT
+from doors import write_doors
 from test_decode import damage
 from test_end_to_end import TINY, command
-from test_folder import fill
+from test_folder import fill, photo
+from test_pictures import encoded
 
 from ssl_jax.data.sources import describe, load_dataset
 
@@ -67,24 +67,13 @@ def test_damaged_pictures_end_a_run_before_it_writes(pictures, tmp_path, capfd):
 
 
 def test_the_same_pictures_are_the_same_set_through_every_door(tmp_path, monkeypatch):
-    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
-    base = fill(tmp_path / "set", NAMES, side=20)
-    encoded = [(base / name).read_bytes() for name in NAMES]
-    (tmp_path / "parquet").mkdir()
-    rows = {"image": encoded, "label": [name[0] for name in NAMES]}
-    parquet.write_table(pyarrow.table(rows), tmp_path / "parquet" / "train.parquet")
-    with tarfile.open(tmp_path / "train.tar", "w") as archive:
-        for name, content in zip(NAMES, encoded, strict=True):
-            for end, data in (("png", content), ("cls", name[0].encode())):
-                member = tarfile.TarInfo(f"{name[0]}-{name[2:4]}.{end}")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-    places = {"folder": base, "parquet": tmp_path / "parquet", "tar": tmp_path / "train.tar"}
-    found = {name: load_dataset(name, str(place), image_size=9) for name, place in places.items()}
+    pictures = {name: encoded(photo(n, 20), "PNG") for n, name in enumerate(NAMES)}
+    places = write_doors(tmp_path, pictures)
+    found = {name: load_dataset(name, place, image_size=9) for name, place in places.items()}
     for name, place in places.items():
         data = found[name]
-        assert data.description == describe(name, str(place), image_size=9)
+        assert data.description == describe(name, place, image_size=9)
         assert data.label_names == ("a", "b")
         for one, other in zip(data[1:4], found["folder"][1:4], strict=True):
             np.testing.assert_array_equal(one.image, other.image)

@@ -191,6 +191,11 @@ def check_sizes(probe: Config, data: Description, held_out: int = 0) -> None:
     if not data.num_classes:
         ranking_of(probe, data.num_classes)
         return
+    if not data.test:
+        raise UserError(
+            f"data.test_share: leaves no test image of {data.name}, on which the probes measure "
+            "accuracies; takes a share above 0, or data.labels=none for a run without labels"
+        )
     size = data.train
     if held_out >= size:
         raise UserError(f"probe.validation_size: got {held_out}, takes less than the {size} images")

@@ -13,6 +13,7 @@ from ssl_jax.builders.data import describe_dataset
 from ssl_jax.builders.defaults import default_config
 from ssl_jax.data.dataset import Dataset, Description
 from ssl_jax.errors import UserError
+from ssl_jax.models.encoders import ENCODERS
 from ssl_jax.types import Config
 
 # field -> its value that leaves the choice to the data
@@ -84,7 +85,7 @@ def settle(config: Config, description: Description | None = None) -> Settled:
         _choose(config, lines, "views.size", size, why)
     _settle_network(config, data, lines)
     _settle_views(config, data, lines)
-    _settle_validation(config, data, lines)
+    settle_validation(config, data, lines)
     settle_neighbours(config, data, lines, config.probe.validation_size)
     return Settled(config, data, lines)
 
@@ -106,7 +107,9 @@ def _settle_network(config: Config, data: Description, lines: list[str]) -> None
         size = min(LARGEST_BATCH, 2 ** int(math.log2(data.pretrain)))
         _choose(config, lines, "batch_size", size, f"of {data.pretrain} images for training")
     if is_open(config, "encoder.stem"):
-        stem = "cifar" if side <= CIFAR_STEM else "imagenet"
+        known = ENCODERS.get(config.encoder.name)
+        has_stem = known is not None and "stem" in known.fields
+        stem = "imagenet" if has_stem and side > CIFAR_STEM else "cifar"
         _choose(config, lines, "encoder.stem", stem, f"for views of {side} pixels")
 
 
@@ -127,7 +130,14 @@ def _settle_views(config: Config, data: Description, lines: list[str]) -> None:
         _choose(config, lines, "views.blur_kernel", blur_kernel(side), f"a tenth of {side} pixels")
 
 
-def _settle_validation(config: Config, data: Description, lines: list[str]) -> None:
+def settle_validation(config: Config, data: Description, lines: list[str]) -> None:
+    """Choose `config.probe.validation_size` in place, where it is left open.
+
+    Args:
+        config: with the section `probe`.
+        data: description of the data set.
+        lines: the choice in words is added to it.
+    """
     if is_open(config, "probe.validation_size"):
         size = max(1, min(LARGEST_VALIDATION, data.train // 10))
         _choose(config, lines, "probe.validation_size", size, f"of {data.train} training images")

@@ -58,7 +58,7 @@ def _source(config: Config) -> dict[str, Any]:
     optional = {field: data[field] or None for field in ("data_dir", "train_size", "image_size")}
     options = {field: data[field] for field in Options._fields if field in data}
     check_options(options)
-    wanted = Options(**options, encoded=data.resident == ENCODED)
+    wanted = Options(**options, encoded="resident" in data and data.resident == ENCODED)
     return {"name": data.name} | optional | {"options": wanted}
 
 

@@ -11,6 +11,7 @@ from jax.stages import Wrapped
 
 from ssl_jax.augment.labelled import make_augment
 from ssl_jax.builders.checks import check_supervised
+from ssl_jax.builders.data import describe_dataset
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.network import TRACED_SIDE, build_encoder
 from ssl_jax.builders.optimizer import (
@@ -52,12 +53,13 @@ def prepare(
     its images are read. A UserError names the first field that is wrong.
     """
     check_supervised(config)
-    plan = make_plan(config, lambda data: images_left(config, data), data=description)
-    if not plan.data.num_classes:
+    data = description or describe_dataset(config)
+    if not data.num_classes:
         raise UserError(
-            f"data.labels: {plan.data.name} has no labels (got {config.data.labels!r}); "
+            f"data.labels: {data.name} has no labels (got {config.data.labels!r}); "
             "task 'supervised' takes a set with labels"
         )
+    plan = make_plan(config, lambda data: images_left(config, data), data=data)
     sizes = plan.data.num_classes, plan.data.channels, plan.cadence.total, plan.steps_per_epoch
     parts = build_classifier(config, *sizes, plan.axis)
     return plan, parts, build_augment(config, plan.data)

@@ -98,8 +98,11 @@ def _best_step(config: Config, folder: Path) -> int:
         knn, rankme = RANKINGS["knn"], RANKINGS["rankme"]
         try:
             return checkpoints.best_step(folder, knn.column)
-        except checkpoints.NoMetricError:
-            return checkpoints.best_step(folder, rankme.column)
+        except checkpoints.NoMetricError as error:
+            try:
+                return checkpoints.best_step(folder, rankme.column)
+            except checkpoints.NoMetricError:
+                raise error from None
     ranking = RANKINGS[config.probe.best]
     return checkpoints.best_step(folder, ranking.column, ranking.score)
 

@@ -17,10 +17,9 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from ssl_jax import files
 from ssl_jax.data.cache import load_or_build, read, write_first
-from ssl_jax.data.encoded import EncodedImages
-from ssl_jax.data.pictures import DamagedPicture, Header, read_header, read_pixels
+from ssl_jax.data.encoded import EncodedImages, damage_of
+from ssl_jax.data.pictures import Header, read_header, read_pixels
 from ssl_jax.data.records import Options, Records
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.cache_directory import make_private
@@ -199,10 +198,8 @@ def _decode_row(
 ) -> Row:
     try:
         return read_pixels(read(row), shape[2], shape[0], fit, background), None
-    except DamagedPicture as error:
-        return None, str(error)
-    except Exception as error:  # of the file, or of the archive that it is in
-        return None, files.reason(error) if isinstance(error, OSError) else str(error)[:200]
+    except Exception as error:  # of the picture, its file, or the archive that it is in
+        return None, damage_of(error)
 
 
 def _read_damaged(roots: Sequence[Path], stem: str, source: str) -> list[Damaged]:

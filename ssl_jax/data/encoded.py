@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
+from ssl_jax import files
 from ssl_jax.data.cache import write_first
 from ssl_jax.data.order import batch_indices
 from ssl_jax.data.records import Records, part
@@ -91,9 +92,8 @@ class EncodedImages:
             if pixels.shape != self.image or pixels.dtype != np.uint8:
                 raise ValueError(f"{pixels.shape} {pixels.dtype}, takes {self.image} uint8")
         except Exception as error:  # files, archives and Pillow each have their own
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
-                f"{self.records.names[index]}: cannot be decoded ({reason[0]})"
+                f"{self.records.names[index]}: cannot be decoded ({damage_of(error)})"
             ) from error
         return pixels
 
@@ -101,7 +101,8 @@ class EncodedImages:
         """Return the images of a slice or of an array of indices, decoded; of a number, one."""
         if isinstance(index, int | np.integer):
             return self.one(range(len(self))[index])
-        chosen = np.arange(len(self))[index].tolist()
+        rows = np.arange(len(self))[index]
+        chosen = rows.ravel().tolist()
         result = np.empty((len(chosen), *self.image), np.uint8)
 
         def fill(place: int) -> None:
@@ -112,7 +113,7 @@ class EncodedImages:
                 fill(place)
         else:  # Pillow decodes and resizes in parallel
             list(_threads().map(fill, range(len(chosen))))
-        return result
+        return result.reshape(*rows.shape, *self.image)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(dtype or np.uint8, copy=False)
@@ -140,11 +141,12 @@ class EncodedImages:
             try:
                 self.one(index)
             except UserError as error:
-                return index, str(error.__cause__).strip().splitlines()[0][:200]
+                return index, damage_of(error.__cause__ or error)
             return None
 
         found: list[tuple[int, str]] = []
-        with progress_bar(len(self), 0, "image", "checking that every image decodes") as bar:
+        title = "checking that every image decodes"
+        with progress_bar(len(self), 0, "image", title) as bar:
             for start in range(0, len(self), CHUNK):
                 rows = range(start, min(start + CHUNK, len(self)))
                 found += [each for each in _threads().map(examine, rows) if each]
@@ -158,6 +160,13 @@ def require_whole(images: EncodedImages, roots: Sequence[Path]) -> None:
         names = [f"{images.records.names[row]} ({why})" for row, why in damaged[:SHOWN]]
         shown = "; ".join(names) + ("; ..." if len(damaged) > SHOWN else "")
         raise UserError(f"data.damaged: {len(damaged)} images cannot be decoded: {shown}")
+
+
+def damage_of(error: BaseException) -> str:
+    """Return what reading or decoding a picture raised, as one short line."""
+    text = files.reason(error) if isinstance(error, OSError) else str(error)
+    lines = text.strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 @functools.cache

@@ -8,9 +8,10 @@ are scaled. Everything else Pillow converts to grey or RGB.
 
 import functools
 import io
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -156,12 +157,38 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+class _Quiet:
+    """A context without warnings: of odd metadata, and of large but lawful pictures.
+
+    Filters belong to the process. Threads that decode at once share one `catch_warnings`: each
+    with its own would put back what it found, the filters of another, for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._filters = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filters.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.close()
+
+
+_QUIET = _Quiet()
+
+
 @contextmanager
 def _damage(encoded: bytes | np.ndarray | Image.Image) -> Iterator[None]:
     """Turn whatever a decoder raises within this context into one `DamagedPicture`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and of large but lawful pictures
+        with _QUIET:
             yield
     except DamagedPicture:
         raise

@@ -134,6 +134,9 @@ def read_prepared(
     about = _describe(name, builder, layout, image_size, options)
     raw = _open(name, builder, layout, options, roots)
     source = f"{builder.info.full_name} {raw.digest} {about.image[0]}x{about.image[1]}"
+    fitted = {"fit": options.fit, "background": options.background}
+    if fitted != {"fit": DEFAULTS.fit, "background": DEFAULTS.background}:
+        source += f" {options.fit} {'-'.join(map(str, options.background))}"
 
     def decoded(records: Records, split: str) -> Split:
         count = len(records.names)
@@ -141,7 +144,7 @@ def read_prepared(
         shape = (count, *about.image)
         if not count:
             return Split(np.zeros(shape, np.uint8), label)
-        decode = partial(read_pixels, channels=about.image[2], image_size=image_size)
+        decode = partial(read_pixels, channels=about.image[2], image_size=image_size, **fitted)
         if options.encoded:
             images = EncodedImages(records, decode, about.image, source)
             require_whole(images, roots)
@@ -149,7 +152,8 @@ def read_prepared(
         stem = f"{source.replace('/', '-').replace(' ', '-')}/{split}"
         title = f"decoding {builder.name} {split}"
         examples = partial(_decode, builder, split, records, label, decode, about.image, title)
-        return Split(*load_or_build(roots, stem, source, shape, examples))
+        # the labels of the records: those in the cache are of whoever decoded it
+        return Split(load_or_build(roots, stem, source, shape, examples)[0], label)
 
     train, test, split = raw.train, raw.test, layout.train
     if test is None and train.labels is not None:
@@ -163,7 +167,8 @@ def read_prepared(
         pretrain = decoded(train, split)
         return Dataset(name, pretrain, of_test, pretrain, about.num_classes, about.label_names)
     pretrain = decoded(join(train, raw.unlabelled), f"{split}+{layout.unlabelled}")
-    of_train = take(pretrain, np.arange(len(train.names)))
+    labelled = layout.label is not None
+    of_train = take(pretrain, np.arange(len(train.names))) if labelled else pretrain
     return Dataset(name, of_train, of_test, pretrain, about.num_classes, about.label_names)
 
 
@@ -203,7 +208,7 @@ def _describe(
         test = test_count(train, options.test_share)
         train -= test
     if layout.label is None:
-        return Description(name, train, test, train + more, image, 0, ())
+        return Description(name, train + more, test, train + more, image, 0, ())
     classes = features[layout.label]
     return Description(
         name, train, test, train + more, image, classes.num_classes, tuple(classes.names)
@@ -212,6 +217,11 @@ def _describe(
 
 def _layout(name: str, builder: Builder, options: Options) -> Layout:
     """Return the splits and features that are used; UserError where the set has none."""
+    if options.damaged != "error":
+        raise UserError(
+            f"data.damaged: got {options.damaged!r}, takes 'error' for a set of TFDS ({name}): its "
+            "splits have the sizes that their description says"
+        )
     image, label = _image_and_label(name, builder.info.features)
     label = None if options.labels == "none" else label
     splits = list(builder.info.splits)

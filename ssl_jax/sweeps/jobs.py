@@ -160,7 +160,8 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
         writable("store", Path(config.store, config.sweep, config.scale))
     for job in jobs:
         if job.store is not None and job.is_stored and not config.again:
-            fields = result_json.fields(job.config.to_dict())
+            settled = prepared[job.cell].config.to_dict() | {"seed": job.seed}
+            fields = result_json.fields(settled)
             refuse_other("store", job.store, ["config"], fields, defaults)
         if not is_done(job, config.again):
             ready = prepared[job.cell]

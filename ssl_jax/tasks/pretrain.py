@@ -54,7 +54,10 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
     Raises:
         UserError: a field is wrong, or the work directory belongs to another run.
     """
-    prepared = pretraining.prepare(config)
+    prepared, dataset = pretraining.prepare(config), None
+    if config.data.damaged == "skip":  # how many images there are is known when they are decoded
+        dataset = read_dataset(prepared.config)
+        prepared = pretraining.prepare(config, dataset.description)
     config, plan, parts, lines = prepared
     appends = partial(pretraining.appends, config, plan.steps_per_epoch)
     check = partial(check_workdir, directory, appends=appends, defaults=defaults_of("pretrain"))
@@ -64,10 +67,7 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
     check_exclude(config, init)
     for line in lines:
         say(line)
-    dataset = read_dataset(config)
-    if dataset.damaged:  # there are fewer images than were described
-        config, plan, parts, _ = pretraining.prepare(config, dataset.description)
-        init = pretraining.make_init(parts, plan.data)
+    dataset = dataset or read_dataset(config)
     check_few_labels(config.probe, dataset)
     config, lines = choices.measure_statistics(config, dataset)
     parts = parts._replace(recipe=pretraining.build_recipe(config))
@@ -129,14 +129,13 @@ def make_job(
 
     def evaluate(state: PretrainState, step: int) -> Row:
         row = measure(state.params, state.stats, held_out)
-        words = f"RankMe {row['rankme']:.4g}, LiDAR {row['lidar']:.4g}"
-        size = min(probe.validation_size, len(dataset.train.label))
+        words = f"RankMe {row['rankme']:.4g}, LiDAR {row['lidar']:.4g} on {len(held_out)}"
         if dataset.num_classes:
             sizes = probe.validation_size, probe.knn_k, probe.knn_temperature
             accuracy = accuracies.validate(encode, state.params, state.stats, dataset, *sizes)
             row |= {KNN: accuracy}
-            words = f"kNN {accuracy:.4f}, {words}"
-        say(f"epoch {session.epoch(step):g}: {words} on {size} training images")
+            words = f"kNN {accuracy:.4f} on {probe.validation_size}, {words}"
+        say(f"epoch {session.epoch(step):g}: {words} training images")
         return row
 
     def adjust(state: PretrainState, rows: list[Row]) -> tuple[PretrainState, bool]:

@@ -66,6 +66,7 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     lines: list[str] = []
     with found_in(source / "config.json"):
         data = describe_dataset(trained)
+        choices.settle_validation(trained, data, lines)
         choices.settle_neighbours(trained, data, lines)
         steps_an_epoch = steps_per_epoch(data.pretrain, trained.batch_size)
         parts = pretraining.build(trained, trained.epochs * steps_an_epoch, steps_an_epoch, None)
