@@ -5,6 +5,7 @@ installed. While a configuration file runs, `configs` is that folder for it, whe
 `from configs import quickstart` works in all of them.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,8 +62,13 @@ def known_configs() -> list[str]:
 def packaged_configs() -> Iterator[None]:
     """Let `import configs` find the packaged configurations within this context.
 
-    A module `configs` of somebody else is back afterwards.
+    A module `configs` of somebody else is back afterwards. One that is imported from the packaged
+    folder stays: there are no two of them.
     """
+    places = getattr(sys.modules.get(FOLDER), "__path__", ())
+    if {os.path.realpath(place) for place in places} == {os.path.realpath(HOME / FOLDER)}:
+        yield
+        return
     theirs = _take_away()
     spec = ModuleSpec(FOLDER, None, is_package=True)
     spec.submodule_search_locations = [str(HOME / FOLDER)]
