@@ -1,6 +1,5 @@
 """What a configuration leaves to its data: chosen once, the same each time, printed and stored."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -246,9 +245,6 @@ def test_own_images_train_go_on_and_are_probed(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "probe" / "config.json").read_text())["probe"]["knn_k"] == 6
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("ssl_jax.data.folder") is None, reason="there is no folder source"
-)
 def test_a_folder_is_all_that_is_needed(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(40):
