@@ -12,6 +12,23 @@ from ssl_jax.errors import UserError
 RTOL, ATOL = 1e-11, 1e-13  # tolerances of one step of the integration
 MAX_STEPS = 100_000
 Group = dict[Any, Any]  # arrays of one rank by name
+# name: (the values that a parameter takes, in words; their test, of an array)
+Domain = dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]]
+
+
+def check(domain: Domain, **values: Any) -> None:
+    """Raise a UserError that names the first parameter outside its domain.
+
+    Args:
+        domain: of the parameters that take less than all finite numbers.
+        **values: numbers or arrays, of which every element is checked. `beta` may be None.
+    """
+    for name, value in values.items():
+        x = np.asarray(np.nan if value is None else value, np.float64)
+        takes, fits = domain.get(name, ("a finite number", np.isfinite))
+        right = fits(x) & np.isfinite(x)
+        if not (np.all(right) or (name == "beta" and value is None)):
+            raise UserError(f"{name}: got {x[~right].flat[0] if x.ndim else value}, takes {takes}")
 
 
 def solve(

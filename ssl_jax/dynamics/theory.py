@@ -62,12 +62,7 @@ def check(**values: Number | None) -> None:
 
     Every element of an array is checked.
     """
-    for name, value in values.items():
-        x = np.asarray(np.nan if value is None else value, np.float64)
-        takes, fits = DOMAIN.get(name, ("a finite number", np.isfinite))
-        right = fits(x) & np.isfinite(x)
-        if not (np.all(right) or (name == "beta" and value is None)):
-            raise UserError(f"{name}: got {x[~right].flat[0] if x.ndim else value}, takes {takes}")
+    integration.check(DOMAIN, **values)
 
 
 # --- From an experiment to the flow ---------------------------------------------------------------
