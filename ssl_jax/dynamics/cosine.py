@@ -272,7 +272,7 @@ def mode_rates(
     beta: Number | None = None,
     order: str = "exact",
     nodes: int = NODES,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Array, Array, Array]:
     """Return the flow of aligned modes.
 
         dp = α_p ∂E cos/∂p - η_p p      dm = ∂E cos/∂m - η_s m  (n held)      dn = β (m - n)
@@ -310,7 +310,7 @@ def direct_rates(
     norm: str = "max",
     order: str = "exact",
     nodes: int = NODES,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Array, Array]:
     """Return the flow of aligned modes whose predictor is written down from F, see `direct_values`.
 
     Args:
@@ -331,9 +331,7 @@ def direct_rates(
     return dm, dm if beta is None else beta * (m - n)
 
 
-def direct_values(
-    f: Array, *, power: Number = 0.5, eps: Number = 0.0, norm: str = "max"
-) -> jax.Array:
+def direct_values(f: Array, *, power: Number = 0.5, eps: Number = 0.0, norm: str = "max") -> Array:
     """Return the eigenvalues p = (f / ‖f‖)^power + eps of a predictor in closed form, (D,).
 
     Args:
@@ -371,7 +369,7 @@ def matrix_rates(
     symmetric: bool = False,
     order: str = "exact",
     nodes: int = NODES,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Array, Array, Array]:
     """Return the flow of the whole matrices of any linear network.
 
     Args:
@@ -742,7 +740,7 @@ def revival_level(
     both = weight[:, None] * weight[None, :] * factor
     # |u|^-3 = 2 π^(-1/2) ∫ t^(1/2) exp(-t |u|²) dt; u and z are scaled to size 1 in the integrand.
     sizes = np.sqrt(np.sum(p**2 * s * (a + mean**2)) / np.sum(s * (a + mean**2)))
-    return sizes * np.sum(both) / (2 * np.sum(both * t[:, None] * cosine))
+    return np.asarray(sizes * np.sum(both) / (2 * np.sum(both * t[:, None] * cosine)))
 
 
 def direct_spectrum(
@@ -809,7 +807,8 @@ def resting_norm(
         ‖W‖, (...).
     """
     gradient, rest = np.asarray(gradient, np.float64), 1 - np.asarray(momentum, np.float64)
-    return (learning_rate * gradient**2 / (2 * np.asarray(weight_decay) * rest)) ** 0.25
+    fourth = learning_rate * gradient**2 / (2 * np.asarray(weight_decay) * rest)
+    return np.asarray(fourth**0.25)
 
 
 def resting_turn(

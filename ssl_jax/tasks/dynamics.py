@@ -19,7 +19,7 @@ from ssl_jax.runtime.terminal import say
 from ssl_jax.text import in_file_name
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import check_workdir, open_workdir, write_json
-from ssl_jax.workdir.dynamics_npz import NAME, RECORDED, read_dynamics
+from ssl_jax.workdir.dynamics_npz import LATER, NAME, RECORDED, read_dynamics
 from ssl_jax.workdir.metrics_csv import read_rows
 
 
@@ -97,7 +97,7 @@ def read_run(path: Path) -> figures.Run:
         shape = (records, *(size if n == "D" else n for n in shape))
         whole = name in recorded and recorded[name].shape == shape
         arrays[name] = recorded[name] if whole else np.full(shape, np.nan)
-        lost += [] if whole else [name]
+        lost += [] if whole or (name in LATER and name not in recorded) else [name]
     logged = read_log(path / "metrics.csv")
     if "epoch" in lost and len(logged):
         arrays["epoch"] = recorded["step"] * logged[-1, 1] / logged[-1, 0]
