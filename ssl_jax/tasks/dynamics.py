@@ -12,7 +12,7 @@ import numpy as np
 from ssl_jax import files
 from ssl_jax.builders.trained_run import read_trained
 from ssl_jax.errors import UserError
-from ssl_jax.reports.dynamics import figures, theory_fit, theory_fit_figure
+from ssl_jax.reports.dynamics import cosine_law, figures, theory_fit, theory_fit_figure
 from ssl_jax.reports.dynamics import table as tables
 from ssl_jax.reports.figure import required
 from ssl_jax.runtime.terminal import say
@@ -53,13 +53,20 @@ def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: 
         with required(out / "figures" / name) as path:
             theory_fit_figure.draw(run, fits[run.name], path)
         say(f"wrote {path}")
+    laws = {run.name: found for run in runs if (found := cosine_law.compare(run)) is not None}
+    if laws:
+        with required(out / "figures" / "cosine_law.png") as path:
+            cosine_law.draw(runs, path)
+        say(f"wrote {path}")
     records = {run.name: tables.run_record(run) for run in runs}
     table = tables.report(records)
     files.write_whole(out / "table.md", table)
     overlays = "\n".join(theory_fit.report(run, fits[run.name]) for run in runs)
     files.write_whole(out / "overlay.md", overlays)
     results = {
-        name: of_run | {"theory": theory_fit.fit_json(fits[name])}
+        name: of_run
+        | {"theory": theory_fit.fit_json(fits[name])}
+        | ({"cosine_law": laws[name].summary()} if name in laws else {})
         for name, of_run in records.items()
     }
     write_json(

@@ -1,0 +1,73 @@
+"""Table and figure of the experiment cosine_flow."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ssl_jax.reports.experiments.parts import numbers_table, panels, paragraphs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKS = ("o", "s", "^", "D", "v", "P")
+
+
+def report(result: dict) -> str:
+    """Return a table with a row for every kind of setting, and where the noise lies."""
+    steps = result["config"]["steps"]
+    head = ["largest error of", *(f"{count} steps" for count in steps)]
+    head += ["error by half the steps", "theory to next order", "to leading order"]
+    lines = []
+    for kind, part in result["kinds"].items():
+        low, high = part["ratio"]
+        others = (part.get(order) for order in ("next", "leading"))
+        lines.append(
+            [
+                kind,
+                *(f"{error:.4f}" for error in part["largest"]),
+                f"{low:.2f} to {high:.2f} times",
+                *("–" if error is None else f"{error:.3f}" for error in others),
+            ]
+        )
+    dt, rate, noise = result["step"][-1], result["bias"], result["noise"]
+    share = noise**2 / rate**2
+    text = (
+        f"Errors are shares of the largest p and s (W and W_p) at the start, over "
+        f"{result['config']['settings']} settings a row; those of the last two columns are medians "
+        f"at {steps[-1]} steps. Of the first kind the root mean square is {rate:.3g} times the "
+        f"step of the flow's time from the steps themselves, and {noise:.3g} sqrt(step / batch) "
+        f"from fresh batches. The noise is the larger one in steps below {share:.3g} / batch: at a "
+        f"step of {dt:g} for batches below {share / dt:.3g}."
+    )
+    return paragraphs(numbers_table(head, lines), text)
+
+
+def draw(result: dict) -> "dict[str, Figure]":
+    """Return the figure cosine_flow: errors by step, with exact and with fresh batches."""
+    figure, axes = panels(1, 2)
+    left, right = axes[0]
+    dt = np.array(result["step"])
+    for (kind, part), colour, mark in zip(result["kinds"].items(), COLOURS, MARKS, strict=False):
+        left.plot(dt, part["largest"], color=colour, marker=mark, ms=5, label=kind)
+    left.plot(dt, 0.5 * left.get_ylim()[1] * dt / dt.max(), color="0.5", ls=":", label="∝ step")
+    left.set(ylabel="largest error, share of the start", title="network beside the exact flow")
+    right.plot(dt, result["fixed"], color="black", marker="o", ms=5, label="quasi-random, fixed")
+    for (batch, rms), colour, mark in zip(
+        result["fresh"].items(), COLOURS, MARKS[1:], strict=False
+    ):
+        right.plot(
+            dt, rms, color=colour, marker=mark, ms=5, ls="--", label=f"fresh batch of {batch}"
+        )
+        floor = result["noise"] * np.sqrt(dt / int(batch))
+        right.plot(dt, floor, color=colour, lw=0.8, ls=":")
+    right.plot([], [], color="0.5", lw=0.8, ls=":", label="noise alone: ∝ sqrt(step / batch)")
+    right.set(ylabel="root mean square error", title="the noise of batches (first kind)")
+    for axis in (left, right):
+        axis.set(xscale="log", yscale="log", xlabel="time of the flow in one step")
+        axis.set_xticks(dt, [f"{x:g}" for x in dt])
+        axis.minorticks_off()
+        axis.title.set_fontsize(10)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=7)
+    return {"cosine_flow": figure}
