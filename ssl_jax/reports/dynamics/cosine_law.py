@@ -1,6 +1,5 @@
 """Recorded runs beside the theory of the cosine loss: where modes rest, and on which spectrum."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ssl_jax.dynamics import cosine
-from ssl_jax.predictors import KINDS
 from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.dynamics.figures import DPI, PROXY, Run, ranks
 from ssl_jax.reports.figure import label, save
@@ -50,7 +48,7 @@ class Comparison(NamedTuple):
 
 def _direct_pred(c: np.ndarray, f: np.ndarray, predictor: dict) -> tuple[np.ndarray, float] | None:
     """Return the law and the norm of F of `direct_pred`; None where it has none."""
-    top, mode = f.max(), predictor.get("eps_mode") or "relative"
+    top, mode = f.max(), predictor["eps_mode"]
     if mode == "clipped" and top < 1:
         return None  # all modes above top² have one eigenvalue
     eps = predictor["eps"] * (np.sqrt(top) if mode == "literal" else 1)
@@ -83,12 +81,9 @@ def compare(run: Run) -> Comparison | None:
     c, f = np.clip(c, 0, 1), np.maximum(f, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = p / cosine.level(p, f, c)
-    kind, fields = run.config["predictor"]["kind"], dict(run.config["predictor"])
-    found = None
-    if kind in LAWS:
-        if fields.get("eps") is None:
-            fields["eps"] = inspect.signature(KINDS[kind]).parameters["eps"].default
-        found = LAWS[kind](c, f, fields)
+    predictor = run.config["predictor"]
+    of_kind = LAWS.get(predictor["kind"])
+    found = of_kind(c, f, predictor) if of_kind else None
     law, size = (None, f.max()) if found is None else found
     return Comparison(c, p, f / size if size > 0 else f, law)
 
