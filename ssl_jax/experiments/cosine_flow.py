@@ -4,8 +4,9 @@ The network is the linear twin, trained by the training step itself. Its setting
 and without target average, symmetric predictor, momentum, three kinds of decay, none, equal and
 unequal, separate learning rates. It begins aligned with its data, or anywhere ("matrices").
 
-A fixed batch of quasi-random points stands for expectations: what is left then is the error of
-finite steps, of first order. Fresh random batches add noise, whose variance goes as step / batch.
+Every step has a new random batch. Finite steps err by the step in first order. The noise of batches
+averages over the steps of a time: its variance goes as step / batch. A large batch that stays the
+same would not do: its error is that of its own size for ever.
 """
 
 from functools import partial
@@ -35,13 +36,13 @@ KINDS: dict[str, tuple[bool, bool, bool, dict[str, Any]]] = {
     "simsiam, matrices": (False, False, False, {"decay": "coupled"}),
     "byol, symmetric, matrices": (True, True, False, {"decay": "pre", "decay_scale": "literal"}),
 }
-NOISY = "simsiam"  # the kind that fresh batches are tried on
+NOISY = "simsiam"  # the kind that small batches are tried on
 RANGES = {
     "settings": (4, 1000),
     "dim": (2, 64),
     "inputs": (2, 64),
     "time": (1e-3, 1e4),
-    "batch_size": (4, 2**20),
+    "batch_size": (1, 2**20),
 }
 
 
@@ -70,17 +71,17 @@ def check(config: Config) -> None:
     for batch in config.batch_sizes:
         if batch < 1:
             raise UserError(f"batch_sizes: got {batch}, takes numbers from 1")
-    size = config.batch_size
-    if size & (size - 1):
-        raise UserError(f"batch_size: got {size}, takes a power of 2")
     if config.inputs < config.dim:
         raise UserError(f"inputs: got {config.inputs}, takes at least dim ({config.dim})")
 
 
 def plan(config: Config, parts: None) -> dict[str, Cell]:
-    """Return the cells: each kind at each number of steps, and fresh batches of each size."""
+    """Return the cells: each kind at each number of steps, and small batches of each size."""
+    large = config.batch_size
     cells = {
-        f"{kind.replace(', ', '-')}-{steps}": Cell(steps, partial(measure, config, kind, steps, 0))
+        f"{kind.replace(', ', '-')}-{steps}": Cell(
+            steps, partial(measure, config, kind, steps, large)
+        )
         for kind in KINDS
         for steps in config.steps
     }
@@ -164,7 +165,7 @@ def measure(config: Config, kind: str, steps: int, batch: int, advance: Advance)
         config: the experiment's configuration.
         kind: a key of KINDS.
         steps: in the time of the configuration.
-        batch: size of fresh random batches; 0 takes the fixed quasi-random one.
+        batch: size of the batches.
         advance: is called with the number of steps, at the end.
 
     Returns:
@@ -267,7 +268,7 @@ def train(
         setting: of the kind.
         kind: a key of KINDS.
         steps: in the time of the configuration.
-        batch: size of fresh random batches; 0 takes the fixed quasi-random one.
+        batch: size of the batches.
 
     Returns:
         W, W_p and W_a (M, RECORDS + 1, ...) float64.
@@ -282,10 +283,9 @@ def train(
         w: jax.Array, w_p: jax.Array, roots: jax.Array, numbers: dict[str, jax.Array]
     ) -> tuple[jax.Array, ...]:
         def views(keys: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-            if batch:
-                image = jax.vmap(lambda key: jax.random.normal(key, (3, w.shape[1])))(keys)
-            image = jnp.einsum("bkn,knm->bkm", image, roots, precision="highest")
-            return linear_network.exact_views(keys, image)
+            normal = jax.vmap(lambda key: jax.random.normal(key, (3, w.shape[1])))(keys)
+            drawn = jnp.einsum("bkn,knm->bkm", normal, roots, precision="highest")
+            return linear_network.exact_views(keys, drawn)
 
         state, step = linear_network.make_twin(
             w, w_p, symmetric=symmetric, views=views, loss="cosine", **numbers, **fixed
@@ -302,14 +302,7 @@ def train(
             lambda first, rest: jnp.concatenate([first[None], rest]), matrices(state), seen
         )
 
-    identity = np.eye(config.inputs)
-    image = (
-        jnp.zeros((batch, 1))
-        if batch
-        else jnp.asarray(
-            linear_network.quasi_moments(identity, identity, config.batch_size, config.seed)
-        )
-    )
+    image = jnp.zeros((batch, 1))  # only its length counts
     roots = np.stack(
         [linear_network.roots(x, y) for x, y in zip(setting.x, setting.x_prime, strict=True)]
     )
@@ -354,21 +347,38 @@ def summarise(config: Config, parts: None, results: dict[str, Arrays]) -> dict[s
             if order in cells[-1]
         }
     dt = config.time / np.array(config.steps, float)
-    quasi = rms_of([results[f"{NOISY}-{steps}"] for steps in config.steps])
-    noise = {
+    rms = {
         str(batch): rms_of([results[f"batch-{batch}-{steps}"] for steps in config.steps])
         for batch in config.batch_sizes
-    }
-    # rms² = (a dt)² + b² dt / B: a from the fixed batch, b from what the fresh ones add
-    extra = [(np.square(rms) - np.square(quasi)) * int(batch) / dt for batch, rms in noise.items()]
+    } | {str(config.batch_size): rms_of([results[f"{NOISY}-{steps}"] for steps in config.steps])}
+    bias, noise = fit_errors(dt, rms)
     return {
         "kinds": kinds,
         "step": rounded(dt, 5),
-        "fixed": rounded(quasi, 6),
-        "fresh": {batch: rounded(rms, 6) for batch, rms in noise.items()},
-        "bias": rounded(np.mean(quasi / dt), 4),
-        "noise": rounded(np.sqrt(np.median(extra)), 4),
+        "rms": {batch: rounded(values, 6) for batch, values in rms.items()},
+        "bias": rounded(bias, 4),
+        "noise": rounded(noise, 4),
     }
+
+
+def fit_errors(dt: np.ndarray, rms: dict[str, np.ndarray]) -> tuple[float, float]:
+    """Return a and b of rms² = (a dt)² + b² dt / batch, by least squares of relative errors.
+
+    Args:
+        dt: steps, (S,).
+        rms: errors (S,) by size of the batch.
+
+    Returns:
+        a and b; 0 where the fit is below it.
+    """
+    rows = [
+        (np.array([step**2, step / int(batch)]) / value**2)
+        for batch, values in rms.items()
+        for step, value in zip(dt, values, strict=True)
+    ]
+    found = np.linalg.lstsq(np.array(rows), np.ones(len(rows)), rcond=None)[0]
+    bias, noise = np.sqrt(np.maximum(found, 0))
+    return float(bias), float(noise)
 
 
 def rms_of(cells: list[Arrays]) -> np.ndarray:

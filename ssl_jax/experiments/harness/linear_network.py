@@ -17,8 +17,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtri
-from scipy.stats.qmc import Sobol
 
 from ssl_jax.linalg import matmul
 from ssl_jax.losses import OBJECTIVES
@@ -61,26 +59,6 @@ def exact_views(keys: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array
     They are the same at every step: `keys` is not used.
     """
     return image[:, 0] + image[:, 1], image[:, 0] + image[:, 2]
-
-
-def quasi_moments(x: np.ndarray, x_prime: np.ndarray, size: int, seed: int = 0) -> np.ndarray:
-    """Return a batch that stands for all of a Gaussian population, not for its moments alone.
-
-    Its points are of low discrepancy (Sobol's), each with its mirror image, so that means over it
-    are nearer to expectations than those of as many random ones.
-
-    Args:
-        x: X (N, N), the covariance of x̄.
-        x_prime: X' (N, N), the covariance of the noise n₁ and n₂.
-        size: number of examples, twice a power of 2.
-        seed: of the points' scrambling.
-
-    Returns:
-        (size, 3, N) float32: x̄, n₁ and n₂, as `exact_views` takes them.
-    """
-    points = Sobol(3 * len(x), rng=seed).random(size // 2)
-    normal = ndtri(np.concatenate([points, 1 - points])).reshape(size, 3, len(x))
-    return np.einsum("bkn,knm->bkm", normal, roots(x, x_prime)).astype(np.float32)
 
 
 def sampled_views(x: np.ndarray, x_prime: np.ndarray) -> Views:

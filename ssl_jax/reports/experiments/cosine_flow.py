@@ -30,16 +30,22 @@ def report(result: dict) -> str:
                 *("–" if error is None else f"{error:.3f}" for error in others),
             ]
         )
-    dt, rate, noise = result["step"][-1], result["bias"], result["noise"]
-    share = noise**2 / rate**2
+    settings, batch = result["config"]["settings"], result["config"]["batch_size"]
+    dt, bias, noise = result["step"][-1], result["bias"], result["noise"]
     text = (
-        f"Errors are shares of the largest p and s (W and W_p) at the start, over "
-        f"{result['config']['settings']} settings a row; those of the last two columns are medians "
-        f"at {steps[-1]} steps. Of the first kind the root mean square is {rate:.3g} times the "
-        f"step of the flow's time from the steps themselves, and {noise:.3g} sqrt(step / batch) "
-        f"from fresh batches. The noise is the larger one in steps below {share:.3g} / batch: at a "
-        f"step of {dt:g} for batches below {share / dt:.3g}."
+        f"Errors are shares of the largest p and s (W and W_p) at the start, over {settings} "
+        f"settings a row in batches of {batch}; those of the last two columns are medians at "
+        f"{steps[-1]} steps. With h the flow's time of a step, the root mean square error of the "
+        f"first kind is {bias:.3g} h from the steps and {noise:.3g} sqrt(h / batch) from the noise "
+        "of batches"
     )
+    if bias > 0:
+        even = noise**2 / bias**2
+        text += (
+            f". They are equal where h times the batch is {even:.3g}: at h = {dt:g} in batches of "
+            f"{even / dt:.0f}"
+        )
+    text += "."
     return paragraphs(numbers_table(head, lines), text)
 
 
@@ -52,17 +58,15 @@ def draw(result: dict) -> "dict[str, Figure]":
         left.plot(dt, part["largest"], color=colour, marker=mark, ms=5, label=kind)
     left.plot(dt, 0.5 * left.get_ylim()[1] * dt / dt.max(), color="0.5", ls=":", label="∝ step")
     left.set(ylabel="largest error, share of the start", title="network beside the exact flow")
-    right.plot(dt, result["fixed"], color="black", marker="o", ms=5, label="quasi-random, fixed")
-    for (batch, rms), colour, mark in zip(
-        result["fresh"].items(), COLOURS, MARKS[1:], strict=False
-    ):
-        right.plot(
-            dt, rms, color=colour, marker=mark, ms=5, ls="--", label=f"fresh batch of {batch}"
-        )
+    for (batch, rms), colour, mark in zip(result["rms"].items(), COLOURS, MARKS, strict=False):
+        right.plot(dt, rms, color=colour, marker=mark, ms=5, label=f"batch of {batch}")
         floor = result["noise"] * np.sqrt(dt / int(batch))
         right.plot(dt, floor, color=colour, lw=0.8, ls=":")
-    right.plot([], [], color="0.5", lw=0.8, ls=":", label="noise alone: ∝ sqrt(step / batch)")
-    right.set(ylabel="root mean square error", title="the noise of batches (first kind)")
+    right.plot(dt, result["bias"] * dt, color="0.3", lw=0.8, ls="--", label="fit, steps alone")
+    right.plot([], [], color="0.5", lw=0.8, ls=":", label="fit, noise alone")
+    right.set(
+        ylabel="root mean square error", title=f"noise of batches ({next(iter(result['kinds']))})"
+    )
     for axis in (left, right):
         axis.set(xscale="log", yscale="log", xlabel="time of the flow in one step")
         axis.set_xticks(dt, [f"{x:g}" for x in dt])

@@ -65,11 +65,10 @@ SHAPES: dict[str, dict[str, Shape]] = {
             }
         },
         "step": [NUMBER],
-        "fixed": [NUMBER],
-        "fresh": {str: [NUMBER]},
+        "rms": {str: [NUMBER]},
         "bias": NUMBER,
         "noise": NUMBER,
-        "config": {"settings": WHOLE, "time": NUMBER, "steps": [WHOLE], "batch_size": WHOLE},
+        "config": {"settings": WHOLE, "steps": [WHOLE], "batch_size": WHOLE},
     },
     "model_scale": {
         "learning_rate": NUMBER,
