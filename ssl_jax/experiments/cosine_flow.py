@@ -339,7 +339,7 @@ def summarise(config: Config, parts: None, results: dict[str, Arrays]) -> dict[s
         kinds[kind] = {
             "largest": rounded(largest.max(1), 5),
             "median": rounded(np.median(largest, axis=1), 5),
-            "ratio": rounded(np.sort(largest[-2] / largest[-1])[[0, -1]], 3),
+            "ratio": rounded(np.quantile(largest[-2] / largest[-1], (0, 0.5, 1)), 3),
             "moved": rounded([cells[0]["moved"].min(), cells[0]["moved"].max()], 3),
         } | {
             order: rounded(np.median(cells[-1][order]), 5)

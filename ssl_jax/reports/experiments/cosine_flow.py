@@ -17,26 +17,27 @@ def report(result: dict) -> str:
     """Return a table with a row for every kind of setting, and where the noise lies."""
     steps = result["config"]["steps"]
     head = ["largest error of", *(f"{count} steps" for count in steps)]
-    head += ["error by half the steps", "theory to next order", "to leading order"]
+    head += ["ratio of the last two", "theory to next order", "to leading order"]
     lines = []
     for kind, part in result["kinds"].items():
-        low, high = part["ratio"]
+        low, middle, high = part["ratio"]
         others = (part.get(order) for order in ("next", "leading"))
         lines.append(
             [
                 kind,
                 *(f"{error:.4f}" for error in part["largest"]),
-                f"{low:.2f} to {high:.2f} times",
+                f"{middle:.2f} ({low:.2f} to {high:.2f})",
                 *("–" if error is None else f"{error:.3f}" for error in others),
             ]
         )
     settings, batch = result["config"]["settings"], result["config"]["batch_size"]
     dt, bias, noise = result["step"][-1], result["bias"], result["noise"]
     text = (
-        f"Errors are shares of the largest p and s (W and W_p) at the start, over {settings} "
-        f"settings a row in batches of {batch}; those of the last two columns are medians at "
-        f"{steps[-1]} steps. With h the flow's time of a step, the root mean square error of the "
-        f"first kind is {bias:.3g} h from the steps and {noise:.3g} sqrt(h / batch) from the noise "
+        "Errors are shares of the largest p and s (W and W_p) at the start, the largest of "
+        f"{settings} settings a row in batches of {batch}; ratios are the median of the settings "
+        f"and their range. The last two columns are medians at {steps[-1]} steps. With h the "
+        "flow's time of a step, the root mean square error of the first kind is "
+        f"{bias:.3g} h from the steps and {noise:.3g} sqrt(h / batch) from the noise "
         "of batches"
     )
     if bias > 0:
@@ -50,7 +51,7 @@ def report(result: dict) -> str:
 
 
 def draw(result: dict) -> "dict[str, Figure]":
-    """Return the figure cosine_flow: errors by step, with exact and with fresh batches."""
+    """Return the figure cosine_flow: errors by step, of all kinds and by size of the batch."""
     figure, axes = panels(1, 2)
     left, right = axes[0]
     dt = np.array(result["step"])
