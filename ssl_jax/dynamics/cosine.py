@@ -236,18 +236,37 @@ def expected_cosine_of_matrices(
     scale = jax.lax.stop_gradient(jnp.repeat(1 / sizes, size, total_repeat_length=2 * size))
     cov, mu = cov * scale[:, None] * scale[None, :], mu * scale
     t, weight = _nodes(nodes)
+    one, two = (jnp.broadcast_to(x, (nodes, nodes)) for x in (t[:, None], t[None, :]))
+    diagonal = jnp.repeat(jnp.stack([2 * one, 2 * two], -1), size, -1, total_repeat_length=2 * size)
+    matrix = jnp.eye(2 * size)[None, None] + cov[None, None] * diagonal[:, :, None, :]
+    right = jnp.concatenate([cov, mu[:, None]], axis=1)
+    right = jnp.broadcast_to(right, (nodes, nodes, *right.shape))
+    found, log_det = _solve(matrix, right)
+    moved = found[..., -1]
+    exponent = -(log_det + jnp.sum(mu[None, None] * diagonal * moved, axis=-1)) / 2
+    cosine = jnp.trace(found[..., :size, size:-1], axis1=-2, axis2=-1)
+    cosine = cosine + jnp.sum(moved[..., :size] * moved[..., size:], axis=-1)
+    return jnp.sum(weight[:, None] * weight[None, :] * jnp.exp(exponent) * cosine) / np.pi
 
-    def at(one: jax.Array, two: jax.Array) -> jax.Array:
-        diagonal = jnp.concatenate([jnp.full(size, 2 * one), jnp.full(size, 2 * two)])
-        matrix = jnp.eye(2 * size) + cov * diagonal[None, :]
-        found = jnp.linalg.solve(matrix, jnp.concatenate([cov, mu[:, None]], axis=1))
-        moved = found[:, -1]
-        exponent = -(jnp.linalg.slogdet(matrix)[1] + jnp.sum(mu * diagonal * moved)) / 2
-        cosine = jnp.trace(found[:size, size:-1]) + moved[:size] @ moved[size:]
-        return jnp.exp(exponent) * cosine
 
-    values = jax.vmap(lambda one: jax.vmap(lambda two: at(one, two))(t))(t)
-    return jnp.sum(weight[:, None] * weight[None, :] * values) / np.pi
+def _solve(matrix: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return matrix^(-1) right and log det of matrices (..., K, K) by Gauss-Jordan elimination.
+
+    It needs no pivoting: I + C T has the pivots of I + T^½ C T^½, which is positive definite. XLA's
+    own solver calls LAPACK once a matrix, and on busy CPUs such calls have been seen to deadlock.
+    """
+    size = matrix.shape[-1]
+
+    def eliminate(both: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+        row, column = both[..., k, :], both[..., :, k]
+        pivot = column[..., k]
+        column = column - jax.nn.one_hot(k, size, dtype=both.dtype)[None, None]
+        return both - column[..., :, None] * (row / pivot[..., None])[..., None, :], pivot
+
+    both, pivots = jax.lax.scan(
+        eliminate, jnp.concatenate([matrix, right], axis=-1), jnp.arange(size)
+    )
+    return both[..., size:], jnp.sum(jnp.log(pivots), axis=0)
 
 
 def _check_order(order: str) -> None:
