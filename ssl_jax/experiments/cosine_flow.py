@@ -9,7 +9,8 @@ averages over the steps of a time: its variance goes as step / batch. A large ba
 same would not do: its error is that of its own size for ever.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,8 @@ from ssl_jax.experiments.harness.experiment import Experiment
 from ssl_jax.intervals import rounded
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config
+
+Flows = Callable[[str, str], tuple[np.ndarray, ...]]
 
 RECORDS = 6  # moments at which network and flow are compared
 # What makes a program of its own: target average, symmetric predictor, aligned start, and options
@@ -78,15 +81,16 @@ def check(config: Config) -> None:
 def plan(config: Config, parts: None) -> dict[str, Cell]:
     """Return the cells: each kind at each number of steps, and small batches of each size."""
     large = config.batch_size
+    flows = cache(partial(flow_of, config))  # of each kind once, whatever the steps
     cells = {
         f"{kind.replace(', ', '-')}-{steps}": Cell(
-            steps, partial(measure, config, kind, steps, large)
+            steps, partial(measure, config, flows, kind, steps, large)
         )
         for kind in KINDS
         for steps in config.steps
     }
     return cells | {
-        f"batch-{batch}-{steps}": Cell(steps, partial(measure, config, NOISY, steps, batch))
+        f"batch-{batch}-{steps}": Cell(steps, partial(measure, config, flows, NOISY, steps, batch))
         for batch in config.batch_sizes
         for steps in config.steps
     }
@@ -158,11 +162,14 @@ def columns(setting: Setting, kind: str, dt: float) -> dict[str, np.ndarray]:
     return found
 
 
-def measure(config: Config, kind: str, steps: int, batch: int, advance: Advance) -> Arrays:
+def measure(
+    config: Config, flows: Flows, kind: str, steps: int, batch: int, advance: Advance
+) -> Arrays:
     """Train the networks of a kind, and compare them with the flow.
 
     Args:
         config: the experiment's configuration.
+        flows: flows(kind, order), `flow_of` of the configuration.
         kind: a key of KINDS.
         steps: in the time of the configuration.
         batch: size of the batches.
@@ -177,11 +184,11 @@ def measure(config: Config, kind: str, steps: int, batch: int, advance: Advance)
     found = train(config, setting, kind, steps, batch)
     aligned = KINDS[kind][2]
     orders = cosine.ORDERS if aligned else ("exact",)
-    flows = {order: flow_of(config, setting, kind, order) for order in orders}
+    right = {order: flows(kind, order) for order in orders}
     seen = along(setting, found) if aligned else found
-    errors = {order: difference(setting, seen, flow, aligned) for order, flow in flows.items()}
-    start = jax.tree.map(lambda x: x[:, :1], flows["exact"])
-    moved = difference(setting, start, flows["exact"], aligned)
+    errors = {order: difference(setting, seen, flow, aligned) for order, flow in right.items()}
+    start = jax.tree.map(lambda x: x[:, :1], right["exact"])
+    moved = difference(setting, start, right["exact"], aligned)
     advance(steps)
     return {
         "largest": np.abs(errors["exact"]).max(1),
@@ -190,12 +197,11 @@ def measure(config: Config, kind: str, steps: int, batch: int, advance: Advance)
     } | {name: np.abs(errors[name]).max(1) for name in ("next", "leading") if name in errors}
 
 
-def flow_of(config: Config, setting: Setting, kind: str, order: str) -> tuple[np.ndarray, ...]:
+def flow_of(config: Config, kind: str, order: str) -> tuple[np.ndarray, ...]:
     """Return what the theory says at the records.
 
     Args:
         config: the experiment's configuration.
-        setting: of the kind.
         kind: a key of KINDS.
         order: of the theory.
 
@@ -203,6 +209,7 @@ def flow_of(config: Config, setting: Setting, kind: str, order: str) -> tuple[np
         p, s and m n (M, R, D) of an aligned start; else W, W_p and W_a (M, R, ...).
     """
     _, symmetric, aligned, _ = KINDS[kind]
+    setting = draw_settings(config, kind)
     times = np.linspace(0, config.time, RECORDS + 1)
     if aligned:
         data = {"c": setting.c, "variance": setting.variance}
