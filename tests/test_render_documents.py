@@ -18,7 +18,14 @@ from ssl_jax.reports.render_documents import (
 )
 
 ROOT = Path(__file__).parent.parent
-TABLES = ("README.md", "dynamics.md", "experiments.md", "label_free.md", "replication.md")
+TABLES = (
+    "README.md",
+    "cosine.md",
+    "dynamics.md",
+    "experiments.md",
+    "label_free.md",
+    "replication.md",
+)
 RESULT = {
     "method": "byol",
     "collapsed": False,

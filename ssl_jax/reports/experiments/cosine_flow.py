@@ -70,9 +70,10 @@ def draw(result: dict) -> "dict[str, Figure]":
     )
     for axis in (left, right):
         axis.set(xscale="log", yscale="log", xlabel="time of the flow in one step")
-        axis.set_xticks(dt, [f"{x:g}" for x in dt])
+        axis.set_xticks(dt, [f"{x:.3g}" for x in dt])
         axis.minorticks_off()
         axis.title.set_fontsize(10)
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=7)
+        axis.set_ylim(top=4 * axis.get_ylim()[1])
+        axis.legend(fontsize=7, loc="upper left", ncols=2)
     return {"cosine_flow": figure}
