@@ -1,13 +1,15 @@
-"""Weights of the PyTorch libraries from a local file.
+"""Weights in files: those of the PyTorch libraries are read, and written.
 
 Names are those of timm (1.0) for ConvNeXt and Swin. For ResNet they are those of torchvision and
 timm, which agree. A file is safetensors or a state dict that torch saved. Reading the latter takes
-torch.
+torch. An encoder that neither library has is in a file under our own names, in our own layout: the
+path in the parameter tree, with dots.
 """
 
 import importlib
 import math
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +98,19 @@ def load_weights(
 def _load(
     path: str | Path, params: Params, stats: Params, architecture: str
 ) -> tuple[Params, Params, str]:
-    if architecture not in RULES:
-        raise UserError(f"got a file for {architecture}, takes one for {', '.join(RULES)}")
     file = _renamed(read_arrays(path))
+    encoder = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
+    ours: dict[tuple, Any] = flax.traverse_util.flatten_dict(encoder)
+    own = any(_own_name(key[1:]) in file for key in ours)
+    if architecture not in RULES and not own:
+        raise UserError(f"got a file for {architecture}, takes one for {', '.join(RULES)}")
     _check_values(path, file)
     head = next((name for name in HEADS if f"{name}.weight" in file), None)
     head_file = {leaf: file.pop(f"{head}.{leaf}", None) for leaf in ("weight", "bias")}
-    encoder = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
-    ours: dict[tuple, Any] = flax.traverse_util.flatten_dict(encoder)
-    theirs = {key: _their_name(RULES[architecture], key[1:]) for key in ours}
+    names = _own_name if own else partial(_their_name, RULES[architecture])
+    theirs = {key: names(key[1:]) for key in ours}
     new = {
-        key: _fitted(file[name], key[-1], ours[key].shape)
+        key: file[name] if own else _fitted(file[name], key[-1], ours[key].shape)
         for key, name in theirs.items()
         if name in file
     }
@@ -120,6 +124,26 @@ def _load(
     stats = stats | ({"encoder": loaded["batch_stats"]} if "batch_stats" in loaded else {})
     params, about_head = _with_head(path, params, head_file)
     return params, stats, f"weights: {len(new)} arrays of {architecture} from {path}{about_head}"
+
+
+def to_arrays(params: Params, stats: Params, architecture: str | None) -> dict[str, np.ndarray]:
+    """Return the encoder's arrays as a file has them; `load_weights` reads them back, bit for bit.
+
+    Args:
+        params: parameters of the encoder.
+        stats: its running statistics, {} where it has none.
+        architecture: one of RULES, for PyTorch's names and layout; None: our own.
+
+    Returns:
+        The arrays by name. PyTorch's count of batches is not among them, its modules begin at 0.
+    """
+    ours = flax.traverse_util.flatten_dict({"params": params, "batch_stats": stats})
+    if architecture is None:
+        return {_own_name(key[1:]): np.asarray(array) for key, array in ours.items()}
+    return {
+        _their_name(RULES[architecture], key[1:]): _unfitted(np.asarray(array), key[-1])
+        for key, array in ours.items()
+    }
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -167,6 +191,11 @@ def _renamed(file: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
+def _own_name(path: tuple[str, ...]) -> str:
+    """Return our own name of the array at our path."""
+    return ".".join(path)
+
+
 def _their_name(rules: Rules, path: tuple[str, ...]) -> str:
     """Return the file's name of the array at our path."""
     name = "/".join(path[:-1])
@@ -188,6 +217,13 @@ def _fitted(array: np.ndarray, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
     if leaf == "kernel":
         return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
     return resize_table(array, shape[0]) if leaf == "table" and array.ndim == 2 else array
+
+
+def _unfitted(array: np.ndarray, leaf: str) -> np.ndarray:
+    """Return the array in PyTorch's layout, contiguous; the inverse of `_fitted`."""
+    if leaf == "kernel":
+        array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+    return np.ascontiguousarray(array)
 
 
 def _check_fit(
