@@ -328,11 +328,22 @@ def default_probe() -> Config:
     return config
 
 
+def default_export() -> Config:
+    """Return every field of the task that writes an encoder for other programs."""
+    config: Config = ConfigDict()
+    config.task = "export"
+    config.checkpoint = ""  # the work directory of a run, pretrained or supervised
+    config.step = "newest"  # which of its checkpoints: newest | best | the number of a step
+    config.license = ""  # identifier for the model card, such as apache-2.0; "": the card has none
+    return config
+
+
 TABLES: dict[str, Callable[[], Config]] = {
     "pretrain": default_config,
     "views": default_config,
     "supervised": default_supervised,
     "probe": default_probe,
+    "export": default_export,
 }
 
 

@@ -14,6 +14,7 @@ from ssl_jax.runtime.memory import reporting_out_of_memory
 from ssl_jax.runtime.terminal import is_writer
 from ssl_jax.tasks.doctor import doctor
 from ssl_jax.tasks.dynamics import dynamics
+from ssl_jax.tasks.export import export
 from ssl_jax.tasks.pretrain import pretrain
 from ssl_jax.tasks.probe import probe
 from ssl_jax.tasks.report import report
@@ -47,7 +48,7 @@ MANY = "a --config of that task"
 TASKS = {
     "pretrain": Task(pretrain, needs="views", several=True, configs=MANY),
     "supervised": Task(supervised, needs="augment", several=True),
-    "probe": Task(probe, needs="checkpoint", several=True),
+    "probe": Task(probe, needs="data_dir", several=True),
     "views": Task(views, needs="views", several=True, configs=MANY),
     "experiment": Task(run_experiment, needs="experiment", configs=MANY),
     "sweep": Task(sweep, needs="sweep", shared=True, configs=MANY),
@@ -55,6 +56,7 @@ TASKS = {
     "doctor": Task(doctor, needs="run"),
     "dynamics": Task(dynamics, needs="runs"),
     "report": Task(report, needs="runs"),
+    "export": Task(export, needs="license"),
 }
 
 
