@@ -16,10 +16,10 @@ NAME = "card.md"
 PROBED = "on frozen features of the test images"
 # Name in result.json -> what was measured; {} are fields of the run's section `probe`.
 PROTOCOLS = {
-    "linear_accuracy": f"linear probe {PROBED}: raw features, Adam, {{epochs_seed}} epochs, the last",
+    "linear_accuracy": f"linear probe {PROBED}: raw features, Adam, epoch {{epochs_seed}}",
     "original_last_accuracy": f"linear probe {PROBED}: standardised features, Adam 3e-4, "
-    "{epochs_original} epochs, the last",
-    "original_best_test_epoch_accuracy": "the same, best of its epochs by test accuracy: optimistic",
+    "epoch {epochs_original}",
+    "original_best_test_epoch_accuracy": "the same, its best epoch by test accuracy: optimistic",
     "ridge_accuracy": f"ridge regression {PROBED}, penalty by leave-one-out",
     "newton_accuracy": f"logistic regression {PROBED}, penalty {{newton_l2:g}}",
     "knn_accuracy": f"cosine kNN {PROBED}, k = {{knn_k}}, temperature {{knn_temperature:g}}",
@@ -59,8 +59,8 @@ def card(
     parts = [
         _header(config, written),
         f"# {method}: {in_markdown(config['encoder']['name'])} on {data}\n",
-        f"An encoder of images. It makes {written['features']} numbers of an image with {channels} "
-        f"channel{'s' * (channels > 1)} of {height}x{width} pixels. {how}\n",
+        f"An encoder of images. It turns {height}x{width} pixels of {channels} "
+        f"channel{'s' * (channels > 1)} into {written['features']} numbers. {how}\n",
         "## Training\n",
         _table(["", ""], _training(config, result, written)),
         "## Measured\n",
@@ -149,9 +149,9 @@ def _measured(
         return after + _table(["at this step", ""], found) if found else "Nothing at this step.\n"
     probe = dict(config.get("probe", {}))
     probe |= {name: probe.get("epochs") or epochs for name, epochs in EPOCHS.items()}
-    where = f"without labels, on {result.get('label_free_images')} images ({result.get('label_free_split')})"
+    images = f"{result.get('label_free_images')} {result.get('label_free_split')} images"
     protocols = {n: p.format(**probe) for n, p in PROTOCOLS.items() if n in result}
-    protocols |= {name: where for name in COLUMNS if name in result}
+    protocols |= {name: f"without labels, on {images}" for name in COLUMNS if name in result}
     rows = []
     for name, protocol in protocols.items():
         beside = result.get(f"{UNTRAINED}{name}")
@@ -176,12 +176,12 @@ def _reading(written: Mapping[str, Any]) -> str:
     height, width = written["crop"]
     shape = f"(b, {written['image'][2]}, {height}, {width}) float32"
     by = written["built_by"]
+    given = ", ".join(["b", *map(str, written["image"])])
     jax = _block(
         "import jax.export  # needs flatbuffers",
         "",
         f'program = jax.export.deserialize(bytearray(open("{stablehlo.NAME}", "rb").read()))',
-        "features = program.call(images)"
-        f"  # ({', '.join(['b', *map(str, written['image'])])}) uint8 -> (b, {written['features']})",
+        f"features = program.call(images)  # ({given}) uint8 -> (b, {written['features']}) float32",
     )
     if by == "timm":
         torch = f"timm, with images {shape}, normalised as above:\n\n" + _block(
@@ -191,8 +191,8 @@ def _reading(written: Mapping[str, Any]) -> str:
         )
     elif by == "torchvision":
         torch = (
-            f"PyTorch, with images {shape}, normalised as above. timm has no ResNet with these first "
-            f"layers; `{pytorch.SCRIPT}` builds torchvision's:\n\n"
+            f"PyTorch, with images {shape}, normalised as above. timm has no ResNet with these "
+            f"first layers; `{pytorch.SCRIPT}` builds torchvision's:\n\n"
             + _block("from load_torch import load", "", "model = load()")
         )
     else:

@@ -4,7 +4,8 @@ It holds the weights and the normalisation, takes any number of images, and serv
 `jax.export.deserialize` reads it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +31,20 @@ def to_bytes(apply: Callable[[jax.Array], jax.Array], image: tuple[int, int, int
     batch = jax.ShapeDtypeStruct((*export.symbolic_shape("b"), *image), jnp.uint8)
     # a new function: one that was traced before may have the CPU's own convolutions in it
     program = jax.jit(lambda images: apply(images))
-    with portable():
+    with portable(), no_locations():
         return bytes(export.export(program, platforms=PLATFORMS)(batch).serialize())
+
+
+@contextmanager
+def no_locations() -> Iterator[None]:
+    """Lower programs without the lines of code that they come from: paths of this machine."""
+    field = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, field)
+    jax.config.update(field, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(field, before)
 
 
 def features(content: bytes, images: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The task "export": write the encoder of a run as files that other programs read, and check them."""
+"""The task "export": write an encoder as files that other programs read, and check them."""
 
 import contextlib
 import hashlib

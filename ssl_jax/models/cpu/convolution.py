@@ -32,7 +32,7 @@ _portable: ContextVar[bool] = ContextVar("portable", default=False)
 
 @contextmanager
 def portable() -> Iterator[None]:
-    """Trace XLA's convolutions alone within this context: calls of `native` cannot leave a process."""
+    """Trace XLA's convolutions alone within this context: `native` serves one machine alone."""
     token = _portable.set(True)
     try:
         yield
