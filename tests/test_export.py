@@ -202,9 +202,12 @@ def test_a_folder_of_something_else_is_refused(run, out, capfd, tmp_path):
     (other / "thesis.tex").write_text("mine")
     line = refusal(capfd, other, run, out)
     assert "'thesis.tex', which no export wrote; takes a new or an empty folder" in line
+    (other / "thesis.tex").unlink()
     write_json(other / "config.json", {"architecture": "resnet18"})
-    assert "holds a None task, not a 'export' one" in refusal(capfd, other, run, out)
-    assert {p.name for p in other.iterdir()} == {"thesis.tex", "config.json"}
+    assert "'config.json', which no export wrote" in refusal(capfd, other, run, out)
+    write_json(other / "config.json", {"task": "probe"})
+    assert "holds a 'probe' task, not a 'export' one" in refusal(capfd, other, run, out)
+    assert {p.name for p in other.iterdir()} == {"config.json"}
 
 
 def test_which_step_a_text_names():

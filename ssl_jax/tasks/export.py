@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -89,19 +90,20 @@ def checked_folder(directory: str, config: Config, source: Path) -> Path:
     folder = Path(directory)
     if folder.resolve() == source.resolve():
         raise UserError(f"--workdir: got {folder}, the run itself; takes a folder of its own")
-    later: list[str] = []
-    if (folder / pytorch.CONFIG).exists():
-        # what is there for timm is no field
-        later = list(set(spread(read_json(folder / pytorch.CONFIG))) - set(config))
-    check_workdir(directory, config.to_dict(), defaults=defaults_of("export"), later=tuple(later))
-    if folder.is_dir() and not (folder / pytorch.CONFIG).exists():
+    path = folder / pytorch.CONFIG
+    earlier = read_json(path) if os.path.lexists(path) else {}
+    if "task" not in earlier and folder.is_dir():
         ours = (lock.NAME, lock.LEASE)
-        names = sorted(p.name for p in folder.iterdir() if p.name not in ours)
+        with files.reading(folder):
+            names = sorted(p.name for p in folder.iterdir() if p.name not in ours)
         if other := next((n for n in names if not files.SCRATCH.fullmatch(n)), None):
             raise UserError(
                 f"--workdir: {folder} holds {shown(other)}, which no export wrote; "
                 "takes a new or an empty folder"
             )
+    # what is there for timm is no field
+    later = tuple(set(spread(earlier)) - set(config))
+    check_workdir(directory, config.to_dict(), defaults=defaults_of("export"), later=later)
     return folder
 
 
