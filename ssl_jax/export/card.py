@@ -198,7 +198,7 @@ def _reading(written: Mapping[str, Any]) -> str:
     else:
         torch = (
             f"PyTorch has no such module. `{pytorch.WEIGHTS}` has the arrays under the names of "
-            f"{'timm' if written['names'] == 'timm' else 'ssl_jax, in the layout of Flax'}.\n"
+            "ssl_jax, in the layout of Flax.\n"
         )
     return f"jax alone, on a CPU, a GPU or a TPU, normalisation inside:\n\n{jax}\n{torch}"
 

@@ -22,7 +22,6 @@ from ssl_jax.models.resnet import BasicBlock, ResNet
 from ssl_jax.models.swin import HEAD_CHANNELS, Swin
 
 WEIGHTS, CONFIG, SCRIPT = "model.safetensors", "config.json", "load_torch.py"
-PATCH, MERGES = 4, 2**3  # of Swin: side of a patch, and by how much the grid shrinks
 STANDARD = 64  # channels of the first stage of timm's and of torchvision's ResNet
 # Our activation -> torch's; timm calls them as we do.
 ACTIVATIONS = {
@@ -39,11 +38,11 @@ LONGEST = 300  # seconds that PyTorch may take for a few images
 class Built(NamedTuple):
     """How PyTorch comes to an encoder."""
 
-    by: str | None  # "timm", "torchvision", or None: it has no such module
+    # "timm", "torchvision", or None: it has no such module, and the arrays have our own names
+    by: str | None
     architecture: str  # name in config.json; one that timm does not know where it builds none
     arguments: dict[str, Any] = {}  # of timm's model
     script: str = ""  # text of load_torch.py
-    timm_names: bool = True  # whether the arrays have the names of timm and torchvision
 
 
 def describe(encoder: nn.Module, name: str, image: tuple[int, int, int]) -> Built:
@@ -62,20 +61,16 @@ def describe(encoder: nn.Module, name: str, image: tuple[int, int, int]) -> Buil
         dims = [encoder.width * 2**i for i in range(len(encoder.depths))]
         return Built("timm", name, {"depths": list(encoder.depths), "dims": dims})
     if isinstance(encoder, Swin):
-        grid = [side // PATCH for side in image[:2]]
-        # timm rounds a grid that does not halve down where it chooses windows, we round it up
-        if any(side % MERGES for side in grid):
-            return Built(None, ours)
         return Built("timm", f"{name}_patch4_window{encoder.window}_224", _swin(encoder, image))
     if isinstance(encoder, ResNet):
         style = encoder.style
         if style.norm != "batch" or style.standardise or not encoder.residual:
-            return Built(None, ours, timm_names=False)
+            return Built(None, ours)
         if encoder.stem == "imagenet" and encoder.width == STANDARD:
             activation = {} if style.activation == "relu" else {"act_layer": style.activation}
             return Built("timm", name, activation)
         return Built("torchvision", ours, script=_script(encoder, image[2]))
-    return Built(None, ours, timm_names=False)
+    return Built(None, ours)
 
 
 def _swin(encoder: Swin, image: tuple[int, int, int]) -> dict[str, Any]:

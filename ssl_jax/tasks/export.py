@@ -139,7 +139,7 @@ def write(config: Config, run: Run, trained: Trained, folder: Path) -> None:
     variables = encode.args[0]
     params, stats = variables["params"], variables.get("batch_stats", {})
     built = pytorch.describe(build_encoder(own, None), own.encoder.name, seen)
-    names = own.encoder.name if built.timm_names else None
+    names = own.encoder.name if built.by else None
     images = np.random.default_rng(0).integers(0, 256, (max(COUNTS), *stored), dtype=np.uint8)
     expected = np.asarray(jax.jit(encode)(images))
     mean, std = statistics(recipe)
@@ -158,7 +158,7 @@ def write(config: Config, run: Run, trained: Trained, folder: Path) -> None:
         "normalisation": {key: description["pretrained_cfg"][key] for key in ("mean", "std")},
         "features": expected.shape[1],
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "names": "timm" if built.timm_names else "ssl_jax",
+        "names": "timm" if built.by else "ssl_jax",
         "built_by": built.by,
         "license": config.license,
         "command": command_of(config, trained, folder),
