@@ -106,7 +106,7 @@ def unknown_fields(text: str) -> list[str]:
         if (
             match
             and match[1].split(".")[0] in SECTIONS
-            and not re.search(r"\.(py|md|png|json|npz)$", match[1])
+            and not re.search(r"\.(py|md|png|json|npz|stablehlo)$", match[1])
         ):
             named.append(match[1])
     placeholders = ("section.field", "FIELD")

@@ -496,7 +496,7 @@ def test_foreign_text_stays_in_its_place(run):
     assert "license" not in header_of(text)
     body = text.split("---\n", 2)[2]
     assert "| method | a&#124;b\\\\n---\\\\n\\`x\\`: \\[1\\] |" in body
-    assert "`cat 'a' \\| b`" in body and "the central 32x32 pixels" in body
+    assert "`cat 'a' \\| b`" in body and "the central 32x32 are seen" in body
     assert "has not ended" in body
 
 
@@ -512,7 +512,9 @@ def test_the_card_of_a_run_says_where_it_comes_from(run):
 def test_a_step_in_the_middle_has_the_numbers_of_its_row(run):
     row = {"knn_validation": 0.25, "rankme": 3.5, "validation_accuracy": float("nan"), "loss": -1}
     text = card.card(run.config.to_dict(), run.result, row, written_for_card())
-    assert "| knn_validation | 0.25 |\n| rankme | 3.5 |\n" in text
+    assert "| knn_validation | 0.25 | cosine kNN on training images" in text
+    assert "| rankme | 3.5 | without labels, on training images |" in text
+    assert "validation_accuracy" not in text
     assert "linear_accuracy" not in text and "nan" not in text
 
 

@@ -4,6 +4,7 @@ The YAML between the first two lines of dashes is what model hubs read.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from ssl_jax.export import pytorch, stablehlo
 from ssl_jax.files import size
 from ssl_jax.probes.label_free import COLUMNS
 from ssl_jax.text import in_markdown, printable
+from ssl_jax.workdir.schema import is_number
 
 NAME = "card.md"
 PROBED = "on frozen features of the test images"
@@ -27,12 +29,19 @@ PROTOCOLS = {
     "best_validation_epoch_test_accuracy": "the classifier, on the test images, after the epoch "
     "that was best on held-out training images",
 }
+# Column of metrics.csv -> what was measured during training.
+DURING = {
+    "knn_validation": "cosine kNN on training images whose labels were held back",
+    "validation_accuracy": "the classifier, on held-out training images",
+    "test_accuracy": "the classifier, on the test images",
+} | dict.fromkeys(COLUMNS, "without labels, on training images")
+STEMS = {"cifar": "3x3, stride 1", "imagenet": "7x7, stride 2, max-pool"}
 EPOCHS = {"epochs_seed": 100, "epochs_original": 50}  # of linear probes, where none are set
 UNTRAINED = "random_init_"
 
 
 def card(
-    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
     result: Mapping[str, Any] | None,
     row: Mapping[str, float],
     written: Mapping[str, Any],
@@ -40,7 +49,7 @@ def card(
     """Return the text of card.md.
 
     Args:
-        config: config.json of the run.
+        settings: config.json of the run.
         result: result.json of the run, None where it has not ended.
         row: the row of metrics.csv at the exported step, {} where there is none.
         written: result.json of the export, as far as it is known: without the card itself.
@@ -48,8 +57,8 @@ def card(
     Returns:
         Markdown behind a header of YAML.
     """
-    method, data = in_markdown(config["method"]), in_markdown(config["data"]["name"])
-    labelled = config["task"] == "supervised"
+    method, data = in_markdown(settings["method"]), in_markdown(settings["data"]["name"])
+    labelled = settings["task"] == "supervised"
     height, width, channels = written["image"]
     how = (
         "It was trained on labels. Its features lie before the classifier, which is left out."
@@ -57,14 +66,14 @@ def card(
         else "It was pretrained without labels and without negative pairs."
     )
     parts = [
-        _header(config, written),
-        f"# {method}: {in_markdown(config['encoder']['name'])} on {data}\n",
+        _header(settings, written),
+        f"# {method}: {in_markdown(settings['encoder']['name'])} on {data}\n",
         f"An encoder of images. It turns {height}x{width} pixels of {channels} "
         f"channel{'s' * (channels > 1)} into {written['features']} numbers. {how}\n",
         "## Training\n",
-        _table(["", ""], _training(config, result, written)),
+        _table(["", ""], _training(settings, result, written)),
         "## Measured\n",
-        _measured(config, result, row, written),
+        _measured(settings, result, row, written),
         "## Reading it\n",
         _reading(written),
         "## Where it comes from\n",
@@ -73,10 +82,16 @@ def card(
     return "\n".join(parts)
 
 
-def _header(config: Mapping[str, Any], written: Mapping[str, Any]) -> str:
+def _header(settings: Mapping[str, Any], written: Mapping[str, Any]) -> str:
     library = "timm" if written["built_by"] == "timm" else "jax"
-    kind = "supervised" if config["task"] == "supervised" else "self-supervised-learning"
-    tags = ["image-feature-extraction", kind, config["method"], config["encoder"]["name"], "jax"]
+    kind = "supervised" if settings["task"] == "supervised" else "self-supervised-learning"
+    tags = [
+        "image-feature-extraction",
+        kind,
+        settings["method"],
+        settings["encoder"]["name"],
+        "jax",
+    ]
     fields: dict[str, Any] = {"library_name": library, "pipeline_tag": "image-feature-extraction"}
     if written["license"]:
         fields["license"] = written["license"]
@@ -96,58 +111,58 @@ def _numbers(values: Iterable[float]) -> str:
 
 
 def _training(
-    config: Mapping[str, Any], result: Mapping[str, Any] | None, written: Mapping[str, Any]
+    settings: Mapping[str, Any], result: Mapping[str, Any] | None, written: Mapping[str, Any]
 ) -> list[list[str]]:
     """Return the rows of the table of what was trained, on what, for how long."""
-    data, own = config["data"], {"cifar": "3x3, stride 1", "imagenet": "7x7, stride 2, max-pool"}
-    encoder = {name: value for name, value in config["encoder"].items() if value != "auto"}
+    data = settings["data"]
+    encoder = {name: value for name, value in settings["encoder"].items() if value != "auto"}
     if not encoder["name"].startswith("resnet"):
         encoder.pop("stem", None)
     elif "stem" in encoder:
-        encoder["stem"] = f"{encoder['stem']} ({own[encoder['stem']]})"
+        encoder["stem"] = f"{encoder['stem']} ({STEMS[encoder['stem']]})"
     encoder = {name: value for name, value in encoder.items() if name != "name" and value}
-    ends = result["steps"] if result else None
+    ends = result.get("steps") if result else None
     of = f" of {ends}" if ends is not None else "; the run has not ended"
     train_size = f"{data['train_size']} images of it" if data["train_size"] else "all of it"
     normalisation = written["normalisation"]
     height, width = written["crop"]
-    seen = f"the central {height}x{width} pixels" if written["crop"] != written["image"][:2] else ""
-    optimizer = config["optimizer"]
+    cropped = written["crop"] != written["image"][:2]
+    seen = f", of which the central {height}x{width} are seen" if cropped else ""
+    optimizer = settings["optimizer"]
     trainer = f"{optimizer['name']}, rate {optimizer['learning_rate']:g}"
     return [
-        ["method", in_markdown(config["method"])],
+        ["method", in_markdown(settings["method"])],
         ["data", f"{in_markdown(data['name'])}, the training images, {train_size}"],
         ["step", f"{written['steps']}{of}"],
-        ["epochs, batch", f"{config['epochs']}, {config['batch_size']}"],
+        ["epochs, batch", f"{settings['epochs']}, {settings['batch_size']}"],
         ["optimizer", in_markdown(f"{trainer}, weight decay {optimizer['weight_decay']:g}")],
-        ["seed", config["seed"]],
+        ["seed", settings["seed"]],
         ["encoder", in_markdown(", ".join(f"{k} {v}" for k, v in encoder.items()))],
         ["parameters", f"{written['parameters']:,}"],
         ["features", written["features"]],
-        ["images", "x".join(map(str, written["image"])) + f" (height, width, channels) {seen}"],
+        ["images", f"{'x'.join(map(str, written['image']))} (height, width, channels){seen}"],
         ["mean of pixels in \\[0, 1\\]", _numbers(normalisation["mean"])],
         ["their deviation", _numbers(normalisation["std"])],
-        ["precision", config["precision"]],
+        ["precision", settings["precision"]],
         ["device", in_markdown(result["device"]) if result and "device" in result else "unknown"],
     ]
 
 
 def _measured(
-    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
     result: Mapping[str, Any] | None,
     row: Mapping[str, float],
     written: Mapping[str, Any],
 ) -> str:
     """Return the table of accuracies and label-free measures, each with its protocol."""
-    if result is None or result["steps"] != written["steps"]:
-        after = "The run measured this during training, on training images" + (
-            " whose labels it held back for this.\n\n" if config["task"] == "pretrain" else ".\n\n"
-        )
-        names = ("knn_validation", "validation_accuracy", "test_accuracy", *COLUMNS)
-        found = [[name, f"{row[name]:.4g}"] for name in names if row.get(name, "") == row.get(name)]
-        found = [cells for cells in found if cells[1] != "nan"]
-        return after + _table(["at this step", ""], found) if found else "Nothing at this step.\n"
-    probe = dict(config.get("probe", {}))
+    if result is None or result.get("steps") != written["steps"]:
+        found = [
+            [name, f"{row[name]:.4g}", protocol]
+            for name, protocol in DURING.items()
+            if math.isfinite(row.get(name, math.nan))
+        ]
+        return _table(["at this step", "", "protocol"], found) if found else "Nothing here.\n"
+    probe = dict(settings.get("probe", {}))
     probe |= {name: probe.get("epochs") or epochs for name, epochs in EPOCHS.items()}
     images = f"{result.get('label_free_images')} {result.get('label_free_split')} images"
     protocols = {n: p.format(**probe) for n, p in PROTOCOLS.items() if n in result}
@@ -169,7 +184,7 @@ def _measured(
 
 
 def _number(value: Any) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return f"{value:.4f}" if is_number(value) else ""
 
 
 def _reading(written: Mapping[str, Any]) -> str:
