@@ -22,6 +22,7 @@ from test_swin import draw_file as swin_file
 from test_timm_weights import resnet_file
 
 import ssl_jax
+from configs import quickstart
 from ssl_jax import launch
 from ssl_jax.augment.views import Recipe, evaluation_view
 from ssl_jax.builders.trained_run import step_of
@@ -488,9 +489,13 @@ def written_for_card(**changes) -> dict:
     return facts | {"versions": {"jax": "1"}} | changes
 
 
-def test_foreign_text_stays_in_its_place(run):
+SETTINGS = quickstart.get_config().to_dict()
+RESULT = {"steps": 9, "linear_accuracy": 0.5, "random_init_linear_accuracy": 0.25, "rankme": 3.0}
+
+
+def test_foreign_text_stays_in_its_place():
     """In the header a text is one YAML text; in the body it is no markup and no new cell."""
-    config = run.config.to_dict() | {"method": "a|b\n---\n`x`: [1]"}
+    config = SETTINGS | {"method": "a|b\n---\n`x`: [1]"}
     text = card.card(config, None, {}, written_for_card(command="cat `a` | b"))
     assert header_of(text)["tags"][2] == config["method"]
     assert "license" not in header_of(text)
@@ -500,18 +505,19 @@ def test_foreign_text_stays_in_its_place(run):
     assert "has not ended" in body
 
 
-def test_the_card_of_a_run_says_where_it_comes_from(run):
+def test_the_card_of_a_run_says_where_it_comes_from():
     parent = {"path": "/w/first", "step": 7, "provenance": None}
     provenance = {"commit": "abc123", "changed": True, "command": "ssl-jax x", "parents": [parent]}
-    result = run.result | {"provenance": provenance, "steps": 9}
-    text = card.card(run.config.to_dict(), result, {}, written_for_card())
+    text = card.card(SETTINGS, RESULT | {"provenance": provenance}, {}, written_for_card())
+    assert "| linear_accuracy | 0.5000 | 0.2500 | linear probe" in text
     assert "| trained by | `ssl-jax x` |" in text and "| began from | /w/first, step 7 |" in text
     assert "| commit of ssl_jax | abc123, changed |" in text
 
 
-def test_a_step_in_the_middle_has_the_numbers_of_its_row(run):
+def test_a_step_in_the_middle_has_the_numbers_of_its_row():
     row = {"knn_validation": 0.25, "rankme": 3.5, "validation_accuracy": float("nan"), "loss": -1}
-    text = card.card(run.config.to_dict(), run.result, row, written_for_card())
+    text = card.card(SETTINGS, RESULT, row, written_for_card(steps=6))
+    assert "| step | 6 of 9 |" in text
     assert "| knn_validation | 0.25 | cosine kNN on training images" in text
     assert "| rankme | 3.5 | without labels, on training images |" in text
     assert "validation_accuracy" not in text
