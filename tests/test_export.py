@@ -334,7 +334,7 @@ def test_who_builds_what(name, fields, side, by, said):
 )
 def test_what_pytorch_does_not_have(name, fields):
     built = pytorch.describe(make_encoder(name, **fields), name, (32, 32, 3))
-    assert built == (None, f"ssl_jax_{name}", {}, "")
+    assert built == (None, f"ssl_jax_{name}", {}, None, "")
 
 
 @pytest.mark.parametrize("stored, size", [((10, 10), 8), ((9, 12), 0)])
@@ -528,6 +528,7 @@ def test_a_step_in_the_middle_has_the_numbers_of_its_row():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of torch and timm, where they are imported
 @pytest.mark.parametrize("name, fields, side, by, said", BUILT[:-1])
 def test_pytorch_computes_the_same_features(name, fields, side, by, said, tmp_path):
     pytest.importorskip("torch")
@@ -558,6 +559,12 @@ def test_pytorch_computes_the_same_features(name, fields, side, by, said, tmp_pa
     given = pytorch.prepared(images, config)
     features, why = pytorch.features_in_pytorch(tmp_path, by, given)
     assert features is not None, why
+    if by == "timm":  # with a new classifier, too, for fine-tuning
+        timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
+        model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7).eval()
+        assert tuple(model(torch.from_numpy(given)).shape) == (3, 7)
+        grey = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, in_chans=1)
+        assert sum(p.numel() for p in grey.parameters()) < sum(a.size for a in arrays.values())
     largest = np.abs(expected).max()
     print(
         f"{name} {fields} by {by}: {np.abs(features - expected).max():.1e}, largest {largest:.2g}"

@@ -42,6 +42,7 @@ class Built(NamedTuple):
     by: str | None
     architecture: str  # name in config.json; one that timm does not know where it builds none
     arguments: dict[str, Any] = {}  # of timm's model
+    ends: tuple[str, str] | None = None  # timm's names of the first convolution and the classifier
     script: str = ""  # text of load_torch.py
 
 
@@ -59,16 +60,18 @@ def describe(encoder: nn.Module, name: str, image: tuple[int, int, int]) -> Buil
     ours = f"ssl_jax_{name}"
     if isinstance(encoder, ConvNeXt):
         dims = [encoder.width * 2**i for i in range(len(encoder.depths))]
-        return Built("timm", name, {"depths": list(encoder.depths), "dims": dims})
+        ends = "stem.0", "head.fc"
+        return Built("timm", name, {"depths": list(encoder.depths), "dims": dims}, ends)
     if isinstance(encoder, Swin):
-        return Built("timm", f"{name}_patch4_window{encoder.window}_224", _swin(encoder, image))
+        theirs, ends = f"{name}_patch4_window{encoder.window}_224", ("patch_embed.proj", "head.fc")
+        return Built("timm", theirs, _swin(encoder, image), ends)
     if isinstance(encoder, ResNet):
         style = encoder.style
         if style.norm != "batch" or style.standardise or not encoder.residual:
             return Built(None, ours)
         if encoder.stem == "imagenet" and encoder.width == STANDARD:
             activation = {} if style.activation == "relu" else {"act_layer": style.activation}
-            return Built("timm", name, activation)
+            return Built("timm", name, activation, ("conv1", "fc"))
         return Built("torchvision", ours, script=_script(encoder, image[2]))
     return Built(None, ours)
 
@@ -158,6 +161,8 @@ def config_json(
         "mean": [float(v) for v in np.broadcast_to(mean, channels)],
         "std": [float(v) for v in np.broadcast_to(std, channels)],
     }
+    if built.ends is not None:  # what timm leaves out for other channels or other classes
+        transform |= {"first_conv": built.ends[0], "classifier": built.ends[1]}
     return {
         "architecture": built.architecture,
         "num_classes": 0,
