@@ -139,7 +139,7 @@ def check_all(grid: Grid, jobs: list[Job], directory: Path) -> None:
         fields = start.config.to_dict() | {"seed": job.seed}
         if job.store is not None and job.is_stored and not grid.again:
             refuse_other("store", job.store, ["config"], result_json.fields(fields), start.defaults)
-        if not is_done(job, grid.again):
+        if not (grid.identity and is_done(job, grid.again)):  # else its place vouches for it
             check_workdir(
                 str(job.out), fields, start.appends, start.defaults, start.fixed, start.later
             )

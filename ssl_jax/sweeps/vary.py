@@ -108,12 +108,10 @@ def parse(text: str, ranges: bool = False) -> dict[str, Values]:
             raise UserError(f"vary: {field} stands twice; takes all its values with commas between")
         if len(set(values)) < len(values):
             raise UserError(f"vary: {field}: got {listed.strip()}, a value stands twice")
-        found = as_range(field, values[0]) if len(values) == 1 else None
-        if (found is not None or any(".." in value for value in values)) and not ranges:
-            raise UserError(
-                f"vary: {field}: got {listed.strip()}; takes a range with random=N only"
-            )
-        fields[field] = found or [value.strip("()") for value in values]
+        found = [as_range(field, value) for value in values]
+        if any(found) and (not ranges or len(found) > 1):
+            raise UserError(f"vary: {field}: got {listed.strip()}; takes one range, with random=N")
+        fields[field] = found[0] or [value.strip("()") for value in values]
     if not fields:
         raise UserError(f"vary: got none, {FORM}")
     return fields
@@ -121,13 +119,13 @@ def parse(text: str, ranges: bool = False) -> dict[str, Values]:
 
 def as_range(field: str, text: str) -> Range | None:
     """Return the range that a text is, or None."""
-    match = re.fullmatch(r"(log:)?([^.]\S*?|\.\d\S*?)\.\.(\S+)", text)
+    match = re.fullmatch(r"(log:)?(\S+?)\.\.(\S+)", text)
     if match is None:
         return None
     try:
         low, high = float(match[2]), float(match[3])
-    except ValueError:
-        low, high = math.nan, math.nan
+    except ValueError:  # a path, such as ../data
+        return None
     if not (math.isfinite(high - low) and low < high and (low > 0 or not match[1])):
         raise UserError(
             f"vary: {field}: got {text}, takes LOW..HIGH, or log:LOW..HIGH with LOW above 0"
