@@ -8,7 +8,8 @@ quickstart or sweeps/table1.
 
 The same command on the same work directory resumes where it stopped. A user's mistake gives one
 line that begins with "error:", and exit status 2. A stop gives one line, and status 130 after
-Ctrl-C, 75 after SIGTERM or SIGHUP: the same command goes on (`ssl_jax/runtime/stops.py`).
+Ctrl-C, 75 after SIGTERM, SIGHUP or SIGUSR1 and where the minutes of a sweep are over: the same
+command goes on (`ssl_jax/runtime/stops.py`).
 """
 
 import os
@@ -45,7 +46,7 @@ def main(argv: list[str], own_process: bool = False) -> int:
 
     Raises:
         Stopped: this process of its own was stopped; `stops.run` makes it the status 130 after
-            Ctrl-C, 75 after SIGTERM or SIGHUP.
+            Ctrl-C, 75 after another signal.
     """
     try:
         if {"-h", "--help"} & set(argv):
@@ -112,10 +113,12 @@ def run(values: flags.FlagValues) -> None:
     from ssl_jax.tasks import registry
 
     compilation_cache.enable_compilation_cache()
-    join_processes(values["coordinator"].value, values["processes"].value, values["process"].value)
+    config, workdir = values["config"].value, values["workdir"].value
+    several = registry.takes_several(config)
+    numbers = values["processes"].value, values["process"].value
+    join_processes(values["coordinator"].value, *numbers, several)
     machine.require_devices()
-    workdir: Any = values["workdir"].value
-    registry.run_task(values["config"].value, workdir, stops.requested)
+    registry.run_task(config, workdir, stops.requested)
 
 
 def train(config_path: str | os.PathLike, workdir: str | os.PathLike, **fields: Any) -> "Run":
@@ -162,22 +165,33 @@ def _spelled(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
+def join_processes(
+    coordinator: str | None, processes: int | None, process: int | None, several: bool = True
+) -> None:
     """Join the other processes of a run through `jax.distributed`.
 
-    SSL_JAX_COORDINATOR, SSL_JAX_PROCESSES and SSL_JAX_PROCESS in the environment stand in for
-    arguments that are None.
+    Under Slurm's `srun` JAX finds the others by itself. Elsewhere SSL_JAX_COORDINATOR,
+    SSL_JAX_PROCESSES and SSL_JAX_PROCESS in the environment stand in for arguments that are None.
 
     Args:
-        coordinator: HOST:PORT of process 0. None: there is one process, and nothing is done.
+        coordinator: HOST:PORT of process 0. None: there is one process, or `srun` started several.
         processes: how many processes take part.
         process: number of this process, from 0.
+        several: whether the task takes several processes. Those of one that does not, such as a
+            sweep, are starts of their own under `srun`.
 
     Raises:
         UserError: processes and process do not fit each other.
     """
     coordinator = coordinator or os.environ.get("SSL_JAX_COORDINATOR")
+    if coordinator is None and not (several and _under_srun()):
+        return
+    import jax
+
+    # It would take SIGTERM for itself.
+    jax.config.update("jax_enable_preemption_service", False)
     if coordinator is None:
+        jax.distributed.initialize()
         return
     if processes is None:
         processes = _number_in("SSL_JAX_PROCESSES")
@@ -191,11 +205,12 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
     machine.require_address(coordinator)
     if process == 0:
         machine.require_free_port(coordinator)
-    import jax
-
-    # It would take SIGTERM for itself.
-    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+
+
+def _under_srun() -> bool:
+    """Return whether Slurm's `srun` started this process as one of several."""
+    return (_number_in("SLURM_STEP_NUM_TASKS") or 1) > 1
 
 
 def _number_in(name: str) -> int | None:

@@ -291,7 +291,9 @@ def test_time_is_over(config, tmp_path, capsys):
     """The cell at work is left unfinished, the next start goes on with it."""
     config.minutes = 1e-9
     pretend = Pretend()
-    run(config, tmp_path / "w", pretend)
+    with pytest.raises(SystemExit) as stopped:
+        run(config, tmp_path / "w", pretend)
+    assert stopped.value.code == 75
     assert not pretend.ran and "stopped with 0 of 8" in capsys.readouterr().out
     config.minutes = 0.0
     run(config, tmp_path / "w", pretend, interrupted=lambda: len(pretend.ran) == 3)

@@ -60,6 +60,11 @@ TASKS = {
 }
 
 
+def takes_several(config: Config) -> bool:
+    """Return whether the configuration's task may run in several processes; it may be unknown."""
+    return config.task in TASKS and TASKS[config.task].several
+
+
 def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
     """Run the task that the configuration names.
 

@@ -5,10 +5,12 @@ any task that trains, in DIR/CELL/seed-N.
 
 The same command on the same directory runs what is not finished: first one seed of every cell, then
 the next of every one. Any number of processes may run it at once, on machines that share the
-directory; none takes a cell that another works on (`runtime.lease`). A cell that fails stops no
-other. The command prints the failure at once and again at the end, and exits with status 1 (2: the
-command itself is wrong, and nothing ran). seed-N.failed.txt beside the run has the traceback; the
-next start tries the cell again.
+directory; none takes a cell that another works on (`runtime.lease`).
+
+A cell that fails stops no other. The command prints the failure at once and again at the end;
+seed-N.failed.txt beside the run has the traceback, and the next start tries the cell again. The
+exit status is then 1; 2: the command itself is wrong, and nothing ran; 75: `minutes` are over, and
+the same command goes on.
 
 A table's finished cell is written to STORE/SWEEP/SCALE/CELL/seed-N.json, small enough to be kept
 with the program. What the store has is not run again elsewhere.
@@ -26,7 +28,7 @@ import jax
 
 from ssl_jax import files
 from ssl_jax.errors import UserError
-from ssl_jax.runtime import lease
+from ssl_jax.runtime import lease, stops
 from ssl_jax.runtime.memory import reporting_out_of_memory
 from ssl_jax.runtime.terminal import say, spell
 from ssl_jax.sweeps.jobs import Grid, Job, check_all, check_fields, is_done, plan
@@ -99,6 +101,8 @@ def sweep(
         raise
     if end(grid, jobs, failed):
         sys.exit(1)
+    if time.monotonic() > deadline and not all(is_done(job, grid.again) for job in jobs):
+        sys.exit(stops.GO_ON)
 
 
 def run_all(
