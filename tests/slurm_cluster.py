@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,3 +100,8 @@ def _wait_for_nodes(environment: dict[str, str]) -> None:
             return
         time.sleep(1)
     raise RuntimeError(f"the nodes are not idle: {found.stdout}{found.stderr}")
+
+
+if __name__ == "__main__":  # whether this machine can have one
+    with tempfile.TemporaryDirectory() as folder, cluster(Path(folder) / "try") as environment:
+        subprocess.run(["srun", "-N2", "-n2", "true"], env=environment, check=True, timeout=60)
