@@ -436,7 +436,7 @@ def test_a_process_of_its_own_that_trains_starts_anew(
 def test_training_tasks_are_tasks_and_the_others_are_known():
     from ssl_jax.tasks.registry import TASKS
 
-    others = {"views", "theory", "doctor", "dynamics", "report", "export"}
+    others = {"views", "theory", "doctor", "dynamics", "report", "compare", "export"}
     assert set(TASKS) - set(launch.TRAINING) == others
     assert set(launch.TRAINING) <= set(TASKS)
 
