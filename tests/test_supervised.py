@@ -4,13 +4,16 @@ door.
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import chex
+import event_reader
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import Flat, make_batch
 
 from configs import supervised as configuration
@@ -223,6 +226,7 @@ def test_random_labels_are_drawn_anew_in_the_share_asked_for():
 
 # --- Whole runs -----------------------------------------------------------------------------------
 
+EVENTS = find_spec("tensorboardX") is not None
 TINY = {
     "data.name": "digits",
     "data.train_size": 160,
@@ -262,7 +266,7 @@ def train(out: Path, stop_after: int | None = None, **changes) -> dict | None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "mlp"
-    return out, train(out)
+    return out, train(out, tensorboard=EVENTS)
 
 
 def test_result_names_each_accuracy(finished):
@@ -288,6 +292,22 @@ def test_result_names_each_accuracy(finished):
     assert (out / "figures" / "training.png").stat().st_size > 1000
     assert (out / "figures" / "opposing.png").stat().st_size > 1000
     assert result["test_accuracy"] > 0.15, "nothing was learned"
+
+
+@pytest.mark.skipif(not EVENTS, reason="tensorboardX is not installed")
+def test_the_event_file_has_the_numbers_of_metrics_csv(finished):
+    out, _ = finished
+    found = event_reader.scalars(out)
+    assert event_reader.as_text(found) == event_reader.spelled(out / "metrics.csv")
+    assert [step for step, _ in found] == list(range(1, 9))
+    values = [value for event in event_reader.read_events(out) for value in event.summary.value]
+    images = {value.tag: value.image for value in values if value.HasField("image")}
+    assert set(images) == {"figures/opposing", "figures/training"}
+    for tag, image in images.items():
+        picture = (out / f"{tag}.png").read_bytes()
+        assert image.encoded_image_string == picture
+        with Image.open(out / f"{tag}.png") as drawn:
+            assert (image.width, image.height) == drawn.size
 
 
 def test_the_ten_best_epochs_are_ten():

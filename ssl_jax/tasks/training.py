@@ -1,5 +1,6 @@
 """Train from a fresh state, or from the last checkpoint, to the end: shared by tasks that train."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from orbax.checkpoint import CheckpointManager
 
 from ssl_jax.builders.plan import Plan
 from ssl_jax.builders.program import steps_per_call
+from ssl_jax.builders.recorders import make_recorders
 from ssl_jax.builders.trained_run import IMAGE
 from ssl_jax.data.batches import Feed
 from ssl_jax.data.dataset import Dataset
@@ -25,6 +27,7 @@ from ssl_jax.train.loop import Hooks, Row, plan_calls, train_loop
 from ssl_jax.types import Config, Interrupted, Metrics, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
 from ssl_jax.workdir.dynamics_npz import Record, digest, resume_dynamics, write_dynamics
+from ssl_jax.workdir.recorder import Recorder
 
 # Seconds between two writes of dynamics.npz where no checkpoint is due: it is written whole.
 WRITE_EVERY = 30
@@ -86,12 +89,32 @@ class Log(NamedTuple):
     start: int  # step that it goes on from; 0: a fresh run
     rows: list[Row]  # of metrics.csv, of all starts
     dynamics: list[Record]  # of dynamics.npz, of all starts; [] where none are wanted
+    recorders: list[Recorder]  # to which every row is handed; [] in a process that writes no files
 
 
-def train(session: Session, job: TrainingJob) -> PyTree | None:
-    """Return the state at the end, on the host; None where training was interrupted and saved.
+def train(session: Session, job: TrainingJob, finish: Callable[[PyTree], None]) -> None:
+    """Train to the end, and finish, unless training was interrupted and saved.
 
     A signal raises `Stopped`, after saving where there is something to save.
+
+    Args:
+        session: this start.
+        job: the task.
+        finish: finish(the state at the end, on the host), which draws the figures.
+    """
+    with contextlib.ExitStack() as closing:
+        state = _train(session, job, closing)
+        if state is not None:
+            finish(state)
+
+
+def _train(session: Session, job: TrainingJob, closing: contextlib.ExitStack) -> PyTree | None:
+    """Return the state at the end, on the host; None where training was interrupted and saved.
+
+    Args:
+        session: this start.
+        job: the task.
+        closing: closes the recorders.
     """
     config, out, cadence = session.config, session.out, session.plan.cadence
     with (
@@ -112,7 +135,11 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
         records = (
             begin_dynamics(out, job, state, start, notes.get(DYNAMICS)) if cadence.track else []
         )
-        log = Log(manager, start, rows, records)
+        recorders = make_recorders(config, out, rows) if is_writer() else []
+        for recorder in recorders:
+            closing.callback(recorder.close)
+            recorder.open(config.to_dict())
+        log = Log(manager, start, rows, records, recorders)
         state, enough = job.adjust(state, rows)
         if not enough:
             job.header(start)
@@ -219,9 +246,10 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: Progress) -> Hooks
         return {"epoch": session.epoch(int(state.step))} | job.signs(state)
 
     def record(row: Row) -> None:
-        log.rows.append(metrics_csv.as_written(row))
-        if is_writer():
-            metrics_csv.append_row(session.out / "metrics.csv", row)
+        row = metrics_csv.as_written(row)
+        log.rows.append(row)
+        for recorder in log.recorders:
+            recorder.write(int(row["step"]), row)
         if line := job.message(log.rows):
             say(line)
 
