@@ -4,6 +4,7 @@ door.
 
 import json
 import shutil
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import last_parameters
 from PIL import Image
 from tiny import Flat, make_batch
 
@@ -27,10 +29,11 @@ from ssl_jax.errors import UserError
 from ssl_jax.losses import cross_entropy
 from ssl_jax.models import make_classifier
 from ssl_jax.optim import make_optimizer
+from ssl_jax.runtime import stops
 from ssl_jax.tasks import registry, supervised
 from ssl_jax.train import parallel
 from ssl_jax.train.supervised import init_supervised, make_supervised_step
-from ssl_jax.workdir import metrics_csv
+from ssl_jax.workdir import checkpoints, metrics_csv
 
 ROOT = Path(__file__).parent.parent
 KEY, CLASSES = jax.random.key(7), 3
@@ -329,12 +332,59 @@ def test_the_ten_best_epochs_are_ten():
     assert summary["test_accuracy"] == 0.15
 
 
-def test_a_stopped_run_ends_as_one_that_never_stopped(finished, tmp_path):
-    out, result = finished
-    assert train(tmp_path / "run", stop_after=3) is None
-    again = train(tmp_path / "run")
+@pytest.fixture
+def own_stops():
+    """The stops of this process, which are as they were afterwards."""
+    own = stops.unless_stopped.__self__
+    before = dict(vars(own))
+    yield own
+    vars(own).update(before)
+
+
+def test_a_run_that_is_stopped_in_an_evaluation_ends_as_one_that_never_stopped(
+    finished, tmp_path, monkeypatch, own_stops
+):
+    """The evaluation after step 4 is given up, and made again by the next start."""
+    whole, result = finished
+    taken, extract = [], supervised.extract
+
+    def interrupted_extract(*arguments):
+        taken.append(arguments)
+        if len(taken) == 4:  # of two in an evaluation
+            own_stops.handle(signal.SIGTERM)
+        return extract(*arguments)
+
+    monkeypatch.setattr(supervised, "extract", interrupted_extract)
+    out = tmp_path / "run"
+    before = dict(vars(own_stops))
+    with pytest.raises(stops.Stopped):
+        train(out)
+    assert not (out / "result.json").exists() and len(taken) == 4
+    assert [row["step"] for row in metrics_csv.read_rows(out / "metrics.csv")] == [1, 2, 3]
+    assert checkpoints.steps_in(out / "checkpoints") == [2, 4]
+    assert checkpoints.read_notes(out / "checkpoints", 4)["owed"]["step"] == 4
+    with pytest.raises(checkpoints.NoMetricError):  # the first one was evaluated, not this one
+        shutil.copytree(out / "checkpoints" / "4", tmp_path / "alone" / "4")
+        checkpoints.best_step(tmp_path / "alone", supervised.VALIDATION)
+
+    vars(own_stops).update(before)
+    again = train(out, stop_after=1)  # after the evaluation, which a call follows
+    assert again is None and len(taken) == 6
+    assert "owed" not in checkpoints.read_notes(out / "checkpoints", 4)
+    row = metrics_csv.read_rows(out / "metrics.csv")[3]
+    kept = json.loads((out / "checkpoints" / "4" / "metrics" / "metrics").read_text())
+    assert metrics_csv.as_written(kept) | row == row
+    again = train(out)
     same = ("test_accuracy", "best_validation_accuracy", "loss", "opposing_ratio", "steps")
     assert {name: again[name] for name in same} == {name: result[name] for name in same}
+    rows, wanted = (metrics_csv.read_rows(path / "metrics.csv") for path in (out, whole))
+    times = dict.fromkeys(("seconds", "images_per_second"))
+    for one, other in zip(rows, wanted, strict=True):
+        np.testing.assert_equal(one | times, other | times)
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+    ends = [last_parameters(path) for path in (out, whole)]
+    assert ends[0].keys() == ends[1].keys() and len(ends[0]) > 5
+    assert all(ends[0][name].tobytes() == ends[1][name].tobytes() for name in ends[0])
 
 
 # A rate at which nothing is learned any more after the first epochs, so that both rules have

@@ -2,6 +2,8 @@
 
 * Within `saving_first`, once the loop has begun, a signal sets a flag. The loop asks for it with
   `requested`, ends its call and saves; then `Stopped` is raised.
+* Within `unless_stopped`, which the loop evaluates in, a signal raises `Stopped` to there: the
+  evaluation is given up, and the loop saves.
 * Everywhere else (imports, compilation, decoding, probes, reports) a signal raises `Stopped` in
   the main thread. A process that is still there GRACE seconds later is ended by `os._exit`: a
   library swallowed the exception, or C code does not return. Every file is replaced whole, so
@@ -26,8 +28,9 @@ import time
 from collections.abc import Callable, Iterator
 from enum import Enum
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+Result = TypeVar("Result")
 GRACE = 3.0  # seconds that the main thread has to end by itself
 # Seconds within which further signals are the same stop: `timeout` sends SIGTERM to its child and
 # to its group, a terminal sends Ctrl-C to every process of a pipeline, which may pass it on.
@@ -48,6 +51,7 @@ class Phase(Enum):
 
     RAISING = "raise Stopped in the main thread"
     SAVING = "set the flag that the training loop asks for"
+    GIVING_UP = "raise Stopped in the main thread, up to `unless_stopped`"
     ENDING = "end the process, whose result stands"
 
 
@@ -62,7 +66,8 @@ class Stops:
     def __init__(self, end_process: Callable[[int], object] = os._exit) -> None:
         self.phase = Phase.RAISING
         self.number = 0  # the first signal; 0: none yet
-        self.raised = False  # whether Stopped was raised for it
+        self.raised = False  # whether Stopped was raised for it, to end the process
+        self._given_up = False  # whether Stopped was raised for it, up to `unless_stopped`
         self.result: int | None = None  # exit status of a process that is ending
         self._time = 0.0  # of the first signal, on the monotonic clock
         self._deadline: float | None = None  # when the process is ended by force
@@ -98,6 +103,9 @@ class Stops:
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """Raise Stopped once where the phase asks for it. Python calls this in the main thread."""
         self.number = self.number or number
+        if self.phase is Phase.GIVING_UP and not self._given_up:
+            self._given_up = True
+            raise Stopped
         if self.phase is Phase.RAISING and not self.raised:
             self._raise()
 
@@ -123,8 +131,9 @@ class Stops:
         what = f"stopped by {signal.Signals(self.number).name}" if self.number else "interrupted"
         if self.number == signal.SIGINT:
             what = "interrupted"
-        line = f"{what}: {AFTER_SAVING if self.phase is Phase.SAVING else AT_ONCE}"
-        if self.phase is Phase.SAVING and self.number == signal.SIGINT:
+        saves = self.phase in (Phase.SAVING, Phase.GIVING_UP)
+        line = f"{what}: {AFTER_SAVING if saves else AT_ONCE}"
+        if saves and self.number == signal.SIGINT:
             line += "; Ctrl-C again stops at once"
         start = "\n" if os.isatty(self._lines) else ""  # behind the progress bar
         with contextlib.suppress(OSError):
@@ -166,6 +175,27 @@ class Stops:
         if self.number and not self.raised:
             self._raise()
 
+    def unless_stopped(self, work: Callable[[], Result]) -> Result | None:
+        """Return work(), or None where a stop arrives before it has ended; then it is given up.
+
+        Within `saving_first`, once the loop has begun. What is given up has to be done again later,
+        whatever a library has made of the exception.
+        """
+        if self.phase is not Phase.SAVING:
+            return work()
+        result = None
+        try:
+            try:
+                self.phase = Phase.GIVING_UP
+                result = None if self.number else work()
+            finally:
+                self.phase = Phase.SAVING
+        except BaseException:
+            if not self.number:
+                raise
+        self.phase = Phase.SAVING  # the signal may have arrived in `finally`, before it was set
+        return None if self.number else result
+
     def adopt(self) -> None:
         """Take part in the stop of another process, which both have agreed upon."""
         if self._wake is not None:
@@ -203,6 +233,7 @@ class Stops:
 
 _OWN = Stops()
 install, saving_first, adopt = _OWN.install, _OWN.saving_first, _OWN.adopt
+unless_stopped = _OWN.unless_stopped
 
 
 def requested() -> bool:

@@ -35,6 +35,7 @@ WRITE_EVERY = 30
 # that a run goes on with its own whole history; the fields of `rounding`; and the shape of the
 # run's images, by which the encoder is read without them.
 METRICS, DYNAMICS = "metrics.csv", "dynamics"
+OWED = "owed"  # and the row of its own step, where a stop did not let the evaluation end
 
 
 class TrainingJob(NamedTuple):
@@ -89,6 +90,9 @@ class Log(NamedTuple):
     start: int  # step that it goes on from; 0: a fresh run
     rows: list[Row]  # of metrics.csv, of all starts
     dynamics: list[Record]  # of dynamics.npz, of all starts; [] where none are wanted
+    # [the row whose evaluation is still to be made]: of step `start`, later of the step at which a
+    # stop arrived; [] where there is none
+    owed: list[Row]
     recorders: list[Recorder]  # to which every row is handed; [] in a process that writes no files
 
 
@@ -139,13 +143,14 @@ def _train(session: Session, job: TrainingJob, closing: contextlib.ExitStack) ->
         for recorder in recorders:
             closing.callback(recorder.close)
             recorder.open(config.to_dict())
-        log = Log(manager, start, rows, records, recorders)
+        owed = [notes[OWED]] if OWED in notes else []
+        log = Log(manager, start, rows, records, owed, recorders)
         state, enough = job.adjust(state, rows)
         if not enough:
             job.header(start)
             state, step = _loop(session, job, log, state, begin)
             checkpoints.finish(manager)
-            if step < cadence.total and not job.adjust(state, rows)[1]:
+            if log.owed or (step < cadence.total and not job.adjust(state, rows)[1]):
                 say(
                     f"stopped at step {step} of {cadence.total}, saved; "
                     "the same command goes on from here"
@@ -226,6 +231,7 @@ def _loop(
         begin()
         return result
 
+    last = [*log.rows[-1:], *log.owed]
     with progress_bar(cadence.total, log.start) as bar, lapack_on_one_thread():
         return train_loop(
             run,
@@ -234,8 +240,9 @@ def _loop(
             start=log.start,
             cadence=cadence,
             batch_size=config.batch_size,
-            seconds_before=log.rows[-1]["seconds"] if log.rows else 0.0,
+            seconds_before=last[-1]["seconds"] if last else 0.0,
             hooks=_hooks(session, job, log, bar),
+            owed=log.owed[0] if log.owed else None,
         )
 
 
@@ -266,14 +273,37 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: Progress) -> Hooks
         if time.monotonic() - written[0] > WRITE_EVERY:
             write()
 
-    def save(state: Any, step: int, row: Row) -> None:
+    def evaluate(state: Any, step: int) -> Row | None:
+        row = stops.unless_stopped(lambda: job.evaluate(state, step))
+        given_up = parallel.any_process(row is None)
+        if given_up and row is not None:
+            stops.adopt()
+        return None if given_up else row
+
+    def notes_of() -> dict[str, Any]:
         write()  # first: a record that is missing after a restart would never be made again
         notes = rounding(session) | {METRICS: metrics_csv.table(log.rows)}
         notes[IMAGE] = list(session.plan.data.image)
         if log.dynamics:
             notes[DYNAMICS] = digest(log.dynamics)
+        return notes
+
+    def save(state: Any, step: int, row: Row) -> None:
         ranked = {n: row[n] for n in (job.best, *job.others) if math.isfinite(row.get(n, math.nan))}
-        checkpoints.save(log.manager, state, step, ranked, notes)
+        if not log.owed:
+            checkpoints.save(log.manager, state, step, ranked, notes_of())
+            return
+        notes = notes_of()  # the state of the step is there already
+        if is_writer():
+            checkpoints.complete(session.out / "checkpoints", step, ranked, notes)
+        parallel.any_process(False)  # waits until it is written
+        log.manager.reload()
+        log.owed.clear()
+
+    def postpone(state: Any, step: int, row: Row) -> None:
+        known = {name: float(value) for name, value in row.items() if value == value}
+        checkpoints.save(log.manager, state, step, {}, notes_of() | {OWED: known})
+        log.owed[:] = [known]
 
     def stop(event: bool) -> bool:
         flag = session.interrupted()
@@ -297,4 +327,4 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: Progress) -> Hooks
     def adjust(state: Any) -> tuple[Any, bool]:
         return job.adjust(state, log.rows)
 
-    return Hooks(signs, job.evaluate, record, save, stop, progress, adjust, track)
+    return Hooks(signs, evaluate, record, save, stop, progress, postpone, adjust, track)
