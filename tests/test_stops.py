@@ -90,80 +90,48 @@ def test_what_goes_wrong_while_it_saves_is_not_hidden(own):
     assert not own.raised and own.phase is Phase.RAISING
 
 
-def give_up(own, work):
-    """The result of `work` in a loop that has begun, and Stopped once that has ended."""
-    found = []
-    with pytest.raises(Stopped), own.saving_first() as begin:
-        begin()
-        found.append(own.unless_stopped(work))
-        assert own.phase is Phase.SAVING and not own.raised
-    return found[0]
-
-
-def arrives(own, number=signal.SIGTERM):
-    """A signal: first in the watching thread, then in the main one."""
-    own.arrive(number, 10.0)
-    own.handle(number)
-
-
-MADE_OF_IT = {"nothing": None, "another": ValueError("half encoded"), "it": SystemExit(1)}
-
-
-@pytest.mark.parametrize("made", MADE_OF_IT.values(), ids=MADE_OF_IT)
-def test_an_evaluation_is_given_up_whatever_a_library_makes_of_it(own, made, capfd):
+def test_an_evaluation_is_given_up_between_its_parts(own, capfd):
     reached = []
 
     def work():
-        try:
-            arrives(own)
-        except Stopped:
-            if made:
-                raise made from None
-            return 1
-        reached.append("on")
-        return 2
+        own.check()
+        own.arrive(signal.SIGTERM, 10.0)
+        own.handle(signal.SIGTERM)  # nothing is raised in the middle of a part
+        reached.append("the end of the part")
+        own.check()
+        reached.append("the next part")
 
-    assert give_up(own, work) is None and not reached
-    assert lines(capfd) == ["stopped by SIGTERM: stopping as soon as this step is saved"]
-    assert own.end_late(1e9) is None, "however long saving takes"
-
-
-def test_an_evaluation_that_the_exception_leaves(own):
-    assert give_up(own, lambda: arrives(own)) is None
-
-
-def test_after_the_signal_no_evaluation_begins(own):
     with pytest.raises(Stopped), own.saving_first() as begin:
         begin()
-        arrives(own)
-        assert own.unless_stopped(lambda: pytest.fail("evaluated")) is None
-
-
-def test_a_signal_while_the_phase_is_set_back(capfd):
-    class Late(Stops):
-        def __setattr__(self, name, value):
-            if value is Phase.SAVING and getattr(self, "phase", None) is Phase.GIVING_UP:
-                self.handle(signal.SIGTERM)
-            super().__setattr__(name, value)
-
-    assert give_up(Late(end_process), lambda: 5) is None
+        assert own.unless_stopped(work) is None and reached == ["the end of the part"]
+        assert own.phase is Phase.SAVING and not own.raised
+        assert own.end_late(1e9) is None, "however long saving takes"
+        assert lines(capfd) == ["stopped by SIGTERM: stopping as soon as this step is saved"]
+        own.check()  # while it saves
+        assert own.unless_stopped(work) is None and len(reached) == 1
 
 
 def test_an_evaluation_without_a_stop(own):
-    assert own.unless_stopped(lambda: 5) == 5
     with own.saving_first() as begin:
         begin()
-        assert own.unless_stopped(lambda: 5) == 5
+        assert own.unless_stopped(lambda: own.check() or 5) == 5
         with pytest.raises(ZeroDivisionError):
             own.unless_stopped(lambda: 1 // 0)
         assert own.phase is Phase.SAVING
 
 
-def test_before_the_loop_has_begun_an_evaluation_ends_the_process(own):
-    """Of a start that goes on with it: all is saved."""
+def test_an_evaluation_that_had_ended_before_the_signal_was_seen(own):
+    with pytest.raises(Stopped), own.saving_first() as begin:
+        begin()
+        assert own.unless_stopped(lambda: own.handle(signal.SIGTERM) or 5) == 5
+
+
+def test_outside_the_loop_nothing_is_given_up_but_the_process(own):
+    """An evaluation that a start goes on with: all is saved already."""
     with pytest.raises(Stopped), own.saving_first():
         own.unless_stopped(lambda: own.handle(signal.SIGTERM))
     assert own.raised
+    own.check()
 
 
 def test_without_a_stop_nothing_happens(own, capfd):

@@ -352,7 +352,7 @@ def test_a_run_that_is_stopped_in_an_evaluation_ends_as_one_that_never_stopped(
         taken.append(arguments)
         if len(taken) == 4:  # of two in an evaluation
             own_stops.handle(signal.SIGTERM)
-        return extract(*arguments)
+        return extract(*arguments)  # asks before its first batch
 
     monkeypatch.setattr(supervised, "extract", interrupted_extract)
     out = tmp_path / "run"

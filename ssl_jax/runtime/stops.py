@@ -2,8 +2,9 @@
 
 * Within `saving_first`, once the loop has begun, a signal sets a flag. The loop asks for it with
   `requested`, ends its call and saves; then `Stopped` is raised.
-* Within `unless_stopped`, which the loop evaluates in, a signal raises `Stopped` to there: the
-  evaluation is given up, and the loop saves.
+* Within `unless_stopped`, where the loop evaluates, `check` asks for the flag between the parts of
+  the work: the work is given up, and the loop saves. Nothing is raised in the middle of foreign
+  code, which may swallow it.
 * Everywhere else (imports, compilation, decoding, probes, reports) a signal raises `Stopped` in
   the main thread. A process that is still there GRACE seconds later is ended by `os._exit`: a
   library swallowed the exception, or C code does not return. Every file is replaced whole, so
@@ -51,7 +52,7 @@ class Phase(Enum):
 
     RAISING = "raise Stopped in the main thread"
     SAVING = "set the flag that the training loop asks for"
-    GIVING_UP = "raise Stopped in the main thread, up to `unless_stopped`"
+    GIVING_UP = "set the flag that `check` asks for"
     ENDING = "end the process, whose result stands"
 
 
@@ -67,7 +68,6 @@ class Stops:
         self.phase = Phase.RAISING
         self.number = 0  # the first signal; 0: none yet
         self.raised = False  # whether Stopped was raised for it, to end the process
-        self._given_up = False  # whether Stopped was raised for it, up to `unless_stopped`
         self.result: int | None = None  # exit status of a process that is ending
         self._time = 0.0  # of the first signal, on the monotonic clock
         self._deadline: float | None = None  # when the process is ended by force
@@ -103,9 +103,6 @@ class Stops:
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """Raise Stopped once where the phase asks for it. Python calls this in the main thread."""
         self.number = self.number or number
-        if self.phase is Phase.GIVING_UP and not self._given_up:
-            self._given_up = True
-            raise Stopped
         if self.phase is Phase.RAISING and not self.raised:
             self._raise()
 
@@ -176,25 +173,24 @@ class Stops:
             self._raise()
 
     def unless_stopped(self, work: Callable[[], Result]) -> Result | None:
-        """Return work(), or None where a stop arrives before it has ended; then it is given up.
+        """Return work(), or None where `check` found a stop within it; then it is given up.
 
-        Within `saving_first`, once the loop has begun. What is given up has to be done again later,
-        whatever a library has made of the exception.
+        Within `saving_first`, once the loop has begun. Elsewhere nothing is given up.
         """
         if self.phase is not Phase.SAVING:
             return work()
-        result = None
+        self.phase = Phase.GIVING_UP
         try:
-            try:
-                self.phase = Phase.GIVING_UP
-                result = None if self.number else work()
-            finally:
-                self.phase = Phase.SAVING
-        except BaseException:
-            if not self.number:
-                raise
-        self.phase = Phase.SAVING  # the signal may have arrived in `finally`, before it was set
-        return None if self.number else result
+            return work()
+        except Stopped:
+            return None
+        finally:
+            self.phase = Phase.SAVING
+
+    def check(self) -> None:
+        """Raise Stopped where work is to be given up; called between the parts of long work."""
+        if self.phase is Phase.GIVING_UP and self.number:
+            raise Stopped
 
     def adopt(self) -> None:
         """Take part in the stop of another process, which both have agreed upon."""
@@ -233,7 +229,7 @@ class Stops:
 
 _OWN = Stops()
 install, saving_first, adopt = _OWN.install, _OWN.saving_first, _OWN.adopt
-unless_stopped = _OWN.unless_stopped
+unless_stopped, check = _OWN.unless_stopped, _OWN.check
 
 
 def requested() -> bool:
