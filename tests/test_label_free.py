@@ -208,8 +208,8 @@ def images(count):
 
 
 def test_measure_passes_every_image_once_and_with_the_same_views(monkeypatch):
-    """Batches of 4 over 10 images: features in one piece, from keys of the places alone. Before each
-    it asks for a stop.
+    """Batches of 4 over 10 images: features in one piece, from keys of the places alone. Before
+    each it asks for a stop.
     """
     monkeypatch.setattr(label_free, "BATCH", 4)
     seen, asked = [], []

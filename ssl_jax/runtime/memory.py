@@ -106,9 +106,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, ImportError):  # of a library that there is
-        return (
-            "failed to map segment" in str(error) or "cannot allocate memory" in str(error).lower()
-        )
+        return any(words in str(error) for words in ("failed to map", "Cannot allocate memory"))
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return True
     xla = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
