@@ -236,11 +236,11 @@ def test_an_evaluation_that_is_no_longer_due_is_left_out():
     assert seen.saved == [6, 8, 12]
 
 
-def test_a_state_that_is_not_finite_is_not_kept_for_an_evaluation():
+def test_a_state_that_is_not_finite_is_neither_evaluated_nor_kept_for_it():
     seen = Recorder(give_up_at=6)
-    with pytest.raises(UserError, match="^weight: not finite at step 6; "):
+    with pytest.raises(UserError, match="^weight: not finite at step 6; .*optimizer.learning_rate"):
         seen.train(grown=lambda step: float("nan") if step == 5 else 1.0)
-    assert not seen.owed
+    assert not seen.owed and not seen.evaluated
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

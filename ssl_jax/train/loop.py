@@ -186,9 +186,9 @@ def _end_event(
     step = int(row["step"])
     evaluates = cadence.due(step, cadence.evaluate)
     if evaluates:
+        require_finite(state, step)  # its line helps more than that of the features would
         found = None if stopping else hooks.evaluate(state, step)
         if found is None:
-            require_finite(state, step)
             hooks.postpone(state, step, row)
             return state, True
         row = row | found
