@@ -387,6 +387,17 @@ def test_a_run_that_is_stopped_in_an_evaluation_ends_as_one_that_never_stopped(
     assert all(ends[0][name].tobytes() == ends[1][name].tobytes() for name in ends[0])
 
 
+def test_a_run_that_is_stopped_in_its_last_evaluation_has_not_finished(tmp_path, monkeypatch):
+    def stopped(run, state, batches, *, cadence, hooks, **rest):
+        hooks.postpone(state, cadence.total, {"step": cadence.total, "loss": 1.0})
+        return state, cadence.total
+
+    monkeypatch.setattr(supervised.training, "train_loop", stopped)
+    assert train(tmp_path) is None
+    notes = checkpoints.read_notes(tmp_path / "checkpoints", 8)
+    assert notes["owed"] == {"step": 8, "loss": 1.0}
+
+
 # A rate at which nothing is learned any more after the first epochs, so that both rules have
 # something to see.
 STUCK = {"optimizer.learning_rate": 0.0, "epochs": 6}
