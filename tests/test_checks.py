@@ -5,7 +5,9 @@ its own line.
 import math
 import re
 import runpy
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -76,6 +78,21 @@ def test_one_example_a_device_has_no_statistics(name, fields, refused):
         other = config.copy_and_resolve_references()
         other.update(change)
         program.pick_devices(other)
+
+
+@pytest.mark.parametrize(
+    "name, check", [("quickstart", check_counts), ("supervised", check_supervised)]
+)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_event_files_without_the_package_that_writes_them(name, check, damaged, monkeypatch):
+    package = ModuleType("tensorboardX") if damaged else None  # one without its messages
+    for module in [m for m in sys.modules if m.startswith("tensorboardX.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "tensorboardX", package)
+    check(config_of(name))
+    line = line_of(check, config_of(name, tensorboard=True))
+    assert line.startswith("tensorboard: got True, which takes the package tensorboardX")
+    assert "pip install 'ssl-jax[tensorboard]'" in line
 
 
 # --- Numbers --------------------------------------------------------------------------------------

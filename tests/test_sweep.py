@@ -467,7 +467,7 @@ OTHER = {
     "eval_every": 2,
     "checkpoint_every": 2,
 }
-OTHER |= {"data.resident": "no", "dynamics.every": 3}
+OTHER |= {"data.resident": "no", "dynamics.every": 3, "tensorboard": True}
 
 
 def test_starts_may_differ_in_what_any_run_may_but_in_no_probe(config, tmp_path):

@@ -15,6 +15,7 @@ from ssl_jax.predictors import KINDS, options_of
 from ssl_jax.probes.label_free import RANKINGS, Ranking
 from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config
+from ssl_jax.workdir import event_file
 from ssl_jax.workdir.directory import flatten
 
 # Smallest and largest value of each number that no part of the run checks itself.
@@ -84,6 +85,8 @@ def check_supervised(config: Config) -> None:
     It may be out of range, or in conflict with another field. Nothing is loaded.
     """
     check_ranges(config, RANGES | SUPERVISED_RANGES)
+    if config.tensorboard:
+        event_file.require_package()
     if config.loss not in LOSSES:
         raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, LOSSES)}")
     for section in ("plateau", "stopping"):
@@ -107,6 +110,8 @@ def check_counts(config: Config) -> None:
     Nothing is loaded.
     """
     check_ranges(config, RANGES | {f"regularisers.{name}": (0, math.inf) for name in REGULARISERS})
+    if config.tensorboard:
+        event_file.require_package()
     if config.loss not in OBJECTIVES:
         raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, OBJECTIVES)}")
     if config.predictor.symmetric and "symmetric" not in options_of(config.predictor.kind):

@@ -45,6 +45,7 @@ def default_config() -> Config:
     config.log_every = 50  # steps
     config.eval_every = 5  # epochs; 0: only at the end
     config.checkpoint_every = 5  # epochs; 0: only at the end
+    config.tensorboard = False  # whether an event file has the rows of metrics.csv, too
 
     config.dynamics = ConfigDict()
     config.dynamics.every = 0  # steps between the records of dynamics.npz; 0: none are made
@@ -248,6 +249,7 @@ def default_supervised() -> Config:
     config.log_every = 50  # steps
     config.eval_every = 1  # epochs
     config.checkpoint_every = 5  # epochs; 0: only at the end
+    config.tensorboard = False  # whether an event file has the rows of metrics.csv, too
     config.loss = "softmax"  # softmax | squared | hinge
     # file of timm's weights to start from (safetensors, or a state dict), "": none
     config.weights = ""

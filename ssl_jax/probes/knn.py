@@ -8,6 +8,7 @@ import numpy as np
 
 from ssl_jax.errors import UserError
 from ssl_jax.probes.features import check_examples
+from ssl_jax.runtime import stops
 
 _CHUNK = 256  # queries at a time: with 50 000 in the bank their similarities take 102 MB
 
@@ -71,6 +72,7 @@ def _predict(
     """Return the winning class of every query, (Q,) int32."""
     bank, found = unit(bank_x), []
     for start in range(0, len(query_x), _CHUNK):
+        stops.check()
         # On the host: XLA has no float64 unless all of a program has.
         similarity = unit(query_x[start : start + _CHUNK]) @ bank.T
         # Less the largest, float32 keeps the digits in which the nearest neighbours differ.

@@ -83,9 +83,8 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
     measure = label_free.make_measure(
         parts.network, make_views(parts.recipe, dataset.side), jax.random.key(config.seed)
     )
-    state = train(session, make_job(session, encode, measure))
-    if state is not None:
-        finish(session, state, encode, measure)
+    job = make_job(session, encode, measure)
+    train(session, job, lambda state: finish(session, state, encode, measure))
 
 
 def make_job(

@@ -92,9 +92,8 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     feed = make_feed(train.image, config.batch_size, config.seed, plan.resident, label=train.label)
     fresh = jax.device_get(fresh_state(config, parts, init))
     session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted)
-    state = training.train(session, make_job(session, augment, validation, snapshots))
-    if state is not None:
-        finish(session, state, snapshots)
+    job = make_job(session, augment, validation, snapshots)
+    training.train(session, job, lambda state: finish(session, state, snapshots))
 
 
 # --- Before training ------------------------------------------------------------------------------

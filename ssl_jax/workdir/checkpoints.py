@@ -100,13 +100,33 @@ def save(
         return
     state = jax.device_get(state)
     named = _named(state)
-    arrays = {name: array_digest(array) for name, array in named}
-    manifest: dict[str, Any] = {"step": step, "arrays": arrays, "notes": notes or {}}
-    manifest["digest"] = _digest_of_json(manifest)
+    manifest = _manifest(step, {name: array_digest(array) for name, array in named}, notes or {})
     items = {STATE: ocp.args.PyTreeSave(state), MANIFEST: ocp.args.JsonSave(manifest)}
     needed = sum(array.nbytes for _, array in named)
     with _writing(manager, needed):
         manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+
+
+def complete(directory: Path, step: int, metrics: dict[str, float], notes: dict[str, Any]) -> None:
+    """Replace metrics and notes of a checkpoint that was written before they were known.
+
+    A manager that is open takes them over with `reload`.
+
+    Args:
+        directory: the checkpoint folder, with one folder for each step.
+        step: the checkpoint.
+        metrics: as `save` takes them.
+        notes: as `save` takes them. They are replaced last, so what they say is true of the rest.
+    """
+    folder = directory.resolve() / str(step)
+    manifest = _manifest(step, _read_manifest(folder)["arrays"], notes)
+    files.write_whole(folder / METRICS / METRICS, json.dumps(metrics))
+    files.write_whole(folder / MANIFEST / "metadata", json.dumps(manifest))
+
+
+def _manifest(step: int, arrays: dict[str, str], notes: dict[str, Any]) -> dict[str, Any]:
+    content = {"step": step, "arrays": arrays, "notes": notes}
+    return content | {"digest": _digest_of_json(content)}
 
 
 def _digest_of_json(content: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ FREE = (
     "dynamics.",
     "eval_every",
     "checkpoint_every",
+    "tensorboard",
 )
 # Two starts of one run may differ in these, too: the last one evaluates the network. Results in
 # one table may not: their accuracies would not be comparable.
