@@ -13,9 +13,10 @@ from configs import defaults
 from configs import dynamics as configuration
 from ssl_jax import launch
 from ssl_jax.dynamics import theory, theory_fit
+from ssl_jax.dynamics.cosine import direct_spectrum
 from ssl_jax.errors import UserError
 from ssl_jax.losses import OBJECTIVES
-from ssl_jax.reports.dynamics import figures, table, theory_fit_figure
+from ssl_jax.reports.dynamics import cosine_law, figures, table, theory_fit_figure
 from ssl_jax.reports.dynamics import theory_fit as words
 from ssl_jax.tasks.dynamics import dynamics, named, read_run
 from ssl_jax.workdir import metrics_csv
@@ -495,3 +496,55 @@ def test_runs_of_any_name_are_drawn_and_named_apart(make, tmp_path, capfd):
 def command(paths, out):
     runs = f"--config.runs={','.join(map(str, paths))}"
     return ["launch.py", "--config", configuration.__file__, f"--workdir={out}", runs]
+
+
+# --- The law of the cosine loss -------------------------------------------------------------------
+
+
+def at_rest(make, path, kind, c, f, p, **fields):
+    """A recorded run whose modes are (c, f, p) at every record, with noise in c."""
+    out = make(path, **{"loss": "cosine", "predictor.kind": kind, **fields})
+    arrays = dict(np.load(out / NAME))
+    noise = np.random.default_rng(0).normal(scale=0.02, size=(T, D))
+    arrays["view_correlation"] = np.where(np.arange(T)[:, None] > 0, c + noise, np.nan)
+    arrays |= {"corr_eigenvalues": np.tile(f, (T, 1)), "mode_predictor": np.tile(p, (T, 1))}
+    np.savez(out / NAME, allow_pickle=False, **arrays)
+    return out
+
+
+def test_runs_at_rest_lie_on_the_law_of_the_cosine_loss(make, tmp_path, shown):
+    c = np.linspace(0.95, 0.3, D)
+    runs = []
+    for kind, law, norm in (
+        ("direct_pred", {"power": 0.5, "eps": 0.2}, np.max),
+        ("direct_copy", {"power": 1.0, "eps": 0.3, "norm": "frobenius"}, np.linalg.norm),
+    ):
+        f = direct_spectrum(c, **law)
+        p = (f / norm(f)) ** law["power"] + law["eps"]
+        fields = {"predictor.eps": law["eps"]}
+        runs.append(read_run(at_rest(make, kind, kind, c, 3 * f, p, **fields)))
+    runs.append(read_run(at_rest(make, "linear", "linear", c, f, 2.5 * c)))
+    for run in runs:
+        found = cosine_law.compare(run)
+        np.testing.assert_allclose(found.c, c, atol=0.02)
+        np.testing.assert_allclose(found.p[found.seen], c[found.seen], atol=0.03)
+        if run.config["predictor"]["kind"] == "linear":
+            assert found.law is None and "spectrum" not in found.summary()
+        else:
+            np.testing.assert_allclose(found.f, found.law, atol=0.06)
+            assert found.summary()["modes_of_the_law"] == np.sum(found.law > 0)
+    cosine_law.draw(runs, tmp_path / "law.png")
+    (figure,) = shown
+    assert [axis.get_title() for axis in figure.axes[:3]] == [run.name for run in runs]
+    points = figure.axes[0].collections[0].get_offsets()
+    np.testing.assert_allclose(points[:, 1], cosine_law.compare(runs[0]).p)
+
+
+def test_the_law_is_asked_only_of_what_it_is_about(make):
+    c = np.linspace(0.95, 0.3, D)
+    one = read_run(at_rest(make, "direct_pred", "direct_pred", c, c, c, loss="euclidean"))
+    clipped = {"predictor.eps_mode": "clipped"}
+    two = read_run(at_rest(make, "clipped/direct_pred", "direct_pred", c, 0.5 * c, c, **clipped))
+    assert cosine_law.compare(one) is None and cosine_law.compare(two).law is None
+    old = read_run(make("byol"))  # of before there was a view_correlation
+    assert cosine_law.compare(old) is None and old.lost == ()

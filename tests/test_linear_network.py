@@ -2,7 +2,6 @@
 lie on their curves, up to an error that halves where the step does.
 """
 
-from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -75,21 +74,6 @@ def modes(found: Matrices, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     )
     with np.errstate(invalid="ignore", divide="ignore"):
         return p, s, cross / s
-
-
-def sampled_views(x: np.ndarray, x_prime: np.ndarray) -> Callable:
-    """views(keys (B,), image) of Gaussian data, new at every step; of the images only the number
-    counts.
-    """
-    roots = jnp.asarray(linear_network._roots(x, x_prime), jnp.float32)
-
-    def views(keys, image):
-        normal = jax.vmap(lambda key: jax.random.normal(key, (3, len(x))))(keys)
-        return linear_network.exact_views(
-            keys, jnp.einsum("bkn,knm->bkm", normal, roots, precision="highest")
-        )
-
-    return views
 
 
 def settings_of(rng, averaged, fixed, steps):
@@ -271,7 +255,7 @@ def test_sampled_data_have_the_moments_they_should():
     keys = jax.random.split(jax.random.key(1), 20000)
     one, two = (
         np.asarray(v, np.float64)
-        for v in jax.jit(sampled_views(x, x_prime))(keys, jnp.zeros((20000, 1)))
+        for v in jax.jit(linear_network.sampled_views(x, x_prime))(keys, jnp.zeros((20000, 1)))
     )
     for a, b, moment in ((one, one, x + x_prime), (two, two, x + x_prime), (one, two, x)):
         np.testing.assert_allclose(a.T @ b / 20000, moment, atol=0.08)
@@ -289,7 +273,7 @@ def test_what_the_theory_says_dies_dies_and_the_rest_lives():
     numbers = {"learning_rate": rate, "predictor_learning_rate": rate, "weight_decay": 0.1}
     numbers |= {"predictor_weight_decay": 0.1, "steps": 1000, "every": 1000}
     w, w_p = jnp.diag(jnp.sqrt(jnp.array(s, jnp.float32))), 0.1 * jnp.eye(2)
-    sampled = {"views": sampled_views(*data)}
+    sampled = {"views": linear_network.sampled_views(*data)}
     for image, views in (
         (jnp.asarray(linear_network.exact_moments(*data)), {}),
         (jnp.zeros((256, 1)), sampled),

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from tiny import DIM, make_batch, make_parts, make_state, make_step, noisy_views
 
-from ssl_jax.dynamics.measure import PARTS, measure_spectra, measure_step, measure_weights
+from ssl_jax.dynamics.measure import (
+    PARTS,
+    measure_spectra,
+    measure_step,
+    measure_views,
+    measure_weights,
+)
 from ssl_jax.losses import OBJECTIVES, half_squared
 from ssl_jax.train.pretrain import example_keys
 
@@ -106,11 +112,45 @@ def test_of_spectra(rng):
     assert float(together["commutator_relative"]) < 1e-6
 
 
+def test_what_two_views_share(rng):
+    """In the eigenvectors of F, a running average, and not in those of the batch."""
+    roots = rng.normal(size=(3, 4, 4))
+    means, noise = (
+        rng.normal(size=(300, 4)) @ roots[0] + 0.5,
+        rng.normal(size=(2, 300, 4)) @ roots[1],
+    )
+    z, corr = means + noise, roots[2] @ roots[2].T
+    s, v = np.linalg.eigh(corr)
+    one, two = z @ v[:, ::-1]
+    expected = np.sum(one * two, axis=0) * 2 / np.sum(one**2 + two**2, axis=0)
+    found = measure_views(jnp.float32(corr), tuple(single(z)), jnp.array(True), lambda x: x)
+    np.testing.assert_allclose(found["view_correlation"], expected, rtol=1e-4)
+    never = measure_views(jnp.float32(corr), tuple(single(z)), jnp.array(False), lambda x: x)
+    assert np.isnan(never["view_correlation"]).all() and never["view_correlation"].shape == (4,)
+    same = measure_views(jnp.float32(corr), (single(z[0]),) * 2, jnp.array(True), lambda x: x)
+    np.testing.assert_allclose(same["view_correlation"], 1, rtol=1e-5)
+
+
+def test_what_views_share_is_measured_when_due_with_the_average_of_that_step():
+    parts = make_parts()
+    step, key = jax.jit(make_step(parts, tracked=2)), jax.random.key(7)
+    state, first = step(make_state(parts), make_batch(), key)
+    after, second = step(state, make_batch(1), key)
+    assert np.isnan(first["view_correlation"]).all()
+    batch = make_batch(1)
+    views = noisy_views(example_keys(key, state.step, batch["position"]), batch["image"])
+    z = [np.float64(parts.network.train(state.params, state.stats, view)[0]) for view in views]
+    v = np.linalg.eigh(np.float64(after.memory["correlation"]))[1][:, ::-1]
+    one, two = (view @ v for view in z)
+    expected = np.sum(one * two, axis=0) * 2 / np.sum(one**2 + two**2, axis=0)
+    np.testing.assert_allclose(second["view_correlation"], expected, rtol=1e-3, atol=1e-3)
+
+
 def test_tracking_leaves_the_step_as_it_is_and_measures_that_step():
     parts = make_parts(tau=0.9, decay=0.01)
     state, batch, key = make_state(parts), make_batch(), jax.random.key(7)
     plain, _ = jax.jit(make_step(parts))(state, batch, key)
-    tracked, metrics = jax.jit(make_step(parts, tracked=True))(state, batch, key)
+    tracked, metrics = jax.jit(make_step(parts, tracked=1))(state, batch, key)
     chex.assert_trees_all_close(tracked, plain, rtol=1e-6, atol=1e-7)
     moved = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, tracked.params, state.params)
     np.testing.assert_allclose(
@@ -138,13 +178,14 @@ def test_tracking_is_the_same_on_four_devices():
     parts = make_parts(axis_name="batch")
     state = make_state(parts)
     step = jax.pmap(
-        make_step(parts, axis_name="batch", tracked=True), "batch", in_axes=(None, 0, None)
+        make_step(parts, axis_name="batch", tracked=1), "batch", in_axes=(None, 0, None)
     )
     shares = jax.tree.map(lambda x: np.reshape(x, (4, 2, *x.shape[1:])), batch)
     _, apart = step(state, shares, key)
     alone = make_parts()
-    _, whole = jax.jit(make_step(alone, tracked=True))(state, batch, key)
-    for name in ("mean_share", "online_target_cosine", "gradient_norm", "update_norm"):
+    _, whole = jax.jit(make_step(alone, tracked=1))(state, batch, key)
+    names = ("mean_share", "online_target_cosine", "gradient_norm", "update_norm")
+    for name in (*names, "view_correlation"):
         np.testing.assert_allclose(apart[name][0], whole[name], rtol=1e-4, err_msg=name)
 
 

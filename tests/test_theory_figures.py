@@ -24,6 +24,8 @@ SMALL = {
     "figure9": {"runs": 3, "size": 4},
     "figure10": {},
     "phase_diagram": {"cells": 8},
+    "water": {"modes": 4, "time": 2e3},
+    "direct_spectrum": {"modes": 4},
 }
 
 
@@ -47,6 +49,22 @@ def test_every_figure_is_a_picture_with_something_on_it(drawn):
     assert set(FIGURES) == set(SMALL) and not plt.get_fignums()
     for name, (_, pixels) in drawn.items():
         assert min(pixels.shape) > 450 and pixels.std() > 5, name
+
+
+def test_water_settles_at_one_height_and_the_flow_ends_there(drawn):
+    shown = drawn["water"][0]
+    alive, end = shown["alive"], shown["s"][-1]
+    np.testing.assert_array_equal(end > 1e-6, alive)
+    heights = (1 - 0.5 * shown["start"] + 0.5 * end)[alive] / shown["c"][alive] ** 2
+    np.testing.assert_allclose(heights, shown["q2"], rtol=1e-6)
+    assert 0 < alive.sum() < len(alive)
+
+
+def test_spectrum_falls_with_what_views_share_and_is_cut_by_eps(drawn):
+    shown = drawn["direct_spectrum"][0]
+    assert (np.diff(shown["law"], axis=1) <= 0).all() and (np.diff(shown["law"], axis=0) <= 0).all()
+    np.testing.assert_allclose(shown["flow"], shown["law"][:, None] + 0 * shown["flow"], atol=0.12)
+    np.testing.assert_allclose(shown["flow"][:, 0], shown["flow"][:, 1], atol=1e-3)
 
 
 def test_phase_portrait_shades_the_basin_of_collapse(drawn):

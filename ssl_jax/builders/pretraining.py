@@ -196,7 +196,7 @@ def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | N
         tau=parts.tau,
         objective=regularised(OBJECTIVES[config.loss], config.regularisers),
         loss_scale=config.loss_scale,
-        tracked=config.dynamics.every > 0,
+        tracked=config.dynamics.every,
         penalty=penalty_kind(config, parts.rules),
         axis_name=axis_name,
     )

@@ -57,6 +57,38 @@ def measure_step(
     }
 
 
+def measure_views(
+    corr: jax.Array,
+    z: Pair,
+    due: jax.Array,
+    mean: Callable[[jax.Array], jax.Array],
+) -> dict[str, jax.Array]:
+    """Measure how much of each mode of the correlation F the two views of an image share.
+
+    Args:
+        corr: F, (D, D), with eigenvectors v_j. F is of noisy views, uncentred.
+        z: projections of the two views by the online network, (B, D) each.
+        due: (), whether to; it takes an eigendecomposition.
+        mean: average over the devices.
+
+    Returns:
+        A dict of view_correlation (D,): c_j = v_j.E[z₁ z₂ᵀ]v_j / v_j.E[z zᵀ]v_j of this batch, in
+        the order of `eigenspace_alignment`. The direction of the mean has almost 1. NaN where it is
+        not due.
+    """
+
+    def moments(corr: jax.Array) -> jax.Array:
+        v = symmetric_eigh(corr)[1][:, ::-1]
+        one, two = (matmul(view.astype(jnp.float32), v) for view in z)
+        own = (jnp.square(one) + jnp.square(two)) / 2
+        return jnp.stack([jnp.mean(one * two, axis=0), jnp.mean(own, axis=0)])
+
+    shared, own = mean(
+        jax.lax.cond(due, moments, lambda corr: jnp.full((2, len(corr)), jnp.nan), corr)
+    )
+    return {"view_correlation": shared / jnp.maximum(own, jnp.finfo(own.dtype).tiny)}
+
+
 def norms(tree: Params) -> jax.Array:
     """Return the Euclidean norm of each of `PARTS`, (3,)."""
     return jnp.stack([optax.tree.norm(tree[part]) for part in PARTS])

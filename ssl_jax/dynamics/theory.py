@@ -29,21 +29,19 @@ and a whole phase diagram is one compiled call. Only functions that integrate (s
 separatrix) need diffrax.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.dynamics import integration
 from ssl_jax.errors import UserError, nearest
 
 Number = float | np.ndarray | jax.Array  # one value, or an array that broadcasts with the others
 Matrix = np.ndarray | jax.Array
 
-RTOL, ATOL = 1e-11, 1e-13  # tolerances of one step of the integration
-MAX_STEPS = 100_000
 NEAR = 0.01  # share of the way from saddle to learned point within which a state has arrived
 SETTLED = 0.1  # an average within this of τ = 1 counts as having caught up
 
@@ -64,12 +62,7 @@ def check(**values: Number | None) -> None:
 
     Every element of an array is checked.
     """
-    for name, value in values.items():
-        x = np.asarray(np.nan if value is None else value, np.float64)
-        takes, fits = DOMAIN.get(name, ("a finite number", np.isfinite))
-        right = fits(x) & np.isfinite(x)
-        if not (np.all(right) or (name == "beta" and value is None)):
-            raise UserError(f"{name}: got {x[~right].flat[0] if x.ndim else value}, takes {takes}")
+    integration.check(DOMAIN, **values)
 
 
 # --- From an experiment to the flow ---------------------------------------------------------------
@@ -603,14 +596,14 @@ def simulate(
     numbers = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s}
     times = np.asarray(times, np.float64)
     if beta is None:
-        p_curve, s_curve, tau_curve = _solve(
+        p_curve, s_curve, tau_curve = integration.solve(
             mode_rates, (p, s, tau), 0, times, numbers | {"sigma2": sigma2}
         )
         # The flow keeps s >= 0; the solver's error may not.
         return Curves(times, p_curve, np.maximum(s_curve, 0), tau_curve)
     w = np.sqrt(s)
     numbers |= {"beta": beta, "l_s": 1 + np.asarray(sigma2)}
-    p_curve, w, w_a = _solve(scalar_rates, (p, w, tau * w), 0, times, numbers)
+    p_curve, w, w_a = integration.solve(scalar_rates, (p, w, tau * w), 0, times, numbers)
     with np.errstate(invalid="ignore", divide="ignore"):
         return Curves(times, p_curve, w**2, w_a / w)
 
@@ -653,7 +646,7 @@ def simulate_matrices(
     if beta is None and w_a is not None:
         raise UserError("beta: got None beside a target w_a, takes the rate of its average")
     matrices = {"x": x, "x_prime": x_prime}
-    return _solve(
+    return integration.solve(
         matrix_rates,
         (w, w_p, w if w_a is None else w_a),
         2,
@@ -693,123 +686,9 @@ def simulate_reduced(
     """
     numbers = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s, "tau": tau, "sigma2": sigma2}
     check(**numbers)
-    return _solve(reduced_rates, (f, w_p), 2, times, numbers, flags=(("symmetric", symmetric),))
-
-
-def _solve(
-    rates: Callable,
-    state: tuple,
-    rank: int,
-    times: np.ndarray | Sequence[float],
-    numbers: dict[str, Any],
-    *,
-    matrices: dict[str, np.ndarray] | None = None,
-    flags: tuple[tuple[str, bool], ...] = (),
-) -> Any:
-    """Integrate `rates` from `state`.
-
-    The last `rank` axes of each element of the state are its own. All axes before are a batch.
-    Return a tuple of one array for each element.
-    """
-    _diffrax()
-    times = np.asarray(times, np.float64)
-    if (
-        times.ndim != 1
-        or len(times) < 2
-        or not (np.isfinite(times).all() and (np.diff(times) > 0).all())
-    ):
-        raise UserError(f"times: got {times.tolist()[:4]}, takes two or more ascending numbers")
-    numbers = {name: value for name, value in numbers.items() if value is not None}
-    tree = [dict(enumerate(state)), numbers, matrices or {}]
-    batch, tree = _spread(tree, [rank, 0, 2])
-    with jax.enable_x64(True):
-        curves, right = _curves(rates, flags, *tree, times)
-    if not np.all(right):
-        raise UserError(
-            f"times: no solution up to {times[-1]:g} in {MAX_STEPS} steps, takes a shorter time"
-        )
-    return tuple(np.asarray(curve).reshape(*batch, *curve.shape[1:]) for curve in curves)
-
-
-def _spread(groups: list[dict[Any, Any]], ranks: list[int]) -> tuple[tuple[int, ...], list[dict]]:
-    """Return the common batch shape, and every array with that batch as its one first axis."""
-    groups = [
-        {name: np.asarray(value, np.float64) for name, value in group.items()} for group in groups
-    ]
-    ranked = [
-        (array, rank) for group, rank in zip(groups, ranks, strict=True) for array in group.values()
-    ]
-    batch = np.broadcast_shapes(*(array.shape[: array.ndim - rank] for array, rank in ranked))
-
-    def spread(array: np.ndarray, rank: int) -> np.ndarray:
-        own = array.shape[array.ndim - rank :]
-        return np.broadcast_to(array, (*batch, *own)).reshape(-1, *own)
-
-    return batch, [
-        {k: spread(v, rank) for k, v in group.items()}
-        for group, rank in zip(groups, ranks, strict=True)
-    ]
-
-
-def _diffrax() -> Any:
-    """Return the package diffrax, imported on first use."""
-    try:
-        import diffrax
-    except ImportError as error:
-        raise UserError("diffrax: not installed; pip install -e '.[theory]'") from error
-    return diffrax
-
-
-def _integrate(
-    field: Callable,
-    state: tuple,
-    start: Any,
-    end: Any,
-    saveat: Any,
-    *,
-    event: Any = None,
-    atol: float = ATOL,
-) -> tuple[Any, Any]:
-    """Return the states and whether the integration succeeded.
-
-    The method has order 8: the flow is smooth and hardly stiff.
-    """
-    diffrax = _diffrax()
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, args: field(*y)),
-        diffrax.Dopri8(),
-        start,
-        end,
-        None,
-        state,
-        saveat=saveat,
-        stepsize_controller=diffrax.PIDController(rtol=RTOL, atol=atol),
-        event=event,
-        max_steps=MAX_STEPS,
-        throw=False,
-        adjoint=diffrax.ForwardMode(),
+    return integration.solve(
+        reduced_rates, (f, w_p), 2, times, numbers, flags=(("symmetric", symmetric),)
     )
-    return solution.ys, diffrax.is_okay(solution.result)
-
-
-@partial(jax.jit, static_argnames=("rates", "flags"))
-def _curves(
-    rates: Callable,
-    flags: tuple[tuple[str, bool], ...],
-    states: dict[int, jax.Array],
-    numbers: dict[str, jax.Array],
-    matrices: dict[str, jax.Array],
-    times: jax.Array,
-) -> tuple[Any, Any]:
-    """Return the curves of a batch and whether each integration succeeded."""
-
-    def one(state: dict, numbers: dict, matrices: dict) -> tuple[Any, Any]:
-        field = partial(rates, **numbers, **matrices, **dict(flags))
-        return _integrate(
-            field, tuple(state.values()), times[0], times[-1], _diffrax().SaveAt(ts=times)
-        )
-
-    return jax.vmap(one)(states, numbers, matrices)
 
 
 # --- Basins ---------------------------------------------------------------------------------------
@@ -868,10 +747,10 @@ def collapses(
         "eta_s": eta_s,
         "sigma2": sigma2,
     }
-    batch, (flat,) = _spread([given if beta is None else given | {"beta": beta}], [0])
+    batch, (flat,) = integration.spread([given if beta is None else given | {"beta": beta}], [0])
     known, dies = _known_end(**flat)
     if not known.all():
-        _diffrax()
+        integration.diffrax()
         # Known elements repeat an unknown start, so that every call of one size is one program.
         follow = np.where(known, np.argmin(known), np.arange(len(known)))
         dies = np.where(
@@ -933,7 +812,8 @@ def _followed(
     if not right.all():
         low = np.min([eta_p[~right], eta_s[~right]])
         raise UserError(
-            f"eta_p, eta_s: no end reached in {MAX_STEPS} steps at {low:g}, takes larger ones or 0"
+            f"eta_p, eta_s: no end reached in {integration.MAX_STEPS} steps at {low:g}, "
+            "takes larger ones or 0"
         )
     return dies
 
@@ -971,7 +851,7 @@ def _trapped(
     states: tuple[jax.Array, ...], numbers: dict[str, jax.Array], places: dict[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """Return whether each state ends in the set below its saddle, and whether that is known."""
-    diffrax = _diffrax()
+    diffrax = integration.diffrax()
     averaged = "beta" in numbers
 
     def one(state: tuple, numbers: dict, at: dict) -> tuple[jax.Array, jax.Array]:
@@ -995,7 +875,7 @@ def _trapped(
             return _below(*read(*y), at) | (caught_up & _above(*read(*y), at, decays))
 
         end = 1e4 / jnp.minimum(numbers["eta_p"], numbers["eta_s"])
-        last, right = _integrate(
+        last, right = integration.integrate(
             field,
             state,
             0.0,
@@ -1047,7 +927,7 @@ def separatrix(
     }
     if "saddle" not in found:
         return None
-    _diffrax()
+    integration.diffrax()
     numbers = {"alpha_p": alpha_p, "eta_p": eta_p, "eta_s": eta_s, "sigma2": sigma2}
     saddle, unit = found["saddle"], np.array([reach, found["learned"].s])
     values, vectors = (
@@ -1084,8 +964,8 @@ def _backwards(
         return -dp / speed, -ds / speed
 
     def one(start: jax.Array) -> jax.Array:
-        line, _ = _integrate(
-            field, (start[0], start[1]), 0.0, lengths[-1], _diffrax().SaveAt(ts=lengths)
+        line, _ = integration.integrate(
+            field, (start[0], start[1]), 0.0, lengths[-1], integration.diffrax().SaveAt(ts=lengths)
         )
         return jnp.stack(line, axis=-1)
 

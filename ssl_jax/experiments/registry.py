@@ -4,6 +4,7 @@ from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments import (
     ablation,
     adam_l2,
+    cosine_flow,
     model_scale,
     optimizers,
     phase_diagram,
@@ -23,6 +24,7 @@ from ssl_jax.types import Config, Interrupted
 EXPERIMENTS: dict[str, Experiment] = {
     "ablation": ablation.EXPERIMENT,
     "adam_l2": adam_l2.EXPERIMENT,
+    "cosine_flow": cosine_flow.EXPERIMENT,
     "model_scale": model_scale.EXPERIMENT,
     "optimizers": optimizers.EXPERIMENT,
     "phase_diagram": phase_diagram.EXPERIMENT,

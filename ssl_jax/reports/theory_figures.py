@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssl_jax.dynamics import theory
+from ssl_jax.reports import cosine_figures
 from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.figure import save
 
@@ -467,6 +468,7 @@ FIGURES = {
     "figure9": figure9,
     "figure10": figure10,
     "phase_diagram": phase_diagram,
+    **cosine_figures.FIGURES,
 }
 
 

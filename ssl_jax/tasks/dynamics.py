@@ -12,14 +12,14 @@ import numpy as np
 from ssl_jax import files
 from ssl_jax.builders.trained_run import read_trained
 from ssl_jax.errors import UserError
-from ssl_jax.reports.dynamics import figures, theory_fit, theory_fit_figure
+from ssl_jax.reports.dynamics import cosine_law, figures, theory_fit, theory_fit_figure
 from ssl_jax.reports.dynamics import table as tables
 from ssl_jax.reports.figure import required
 from ssl_jax.runtime.terminal import say
 from ssl_jax.text import in_file_name
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import check_workdir, open_workdir, write_json
-from ssl_jax.workdir.dynamics_npz import NAME, RECORDED, read_dynamics
+from ssl_jax.workdir.dynamics_npz import LATER, NAME, RECORDED, read_dynamics
 from ssl_jax.workdir.metrics_csv import read_rows
 
 
@@ -53,13 +53,20 @@ def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: 
         with required(out / "figures" / name) as path:
             theory_fit_figure.draw(run, fits[run.name], path)
         say(f"wrote {path}")
+    laws = {run.name: found for run in runs if (found := cosine_law.compare(run)) is not None}
+    if laws:
+        with required(out / "figures" / "cosine_law.png") as path:
+            cosine_law.draw(runs, path)
+        say(f"wrote {path}")
     records = {run.name: tables.run_record(run) for run in runs}
     table = tables.report(records)
     files.write_whole(out / "table.md", table)
     overlays = "\n".join(theory_fit.report(run, fits[run.name]) for run in runs)
     files.write_whole(out / "overlay.md", overlays)
     results = {
-        name: of_run | {"theory": theory_fit.fit_json(fits[name])}
+        name: of_run
+        | {"theory": theory_fit.fit_json(fits[name])}
+        | ({"cosine_law": laws[name].summary()} if name in laws else {})
         for name, of_run in records.items()
     }
     write_json(
@@ -97,7 +104,7 @@ def read_run(path: Path) -> figures.Run:
         shape = (records, *(size if n == "D" else n for n in shape))
         whole = name in recorded and recorded[name].shape == shape
         arrays[name] = recorded[name] if whole else np.full(shape, np.nan)
-        lost += [] if whole else [name]
+        lost += [] if whole or (name in LATER and name not in recorded) else [name]
     logged = read_log(path / "metrics.csv")
     if "epoch" in lost and len(logged):
         arrays["epoch"] = recorded["step"] * logged[-1, 1] / logged[-1, 0]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ssl_jax.dynamics.collapse import relative_spread
-from ssl_jax.dynamics.measure import measure_step
+from ssl_jax.dynamics.measure import measure_step, measure_views
 from ssl_jax.dynamics.penalties import opposing_penalty
 from ssl_jax.linalg import second_moment
 from ssl_jax.losses import OBJECTIVES, Pair, PairLoss
@@ -38,7 +38,7 @@ def make_pretrain_step(
     tau: Schedule | None,
     objective: PairLoss = OBJECTIVES["cosine"],
     loss_scale: float = 1.0,
-    tracked: bool = False,
+    tracked: int = 0,
     penalty: str = "",
     axis_name: str | None = None,
 ) -> Step:
@@ -56,7 +56,8 @@ def make_pretrain_step(
         tau: step -> rate of the target average. None: no average, the target is the online network.
         objective: one of `losses.OBJECTIVES`, maybe regularised.
         loss_scale: c in c * objective. 1: the replication; 2: the original authors' code.
-        tracked: whether to add what `measure_step` says of the step.
+        tracked: whether to add what `measure_step` says of the step, and after how many steps each
+            what `measure_views` says. 0: neither.
         penalty: the kind of the weight decay, of which `opposing_of_step` measures where it pushes
             weights up. "": nothing is measured.
         axis_name: the mapped device axis. None: a single device.
@@ -67,7 +68,7 @@ def make_pretrain_step(
         relative_spread (): that of the first view's projections.
         loss_NAME (): each term of an objective that has several.
         The entries of `opposing_of_step`, where there is a `penalty`.
-        All entries of `measure_step`, where `tracked` asks for them.
+        All entries of `measure_step` and `measure_views`, where `tracked` asks for them.
     """
     mean: Mean = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
 
@@ -115,7 +116,9 @@ def make_pretrain_step(
             mean({"loss": loss, "relative_spread": relative_spread(z[0]), **several}) | opposing
         )
         if tracked:
+            due = (state.step + 1) % tracked == 0
             metrics |= measure_step(grads, updates, z, t, corr, mean)
+            metrics |= measure_views(memory["correlation"], z, due, mean)
         return PretrainState(
             state.step + 1, params, mean(stats), target, opt_state, memory
         ), metrics

@@ -11,6 +11,8 @@ batch):
                                            `dynamics.measure.measure_step`
     weight_cosine (T,), parameter_norm (T, 3)
                                            `dynamics.measure.measure_weights`
+    view_correlation (T, D)                `dynamics.measure.measure_views`, where the step is a
+                                           multiple of `dynamics.every`; older files have none
     corr_eigenvalues, predictor_eigenvalues, alignment, mode_predictor (T, D),
     asymmetry, asymmetry_l1, effective_rank, commutator, commutator_relative (T,)
                                            `dynamics.measure.measure_spectra`
@@ -36,7 +38,14 @@ Record = dict[str, np.ndarray]
 # each part of the network, ("D",) one for each mode.
 RECORDED = {
     **dict.fromkeys(
-        ("corr_eigenvalues", "predictor_eigenvalues", "alignment", "mode_predictor"), ("D",)
+        (
+            "corr_eigenvalues",
+            "predictor_eigenvalues",
+            "alignment",
+            "mode_predictor",
+            "view_correlation",
+        ),
+        ("D",),
     ),
     **dict.fromkeys(("parameter_norm", "gradient_norm", "update_norm"), (3,)),
     **dict.fromkeys(
@@ -52,6 +61,8 @@ RECORDED = {
     ),
     **dict.fromkeys(("relative_spread", "online_target_cosine", "weight_cosine", "loss"), ()),
 }
+# Of these, what files of earlier versions lack without being damaged.
+LATER = ("view_correlation",)
 
 
 def read_dynamics(directory: Path) -> dict[str, np.ndarray]:

@@ -1,10 +1,10 @@
 """The linear twin: the network of the theory, trained by our own training step.
 
 Features are f = W x and the predictor is linear, W_p. `dynamics.theory` gives what gradient
-descent in small steps does to such a network. Here the step, optimizer, predictor and target
-average of every other network take these steps. Views are x_i = x̄ + n_i, the loss is the squared
-distance. `theory.mapping` turns settings into a flow; `make_twin` shares its names. The error is
-of first order in the step.
+descent in small steps does to such a network under the squared distance, and `dynamics.cosine`
+under the cosine loss. Here the step, optimizer, predictor and target average of every other network
+take these steps. Views are x_i = x̄ + n_i. `theory.mapping` turns settings into a flow; `make_twin`
+shares its names. The error is of first order in the step.
 
 Matrices act on column vectors as in the theory: W and the target's W_a are (D, N), W_p is (D, D).
 All functions are of one twin and may be traced, with learning rates and decays. So `vmap` around
@@ -50,7 +50,7 @@ def exact_moments(x: np.ndarray, x_prime: np.ndarray, seed: int = 0) -> np.ndarr
     size = len(x)
     noise = np.random.default_rng(seed).normal(size=(3 * size, 3 * size))
     orthonormal = np.linalg.qr(noise)[0].reshape(3 * size, 3, size) * np.sqrt(3 * size)
-    return np.einsum("bkn,knm->bkm", orthonormal, _roots(x, x_prime)).astype(np.float32)
+    return np.einsum("bkn,knm->bkm", orthonormal, roots(x, x_prime)).astype(np.float32)
 
 
 def exact_views(keys: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -61,7 +61,26 @@ def exact_views(keys: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array
     return image[:, 0] + image[:, 1], image[:, 0] + image[:, 2]
 
 
-def _roots(x: np.ndarray, x_prime: np.ndarray) -> np.ndarray:
+def sampled_views(x: np.ndarray, x_prime: np.ndarray) -> Views:
+    """Return views(keys (B,), image) of a Gaussian population, new at every step.
+
+    Args:
+        x: X (N, N), the covariance of x̄.
+        x_prime: X' (N, N), the covariance of the noise n₁ and n₂.
+
+    Returns:
+        The views, (B, N) each. Of the images only the number counts.
+    """
+    matrices = jnp.asarray(roots(x, x_prime), jnp.float32)
+
+    def views(keys: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        normal = jax.vmap(lambda key: jax.random.normal(key, (3, len(x))))(keys)
+        return exact_views(keys, jnp.einsum("bkn,knm->bkm", normal, matrices, precision="highest"))
+
+    return views
+
+
+def roots(x: np.ndarray, x_prime: np.ndarray) -> np.ndarray:
     """Return the symmetric square roots of X, X' and X', (3, N, N)."""
     chex.assert_shape([x, x_prime], (len(x), len(x)))
     values, vectors = np.linalg.eigh(np.stack([x, x_prime, x_prime]))
@@ -133,6 +152,7 @@ def make_twin(
     loss_scale: Any = 0.5,
     symmetric: bool = False,
     views: Views = exact_views,
+    loss: str = "euclidean",
     **rates: Any,
 ) -> tuple[PretrainState, Step]:
     """Return a state that begins at W and W_p, with the target at W, and its training step.
@@ -147,6 +167,7 @@ def make_twin(
         loss_scale: factor of the loss.
         symmetric: whether the predictor is kept symmetric.
         views: (keys (B,), batch) -> two views (B, N).
+        loss: a key of OBJECTIVES.
         **rates: the arguments of `two_rates`.
 
     Returns:
@@ -165,7 +186,7 @@ def make_twin(
         predictor=predictor,
         optimizer=optimizer,
         tau=(lambda step: tau) if averaged else None,
-        objective=OBJECTIVES["euclidean"],
+        objective=OBJECTIVES[loss],
         loss_scale=loss_scale,
     )
     image = jnp.zeros((2, w.shape[1]))

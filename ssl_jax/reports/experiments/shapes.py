@@ -53,6 +53,23 @@ SHAPES: dict[str, dict[str, Shape]] = {
         },
         "distance_between_kinds": {"SGD": SCORES, "Adam": SCORES},
     },
+    "cosine_flow": {
+        "kinds": {
+            str: {
+                "largest": [NUMBER],
+                "median": [NUMBER],
+                "ratio": [NUMBER],
+                "moved": [NUMBER],
+                "next?": NUMBER,
+                "leading?": NUMBER,
+            }
+        },
+        "step": [NUMBER],
+        "rms": {str: [NUMBER]},
+        "bias": NUMBER,
+        "noise": NUMBER,
+        "config": {"settings": WHOLE, "steps": [WHOLE], "batch_size": WHOLE},
+    },
     "model_scale": {
         "learning_rate": NUMBER,
         "sizes": {
