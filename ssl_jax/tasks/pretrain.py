@@ -37,7 +37,7 @@ from ssl_jax.train.loop import Row
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config, Interrupted, Params
 from ssl_jax.workdir import metrics_csv, result_json
-from ssl_jax.workdir.directory import check_workdir, write_json
+from ssl_jax.workdir.directory import check_workdir
 from ssl_jax.workdir.dynamics_npz import Record
 
 KNN = label_free.RANKINGS["knn"].column
@@ -221,7 +221,7 @@ def finish(
         | {"steps": int(state.step)}
         | result
     )
-    result |= result_json.spent(rows, int(state.step)) | result_json.provenance()
+    result |= result_json.spent(rows, int(state.step)) | result_json.environment()
     result |= {
         "collapsed": diagnosis.collapsed,
         "state": diagnosis.state,
@@ -232,7 +232,7 @@ def finish(
         "effective_rank": last["effective_rank"],
         "correlation_eigenvalues": np.asarray(eigenvalues).tolist(),
     }
-    write_json(out / "result.json", result)
+    result_json.write(out, result)
     draw_all(session, features)
     print_accuracies(result)
     print_measures(result)

@@ -55,7 +55,7 @@ from ssl_jax.train.loop import Row
 from ssl_jax.train.supervised import SupervisedState, make_supervised_step
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import metrics_csv, result_json
-from ssl_jax.workdir.directory import check_workdir, write_json
+from ssl_jax.workdir.directory import check_workdir
 
 VALIDATION = "validation_accuracy"  # the metric that ranks epochs
 BEST_EPOCHS = 10  # over which the paper takes its mean
@@ -288,8 +288,8 @@ def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...])
         result["snapshot_ensemble"] = ensemble(
             out, [step for step in snapshots if step <= state.step], session.dataset
         )
-    result |= result_json.spent(rows, int(state.step)) | result_json.provenance()
-    write_json(out / "result.json", {k: None if v != v else v for k, v in result.items()})
+    result |= result_json.spent(rows, int(state.step)) | result_json.environment()
+    result_json.write(out, {k: None if v != v else v for k, v in result.items()})
     with optional(out / "figures"):
         run_figures.draw_supervised(out)
     for name in (name for name in result if name.endswith("_accuracy")):
