@@ -37,6 +37,7 @@ from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config, Interrupted, Params, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
 from ssl_jax.workdir.directory import check_workdir
+from ssl_jax.workdir.provenance import parent
 
 QUERIES, NEIGHBOURS = 12, 8  # of neighbours.png
 
@@ -83,7 +84,8 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         **checkpoints.restore_parts(source / "checkpoints", step, encoder_of(fresh)),
     )
     encode = accuracies.make_encode(parts.network, evaluation_view(parts.recipe))
-    result_json.open_on_one(directory, config.to_dict())
+    parents = [parent(source, step, checkpoints.digest_of(source / "checkpoints", step))]
+    result_json.open_on_one(directory, config.to_dict(), parents)
     for line in lines:
         say(line)
     method, name = printable(trained.method), printable(dataset.name)

@@ -25,6 +25,7 @@ from ssl_jax.builders.program import (
     check_exclude,
     check_memory,
     compile_program,
+    fresh_key,
     steps_per_call,
 )
 from ssl_jax.builders.supervised import (
@@ -36,9 +37,10 @@ from ssl_jax.builders.supervised import (
     make_init,
     prepare,
 )
+from ssl_jax.builders.weights import find_weights, read_weights
 from ssl_jax.data.batches import make_feed
 from ssl_jax.data.dataset import Dataset, Split
-from ssl_jax.data.splits import hold_out, redraw
+from ssl_jax.data.splits import hold_out, keep_labelled, redraw
 from ssl_jax.errors import UserError
 from ssl_jax.losses import LOSSES
 from ssl_jax.optim import rescale
@@ -72,6 +74,7 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     Raises:
         UserError: a field is wrong, or the work directory belongs to another run.
     """
+    source = find_weights(config, Path(directory))
     plan, parts, augment = prepare(config)
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
     grows = partial(appends, config, plan.steps_per_epoch)
@@ -80,18 +83,20 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     init = make_init(parts, plan.data)
     check_memory(config, init, plan.devices)
     check_exclude(config, init)
+    weights = source and read_weights(source, config, init.trace(fresh_key(config)).out_info)
     dataset = read_dataset(config)
     if dataset.damaged:  # there are fewer images than were described
         plan, parts, augment = prepare(config, dataset.description)
         snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
         init = make_init(parts, plan.data)
     train, validation = hold_out(dataset, config.data.validation_size)
+    train = keep_labelled(train, config.data.labelled_share, config.seed)
     train = train._replace(
         label=redraw(train.label, config.data.random_labels, dataset.num_classes, config.seed)
     )
     feed = make_feed(train.image, config.batch_size, config.seed, plan.resident, label=train.label)
-    fresh = jax.device_get(fresh_state(config, parts, init))
-    session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted)
+    fresh = jax.device_get(fresh_state(config, init))
+    session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted, weights)
     state = training.train(session, make_job(session, augment, validation, snapshots))
     if state is not None:
         finish(session, state, snapshots)
