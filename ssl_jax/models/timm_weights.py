@@ -136,6 +136,7 @@ def fit_file(path: str | Path, params: Params, stats: Params, architecture: str)
     file, rest, prefix = _without_prefix(_renamed(read_arrays(path)))
     _check_values(path, file)
     own = _has_own_names(file)
+    file = _without_collections(file) if own else file
     if not own and architecture not in RULES:
         raise UserError(f"got a file for {architecture}, takes one for {', '.join(RULES)}")
     if "downsample_layers.0.0.weight" in file:
@@ -183,6 +184,11 @@ def _without_prefix(
         file = {n.removeprefix(prefix): a for n, a in file.items() if n.startswith(prefix)}
         found += prefix
     return file, rest, found
+
+
+def _without_collections(file: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    collections = "|".join(map(re.escape, COLLECTIONS))
+    return {re.sub(f"^({collections})", "", name): a for name, a in file.items()}
 
 
 def _has_own_names(file: dict[str, np.ndarray]) -> bool:
@@ -240,8 +246,7 @@ def _renamed(file: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     file = {name: a for name, a in file.items() if name.split(".")[-1] not in BUFFERS}
     file = {name.replace("/", "."): a for name, a in file.items()}
     if _has_own_names(file):
-        collections = "|".join(map(re.escape, COLLECTIONS))
-        return {re.sub(f"^({collections})", "", name): a for name, a in file.items()}
+        return _without_collections(file)
     if "layers.0.downsample.reduction.weight" not in file:
         return file
     return {
