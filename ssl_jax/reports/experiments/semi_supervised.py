@@ -57,7 +57,9 @@ def conclude_semi_supervised(result: dict) -> str:
 
 def _against(score: dict) -> str:
     mean, width = at(score)
-    if mean is None or width is None:
+    if mean is None:
+        return percent(score)
+    if width is None:
         return f"{percent(score, signed=True)} points"
     sure = "" if abs(mean) > width else ", an interval that holds zero"
     return f"{percent(score, signed=True)} points{sure}"
