@@ -421,7 +421,7 @@ def test_our_own_names_serve_any_architecture(runs, tmp_path):
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
     file = {".".join(str(key.key) for key in path): np.abs(leaf) for path, leaf in flat}
     save_file(file, tmp_path / "model.safetensors")
-    write_json(tmp_path / "config.json", {"architecture": "convnet_digits"})
+    write_json(tmp_path / "config.json", {"architecture": "ssl_jax_convnet_digits"})
     config = config_of("supervised")
     weights = read(tmp_path, config, supervised_state(config, 30))
     expected = {"encoder": jax.tree.map(np.abs, state.params["encoder"])}
@@ -464,9 +464,41 @@ def test_an_exported_folder(tmp_path):
 @pytest.mark.parametrize("got", ["resnet18", "convnext_tiny_hnf", None, 3])
 def test_an_exported_folder_of_another_architecture(got, tmp_path):
     exported(tmp_path, architecture=got)
-    line = f"config.json has architecture {got!r}, encoder.name convnext_tiny takes 'convnext_tiny'"
+    line = f"config.json has architecture {got!r}, which is not encoder.name convnext_tiny"
     with pytest.raises(UserError, match=f"^weights: .*{re.escape(line)}$"):
         read(tmp_path, convnext_config(), convnext_state())
+
+
+@pytest.mark.parametrize(
+    "name, architecture",
+    [
+        ("swin_tiny", "swin_tiny_patch4_window7_224"),
+        ("swin_tiny", "swin_tiny_patch4_window4_224.ms_in22k"),
+        ("convnet_digits", "ssl_jax_convnet_digits"),
+        ("resnet50", "resnet50.a1_in1k"),
+    ],
+)
+def test_names_of_architectures(name, architecture, tmp_path):
+    exported(tmp_path, architecture=architecture)
+    fields = {"encoder.name": name, "encoder.width": 32, "weights": str(tmp_path)}
+    assert find_weights(config_of("supervised", **fields), Path("/nowhere")) is not None
+
+
+def test_an_exported_folder_says_what_changes_no_shape(tmp_path):
+    """Such as an activation, by the section that an export of ours has."""
+    config = config_of("supervised")
+    encoder = {**config.encoder.to_dict(), "activation": "gelu"}
+    folder = exported(tmp_path, architecture="ssl_jax_convnet_digits", ssl_jax={"encoder": encoder})
+    line = f"weights: {folder} has encoder.activation 'gelu', this run 'relu'; takes"
+    with pytest.raises(UserError, match=f"^{re.escape(line)}"):
+        find_weights(config_of("supervised", weights=str(folder)), Path("/nowhere"))
+    config.encoder.activation = "gelu"
+    config.weights = str(folder)
+    assert find_weights(config, Path("/nowhere")) is not None
+    for spoilt in ({"encoder": {}}, {"encoder": {"name": [], "width": "x"}}):
+        write_json(folder / "config.json", {"ssl_jax": spoilt})
+        with pytest.raises(UserError, match="^weights: .* has encoder.*, this run .*; takes a"):
+            find_weights(config, Path("/nowhere"))
 
 
 def test_pretraining_takes_the_encoder_of_a_file(tmp_path):

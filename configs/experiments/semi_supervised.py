@@ -35,7 +35,14 @@ def get_config(data: str = "digits") -> ConfigDict:
     config.seed = 0  # the first one
     config.seeds = 3
     config.shares = (0.01, 0.1, 1.0)  # of the labels
-    config.rates = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # learning rates of fine-tuning and of scratch
+    config.rates = (
+        0.003,
+        0.01,
+        0.03,
+        0.1,
+        0.3,
+        1.0,
+    )  # learning rates of fine-tuning and of scratch
     config.penalties = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # L2 of the linear classifier
     config.steps = steps  # with labels, whatever their number
     config.batch_size = 50  # or all the labelled images, where they are fewer

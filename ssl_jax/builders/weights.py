@@ -32,8 +32,9 @@ TAKES = (
     f"takes a file of weights, an exported folder ({MODEL} and {CONFIG}), or the work directory of "
     "a run that trains"
 )
-# timm's names of architectures, where they are not ours
-ARCHITECTURES = {"swin_tiny": "swin_tiny_patch4_window7_224"}
+# timm's names of architectures, as a pattern, where they are not ours
+ARCHITECTURES = {"swin_tiny": r"swin_tiny_patch4_window\d+_\d+"}
+OWN = "ssl_jax"  # section of config.json with our own fields, and prefix of our own architectures
 # the sections of a configuration that decide what a part is, beside its shapes
 SECTIONS = {"projector": "projector", "predictor": "predictor"}
 
@@ -95,7 +96,7 @@ def find_weights(config: Config, directory: Path) -> Source | None:
         raise UserError(f"weights: got {path}, which has no {CONFIG}; {TAKES}")
     content = read_json(path / CONFIG)
     if (path / MODEL).is_file():
-        _require_architecture(path, content.get("architecture"), config.encoder.name)
+        _require_architecture(path, content, config)
         return Source(path, path / MODEL, None, content)
     task = content.get("task")
     if task not in WITH_ENCODER:
@@ -121,13 +122,27 @@ def _step(value: str) -> int | Literal["best"]:
     return int(value)
 
 
-def _require_architecture(path: Path, got: Any, name: str) -> None:
-    """Raise a UserError where an exported folder is of another encoder."""
-    wanted = ARCHITECTURES.get(name, name)
-    if not isinstance(got, str) or got.split(".")[0] not in (name, wanted):
+def _require_architecture(path: Path, content: dict[str, Any], config: Config) -> None:
+    """Raise a UserError where an exported folder is of another encoder.
+
+    Args:
+        path: the folder.
+        content: of its config.json, perhaps somebody else's.
+        config: of this run.
+    """
+    own = content.get(OWN)
+    if isinstance(own, dict) and isinstance(own.get("encoder"), dict):
+        try:
+            return _require_encoder(path, own["encoder"], config.encoder.to_dict())
+        except UserError as error:
+            raise UserError(f"weights: {error}") from error
+    got, name = content.get("architecture"), config.encoder.name
+    wanted = ARCHITECTURES.get(name, re.escape(name))
+    names = rf"({wanted}|{OWN}_{re.escape(name)})(\..*)?"
+    if not isinstance(got, str) or not re.fullmatch(names, got):
         raise UserError(
-            f"weights: {path / CONFIG} has architecture {shown(got)}, encoder.name {name} takes "
-            f"{wanted!r}"
+            f"weights: {path / CONFIG} has architecture {shown(got)}, which is not encoder.name "
+            f"{name}"
         )
 
 
@@ -186,7 +201,7 @@ def _row(shapes: Any, part: str, words: str) -> Row:
 
 
 def _from_run(path: Path, run: Trained, config: Config, shapes: Any) -> Weights:
-    _require_encoder(path, run.config, config)
+    _require_encoder(path, run.config.encoder.to_dict(), config.encoder.to_dict())
     saved = checkpoints.shapes_in(run.folder, run.step)
     like = {part: _like(shapes, part) for part in shapes.params}
     checkpoints.check_shapes(run.folder, run.step, like["encoder"])
@@ -218,23 +233,29 @@ def _like(shapes: Any, part: str) -> dict[str, Any]:
     return like | ({"stats": {part: shapes.stats[part]}} if part in shapes.stats else {})
 
 
-def _require_encoder(path: Path, theirs: Config, ours: Config) -> None:
-    """Raise a UserError with the fields in which the encoder of another run differs."""
+def _require_encoder(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raise a UserError with the fields in which the encoder of another run differs.
+
+    Args:
+        path: of the other run, or of its exported folder.
+        theirs: the section `encoder` of its configuration.
+        ours: that of this run.
+    """
     got, wanted = _encoder_of(theirs), _encoder_of(ours)
-    if differing := [name for name in wanted if got[name] != wanted[name]]:
-        listed = ", ".join(f"encoder.{name} {got[name]!r}" for name in differing)
+    if differing := [name for name in wanted if got.get(name) != wanted[name]]:
+        listed = ", ".join(f"encoder.{name} {shown(got.get(name))}" for name in differing)
         own = ", ".join(repr(wanted[name]) for name in differing)
         raise UserError(f"{path} has {listed}, this run {own}; takes a run of the same encoder")
 
 
-def _encoder_of(config: Config) -> dict[str, Any]:
+def _encoder_of(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields that decide what an encoder computes, with its own values for "auto"."""
-    fields = config.encoder.to_dict()
-    known = ENCODERS.get(fields["name"])
+    name = fields.get("name")
+    known = ENCODERS.get(name) if isinstance(name, str) else None
     if known is not None:
-        fields["width"] = fields["width"] or known.width
-        fields["norm"] = known.norm if fields["norm"] == "auto" else fields["norm"]
         fields = {n: v for n, v in fields.items() if n in ("name", "width", "norm", *known.fields)}
+        fields["width"] = fields.get("width") or known.width
+        fields["norm"] = known.norm if fields.get("norm") == "auto" else fields.get("norm")
     if fields.get("activation") == "auto":
         fields["activation"] = "relu"
     fields.pop("dropout", None)  # of training alone

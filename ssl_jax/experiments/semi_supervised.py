@@ -331,7 +331,7 @@ def summarise(
     }
 
 
-RANGES = {
+RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, 10**7),
     "flip": (0, 1),
     "crop_padding": (0, 64),
