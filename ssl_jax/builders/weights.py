@@ -6,6 +6,7 @@ predictor into those of the same fields. What is not taken is drawn from the see
 `Weights.rows` says so.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -212,8 +213,8 @@ def _from_run(path: Path, run: Trained, config: Config, shapes: Any) -> Weights:
     rows = [_row(shapes, part, f"fresh, {why[part]}" if why[part] else "taken") for part in like]
     known = {name.split("/")[1] for name in saved if name.startswith("params/")}
     for part in sorted(known - set(like)):
-        count = sum(name.startswith(f"params/{part}/") for name in saved)
-        rows.append(Row(part, count, 0, "left out, this run has none"))
+        found = [math.prod(s) for name, s in saved.items() if name.startswith(f"params/{part}/")]
+        rows.append(Row(part, len(found), 4 * sum(found), "left out, this run has none"))
     wanted: dict[str, Any] = {"params": {}, "stats": {}}
     for part in (part for part in like if not why[part]):
         wanted = {name: wanted[name] | like[part].get(name, {}) for name in wanted}

@@ -38,8 +38,8 @@ def print_weights(weights: Weights) -> None:
     """Print where the weights of the first step are from, and the table of what was taken."""
     say(f"weights from {printable(weights.title)}")
     for part, arrays, size, words in weights.rows:
-        numbers = f"{size // 4:11,}" if size else f"{'':11}"
-        say(f"    {part:12} {arrays:5} arrays {numbers} numbers  {printable(words)}")
+        numbers = f"{size // 4:11,} numbers" if size else f"{'':19}"
+        say(f"    {part:12} {arrays:5} arrays {numbers}  {printable(words)}")
     for note in weights.notes:
         say(f"    {printable(note)}")
 
