@@ -26,6 +26,7 @@ from ssl_jax.errors import UserError
 from ssl_jax.runtime import machine, stops, terminal
 from ssl_jax.runtime.memory import use_huge_pages
 from ssl_jax.types import Config
+from ssl_jax.workdir import provenance
 
 if TYPE_CHECKING:
     from ssl_jax.runs import Run
@@ -56,7 +57,8 @@ def main(argv: list[str], own_process: bool = False) -> int:
             config: Config = values["config"].value
             if own_process and config.task in TRAINING:
                 use_huge_pages()
-            run(values)
+            with provenance.started_by(argv):
+                run(values)
     except UserError as error:
         if stops.was_raised():
             raise
@@ -140,9 +142,10 @@ def train(config_path: str | os.PathLike, workdir: str | os.PathLike, **fields: 
     Raises:
         UserError: what the command line prints as its `error:` line.
     """
-    words = ["--config", os.fspath(config_path), "--workdir", os.fspath(workdir)]
+    words = ["ssl_jax.train", "--config", os.fspath(config_path), "--workdir", os.fspath(workdir)]
     words += [f"--config.{name}={_spelled(value)}" for name, value in _spread(fields)]
-    run(parse_flags(["ssl_jax.train", *words]))
+    with provenance.started_by(words):
+        run(parse_flags(words))
     from ssl_jax.runs import open_run
 
     return open_run(workdir)

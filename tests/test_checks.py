@@ -146,6 +146,7 @@ KINDS = {
     "supervised": {
         "data.validation_size": WHOLE_FROM_0,
         "data.random_labels": SHARE,
+        "data.labelled_share": ((0.0, 1e-12), (1 + 1e-9, 1.0)),
         "augment.consistency": NUMBER_FROM_0,
         "plateau.patience": WHOLE_FROM_0,
         "plateau.factor": ((0.0, 1e-12), (1.0, 0.999)),
@@ -286,9 +287,9 @@ REFUSED = {
             "softmx",
             "loss: got 'softmx', did you mean 'softmax'? It takes: hinge, softmax, squared",
         ),
-        "weights": (
-            "/no/file",
-            "weights: got /no/file, which is no file; takes a file of timm's weights",
+        "data.labelled_share": (
+            0.0,
+            "data.labelled_share: got 0.0, takes a number from 1e-12 to 1",
         ),
     },
 }
@@ -331,17 +332,6 @@ def test_what_watches_held_out_images_needs_some(section):
         )
     )
     config.data.validation_size = 10
-    check_supervised(config)
-
-
-def test_weights_are_a_file(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    config = config_of("supervised", weights=str(path))
-    assert f"got {path}, which is no file" in line_of(check_supervised, config)
-    assert "which is no file" in line_of(
-        check_supervised, config_of("supervised", weights=str(tmp_path))
-    )
-    path.touch()
     check_supervised(config)
 
 

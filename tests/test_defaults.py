@@ -85,7 +85,7 @@ TECHNICAL = (
     "tensorboard dynamics.every data.name data.data_dir data.train_size data.image_size "
     "data.resident "
     "data.labels data.fit data.background data.damaged data.test_share data.test_split "
-    "sync_batch_norm weights snapshots data.random_labels"
+    "sync_batch_norm weights weights_step snapshots data.random_labels data.labelled_share"
 ).split()
 
 

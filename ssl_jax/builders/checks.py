@@ -1,7 +1,6 @@
 """Check a configuration before any long work."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 
@@ -62,6 +61,7 @@ PROBE_RANGES: dict[str, tuple[float, float]] = {
 SUPERVISED_RANGES: dict[str, tuple[float, float]] = {
     "data.validation_size": (0, math.inf),
     "data.random_labels": (0, 1),
+    "data.labelled_share": (1e-12, 1),
     "augment.consistency": (0, math.inf),
     "plateau.patience": (0, math.inf),
     "plateau.factor": (1e-12, 1 - 1e-12),
@@ -98,10 +98,6 @@ def check_supervised(config: Config) -> None:
                 f"{section}.patience: got {patience}, which watches held-out training images: "
                 f"set data.validation_size, which is 0, or {section}.watch=loss"
             )
-    if config.weights and not Path(config.weights).is_file():
-        raise UserError(
-            f"weights: got {config.weights}, which is no file; takes a file of timm's weights"
-        )
 
 
 def check_counts(config: Config) -> None:

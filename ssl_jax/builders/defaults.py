@@ -46,6 +46,7 @@ def default_config() -> Config:
     config.eval_every = 5  # epochs; 0: only at the end
     config.checkpoint_every = 5  # epochs; 0: only at the end
     config.tensorboard = False  # whether an event file has the rows of metrics.csv, too
+    add_weights(config)
 
     config.dynamics = ConfigDict()
     config.dynamics.every = 0  # steps between the records of dynamics.npz; 0: none are made
@@ -139,6 +140,14 @@ def default_config() -> Config:
     config.probe.few_labels = 0  # labels a class of the few-label probe; 0: none
     config.probe.few_label_draws = 20
     return config
+
+
+def add_weights(config: Config) -> None:
+    """Add the fields of what a run starts from, which every task that trains has."""
+    # "": drawn from the seed; or a file of an encoder's weights (safetensors, or a state dict of
+    # PyTorch), an exported folder, or the work directory of a run that trains
+    config.weights = ""
+    config.weights_step = "newest"  # of a work directory: newest | best | the number of a step
 
 
 def add_data(config: Config) -> None:
@@ -251,13 +260,15 @@ def default_supervised() -> Config:
     config.checkpoint_every = 5  # epochs; 0: only at the end
     config.tensorboard = False  # whether an event file has the rows of metrics.csv, too
     config.loss = "softmax"  # softmax | squared | hinge
-    # file of timm's weights to start from (safetensors, or a state dict), "": none
-    config.weights = ""
+    add_weights(config)
     # of a cyclical schedule: an ensemble of the networks at the ends of its cycles
     config.snapshots = False
 
     add_data(config)
     config.data.validation_size = 5000  # so many of them are held out; 0: none
+    # share of the training images that is trained on, drawn by seed and by class; the others are
+    # left out, as if nobody had labelled them
+    config.data.labelled_share = 1.0
     config.data.random_labels = 0.0  # share of the training labels that is drawn anew, uniformly
 
     config.encoder = ConfigDict()

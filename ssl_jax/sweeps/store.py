@@ -30,6 +30,8 @@ def keep(grid: Grid, job: Job) -> None:
         "config": result_json.fields(job.config.to_dict()),
     }
     content |= {"dynamics": thinned(job.out)}
+    if own := content.get("provenance"):  # without what names places on this machine
+        content["provenance"] = {name: own[name] for name in ("commit", "changed", "version")}
     files.make_folder(job.store.parent)
     write_json(job.store, content)
 

@@ -3,6 +3,7 @@
 import jax
 
 from ssl_jax.builders.optimizer import Layer
+from ssl_jax.builders.weights import Weights
 from ssl_jax.probes.label_free import COLUMNS
 from ssl_jax.runtime.terminal import say
 from ssl_jax.text import printable
@@ -31,6 +32,16 @@ def print_training(
     say(f"{total} x {devices[0].device_kind}; BatchNorm statistics: {norm}")
     if start:
         say(f"going on from step {start}")
+
+
+def print_weights(weights: Weights) -> None:
+    """Print where the weights of the first step are from, and the table of what was taken."""
+    say(f"weights from {printable(weights.title)}")
+    for part, arrays, size, words in weights.rows:
+        numbers = f"{size // 4:11,} numbers" if size else f"{'':19}"
+        say(f"    {part:12} {arrays:5} arrays {numbers}  {printable(words)}")
+    for note in weights.notes:
+        say(f"    {printable(note)}")
 
 
 def print_layers(layers: list[Layer], optimizer: Config) -> None:

@@ -36,7 +36,8 @@ from ssl_jax.text import printable
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config, Interrupted, Params, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
-from ssl_jax.workdir.directory import check_workdir, write_json
+from ssl_jax.workdir.directory import check_workdir
+from ssl_jax.workdir.provenance import parent
 
 QUERIES, NEIGHBOURS = 12, 8  # of neighbours.png
 
@@ -83,7 +84,8 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         **checkpoints.restore_parts(source / "checkpoints", step, encoder_of(fresh)),
     )
     encode = accuracies.make_encode(parts.network, evaluation_view(parts.recipe))
-    result_json.open_on_one(directory, config.to_dict())
+    parents = [parent(source, step, checkpoints.digest_of(source / "checkpoints", step))]
+    result_json.open_on_one(directory, config.to_dict(), parents)
     for line in lines:
         say(line)
     method, name = printable(trained.method), printable(dataset.name)
@@ -111,9 +113,9 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     )
     result |= (
         result_json.spent(metrics_csv.read_rows(source / "metrics.csv"), step)
-        | result_json.provenance()
+        | result_json.environment()
     )
-    write_json(out / "result.json", result)
+    result_json.write(out, result)
     draw_representation(dataset, features, out / "figures")
     print_accuracies(result)
     print_measures(result)

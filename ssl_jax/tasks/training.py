@@ -15,6 +15,7 @@ from ssl_jax.builders.plan import Plan
 from ssl_jax.builders.program import steps_per_call
 from ssl_jax.builders.recorders import make_recorders
 from ssl_jax.builders.trained_run import IMAGE
+from ssl_jax.builders.weights import Weights, begin_with
 from ssl_jax.data.batches import Feed
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
@@ -22,6 +23,7 @@ from ssl_jax.files import write_whole
 from ssl_jax.runtime import stops
 from ssl_jax.runtime.terminal import Progress, is_writer, progress_bar, say
 from ssl_jax.runtime.threads import lapack_on_one_thread
+from ssl_jax.tasks.printing import print_weights
 from ssl_jax.train import parallel
 from ssl_jax.train.loop import Hooks, Row, plan_calls, train_loop
 from ssl_jax.types import Config, Interrupted, Metrics, PyTree
@@ -75,8 +77,9 @@ class Session(NamedTuple):
     parts: Any  # what a step is made of: `pretraining.Parts` or `supervised.ClassifierParts`
     dataset: Dataset  # all images, held-out ones included
     feed: Feed  # of the images to train on
-    fresh: PyTree  # the state at step 0, on the host
+    fresh: PyTree  # the state as drawn from the seed, on the host
     interrupted: Interrupted  # asked after each call of the compiled program
+    weights: Weights | None = None  # what takes the place of parts of `fresh` at step 0
 
     def epoch(self, step: int) -> float:
         """Return the epochs that `step` steps are."""
@@ -129,11 +132,11 @@ def _train(session: Session, job: TrainingJob, closing: contextlib.ExitStack) ->
         if start > cadence.total:
             gone = start // session.plan.steps_per_epoch
             raise UserError(f"epochs: got {config.epochs}, {out} has already gone {gone}")
-        state = checkpoints.restore(manager, session.fresh) if start else session.fresh
+        state = checkpoints.restore(manager, session.fresh) if start else first_state(session)
         notes = checkpoints.read_notes(out / "checkpoints", start) if start else {}
         require_same_rounding(notes, session)
         # No file of the run is written before this line: a refused start leaves it as it was.
-        result_json.open_on_one(str(out), config.to_dict())
+        result_json.open_on_one(str(out), config.to_dict(), parents_of(session, start))
         keep_damaged(out, session.dataset)
         rows = result_json.begin_log(out, start, notes.get(METRICS))
         records = (
@@ -157,6 +160,24 @@ def _train(session: Session, job: TrainingJob, closing: contextlib.ExitStack) ->
                 )
                 return None
     return jax.device_get(state)
+
+
+def first_state(session: Session) -> PyTree:
+    """Return the state at step 0, with what the run takes from elsewhere, which is printed.
+
+    UserError where it was not read, as there seemed to be a checkpoint.
+    """
+    weights = session.weights
+    if weights is None and session.config.weights:
+        raise UserError(f"{session.out / 'checkpoints'}: none is complete; delete this folder")
+    if weights is not None:
+        print_weights(weights)
+    return begin_with(weights, session.fresh, session.parts.optimizer)
+
+
+def parents_of(session: Session, start: int) -> list[dict[str, Any]] | None:
+    """Return what this start read of other runs; None where it goes on from a checkpoint."""
+    return None if start else [session.weights.parent] if session.weights else []
 
 
 def keep_damaged(out: Path, dataset: Dataset) -> None:
