@@ -6,6 +6,7 @@ type and a value that no run takes are one `UserError` with the file, the field,
 what it takes.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,15 @@ def open_trained(source: Path, step: int | Literal["best"] = -1, task: str = "pr
             f"step: got {step}, {source} has {', '.join(map(str, steps))}; -1 takes the newest"
         )
     return Trained(source, config, found)
+
+
+def step_of(text: str) -> int | Literal["best"]:
+    """Return the field `step` as `open_trained` takes it; UserError where it is none."""
+    if text == "best":
+        return "best"
+    if re.fullmatch(r"-1|\d{1,18}", text):
+        return int(text)
+    raise UserError(f"step: got {shown(text)}, takes a number of steps, best, or -1 for the newest")
 
 
 def _best_step(config: Config, folder: Path) -> int:

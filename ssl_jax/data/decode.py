@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
+from PIL import Image
 
 from ssl_jax.data.cache import load_or_build, read, write_first
 from ssl_jax.data.encoded import EncodedImages, damage_of
-from ssl_jax.data.pictures import Header, read_header, read_image
+from ssl_jax.data.pictures import Header, read_header, read_image, read_pixels
 from ssl_jax.data.records import Options, Records
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.cache_directory import make_private
@@ -210,6 +211,23 @@ def decode_row(
         return read_image(read(row), shape, fit, background), None
     except Exception as error:  # of the picture, its file, or the archive that it is in
         return None, damage_of(error)
+
+
+def small_row(read: Callable, size: int, background: tuple[int, int, int], row: int) -> np.ndarray:
+    """Return a whole picture in colour, made small; it can be pickled.
+
+    Args:
+        read: of `Records`.
+        size: most pixels of a side; a smaller picture stays as it is.
+        background: red, green and blue, 0..255, under transparent pixels.
+        row: place of the record.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    picture = Image.fromarray(read_pixels(read(row), 3, None, background=background))
+    picture.thumbnail((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(picture)
 
 
 def _read_damaged(roots: Sequence[Path], stem: str, source: str) -> list[Damaged]:
