@@ -184,7 +184,10 @@ const points = [...document.querySelectorAll("#pictures img")].map(image => ({
   image, x: +image.dataset.x, y: +image.dataset.y, path: image.dataset.path,
   label: image.dataset.label, colour: image.dataset.colour }));
 let view = { x: 0.5, y: 0.5, zoom: 1 }, over = null, due = false, width = 0, height = 0;
-const fit = () => Math.min(width, height) * 0.9;
+const range = name => { const all = points.map(p => p[name]);
+  return Math.max(0.05, Math.max(...all) - Math.min(...all)); };
+const wide = range("x"), tall = range("y");
+const fit = () => Math.max(1, Math.min((width - 40) / wide, (height - 40) / tall) * 0.97);
 const side = () => Math.min(64, Math.max(14, Math.min(width, height) / 26)) *
   Math.min(4, Math.sqrt(view.zoom));
 const across = p => width / 2 + (p.x - view.x) * fit() * view.zoom;

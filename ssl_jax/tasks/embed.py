@@ -142,10 +142,11 @@ def compute(
         Place and reason of each damaged picture, and the number of pictures of this start.
     """
     total = len(pictures.records.names)
-    kept = {number: parts.read(number) for number in range(parts.count)}
-    bad = {number: part.damaged for number, part in kept.items() if part is not None}
-    missing = [number for number in kept if number not in bad]
-    del kept
+    bad: dict[int, list[tuple[int, str]]] = {}  # damaged pictures of each finished part
+    for number in range(parts.count):
+        if (kept := parts.read(number)) is not None:
+            bad[number] = kept.damaged
+    missing = [number for number in range(parts.count) if number not in bad]
     ranges = [
         np.arange(n * embeddings.PART, min((n + 1) * embeddings.PART, total)) for n in missing
     ]
@@ -257,24 +258,16 @@ def draw(
         rng, count = np.random.default_rng(config.seed), min(config.map_images, stored.count)
         chosen = np.sort(rng.choice(stored.count, count, replace=False))
         texts, x = stored.take(chosen)
-        small = functools.partial(
-            small_row,
-            part(pictures.records, rows[chosen]).read,
-            embedding_map.THUMBNAIL,
-            background,
-        )
+        some = part(pictures.records, rows[chosen]).read
+        small = functools.partial(small_row, some, embedding_map.THUMBNAIL, background)
+        drawn = in_order(small, count, cache_roots(None))
         points = [
             embedding_map.Point(str(name), label, picture)
-            for name, label, picture in zip(
-                texts["path"],
-                texts["label"],
-                in_order(small, count, cache_roots(None)),
-                strict=True,
-            )
+            for name, label, picture in zip(texts["path"], texts["label"], drawn, strict=True)
         ]
         of = "all" if count == stored.count else f"{count} of"
         kind = {"pca": "first two principal components", "umap": "UMAP"}[config.map]
         words = f"{of} {stored.count} pictures by the features of {config.checkpoint}: {kind}"
         where = embedding_map.place(x, config.map, config.seed)
-        write_whole(path, embedding_map.page(points, where, pictures.name, words))
+        write_whole(path, embedding_map.page(points, where, f"Map of {pictures.name}", words))
         say(f"map in {path}")
