@@ -78,14 +78,16 @@ def with_data(run: Config, data: Config) -> Config:
     Raises:
         UserError: another field is set, and no name.
     """
-    run, usual = run.copy_and_resolve_references(), ConfigDict()
+    run = run.copy_and_resolve_references()
+    usual: Config = ConfigDict()
     if data.name:
         run.data.update(data)
         run.data.image_size = 0
         return run
     add_other_data(usual)
+    defaults = usual.to_dict()["data"]
     for field, value in data.items():
-        if field not in ("name", "data_dir") and value != usual.data[field]:
+        if field not in ("name", "data_dir") and value != defaults[field]:
             raise UserError(
                 f"data.{field}: got {value!r} for the run's own set, which is taken as the run "
                 "took it; takes data.name, too"

@@ -336,7 +336,7 @@ def default_probe() -> Config:
     config: Config = ConfigDict()
     config.task = "probe"
     config.checkpoint = ""  # the work directory of a pretraining run
-    config.step = "-1"  # which of its checkpoints: a number of steps | best | -1, the newest
+    config.step = "newest"  # which of its checkpoints: a number of steps | newest | best
     config.data_dir = ""  # where the run's data is now; "": where the run had it
     # sets to probe on: data.name takes several with commas between them, and data.data_dir then
     # one place for all, or as many
@@ -351,7 +351,7 @@ def default_embed() -> Config:
     config: Config = ConfigDict()
     config.task = "embed"
     config.checkpoint = ""  # the work directory of a run that pretrained, or trained on labels
-    config.step = "-1"  # which of its checkpoints: a number of steps | best | -1, the newest
+    config.step = "newest"  # which of its checkpoints: a number of steps | newest | best
     add_other_data(config)
     # what is written: parquet, which always is, and npz, csv; several with commas between them
     config.format = "parquet"

@@ -92,9 +92,11 @@ def step_of(text: str) -> int | Literal["best"]:
     """Return the field `step` as `open_trained` takes it; UserError where it is none."""
     if text == "best":
         return "best"
+    if text == "newest":
+        return -1
     if re.fullmatch(r"-1|\d{1,18}", text):
         return int(text)
-    raise UserError(f"step: got {shown(text)}, takes a number of steps, best, or -1 for the newest")
+    raise UserError(f"step: got {shown(text)}, takes a number of steps, newest or best")
 
 
 def _best_step(config: Config, folder: Path) -> int:

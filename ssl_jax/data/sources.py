@@ -9,7 +9,6 @@ as stored. It depends on no seed.
 
 import functools
 import importlib
-import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -350,22 +349,25 @@ def _records_of(dataset: Dataset, digest: str) -> RawSet:
 
     def records(name: str, split: Split) -> Records:
         names = [f"{name}#{row}" for row in range(len(split.label))]
-        return Records(names, functools.partial(operator.getitem, split.image), split.label)
+        return Records(names, functools.partial(_image, split.image), split.label)
 
     train, test = records("train", dataset.train), records("test", dataset.test)
     words = f"{dataset.name}: {dataset.num_classes} classes"
     return RawSet(train, test, None, dataset.label_names, words, digest)
 
 
+def _image(images: np.ndarray, row: int) -> np.ndarray:
+    return images[row]
+
+
 def _fitted(dataset: Dataset, options: Options) -> Dataset:
     """Return a set in memory, whose images for training all have labels, in another shape."""
-    assert options.image is not None
+    shape = options.image or dataset.description.image
 
     def fitted(split: Split) -> Split:
-        how = options.image, options.fit, options.background
-        image = np.empty((len(split.label), *how[0]), np.uint8)
+        image = np.empty((len(split.label), *shape), np.uint8)
         for row, own in enumerate(split.image):
-            image[row] = read_image(own, *how)
+            image[row] = read_image(own, shape, options.fit, options.background)
         return Split(image, split.label)
 
     train = fitted(dataset.train)

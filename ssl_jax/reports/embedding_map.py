@@ -54,7 +54,7 @@ def place(feature: np.ndarray, kind: str, seed: int) -> np.ndarray:
         (N, 2) float64, the middle of the map at 0.5.
     """
     if kind == "umap" and len(feature) > 3:
-        import umap
+        import umap  # pyright: ignore[reportMissingImports]  # of the user's own
 
         neighbours = min(15, len(feature) - 1)
         reducer = umap.UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1)

@@ -108,11 +108,12 @@ class Columns(NamedTuple):
         """Return the columns `TEXTS` of these rows; the label of a record without one is None."""
         ends = np.cumsum([count for _, count in self.splits])
         numbers = np.full(len(rows), -1) if self.labels is None else self.labels[rows]
-        return {
-            "path": [readable(self.names[row]) for row in rows.tolist()],
-            "split": [self.splits[i][0] for i in np.searchsorted(ends, rows, side="right")],
-            "label": [readable(self.label_names[n]) if n >= 0 else None for n in numbers.tolist()],
-        }
+        columns: dict[str, list[str | None]] = {name: [] for name in TEXTS}
+        for row, number in zip(map(int, rows), map(int, numbers), strict=True):
+            columns["path"].append(readable(self.names[row]))
+            columns["split"].append(self.splits[int(np.searchsorted(ends, row, "right"))][0])
+            columns["label"].append(readable(self.label_names[number]) if number >= 0 else None)
+        return columns
 
 
 def readable(name: str) -> str:
