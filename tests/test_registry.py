@@ -91,7 +91,7 @@ def test_only_some_tasks_run_in_several_processes(ran, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(registry, "any_process", bool)  # the other one has nothing to say
     for name, task in registry.TASKS.items():
-        config = ConfigDict({"task": name, task.needs: {}})
+        config = ConfigDict({"task": name, **dict.fromkeys(task.needs.split(), {})})
         if name in ("pretrain", "supervised", "probe", "views"):
             registry.run_task(config, "W", never)
         else:

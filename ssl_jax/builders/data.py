@@ -9,7 +9,7 @@ from ssl_jax.builders.defaults import add_other_data
 from ssl_jax.data.dataset import Dataset, Description
 from ssl_jax.data.pictures import FITS
 from ssl_jax.data.records import Options, RawSet
-from ssl_jax.data.sources import describe, load_dataset, open_records
+from ssl_jax.data.sources import SOURCES, describe, load_dataset, open_records
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.train.loop import Cadence
 from ssl_jax.types import Config
@@ -92,6 +92,11 @@ def with_data(run: Config, data: Config) -> Config:
                 f"data.{field}: got {value!r} for the run's own set, which is taken as the run "
                 "took it; takes data.name, too"
             )
+    if data.data_dir and run.data.name in SOURCES:
+        raise UserError(
+            f"data.data_dir: got {data.data_dir!r} for the run's own set {run.data.name}, which "
+            "lies in no directory; takes data.name, such as folder, too"
+        )
     run.data.data_dir = data.data_dir or run.data.data_dir
     return run
 

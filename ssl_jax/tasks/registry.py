@@ -33,7 +33,8 @@ class Task(NamedTuple):
 
     # run(configuration, work directory, interrupted)
     run: Callable[[Config, str, Interrupted], None]
-    needs: str  # a section or field that the task's configurations have
+    # a section or field that the task's configurations have, or several with spaces between them
+    needs: str
     several: bool = False  # whether it may run in several processes
     shared: bool = False  # whether several starts may share its work directory
     # where its configurations are, as an error names them; "": in configs/NAME.py alone
@@ -48,7 +49,7 @@ MANY = "a --config of that task"
 TASKS = {
     "pretrain": Task(pretrain, needs="views", several=True, configs=MANY),
     "supervised": Task(supervised, needs="augment", several=True),
-    "probe": Task(probe, needs="checkpoint", several=True),
+    "probe": Task(probe, needs="checkpoint probe", several=True),
     "embed": Task(embed, needs="map"),
     "views": Task(views, needs="views", several=True, configs=MANY),
     "experiment": Task(run_experiment, needs="experiment", configs=MANY),
@@ -80,7 +81,9 @@ def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
         raise UserError(
             f"--processes: got {jax.process_count()}, the task {config.task} runs in one"
         )
-    if task.needs not in config or ("experiment" in config and config.task != "experiment"):
+    if any(field not in config for field in task.needs.split()) or (
+        "experiment" in config and config.task != "experiment"
+    ):
         takes = task.configs or f"--config configs/{config.task}.py"
         raise UserError(
             f"task: got {config.task!r} in a configuration of another task; takes {takes}"

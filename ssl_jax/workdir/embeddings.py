@@ -22,6 +22,7 @@ import pyarrow.parquet as parquet
 from ssl_jax import files
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import say
+from ssl_jax.text import encodable
 
 NAME = "embeddings.parquet"
 PART = 500  # records of a part
@@ -110,15 +111,10 @@ class Columns(NamedTuple):
         numbers = np.full(len(rows), -1) if self.labels is None else self.labels[rows]
         columns: dict[str, list[str | None]] = {name: [] for name in TEXTS}
         for row, number in zip(map(int, rows), map(int, numbers), strict=True):
-            columns["path"].append(readable(self.names[row]))
+            columns["path"].append(encodable(self.names[row]))
             columns["split"].append(self.splits[int(np.searchsorted(ends, row, "right"))][0])
-            columns["label"].append(readable(self.label_names[number]) if number >= 0 else None)
+            columns["label"].append(encodable(self.label_names[number]) if number >= 0 else None)
         return columns
-
-
-def readable(name: str) -> str:
-    """Return a name as any UTF-8 file can hold it: bytes that are none become escapes."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 # --- embeddings.parquet ---------------------------------------------------------------------------
