@@ -94,7 +94,7 @@ def step_of(text: str) -> int | Literal["best"]:
         return "best"
     if text == "newest":
         return -1
-    if re.fullmatch(r"-1|\d{1,18}", text):
+    if re.fullmatch(r"-?\d{1,18}", text):
         return int(text)
     raise UserError(f"step: got {shown(text)}, takes a number of steps, newest or best")
 
