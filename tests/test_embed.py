@@ -415,7 +415,7 @@ def test_the_neighbours_that_are_drawn(start, finished, pictures, tmp_path, monk
     sound = sorted(set(NAMES) - set(BAD))
     images = np.concatenate(list(fit_pictures([pictures / n for n in sound], (8, 8, 1), 100)))
     x = ssl_jax.open_run(finished).encoder()(images).astype(np.float64)
-    rows = np.linspace(0, len(x) - 1, 12).astype(int)
+    rows = np.linspace(0, len(x) - 1, 12).round().astype(int)
     model = NearestNeighbors(n_neighbors=9, metric="cosine", algorithm="brute").fit(x)
     np.testing.assert_array_equal(query, images[rows])
     np.testing.assert_array_equal(others, images[model.kneighbors(x[rows])[1][:, 1:]])
