@@ -12,17 +12,17 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as arrow_csv
-import pyarrow.parquet as parquet
 
 from ssl_jax import files
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import say
 from ssl_jax.text import encodable
+
+if TYPE_CHECKING:  # imported late: every start imports this file, and few write these files
+    import pyarrow as pa
 
 NAME = "embeddings.parquet"
 PART = 500  # records of a part
@@ -133,6 +133,9 @@ def join(path: Path, parts: Parts, columns: Columns, dim: int, note: dict[str, A
     Raises:
         UserError: the file cannot be written.
     """
+    import pyarrow as pa
+    from pyarrow import parquet
+
     feature = pa.list_(pa.float32(), dim)
     fields = [*((name, pa.string()) for name in TEXTS), ("feature", feature)]
     schema = pa.schema(fields, {NOTE: json.dumps(note).encode()})
@@ -158,6 +161,8 @@ class Embeddings:
 
     def __init__(self, path: Path) -> None:
         """Open the file, of which nothing but the metadata is read."""
+        from pyarrow import parquet
+
         self.path = path
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
@@ -168,19 +173,19 @@ class Embeddings:
 
     def features(self) -> Iterator[np.ndarray]:
         """Yield the features, (n, F) float32 at a time."""
-        for table in self._pieces(["feature"]):
+        for table in self.pieces(["feature"]):
             yield _features(table, self.dim)
 
     def texts(self, name: str) -> Iterator[list[str | None]]:
         """Yield a column of `TEXTS`, a list at a time."""
-        for table in self._pieces([name]):
+        for table in self.pieces([name]):
             yield table.column(0).to_pylist()
 
     def take(self, rows: np.ndarray) -> tuple[dict[str, list[str | None]], np.ndarray]:
         """Return the texts by column and the features (n, F) of some rows, in ascending order."""
         texts: dict[str, list[str | None]] = {name: [] for name in TEXTS}
         features, start = [np.zeros((0, self.dim), np.float32)], 0
-        for table in self._pieces([*TEXTS, "feature"]):
+        for table in self.pieces([*TEXTS, "feature"]):
             inside = rows[(rows >= start) & (rows < start + table.num_rows)] - start
             some = table.take(inside)
             for name in TEXTS:
@@ -189,8 +194,10 @@ class Embeddings:
             start += table.num_rows
         return texts, np.concatenate(features)
 
-    def _pieces(self, names: list[str]) -> Iterator[pa.Table]:
+    def pieces(self, names: list[str]) -> "Iterator[pa.Table]":
         """Yield a row group at a time, of some columns."""
+        from pyarrow import parquet
+
         with parquet.ParquetFile(self.path) as file:
             for group in range(self.groups):
                 yield file.read_row_group(group, columns=names, use_threads=False)
@@ -205,7 +212,7 @@ def open_finished(path: Path, identity: str) -> Embeddings | None:
         return None
 
 
-def _features(table: pa.Table, dim: int) -> np.ndarray:
+def _features(table: "pa.Table", dim: int) -> np.ndarray:
     column = table.column("feature").combine_chunks()
     return np.asarray(column.flatten(), np.float32).reshape(-1, dim)
 
@@ -250,12 +257,15 @@ def _write_array(
 
 def write_csv(embeddings: Embeddings, path: Path) -> None:
     """Write the columns path, split, label, feature_0, feature_1, ...; a lacking label is blank."""
+    import pyarrow as pa
+    from pyarrow import csv
+
     names = [f"feature_{i}" for i in range(embeddings.dim)]
     fields = [*((name, pa.string()) for name in TEXTS), *((n, pa.float32()) for n in names)]
     schema = pa.schema(fields)
     with files.writing(path), files.replacing(path) as file:
-        with arrow_csv.CSVWriter(file, schema) as writer:
-            for piece in embeddings._pieces([*TEXTS, "feature"]):
+        with csv.CSVWriter(file, schema) as writer:
+            for piece in embeddings.pieces([*TEXTS, "feature"]):
                 columns = _features(piece, embeddings.dim).T
                 arrays = [*(piece.column(name) for name in TEXTS), *map(pa.array, columns)]
                 writer.write_table(pa.table(arrays, schema=schema))
