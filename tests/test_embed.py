@@ -600,3 +600,11 @@ def test_errors_of_a_part_that_vanished(nasty, tmp_path):
     with pytest.raises(UserError, match="000001.npz: damaged; the same command computes it again"):
         embeddings.join(tmp_path / "f.parquet", parts, columns, 5, {"identity": "x"})
     assert not (tmp_path / "f.parquet").exists()
+
+
+def test_parts_of_something_else_are_deleted(tmp_path):
+    part = embeddings.Part(np.arange(3), np.ones((3, 2), np.float32), [])
+    Parts(tmp_path / "parts", "one", 3).write(0, part)
+    assert Parts(tmp_path / "parts", "one", 3).read(0) is not None
+    assert Parts(tmp_path / "parts", "another", 3).read(0) is None
+    assert Parts(tmp_path / "parts", "one", 3).read(0) is None
