@@ -119,7 +119,7 @@ def tiny(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("shape", [(5, 5, 1), (5, 5, 3), (7, 7, 1), (4, 6, 3)])
-def test_images_in_another_shape_than_the_set_s(tiny, shape):
+def test_images_in_another_shape_than_the_set_s(tiny, shape, capfd):
     """Each shape has a cache of its own: the set's own images are the same before and after."""
     for _ in range(2):
         own = load_dataset("tiny", str(tiny))
@@ -129,6 +129,7 @@ def test_images_in_another_shape_than_the_set_s(tiny, shape):
         assert data.description == describe("tiny", str(tiny), options=options)
         expected = np.concatenate(list(fit_pictures(IMAGES, shape, 10)))
         np.testing.assert_array_equal(data.train.image, expected)
+    assert "warning" not in capfd.readouterr().err, "one cache was taken for the other, and rebuilt"
 
 
 # --- digits ---------------------------------------------------------------------------------------
