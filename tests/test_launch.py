@@ -436,7 +436,8 @@ def test_a_process_of_its_own_that_trains_starts_anew(
 def test_training_tasks_are_tasks_and_the_others_are_known():
     from ssl_jax.tasks.registry import TASKS
 
-    assert set(TASKS) - set(launch.TRAINING) == {"views", "theory", "doctor", "dynamics", "report"}
+    others = {"views", "theory", "doctor", "dynamics", "report", "compare"}
+    assert set(TASKS) - set(launch.TRAINING) == others
     assert set(launch.TRAINING) <= set(TASKS)
 
 

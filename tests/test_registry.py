@@ -52,7 +52,7 @@ def test_a_configuration_runs_its_own_task(path, ran):
                 assert str(error).startswith(
                     f"task: got {name!r} in a configuration of another task; takes "
                 )
-    alike = [{"pretrain", "views"}, {"dynamics", "report"}]
+    alike = [{"pretrain", "views"}, {"dynamics", "report", "compare"}]
     assert set(took) == next((names for names in alike if own in names), {own})
     assert ran == [(name, config, "W", never) for name in took]
 

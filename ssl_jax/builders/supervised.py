@@ -133,6 +133,11 @@ def counts_evaluations(config: Config) -> bool:
     return bool(config.plateau.patience or config.stopping.patience)
 
 
+def fixed_fields(config: Config) -> tuple[str, ...]:
+    """Return the fields that decide what this run trains, though not what others do."""
+    return ("eval_every", "log_every") if counts_evaluations(config) else ()
+
+
 def earlier_defaults(config: Config) -> dict[str, Any]:
     """Return what an earlier start did whose configuration lacks a field: its default, but for one.
 

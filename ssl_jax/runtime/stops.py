@@ -1,4 +1,5 @@
-"""What a stop means: Ctrl-C (SIGINT), SIGTERM, and SIGHUP of a terminal that is closed.
+"""What a stop means: Ctrl-C (SIGINT), SIGTERM, SIGHUP of a terminal that is closed, and SIGUSR1,
+which a cluster sends before the time of a job is over.
 
 * Within `saving_first`, once the loop has begun, a signal sets a flag. The loop asks for it with
   `requested`, ends its call and saves; then `Stopped` is raised.
@@ -32,9 +33,9 @@ GRACE = 3.0  # seconds that the main thread has to end by itself
 # Seconds within which further signals are the same stop: `timeout` sends SIGTERM to its child and
 # to its group, a terminal sends Ctrl-C to every process of a pipeline, which may pass it on.
 SAME = 0.5
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+GO_ON = 75  # exit status, EX_TEMPFAIL: the same command goes on
 AT_ONCE = "the same command goes on from what was last saved, if anything was"
 AFTER_SAVING = "stopping as soon as this step is saved"
 
@@ -93,7 +94,7 @@ class Stops:
     @property
     def status(self) -> int:
         """Exit status of a process that is stopped."""
-        return 130 if self.number in (0, signal.SIGINT) else 75
+        return 130 if self.number in (0, signal.SIGINT) else GO_ON
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """Raise Stopped once where the phase asks for it. Python calls this in the main thread."""

@@ -12,6 +12,7 @@ from ssl_jax.experiments.registry import run_experiment
 from ssl_jax.files import local_path
 from ssl_jax.runtime.memory import reporting_out_of_memory
 from ssl_jax.runtime.terminal import is_writer
+from ssl_jax.tasks.compare import compare
 from ssl_jax.tasks.doctor import doctor
 from ssl_jax.tasks.dynamics import dynamics
 from ssl_jax.tasks.embed import embed
@@ -58,7 +59,13 @@ TASKS = {
     "doctor": Task(doctor, needs="run"),
     "dynamics": Task(dynamics, needs="runs"),
     "report": Task(report, needs="runs"),
+    "compare": Task(compare, needs="runs"),
 }
+
+
+def takes_several(config: Config) -> bool:
+    """Return whether the configuration's task may run in several processes; it may be unknown."""
+    return config.task in TASKS and TASKS[config.task].several
 
 
 def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:

@@ -29,8 +29,8 @@ from ssl_jax.builders.program import (
 )
 from ssl_jax.builders.supervised import (
     appends,
-    counts_evaluations,
     earlier_defaults,
+    fixed_fields,
     fresh_state,
     images_left,
     make_init,
@@ -75,8 +75,8 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     plan, parts, augment = prepare(config)
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
     grows = partial(appends, config, plan.steps_per_epoch)
-    fixed = ("eval_every", "log_every") if counts_evaluations(config) else ()
-    out = check_workdir(directory, config.to_dict(), grows, earlier_defaults(config), fixed)
+    defaults, fixed = earlier_defaults(config), fixed_fields(config)
+    out = check_workdir(directory, config.to_dict(), grows, defaults, fixed)
     init = make_init(parts, plan.data)
     check_memory(config, init, plan.devices)
     check_exclude(config, init)
