@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ssl_jax.runs import Run
 
 # the tasks that gain by a new start of the process, see `use_huge_pages`
-TRAINING = ("pretrain", "supervised", "probe", "sweep", "experiment")
+TRAINING = ("pretrain", "supervised", "probe", "embed", "sweep", "experiment")
 
 
 def main(argv: list[str], own_process: bool = False) -> int:

@@ -410,6 +410,7 @@ COMMANDS = {
     "configs/quickstart.py": True,
     "configs/supervised.py:mlp": True,
     "configs/probe.py": True,
+    "configs/embed.py": True,
     "configs/sweeps/table2.py": True,
     "configs/experiments/signal.py": True,
     "configs/theory.py": False,

@@ -12,9 +12,10 @@ from ssl_jax.losses import LOSSES, OBJECTIVES, REGULARISERS
 from ssl_jax.models.encoders import ENCODERS
 from ssl_jax.predictors import KINDS, options_of
 from ssl_jax.probes.label_free import RANKINGS, Ranking
+from ssl_jax.reports import embedding_map
 from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config
-from ssl_jax.workdir import event_file
+from ssl_jax.workdir import embeddings, event_file
 from ssl_jax.workdir.directory import flatten
 
 # Smallest and largest value of each number that no part of the run checks itself.
@@ -58,6 +59,13 @@ PROBE_RANGES: dict[str, tuple[float, float]] = {
     "probe.few_labels": (0, math.inf),
     "probe.few_label_draws": (1, math.inf),
 }
+# Of a set that is not the run's own, and of the map of its pictures.
+OTHER_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "data.train_size": (0, math.inf),
+    "data.test_share": (0, 0.9),
+    "map_images": (2, 20_000),
+}
 SUPERVISED_RANGES: dict[str, tuple[float, float]] = {
     "data.validation_size": (0, math.inf),
     "data.random_labels": (0, 1),
@@ -73,6 +81,8 @@ SUPERVISED_RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+FORMS = ("parquet", *embeddings.WRITERS)  # what `format` takes
+MAPS = (*embedding_map.KINDS, "none")  # what `map` takes
 BEST = ("auto", *RANKINGS)  # what `probe.best` takes
 
 # What plateau and early stopping can watch, and which way is better.
@@ -130,6 +140,22 @@ def check_probe(config: Config) -> None:
     if best not in BEST:
         raise UserError(f"probe.best: got {best!r}, {nearest(best, BEST)}")
     check_ranges(config, PROBE_RANGES)
+
+
+def check_embed(config: Config) -> tuple[str, ...]:
+    """Return the forms that `format` names, "parquet" first; UserError for a field that is wrong.
+
+    Nothing is loaded.
+    """
+    check_ranges(config, OTHER_RANGES)
+    forms = [word.strip() for word in config.format.split(",")]
+    for word in forms:
+        if word not in FORMS:
+            raise UserError(f"format: got {word!r}, {nearest(word, FORMS)}")
+    if config.map not in MAPS:
+        raise UserError(f"map: got {config.map!r}, {nearest(config.map, MAPS)}")
+    embedding_map.check_kind(config.map)
+    return tuple(dict.fromkeys(["parquet", *forms]))
 
 
 def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None:

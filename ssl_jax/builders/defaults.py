@@ -175,6 +175,21 @@ def add_data(config: Config) -> None:
     config.data.resident = "auto"
 
 
+def add_other_data(config: Config) -> None:
+    """Add the fields of `data` that name another set than a run was trained on."""
+    config.data = ConfigDict()
+    # folder | parquet | tar | digits | cifar10, ..., as pretraining takes it; "": the run's own set
+    config.data.name = ""
+    # where it is, as pretraining takes it; "": where the run had its own, or where TFDS keeps sets
+    config.data.data_dir = ""
+    # of a set that is named; pretraining says what they mean
+    config.data.train_size = 0
+    config.data.labels = "auto"
+    config.data.test_share = 0.1
+    config.data.test_split = ""
+    config.data.damaged = "error"
+
+
 def add_optimizer(config: Config) -> None:
     """Add the sections `optimizer` and `schedule`, which every task that trains has."""
     config.optimizer = ConfigDict()
@@ -334,8 +349,11 @@ def default_probe() -> Config:
     config: Config = ConfigDict()
     config.task = "probe"
     config.checkpoint = ""  # the work directory of a pretraining run
-    config.step = -1  # which of its checkpoints; -1: the newest
+    config.step = "newest"  # which of its checkpoints: a number of steps | newest | best
     config.data_dir = ""  # where the run's data is now; "": where the run had it
+    # sets to probe on: data.name takes several with commas between them, and data.data_dir then
+    # one place for all, or as many
+    add_other_data(config)
     config.probe = default_config().probe
     config.probe.protocol = "both"
     return config
@@ -351,12 +369,28 @@ def default_export() -> Config:
     return config
 
 
+def default_embed() -> Config:
+    """Return every field of the task that writes the features of pictures."""
+    config: Config = ConfigDict()
+    config.task = "embed"
+    config.checkpoint = ""  # the work directory of a run that pretrained, or trained on labels
+    config.step = "newest"  # which of its checkpoints: a number of steps | newest | best
+    add_other_data(config)
+    # what is written: parquet, which always is, and npz, csv; several with commas between them
+    config.format = "parquet"
+    config.map = "pca"  # pca | umap (takes umap-learn) | none: map.html
+    config.map_images = 2000  # most pictures on the map, drawn by the seed
+    config.seed = 0
+    return config
+
+
 TABLES: dict[str, Callable[[], Config]] = {
     "pretrain": default_config,
     "views": default_config,
     "supervised": default_supervised,
     "probe": default_probe,
     "export": default_export,
+    "embed": default_embed,
 }
 
 

@@ -30,7 +30,7 @@ from ssl_jax.probes.label_free import RANKINGS
 from ssl_jax.runtime.terminal import say
 from ssl_jax.text import SHOWN, printable, shortened, shown
 from ssl_jax.types import Config
-from ssl_jax.workdir import checkpoints
+from ssl_jax.workdir import checkpoints, provenance
 from ssl_jax.workdir.directory import LISTED, read_json
 from ssl_jax.workdir.schema import is_number, is_whole
 
@@ -86,6 +86,12 @@ def open_trained(source: Path, step: int | Literal["best"] = -1, task: str = "pr
             f"step: got {step}, {source} has {', '.join(map(str, steps))}; -1 takes the newest"
         )
     return Trained(source, config, found)
+
+
+def parents_of(trained: Trained) -> list[dict[str, Any]]:
+    """Return the provenance of what reads a checkpoint: the checkpoint."""
+    digest = checkpoints.digest_of(trained.folder, trained.step)
+    return [provenance.parent(trained.source, trained.step, digest)]
 
 
 def step_of(text: str) -> int | Literal["best"]:

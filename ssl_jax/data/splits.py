@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.data.dataset import Dataset, Split
+from ssl_jax.data.records import RawSet, part
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import warn
 
@@ -200,6 +201,19 @@ def keep_labelled(train: Split, share: float, seed: int) -> Split:
             "example of each class"
         )
     return take(train, rows)
+
+
+def reduce_records(raw: RawSet, count: int) -> RawSet:
+    """Return an undecoded set with the images for pretraining that `reduce_training` keeps."""
+    known = raw.train.labels
+    label = np.full(len(raw.train.names), -1, np.int32) if known is None else known
+    rows, more = choose(label, min(count, len(label))), max(count - len(label), 0)
+    warn_of_missing(label, rows, f"data.train_size: the {len(rows)} training images")
+    unlabelled = raw.unlabelled
+    if unlabelled is not None:
+        further = choose(np.full(len(unlabelled.names), -1, np.int32), more)
+        unlabelled = part(unlabelled, further) if more else None
+    return raw._replace(train=part(raw.train, rows), unlabelled=unlabelled)
 
 
 def warn_of_missing(label: np.ndarray, rows: np.ndarray, what: str) -> None:

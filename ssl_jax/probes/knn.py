@@ -1,6 +1,7 @@
 """Weighted nearest-neighbour classification of frozen features: no training, so nothing to tune."""
 
 import functools
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +108,35 @@ def nearest(bank_x: np.ndarray, query_x: np.ndarray, k: int) -> np.ndarray:
     """
     similarity = unit(query_x) @ unit(bank_x).T
     return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+
+
+def nearest_in_pieces(
+    pieces: Iterable[np.ndarray], query_x: np.ndarray, own: np.ndarray, k: int
+) -> np.ndarray:
+    """Return what `nearest` does where the bank comes in pieces, and the queries are among it.
+
+    Args:
+        pieces: features (n, F) of the bank, one piece in memory at a time.
+        query_x: features (Q, F), few of them.
+        own: place of each query in the bank, (Q,): it is none of its own neighbours.
+        k: number of neighbours.
+
+    Returns:
+        Places in the bank (Q, K), the nearest first, K the smaller of k and the others.
+    """
+    query, start = unit(query_x), 0
+    best, place = np.zeros((len(query), 0)), np.zeros((len(query), 0), np.int64)
+    for piece in pieces:
+        similarity = query @ unit(piece).T
+        inside = np.flatnonzero((own >= start) & (own < start + len(piece)))
+        similarity[inside, own[inside] - start] = -np.inf
+        numbers = np.broadcast_to(np.arange(start, start + len(piece)), similarity.shape)
+        best = np.concatenate([best, similarity], axis=1)
+        place = np.concatenate([place, numbers], axis=1)
+        order = np.argsort(-best, axis=1, kind="stable")[:, : k + 1]
+        best, place = (np.take_along_axis(a, order, axis=1) for a in (best, place))
+        start += len(piece)
+    return place[:, : min(k, start - 1)]
 
 
 def unit(x: np.ndarray) -> np.ndarray:

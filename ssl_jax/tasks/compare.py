@@ -8,7 +8,8 @@ from ssl_jax.reports.compare.runs import find_runs, group, read_runs
 from ssl_jax.runtime.terminal import say
 from ssl_jax.text import printable
 from ssl_jax.types import Config, Interrupted
-from ssl_jax.workdir.directory import open_workdir, write_json
+from ssl_jax.workdir import result_json
+from ssl_jax.workdir.directory import open_workdir
 
 TRAINS = ("pretrain", "supervised")
 
@@ -34,10 +35,8 @@ def compare(config: Config, directory: str, interrupted: Interrupted = lambda: F
     files.write_whole(out / "compare.html", page(compared))
     tables = filter(None, (main_table(compared.groups), more_table(compared.groups)))
     content = [{"columns": table.header, "rows": table.rows} for table in tables]
-    write_json(
-        out / "result.json",
-        {"task": "compare", "runs": len(runs), "tables": content, "left_out": left_out},
-    )
+    result = {"task": "compare", "runs": len(runs), "tables": content, "left_out": left_out}
+    result_json.write(out, result)
     for line in left_out:
         say(f"left out: {printable(line)}")
     say(f"{len(runs)} runs in {len(compared.groups)} groups: wrote {out / 'compare.html'}")

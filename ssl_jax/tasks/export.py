@@ -25,6 +25,7 @@ from ssl_jax.builders.trained_run import (
     image_of,
     load_encoder,
     open_trained,
+    parents_of,
     step_of,
 )
 from ssl_jax.errors import UserError
@@ -34,7 +35,7 @@ from ssl_jax.runs import Run, open_run
 from ssl_jax.runtime.terminal import say, warn
 from ssl_jax.text import printable, shown
 from ssl_jax.types import Config, Interrupted, PyTree
-from ssl_jax.workdir import lock, result_json
+from ssl_jax.workdir import lock, provenance, result_json
 from ssl_jax.workdir.directory import check_workdir, read_json, spread, write_json
 
 COUNTS = (1, 3)  # images of the checks
@@ -163,9 +164,10 @@ def write(config: Config, run: Run, trained: Trained, folder: Path) -> None:
         "license": config.license,
         "command": command_of(config, trained, folder),
     }
-    facts |= result_json.provenance()
+    facts |= result_json.environment()
     files.make_folder(folder)
     files.delete_scratch(folder)
+    provenance.begin(folder, parents_of(trained))
     about = {name: facts[name] for name in ("names", "built_by", "encoder", "precision", "image")}
     about |= {"method": own.method, "dataset": own.data.name, "init": own.init}
     write_json(
@@ -187,7 +189,7 @@ def write(config: Config, run: Run, trained: Trained, folder: Path) -> None:
     if files.read_text(folder / card.NAME, "the card that was just written") != text:
         raise UserError(f"{folder / card.NAME}: is not what was written; the disk may be damaged")
     facts["files"][card.NAME] = entry(folder / card.NAME)
-    write_json(folder / "result.json", facts)
+    result_json.write(folder, facts)
     say(f"exported {printable(trained.source)} at step {trained.step} to {printable(folder)}:")
     for name, about in facts["files"].items():
         say(f"  {name:18} {files.size(about['bytes'])}")

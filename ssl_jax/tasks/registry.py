@@ -15,6 +15,7 @@ from ssl_jax.runtime.terminal import is_writer
 from ssl_jax.tasks.compare import compare
 from ssl_jax.tasks.doctor import doctor
 from ssl_jax.tasks.dynamics import dynamics
+from ssl_jax.tasks.embed import embed
 from ssl_jax.tasks.export import export
 from ssl_jax.tasks.pretrain import pretrain
 from ssl_jax.tasks.probe import probe
@@ -50,6 +51,7 @@ TASKS = {
     "pretrain": Task(pretrain, needs="views", several=True, configs=MANY),
     "supervised": Task(supervised, needs="augment", several=True),
     "probe": Task(probe, needs="checkpoint probe", several=True),
+    "embed": Task(embed, needs="map"),
     "views": Task(views, needs="views", several=True, configs=MANY),
     "experiment": Task(run_experiment, needs="experiment", configs=MANY),
     "sweep": Task(sweep, needs="sweep", shared=True, configs=MANY),
