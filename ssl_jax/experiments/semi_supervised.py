@@ -109,7 +109,7 @@ def _pretrain(
         advance(count)
     state = jax.device_get(state)
     encoder = {"params": state.params["encoder"], "stats": state.stats.get("encoder", {})}
-    flat = flax.traverse_util.flatten_dict(encoder, sep="/")
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(encoder, sep="/")
     return flat | {"loss": np.concatenate([np.atleast_1d(loss) for loss in losses])}
 
 
