@@ -94,7 +94,7 @@ def parents_of(trained: Trained) -> list[dict[str, Any]]:
     return [provenance.parent(trained.source, trained.step, digest)]
 
 
-def step_of(text: str) -> int | Literal["best"]:
+def step_of(text: str, field: str = "step") -> int | Literal["best"]:
     """Return the checkpoint that a user named, as `open_trained` takes it.
 
     UserError for a text that is neither "newest", "best" nor a whole number.
@@ -102,7 +102,7 @@ def step_of(text: str) -> int | Literal["best"]:
     if text in ("newest", "best"):
         return -1 if text == "newest" else "best"
     if not re.fullmatch(r"-1|[0-9]{1,18}", text):
-        raise UserError(f"step: got {shown(text)}, takes newest, best or the number of a step")
+        raise UserError(f"{field}: got {shown(text)}, takes newest, best or the number of a step")
     return int(text)
 
 

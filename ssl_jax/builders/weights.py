@@ -9,14 +9,14 @@ predictor into those of the same fields. What is not taken is drawn from the see
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ssl_jax.builders.pretraining import build_recipe
 from ssl_jax.builders.program import count_bytes
-from ssl_jax.builders.trained_run import WITH_ENCODER, Trained, open_trained
+from ssl_jax.builders.trained_run import WITH_ENCODER, Trained, open_trained, step_of
 from ssl_jax.errors import UserError
 from ssl_jax.models import ENCODERS, fit_file
 from ssl_jax.optim import Optimizer
@@ -85,7 +85,7 @@ def find_weights(config: Config, directory: Path) -> Source | None:
     Raises:
         UserError: there is nothing of that kind.
     """
-    step = _step(config.weights_step)
+    step = step_of(config.weights_step, "weights_step")
     if not config.weights or checkpoints.has_any(directory / "checkpoints"):
         return None
     path = Path(config.weights)
@@ -110,17 +110,6 @@ def find_weights(config: Config, directory: Path) -> Source | None:
     except UserError as error:
         line = str(error)
         raise UserError(f"weights{'_' if line.startswith('step: ') else ': '}{line}") from error
-
-
-def _step(value: str) -> int | Literal["best"]:
-    """Return weights_step as `open_trained` takes it."""
-    if value == "best":
-        return "best"
-    if value == "newest":
-        return -1
-    if not re.fullmatch(r"\d{1,18}", value):
-        raise UserError(f"weights_step: got {value!r}, takes a number, newest or best")
-    return int(value)
 
 
 def _require_architecture(path: Path, content: dict[str, Any], config: Config) -> None:
