@@ -115,7 +115,8 @@ def run(values: flags.FlagValues) -> None:
     from ssl_jax.tasks import registry
 
     compilation_cache.enable_compilation_cache()
-    config, workdir = values["config"].value, values["workdir"].value
+    config: Config = values["config"].value
+    workdir: Any = values["workdir"].value
     several = registry.takes_several(config)
     numbers = values["processes"].value, values["process"].value
     join_processes(values["coordinator"].value, *numbers, several)

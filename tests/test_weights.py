@@ -220,7 +220,7 @@ def test_a_checkpoint_by_its_step(runs, tmp_path):
         assert read(path, config, state, weights_step=given).parent["step"] == step
     for given, line in (
         ("5", r"weights_step: got 5, .* has 3, 8; .*"),
-        ("-1", "weights_step: got '-1', takes a number, newest or best"),
+        ("-2", "weights_step: got '-2', takes newest, best or the number of a step"),
         ("best", "weights: .*: no checkpoint has .*"),
     ):
         with pytest.raises(UserError, match=f"^{line}$"):
