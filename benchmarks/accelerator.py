@@ -208,9 +208,11 @@ def run_together(jobs: list[Job], left: float) -> None:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        ended = "done" if process.returncode == 0 else f"ended with {process.returncode}"
+        ended = {0: "done", 75: "stopped by the clock, goes on"}.get(
+            process.returncode, f"ended with {process.returncode}"
+        )
         print(f"{job.name}: {ended} after {time.monotonic() - begin:.0f} s", flush=True)
-        if process.returncode:
+        if process.returncode not in (0, 75):
             print(
                 "".join(log_of(job).read_text(errors="replace").splitlines(keepends=True)[-4:]),
                 flush=True,

@@ -25,7 +25,7 @@ from ssl_jax.runtime.memory import use_huge_pages
 from ssl_jax.workdir.result_json import processor
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # for launch.py, which knows how to read a configuration
+sys.path.insert(0, str(ROOT))  # for the package and the configurations
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "lightly")
 
@@ -52,9 +52,9 @@ def parse(description: str, **choices: Any) -> argparse.Namespace:
 
 def read_config(name: str) -> Any:
     """The configuration `configs/NAME.py[:ARG]`, as launch.py reads it."""
-    from ssl_jax import launch
+    from ssl_jax.builders import fields
 
-    return launch.read_config(str(ROOT / "configs" / name))
+    return fields.read_config(str(ROOT / "configs" / name))
 
 
 def wait(value: Any) -> Any:

@@ -9,7 +9,8 @@ def run() -> None:
     Stops are taken care of before the imports that take a while.
     """
     if hasattr(signal, "pthread_sigmask"):  # what arrives now waits for `install`
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+        names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+        signal.pthread_sigmask(signal.SIG_BLOCK, names)
 
     from ssl_jax.runtime import stops, terminal
 

@@ -105,15 +105,15 @@ def delete_scratch(folder: Path) -> None:
                 (folder / name).unlink()
 
 
-def append(path: Path, text: str) -> None:
-    """Add `text` to the end of `path`; never through a link.
+def append(path: Path, content: bytes | str) -> None:
+    """Add `content` to the end of `path`; never through a link.
 
     A write that fails half-way is taken back, so that the file stays as it was.
 
     Raises:
         UserError: the file cannot be written.
     """
-    content = text.encode()
+    content = content.encode() if isinstance(content, str) else content
     with writing(path, len(content)):
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:

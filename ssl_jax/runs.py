@@ -4,6 +4,8 @@ run = ssl_jax.open_run("runs/byol")
 features = run.encoder()(images)
 """
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +24,7 @@ from ssl_jax.builders.trained_run import (
     read_trained,
 )
 from ssl_jax.data.fitted import Pictures, fit_pictures
+from ssl_jax.digests import tree_digest
 from ssl_jax.errors import UserError
 from ssl_jax.files import local_path
 from ssl_jax.probes.features import AHEAD, extract
@@ -44,9 +47,22 @@ class Encoder:
         self.step = trained.step
         self.image = image_of(trained)  # height and width in pixels, and channels
         self._fit = trained.config.data.fit, tuple(trained.config.data.background)
+        fields = trained.config.to_dict()
+        names = ("encoder", "precision", "views", "augment")  # what the network and its input are
+        self._settings = {name: fields[name] for name in names if name in fields}
         self._apply = load_encoder(trained, self.image)
         batch = jax.ShapeDtypeStruct((1, *self.image), jnp.uint8)
         self.dim = int(jax.eval_shape(self._apply, batch).shape[-1])  # F
+
+    @property
+    def fit(self) -> tuple[str, tuple[int, int, int]]:
+        """How a picture becomes a square, and the background: see `pictures.read_image`."""
+        return self._fit
+
+    def digest(self) -> str:
+        """Return 32 hexadecimal digits of all that features depend on beside the pictures."""
+        how = json.dumps([self._settings, self.image, self._fit], sort_keys=True)
+        return hashlib.sha256(f"{tree_digest(self._apply.args)} {how}".encode()).hexdigest()[:32]
 
     def __call__(self, images: Pictures) -> np.ndarray:
         """Return the features of pictures.

@@ -35,6 +35,12 @@ def printable(text: object, lines: bool = False) -> str:
     return "".join(c if _shows(c) or (lines and c == "\n") else escaped(c) for c in whole)
 
 
+def encodable(text: str) -> str:
+    """Return a text that UTF-8 can hold: bytes that are none and half characters are escapes."""
+    whole = re.sub("[\udc80-\udcff]+", _reread, text)
+    return "".join(escaped(c) if "\ud800" <= c <= "\udfff" else c for c in whole)
+
+
 def _reread(undecoded: re.Match) -> str:
     """Return what the locale could not read, which Python keeps as surrogates (PEP 383)."""
     return undecoded[0].encode(errors="surrogateescape").decode(errors="backslashreplace")

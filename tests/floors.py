@@ -13,7 +13,7 @@ FLOORS = (
     ("runtime",),
     ("augment", "data", "dynamics", "models", "optim", "workdir"),
     ("predictors", "probes"),
-    ("diagnosis",),
+    ("diagnosis", "export"),
     ("reports", "train"),
     ("builders",),
     ("experiments", "runs", "sweeps"),

@@ -217,6 +217,25 @@ def test_notes(tmp_path):
     assert checkpoints.read_notes(tmp_path, 4) == {"rows": "a,b\n", "devices": 2}
 
 
+def test_metrics_and_notes_that_were_not_known_when_it_was_written(tmp_path):
+    """With those of step 4 it is the best one, in this start and in the next."""
+    with checkpoints.open_manager(tmp_path, BEST) as manager:
+        checkpoints.save(manager, make_state(3), 3, {BEST: 0.1})
+        checkpoints.save(manager, make_state(4), 4, {}, {"owed": {"step": 4}})
+        checkpoints.finish(manager)
+        checkpoints.complete(tmp_path, 4, {BEST: 0.9}, {"rows": "a"})
+        manager.reload()
+        assert checkpoints.read_notes(tmp_path, 4) == {"rows": "a"}
+        chex.assert_trees_all_equal(checkpoints.restore(manager, make_state(0)), make_state(4))
+        for step in (5, 6, 7):
+            checkpoints.save(manager, make_state(step), step, {BEST: 0.2})
+    assert (
+        checkpoints.steps_in(tmp_path) == [4, 6, 7] and checkpoints.best_step(tmp_path, BEST) == 4
+    )
+    write(tmp_path, [(8, 0.3), (9, 0.3)])
+    assert checkpoints.steps_in(tmp_path) == [4, 8, 9]
+
+
 def test_a_checkpoint_without_a_manifest_is_taken(folder):
     """As earlier versions wrote them."""
     shutil.rmtree(folder / "8" / checkpoints.MANIFEST)

@@ -5,7 +5,9 @@ its own line.
 import math
 import re
 import runpy
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -78,6 +80,21 @@ def test_one_example_a_device_has_no_statistics(name, fields, refused):
         program.pick_devices(other)
 
 
+@pytest.mark.parametrize(
+    "name, check", [("quickstart", check_counts), ("supervised", check_supervised)]
+)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_event_files_without_the_package_that_writes_them(name, check, damaged, monkeypatch):
+    package = ModuleType("tensorboardX") if damaged else None  # one without its messages
+    for module in [m for m in sys.modules if m.startswith("tensorboardX.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "tensorboardX", package)
+    check(config_of(name))
+    line = line_of(check, config_of(name, tensorboard=True))
+    assert line.startswith("tensorboard: got True, which takes the package tensorboardX")
+    assert "pip install 'ssl-jax[tensorboard]'" in line
+
+
 # --- Numbers --------------------------------------------------------------------------------------
 
 # What each kind of number may be: (the next that it may not be, the least that it may) at either
@@ -129,6 +146,7 @@ KINDS = {
     "supervised": {
         "data.validation_size": WHOLE_FROM_0,
         "data.random_labels": SHARE,
+        "data.labelled_share": ((0.0, 1e-12), (1 + 1e-9, 1.0)),
         "augment.consistency": NUMBER_FROM_0,
         "plateau.patience": WHOLE_FROM_0,
         "plateau.factor": ((0.0, 1e-12), (1.0, 0.999)),
@@ -269,9 +287,9 @@ REFUSED = {
             "softmx",
             "loss: got 'softmx', did you mean 'softmax'? It takes: hinge, softmax, squared",
         ),
-        "weights": (
-            "/no/file",
-            "weights: got /no/file, which is no file; takes a file of timm's weights",
+        "data.labelled_share": (
+            0.0,
+            "data.labelled_share: got 0.0, takes a number from 1e-12 to 1",
         ),
     },
 }
@@ -314,17 +332,6 @@ def test_what_watches_held_out_images_needs_some(section):
         )
     )
     config.data.validation_size = 10
-    check_supervised(config)
-
-
-def test_weights_are_a_file(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    config = config_of("supervised", weights=str(path))
-    assert f"got {path}, which is no file" in line_of(check_supervised, config)
-    assert "which is no file" in line_of(
-        check_supervised, config_of("supervised", weights=str(tmp_path))
-    )
-    path.touch()
     check_supervised(config)
 
 

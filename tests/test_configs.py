@@ -15,11 +15,12 @@ from configs import cifar10, cifar10_small, cifar100, defaults, quickstart, stl1
 from configs.methods import METHODS, apply_method
 from ssl_jax.augment.views import make_views
 from ssl_jax.builders import pretraining
+from ssl_jax.builders.configurations import known_configs
 from ssl_jax.builders.data import build_cadence
+from ssl_jax.builders.fields import flat
 from ssl_jax.builders.optimizer import build_rules, build_schedule, penalty_kind
 from ssl_jax.data.dataset import Description
 from ssl_jax.errors import UserError
-from ssl_jax.launch import flat, known_configs
 from ssl_jax.tasks import registry
 from ssl_jax.workdir.directory import flatten
 

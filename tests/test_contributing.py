@@ -1,5 +1,6 @@
 """Every section of docs/contributing.md, followed as it is written on a copy of the repository."""
 
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, TINY
+
+from ssl_jax.workdir.metrics_csv import read_rows
 
 COPIED = ("ssl_jax", "configs", "tests", "launch.py", "pyproject.toml")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -72,11 +75,59 @@ def run(command: str, folder: Path) -> str:
 
 def test_the_page_has_examples():
     things = ("a predictor", "an objective", "a task", "a data source", "an experiment")
-    assert list(sections()) == [f"Add {thing}" for thing in things]
+    assert list(sections()) == [f"Add {thing}" for thing in (*things, "a recorder")]
+
+
+# In the place of the package: the calls of the example, and what they are called with.
+WANDB = """
+import json
+import pathlib
+
+Image = str
+lines = []
+
+
+class Run:
+    id, summary = "abc", {}
+
+    def log(self, row, step):
+        lines.append([step, row])
+
+    def finish(self):
+        kept = {"began": self.began, "rows": lines, "summary": self.summary}
+        pathlib.Path("sent.json").write_text(json.dumps(kept))
+
+
+def init(id=None, resume=None, name=None, config=None):
+    Run.began = [id, resume, name, config["method"]]
+    return Run()
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("title", sections())
+def test_weights_and_biases_gets_the_numbers_of_metrics_csv(tmp_path, shared_cache):
+    copy_to(tmp_path)
+    (tmp_path / "wandb.py").write_text(WANDB)
+    *blocks, (_, command) = BLOCK.findall(sections()["Add a recorder"])
+    for _, code in blocks:
+        add(code, tmp_path)
+    assert len([line for line in blocks[0][1].splitlines() if line.strip()]) < 25
+    out = tmp_path / "runs" / "recorded"
+    for known in (None, "abc"):
+        run(command, tmp_path)
+        sent = json.loads((tmp_path / "sent.json").read_text())
+        assert sent["began"] == [known, "allow", "recorded", "byol"]
+        assert "figures/training" in sent["summary"]
+        if known is None:
+            rows = read_rows(out / "metrics.csv")
+            whole = [[r["step"], {n: v for n, v in r.items() if v == v}] for r in rows]
+            assert sent["rows"] == whole and len(rows) > 3
+        else:  # nothing was left to train
+            assert sent["rows"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", [title for title in sections() if title != "Add a recorder"])
 def test_worked_example(title, tmp_path, shared_cache):
     copy_to(tmp_path)
     blocks = BLOCK.findall(sections()[title])

@@ -20,6 +20,7 @@ from PIL import Image
 from ssl_jax.data import cache
 from ssl_jax.data import tfds as prepared
 from ssl_jax.data.dataset import Description
+from ssl_jax.data.fitted import fit_pictures
 from ssl_jax.data.records import Options
 from ssl_jax.data.sources import describe, load_dataset
 from ssl_jax.errors import UserError
@@ -115,6 +116,20 @@ def tiny(tmp_path) -> Path:
     return write_tfds(
         tmp_path / "data", {"train": train, "test": test}, usual_features(with_id=True)
     )
+
+
+@pytest.mark.parametrize("shape", [(5, 5, 1), (5, 5, 3), (7, 7, 1), (4, 6, 3)])
+def test_images_in_another_shape_than_the_set_s(tiny, shape, capfd):
+    """Each shape has a cache of its own: the set's own images are the same before and after."""
+    for _ in range(2):
+        own = load_dataset("tiny", str(tiny))
+        np.testing.assert_array_equal(own.train.image, IMAGES)
+        options = Options(image=shape)
+        data = load_dataset("tiny", str(tiny), options=options)
+        assert data.description == describe("tiny", str(tiny), options=options)
+        expected = np.concatenate(list(fit_pictures(IMAGES, shape, 10)))
+        np.testing.assert_array_equal(data.train.image, expected)
+    assert "warning" not in capfd.readouterr().err, "one cache was taken for the other, and rebuilt"
 
 
 # --- digits ---------------------------------------------------------------------------------------

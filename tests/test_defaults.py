@@ -82,9 +82,10 @@ OWNERS["BatchNorm"] = {
 # Without what belongs to the machine, the log or the data set.
 TECHNICAL = (
     "task method seed devices precision steps_per_call log_every eval_every checkpoint_every "
-    "dynamics.every data.name data.data_dir data.train_size data.image_size data.resident "
+    "tensorboard dynamics.every data.name data.data_dir data.train_size data.image_size "
+    "data.resident "
     "data.labels data.fit data.background data.damaged data.test_share data.test_split "
-    "sync_batch_norm weights snapshots data.random_labels"
+    "sync_batch_norm weights weights_step snapshots data.random_labels data.labelled_share"
 ).split()
 
 

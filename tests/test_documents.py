@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
-from ssl_jax.launch import flat, known_configs
+from ssl_jax.builders.configurations import known_configs
+from ssl_jax.builders.fields import flat
 from ssl_jax.workdir.directory import flatten
 
 PAGES = [
@@ -106,7 +107,7 @@ def unknown_fields(text: str) -> list[str]:
         if (
             match
             and match[1].split(".")[0] in SECTIONS
-            and not re.search(r"\.(py|md|png|json|npz)$", match[1])
+            and not re.search(r"\.(py|md|png|json|npz|stablehlo)$", match[1])
         ):
             named.append(match[1])
     placeholders = ("section.field", "FIELD")
@@ -158,7 +159,7 @@ def test_python_blocks_are_python(path):
             cell = re.sub(r"^:tags:.*\n", "", code)
             compile(cell, names(path), "exec")
         elif language == "bash":
-            for line in code.splitlines():
+            for line in code.replace("\\\n", " ").splitlines():
                 shlex.split(line, comments=True)
 
 

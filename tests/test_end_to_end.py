@@ -184,7 +184,7 @@ def test_other_probes_of_a_finished_run(run, no_training):
 def test_views_writes_its_picture_alone(run, tmp_path):
     assert command("quickstart", tmp_path / "views", *TINY, "task=views") == 0
     files = {str(p.relative_to(tmp_path / "views")) for p in contents(tmp_path / "views")}
-    assert files == {"config.json", "figures/views.png"}
+    assert files == {"config.json", "provenance.json", "figures/views.png"}
     # What training saw at its first step, as the run itself drew it.
     assert (tmp_path / "views/figures/views.png").read_bytes() == (
         run / "figures/views.png"

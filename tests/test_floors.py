@@ -124,7 +124,7 @@ def test_below_builders_nothing_takes_a_configuration(module):
 
 
 @pytest.mark.parametrize(
-    "folder", "data train probes predictors optim models dynamics workdir diagnosis".split()
+    "folder", "data train probes predictors optim models dynamics workdir diagnosis export".split()
 )
 def test_these_stand_below_builders(folder):
     assert any(module.startswith(f"ssl_jax.{folder}.") for module in BELOW)

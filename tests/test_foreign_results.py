@@ -362,8 +362,9 @@ OURS = {
     "span": {"title"},
     "details": {"id"},
     "img": {"alt", "src"},
-    **dict.fromkeys("head title style body h1 h2 h3 table thead tbody th td".split(), set()),
-    **dict.fromkeys("b i small br summary".split(), set()),
+    **dict.fromkeys("th td summary".split(), {"class"}),
+    **dict.fromkeys("head title style body h1 h2 h3 table thead tbody".split(), set()),
+    **dict.fromkeys("b i small br".split(), set()),
 }
 
 
@@ -382,8 +383,9 @@ def check_page(text):
         assert tag in OURS and attributes.keys() <= OURS[tag], (tag, attributes)
         assert not any(name.startswith("on") for name in attributes)
         assert attributes.get("href", "#").startswith("#")
-        assert attributes.get("src", "data:image/svg+xml;base64,").startswith("data:image/svg+xml;")
-    targets = [attributes["id"] for tag, attributes in parsed.found if tag == "details"]
+        source = attributes.get("src", "data:image/png;base64,")
+        assert source.startswith(("data:image/svg+xml;base64,", "data:image/png;base64,"))
+    targets = [attributes["id"] for _, attributes in parsed.found if "id" in attributes]
     links = {attributes["href"][1:] for tag, attributes in parsed.found if tag == "a"}
     assert len(set(targets)) == len(targets) and links <= set(targets)
     return parsed

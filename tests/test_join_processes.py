@@ -15,6 +15,7 @@ from ssl_jax.runtime import machine
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("SSL_JAX_COORDINATOR", "SSL_JAX_PROCESSES", "SSL_JAX_PROCESS")
+SLURM = "SLURM_STEP_NUM_TASKS"
 
 
 @pytest.fixture
@@ -22,13 +23,13 @@ def joined(monkeypatch):
     """What jax.distributed is told, if anything; the environment says nothing."""
     calls = []
 
-    def initialize(coordinator, *, num_processes, process_id):
+    def initialize(coordinator=None, *, num_processes=None, process_id=None):
         calls.append((coordinator, num_processes, process_id))
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     monkeypatch.setattr(machine, "require_address", lambda coordinator: None)
     monkeypatch.setattr(machine, "require_free_port", lambda coordinator: None)
-    for name in NAMES:
+    for name in (*NAMES, SLURM):
         monkeypatch.delenv(name, raising=False)
     return calls
 
@@ -51,6 +52,17 @@ def test_without_a_coordinator_nothing_is_joined(joined, environment):
     environment(None, "2", "1")
     join_processes(None, None, None)
     assert joined == []
+
+
+def test_under_srun_jax_finds_the_others(joined, environment, monkeypatch):
+    monkeypatch.setenv(SLURM, "1")
+    join_processes(None, None, None)
+    monkeypatch.setenv(SLURM, "2")
+    join_processes(None, None, None, several=False)  # a sweep: two starts that share its directory
+    assert joined == []
+    join_processes(None, None, None)
+    join_processes("host:1234", 3, 1)
+    assert joined == [(None, None, None), ("host:1234", 3, 1)]
 
 
 @pytest.mark.parametrize("process", [0, 2])

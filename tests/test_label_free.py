@@ -208,15 +208,19 @@ def images(count):
 
 
 def test_measure_passes_every_image_once_and_with_the_same_views(monkeypatch):
-    """Batches of 4 over 10 images: features in one piece, from keys of the places alone."""
+    """Batches of 4 over 10 images: features in one piece, from keys of the places alone. Before
+    each it asks for a stop.
+    """
     monkeypatch.setattr(label_free, "BATCH", 4)
-    seen = []
+    seen, asked = [], []
+    monkeypatch.setattr(label_free.stops, "check", lambda: asked.append(1))
     monkeypatch.setattr(label_free, "measure_views", lambda *pair: seen.append(pair) or {})
     parts, key, image = make_parts(), jax.random.key(5), images(10)
     state = make_state(parts)
     measure = label_free.make_measure(parts.network, noisy_views, key)
     for _ in range(2):
         measure(state.params, state.stats, image)
+    assert len(asked) == 2 * 3
     own = jax.random.fold_in(key, label_free.VIEWS_KEY)
     keys = jax.vmap(lambda i: jax.random.fold_in(own, i))(np.arange(10))
     for k, view in enumerate(noisy_views(keys, image)):

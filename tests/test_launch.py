@@ -410,12 +410,14 @@ COMMANDS = {
     "configs/quickstart.py": True,
     "configs/supervised.py:mlp": True,
     "configs/probe.py": True,
+    "configs/embed.py": True,
     "configs/sweeps/table2.py": True,
     "configs/experiments/signal.py": True,
     "configs/theory.py": False,
     "configs/doctor.py": False,
     "configs/dynamics.py": False,
     "configs/report.py": False,
+    "configs/export.py": False,
     "configs/quickstart.py --config.task=views": False,
 }
 
@@ -435,7 +437,8 @@ def test_a_process_of_its_own_that_trains_starts_anew(
 def test_training_tasks_are_tasks_and_the_others_are_known():
     from ssl_jax.tasks.registry import TASKS
 
-    assert set(TASKS) - set(launch.TRAINING) == {"views", "theory", "doctor", "dynamics", "report"}
+    others = {"views", "theory", "doctor", "dynamics", "report", "compare", "export"}
+    assert set(TASKS) - set(launch.TRAINING) == others
     assert set(launch.TRAINING) <= set(TASKS)
 
 

@@ -16,10 +16,10 @@ def random_cadence(rng):
 
 class Recorder:
     """Hooks that write down what they are called with; `stop_at`: the step at which a signal has
-    arrived.
+    arrived; `give_up_at`: the step whose evaluation it arrives in.
     """
 
-    def __init__(self, stop_at=None):
+    def __init__(self, stop_at=None, give_up_at=None):
         self.rows, self.saved, self.evaluated, self.reached, self.asked, self.tracked = (
             [],
             [],
@@ -28,7 +28,8 @@ class Recorder:
             [],
             [],
         )
-        self.stop_at = stop_at
+        self.stop_at, self.give_up_at = stop_at, give_up_at
+        self.owed = None
 
     def hooks(self):
         return Hooks(
@@ -38,6 +39,7 @@ class Recorder:
             self.save,
             self.stop,
             self.progress,
+            self.postpone,
             track=self.track,
         )
 
@@ -46,7 +48,11 @@ class Recorder:
 
     def evaluate(self, state, step):
         self.evaluated.append(step)
-        return {"accuracy": step / 100}
+        return None if step == self.give_up_at else {"accuracy": step / 100}
+
+    def postpone(self, state, step, row):
+        assert state["step"] == step == row["step"] and not self.owed
+        self.owed = row
 
     def save(self, state, step, row):
         assert state["step"] == step == row["step"]
@@ -64,7 +70,14 @@ class Recorder:
         self.reached = step
 
     def train(
-        self, loss=float, start=0, cadence=CADENCE, size=1, seconds=0.0, grown=lambda step: 1.0
+        self,
+        loss=float,
+        start=0,
+        cadence=CADENCE,
+        size=1,
+        seconds=0.0,
+        grown=lambda step: 1.0,
+        owed=None,
     ):
         """The loop from `start`, where step n has loss `loss(n)` and leaves the weight `grown(n)`
         behind.
@@ -91,6 +104,7 @@ class Recorder:
             batch_size=8,
             seconds_before=seconds,
             hooks=self.hooks(),
+            owed=owed,
         )
 
 
@@ -181,6 +195,52 @@ def test_a_signal_saves_at_once_and_stops():
     assert [row["step"] for row in going_on.rows] == [6, 8, 10, 12] and going_on.rows[0][
         "loss"
     ] == 5.0
+
+
+TIMES = ("seconds", "images_per_second")
+
+
+def without_times(rows):
+    return [{name: row[name] for name in row if name not in TIMES} for row in rows]
+
+
+@pytest.mark.parametrize("step", [6, 12])
+@pytest.mark.parametrize("within", [True, False], ids=["within", "before"])
+def test_an_evaluation_that_is_given_up_is_made_by_the_next_start(step, within):
+    """The signal arrives within it, or in the step before. The rows are those of one start."""
+    first = Recorder(give_up_at=step) if within else Recorder(stop_at=step)
+    _, reached = first.train()
+    assert reached == step and first.evaluated == [6, 12][: step // 6 - (not within)]
+    assert first.rows[-1]["step"] == step - 2 and step not in first.saved
+    assert first.owed["step"] == step and first.owed["loss"] == step - 1.5
+    going_on, whole = Recorder(), Recorder()
+    going_on.train(start=step, owed=first.owed, seconds=100.0)
+    whole.train()
+    assert without_times(first.rows + going_on.rows) == without_times(whole.rows)
+    assert going_on.rows[0]["seconds"] == first.owed["seconds"]
+    assert going_on.evaluated == [n for n in (6, 12) if n >= step] and going_on.saved[0] == step
+    assert not going_on.owed and going_on.reached == 12
+
+
+def test_an_evaluation_may_be_given_up_again():
+    seen, owed = Recorder(give_up_at=6), {"step": 6, "loss": 4.5}
+    assert seen.train(start=6, owed=owed) == ({"step": 6, "weight": 0}, 6)
+    assert seen.owed == owed and not seen.rows and not seen.saved
+
+
+def test_an_evaluation_that_is_no_longer_due_is_left_out():
+    """`eval_every` may change from one start to the next."""
+    seen = Recorder()
+    seen.train(start=6, owed={"step": 6, "loss": 4.5}, cadence=CADENCE._replace(evaluate=12))
+    assert seen.rows[0] == {"step": 6, "loss": 4.5} and seen.evaluated == [12]
+    assert seen.saved == [6, 8, 12]
+
+
+def test_a_state_that_is_not_finite_is_neither_evaluated_nor_kept_for_it():
+    seen = Recorder(give_up_at=6)
+    with pytest.raises(UserError, match="^weight: not finite at step 6; .*optimizer.learning_rate"):
+        seen.train(grown=lambda step: float("nan") if step == 5 else 1.0)
+    assert not seen.owed and not seen.evaluated
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

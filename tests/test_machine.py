@@ -12,6 +12,7 @@ import pytest
 
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.machine import (
+    A_CORE,
     ADDRESS_SPACE,
     require_address,
     require_address_space,
@@ -45,14 +46,26 @@ def test_a_port_that_somebody_has():
     require_free_port(f"localhost:{port}")
 
 
-@pytest.mark.parametrize("limit, enough", [(800e6, False), (4e12, True), (None, True)])
-def test_address_space(limit, enough, monkeypatch):
+@pytest.mark.parametrize(
+    "limit, cores, enough",
+    [
+        (800e6, 2, False),
+        # where the quickstart ends on two cores, and where it does not; see ADDRESS_SPACE
+        (1331.2e6, 2, False),
+        (1433.6e6, 2, True),
+        (1433.6e6, 16, False),
+        (4e12, 64, True),
+        (None, 2, True),
+    ],
+)
+def test_address_space(limit, cores, enough, monkeypatch):
     found = resource.RLIM_INFINITY if limit is None else int(limit)
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (found, found))
     if enough:
-        return require_address_space()
-    with pytest.raises(UserError, match="ulimit -v: got 800 MB.*at least 1300 MB"):
-        require_address_space(ADDRESS_SPACE)
+        return require_address_space(cores)
+    needed = (ADDRESS_SPACE + cores * A_CORE) / 1e6
+    with pytest.raises(UserError, match=f"ulimit -v: got {limit / 1e6:.0f} MB.* {needed:.0f} MB"):
+        require_address_space(cores)
 
 
 START = f"{shlex.quote(sys.executable)} launch.py --config configs/quickstart.py --workdir"

@@ -109,6 +109,8 @@ LACKS = {
     "without a word": lambda: refuse(MemoryError()),
     "of NumPy": lambda: np.zeros(2**59, np.float64),
     "of the system": lambda: refuse(OSError(errno.ENOMEM, "Cannot allocate memory")),
+    "for a library": lambda: refuse(ImportError("x.so: failed to map segment from shared object")),
+    "for a thread": lambda: refuse(RuntimeError("can't start new thread")),
     "of XLA on a CPU": lambda: jax.device_put(0.0) + jax.numpy.zeros((2**30, 2**24), np.uint8),
 }
 
@@ -124,7 +126,14 @@ def test_a_lack_of_memory_is_one_line_with_the_fields_that_help(lack):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("RESOURCE_EXHAUSTED"), OSError(errno.ENOSPC, "full"), KeyError("x")]
+    "error",
+    [
+        ValueError("RESOURCE_EXHAUSTED"),
+        OSError(errno.ENOSPC, "full"),
+        KeyError("x"),
+        ImportError("No module named 'x'"),
+        RuntimeError("dictionary changed size"),
+    ],
 )
 def test_other_errors_stay(error):
     with pytest.raises(type(error)) as caught, memory.reporting_out_of_memory({}):

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from commands import ROOT, TINY
 
-from ssl_jax import launch
 from ssl_jax.builders import defaults
 from ssl_jax.builders.configurations import find_config
+from ssl_jax.builders.fields import read_config
 from ssl_jax.errors import UserError
 from ssl_jax.workdir.directory import read_json
 
@@ -40,7 +40,7 @@ def test_a_packaged_configuration_by_its_name(name):
 
 
 def test_a_name_with_an_argument():
-    assert launch.read_config("cifar10_small:simsiam").method == "simsiam"
+    assert read_config("cifar10_small:simsiam").method == "simsiam"
 
 
 def test_a_path_as_typed_comes_first():
@@ -87,7 +87,7 @@ def test_a_configuration_of_ones_own_builds_on_the_packaged_ones(text, taken, mo
             monkeypatch.delitem(sys.modules, name, raising=False)
     before = {name: sys.modules[name] for name in sys.modules if name.split(".")[0] == "configs"}
     Path("mine.py").write_text(text)
-    assert launch.read_config("mine.py").task in ("pretrain", "sweep")
+    assert read_config("mine.py").task in ("pretrain", "sweep")
     after = {name: sys.modules[name] for name in sys.modules if name.split(".")[0] == "configs"}
     assert after == before and (not taken or after["configs"] is theirs)
 

@@ -50,6 +50,7 @@ def test_from_command_to_files(finished, monkeypatch):
     directory, config = finished
     assert {p.name for p in directory.iterdir()} == {
         "config.json",
+        "provenance.json",
         "cells",
         "result.json",
         "table.md",

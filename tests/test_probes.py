@@ -10,7 +10,8 @@ import pytest
 from jax.tree_util import Partial
 
 from ssl_jax.errors import UserError
-from ssl_jax.probes import features, knn, linear
+from ssl_jax.probes import features, knn, label_free, linear
+from ssl_jax.runtime import stops
 
 
 def images(count: int) -> np.ndarray:
@@ -27,6 +28,40 @@ def test_extract_does_not_depend_on_the_padding(count, batch_size):
     found = features.extract(Partial(channel_means, jnp.float32(0.5)), image, batch_size)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, 0.5 * image.mean(axis=(1, 2)), rtol=1e-6)
+
+
+def many_queries():
+    x = np.random.default_rng(0).normal(size=(600, 3))
+    return knn.knn_accuracy(x, np.arange(600) % 2, x, np.arange(600) % 2, num_classes=2, k=3)
+
+
+def all_measures():
+    x = np.random.default_rng(0).normal(size=(40, 2, 12))
+    return label_free.measure_views(x, x)
+
+
+# Work of an evaluation, and how many parts it has: a stop is obeyed before each.
+PARTS = {
+    "features": (lambda: features.extract(Partial(channel_means, 1.0), images(10), 4), 3),
+    "nearest neighbours": (many_queries, 3),
+    "measures": (all_measures, 2),
+}
+
+
+@pytest.mark.parametrize("work, parts", PARTS.values(), ids=PARTS)
+def test_a_stop_is_asked_for_before_every_part(work, parts, monkeypatch):
+    asked = []
+
+    def check():
+        asked.append(1)
+        if len(asked) > parts:
+            raise stops.Stopped
+
+    monkeypatch.setattr(stops, "check", check)
+    work()
+    assert len(asked) == parts
+    with pytest.raises(stops.Stopped):
+        work()
 
 
 def test_extract_compiles_one_program_for_all_batches_and_all_variables():

@@ -52,7 +52,7 @@ def test_a_configuration_runs_its_own_task(path, ran):
                 assert str(error).startswith(
                     f"task: got {name!r} in a configuration of another task; takes "
                 )
-    alike = [{"pretrain", "views"}, {"dynamics", "report"}]
+    alike = [{"pretrain", "views"}, {"dynamics", "report", "compare"}]
     assert set(took) == next((names for names in alike if own in names), {own})
     assert ran == [(name, config, "W", never) for name in took]
 
@@ -91,7 +91,7 @@ def test_only_some_tasks_run_in_several_processes(ran, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(registry, "any_process", bool)  # the other one has nothing to say
     for name, task in registry.TASKS.items():
-        config = ConfigDict({"task": name, task.needs: {}})
+        config = ConfigDict({"task": name} | dict.fromkeys(task.needs.split(), {}))
         if name in ("pretrain", "supervised", "probe", "views"):
             registry.run_task(config, "W", never)
         else:

@@ -116,6 +116,7 @@ FREE = [
     "log_every",
     "eval_every",
     "checkpoint_every",
+    "tensorboard",
     "data.resident",
     "data.data_dir",
 ]

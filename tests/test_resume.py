@@ -3,7 +3,9 @@
 import random
 import signal
 import time
+from importlib.util import find_spec
 
+import event_reader
 import numpy as np
 import pytest
 from commands import TINY, finish_command, last_parameters, start_command
@@ -13,7 +15,9 @@ from ssl_jax.workdir.dynamics_npz import read_dynamics
 from ssl_jax.workdir.metrics_csv import read_rows
 
 pytestmark = pytest.mark.slow
+EVENTS = find_spec("tensorboardX") is not None
 FIELDS = [*TINY, "--config.epochs=15", "--config.dynamics.every=3"]
+FIELDS += [f"--config.tensorboard={EVENTS}"]
 STEPS = 60
 TIMES = ("seconds", "images_per_second")
 
@@ -32,6 +36,17 @@ def assert_same_dynamics(workdir, unbroken):
     assert found.keys() == expected.keys()
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def assert_same_events(workdir, unbroken):
+    """The event file has metrics.csv's rows; those of both runs agree, but for the times."""
+    if not EVENTS:
+        return
+    found, expected = (event_reader.scalars(path) for path in (workdir, unbroken))
+    for path, events in ((workdir, found), (unbroken, expected)):
+        assert event_reader.as_text(events) == event_reader.spelled(path / "metrics.csv")
+    for (step, row), (other, wanted) in zip(found, expected, strict=True):
+        assert step == other and row | dict.fromkeys(TIMES) == wanted | dict.fromkeys(TIMES)
 
 
 def wait_for(process, workdir, step):
@@ -70,6 +85,7 @@ def test_killed_again_and_again(tmp_path, unbroken):
     for row, other in zip(rows, expected, strict=True):
         np.testing.assert_equal(row | dict.fromkeys(TIMES), other | dict.fromkeys(TIMES))
     assert_same_dynamics(tmp_path, unbroken)
+    assert_same_events(tmp_path, unbroken)
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds)
 

@@ -71,6 +71,7 @@ def test_from_command_to_files(name, tmp_path, capsys, monkeypatch):
     run_experiment(config, str(tmp_path), lambda: False)
     assert {path.name for path in tmp_path.iterdir()} == {
         "config.json",
+        "provenance.json",
         "cells",
         "result.json",
         "table.md",

@@ -20,10 +20,12 @@ from ssl_jax.data.splits import (
     held_out_rows,
     hold_out,
     is_mixed,
+    keep_labelled,
     reduce_training,
     warn_of_empty,
 )
 from ssl_jax.data.tfds import open_prepared
+from ssl_jax.errors import UserError
 
 REAL = Path(os.environ.get("SSL_JAX_TFDS_DIR", "not given"))
 
@@ -213,3 +215,35 @@ def test_a_class_that_no_image_has_is_named_once(capsys):
     ]
     warn_of_empty(counted(np.tile([0, 1], 10), num_classes=2))
     assert not capsys.readouterr().err
+
+
+# --- The share of the images that keeps its labels ------------------------------------------------
+
+
+def labelled(counts, seed=0):
+    label = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    label = np.random.default_rng(seed).permutation(label)
+    image = np.arange(len(label), dtype=np.uint8)[:, None, None, None]
+    return Split(image, label)
+
+
+def test_a_share_of_the_labels_is_that_share_of_every_class():
+    train = labelled((100, 60, 40))
+    kept = keep_labelled(train, 0.1, seed=3)
+    assert np.bincount(kept.label).tolist() == [10, 6, 4]
+    # each label is that of its own image
+    np.testing.assert_array_equal(train.label[kept.image[:, 0, 0, 0]], kept.label)
+    again, other = keep_labelled(train, 0.1, seed=3), keep_labelled(train, 0.1, seed=4)
+    np.testing.assert_array_equal(again.image, kept.image)
+    assert not np.array_equal(other.image, kept.image)
+    more = keep_labelled(train, 0.5, seed=3)
+    assert set(kept.image.ravel()) < set(more.image.ravel())
+    assert keep_labelled(train, 1.0, seed=3) is train
+
+
+def test_a_share_that_leaves_a_class_without_an_example_is_refused():
+    train = labelled((197, 3))
+    line = r"data.labelled_share: got 0.1, 20 of 200 training images, which leaves none of class 1"
+    with pytest.raises(UserError, match=f"^{line}; takes at least 0.333, one example of each"):
+        keep_labelled(train, 0.1, seed=0)
+    assert np.bincount(keep_labelled(train, 0.334, seed=0).label).min() == 1

@@ -90,6 +90,51 @@ def test_what_goes_wrong_while_it_saves_is_not_hidden(own):
     assert not own.raised and own.phase is Phase.RAISING
 
 
+def test_an_evaluation_is_given_up_between_its_parts(own, capfd):
+    reached = []
+
+    def work():
+        own.check()
+        own.arrive(signal.SIGTERM, 10.0)
+        own.handle(signal.SIGTERM)  # nothing is raised in the middle of a part
+        reached.append("the end of the part")
+        own.check()
+        reached.append("the next part")
+
+    with pytest.raises(Stopped), own.saving_first() as begin:
+        begin()
+        assert own.unless_stopped(work) is None and reached == ["the end of the part"]
+        assert own.phase is Phase.SAVING and not own.raised
+        assert own.end_late(1e9) is None, "however long saving takes"
+        assert lines(capfd) == ["stopped by SIGTERM: stopping as soon as this step is saved"]
+        own.check()  # while it saves
+        assert own.unless_stopped(work) is None and len(reached) == 1
+
+
+def test_an_evaluation_without_a_stop(own):
+    with own.saving_first() as begin:
+        begin()
+        assert own.unless_stopped(lambda: own.check() or 5) == 5
+        with pytest.raises(ZeroDivisionError):
+            own.unless_stopped(lambda: 1 // 0)
+        assert own.phase is Phase.SAVING
+
+
+def test_an_evaluation_that_had_ended_before_the_signal_was_seen(own):
+    with pytest.raises(Stopped), own.saving_first() as begin:
+        begin()
+        assert own.unless_stopped(lambda: own.handle(signal.SIGTERM) or 5) == 5
+
+
+def test_outside_the_loop_nothing_is_given_up_but_the_process(own):
+    """An evaluation that a start goes on with: all is saved already."""
+    reached = []
+    with pytest.raises(Stopped), own.saving_first():
+        own.unless_stopped(lambda: own.handle(signal.SIGTERM) or reached.append(1))
+    assert own.raised and not reached
+    own.check()
+
+
 def test_without_a_stop_nothing_happens(own, capfd):
     with own.saving_first() as begin:
         begin()
@@ -97,7 +142,7 @@ def test_without_a_stop_nothing_happens(own, capfd):
     assert own.phase is Phase.RAISING and not own.raised and not lines(capfd)
 
 
-@pytest.mark.parametrize("phase", [Phase.RAISING, Phase.SAVING])
+@pytest.mark.parametrize("phase", [Phase.RAISING, Phase.SAVING, Phase.GIVING_UP])
 def test_a_second_signal_ends_at_once(own, phase, capfd):
     own.phase = phase
     own.arrive(signal.SIGINT, 10.0)

@@ -4,13 +4,18 @@ door.
 
 import json
 import shutil
+import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import chex
+import event_reader
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import last_parameters
+from PIL import Image
 from tiny import Flat, make_batch
 
 from configs import supervised as configuration
@@ -24,10 +29,11 @@ from ssl_jax.errors import UserError
 from ssl_jax.losses import cross_entropy
 from ssl_jax.models import make_classifier
 from ssl_jax.optim import make_optimizer
+from ssl_jax.runtime import stops
 from ssl_jax.tasks import registry, supervised
 from ssl_jax.train import parallel
 from ssl_jax.train.supervised import init_supervised, make_supervised_step
-from ssl_jax.workdir import metrics_csv
+from ssl_jax.workdir import checkpoints, metrics_csv
 
 ROOT = Path(__file__).parent.parent
 KEY, CLASSES = jax.random.key(7), 3
@@ -223,6 +229,7 @@ def test_random_labels_are_drawn_anew_in_the_share_asked_for():
 
 # --- Whole runs -----------------------------------------------------------------------------------
 
+EVENTS = find_spec("tensorboardX") is not None
 TINY = {
     "data.name": "digits",
     "data.train_size": 160,
@@ -262,7 +269,7 @@ def train(out: Path, stop_after: int | None = None, **changes) -> dict | None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "mlp"
-    return out, train(out)
+    return out, train(out, tensorboard=EVENTS)
 
 
 def test_result_names_each_accuracy(finished):
@@ -290,6 +297,22 @@ def test_result_names_each_accuracy(finished):
     assert result["test_accuracy"] > 0.15, "nothing was learned"
 
 
+@pytest.mark.skipif(not EVENTS, reason="tensorboardX is not installed")
+def test_the_event_file_has_the_numbers_of_metrics_csv(finished):
+    out, _ = finished
+    found = event_reader.scalars(out)
+    assert event_reader.as_text(found) == event_reader.spelled(out / "metrics.csv")
+    assert [step for step, _ in found] == list(range(1, 9))
+    values = [value for event in event_reader.read_events(out) for value in event.summary.value]
+    images = {value.tag: value.image for value in values if value.HasField("image")}
+    assert set(images) == {"figures/opposing", "figures/training"}
+    for tag, image in images.items():
+        picture = (out / f"{tag}.png").read_bytes()
+        assert image.encoded_image_string == picture
+        with Image.open(out / f"{tag}.png") as drawn:
+            assert (image.width, image.height) == drawn.size
+
+
 def test_the_ten_best_epochs_are_ten():
     rows = [
         {"test_accuracy": n / 100, "validation_accuracy": -n / 100, "epoch": n}
@@ -309,12 +332,70 @@ def test_the_ten_best_epochs_are_ten():
     assert summary["test_accuracy"] == 0.15
 
 
-def test_a_stopped_run_ends_as_one_that_never_stopped(finished, tmp_path):
-    out, result = finished
-    assert train(tmp_path / "run", stop_after=3) is None
-    again = train(tmp_path / "run")
+@pytest.fixture
+def own_stops():
+    """The stops of this process, which are as they were afterwards."""
+    own = stops.unless_stopped.__self__
+    before = dict(vars(own))
+    yield own
+    vars(own).update(before)
+
+
+def test_a_run_that_is_stopped_in_an_evaluation_ends_as_one_that_never_stopped(
+    finished, tmp_path, monkeypatch, own_stops
+):
+    """The evaluation after step 4 is given up, and made again by the next start."""
+    whole, result = finished
+    taken, extract = [], supervised.extract
+
+    def interrupted_extract(*arguments):
+        taken.append(arguments)
+        if len(taken) == 4:  # of two in an evaluation
+            own_stops.handle(signal.SIGTERM)
+        return extract(*arguments)  # asks before its first batch
+
+    monkeypatch.setattr(supervised, "extract", interrupted_extract)
+    out = tmp_path / "run"
+    before = dict(vars(own_stops))
+    with pytest.raises(stops.Stopped):
+        train(out)
+    assert not (out / "result.json").exists() and len(taken) == 4
+    assert [row["step"] for row in metrics_csv.read_rows(out / "metrics.csv")] == [1, 2, 3]
+    assert checkpoints.steps_in(out / "checkpoints") == [2, 4]
+    assert checkpoints.read_notes(out / "checkpoints", 4)["owed"]["step"] == 4
+    with pytest.raises(checkpoints.NoMetricError):  # the first one was evaluated, not this one
+        shutil.copytree(out / "checkpoints" / "4", tmp_path / "alone" / "4")
+        checkpoints.best_step(tmp_path / "alone", supervised.VALIDATION)
+
+    vars(own_stops).update(before)
+    again = train(out, stop_after=1)  # after the evaluation, which a call follows
+    assert again is None and len(taken) == 6
+    assert "owed" not in checkpoints.read_notes(out / "checkpoints", 4)
+    row = metrics_csv.read_rows(out / "metrics.csv")[3]
+    kept = json.loads((out / "checkpoints" / "4" / "metrics" / "metrics").read_text())
+    assert metrics_csv.as_written(kept) | row == row
+    again = train(out)
     same = ("test_accuracy", "best_validation_accuracy", "loss", "opposing_ratio", "steps")
     assert {name: again[name] for name in same} == {name: result[name] for name in same}
+    rows, wanted = (metrics_csv.read_rows(path / "metrics.csv") for path in (out, whole))
+    times = dict.fromkeys(("seconds", "images_per_second"))
+    for one, other in zip(rows, wanted, strict=True):
+        np.testing.assert_equal(one | times, other | times)
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+    ends = [last_parameters(path) for path in (out, whole)]
+    assert ends[0].keys() == ends[1].keys() and len(ends[0]) > 5
+    assert all(ends[0][name].tobytes() == ends[1][name].tobytes() for name in ends[0])
+
+
+def test_a_run_that_is_stopped_in_its_last_evaluation_has_not_finished(tmp_path, monkeypatch):
+    def stopped(run, state, batches, *, cadence, hooks, **rest):
+        hooks.postpone(state, cadence.total, {"step": cadence.total, "loss": 1.0})
+        return state, cadence.total
+
+    monkeypatch.setattr(supervised.training, "train_loop", stopped)
+    assert train(tmp_path) is None
+    notes = checkpoints.read_notes(tmp_path / "checkpoints", 8)
+    assert notes["owed"] == {"step": 8, "loss": 1.0}
 
 
 # A rate at which nothing is learned any more after the first epochs, so that both rules have
@@ -436,7 +517,9 @@ MISTAKES = {
     "plateau.factor=1": ["plateau.factor", "1.0"],
     "plateau.patience=2 data.validation_size=0": ["plateau.patience", "data.validation_size"],
     "stopping.patience=2 data.validation_size=0": ["stopping.patience", "data.validation_size"],
-    "weights=/no/where.safetensors": ["weights", "/no/where.safetensors", "no file"],
+    "weights=/no/where.safetensors": ["weights", "/no/where.safetensors", "where nothing is"],
+    "weights_step=last": ["weights_step", "'last'", "a number, newest or best"],
+    "data.labelled_share=0.005": ["data.labelled_share", "0.005", "5 of 1097", "10 classes"],
     "optimizer.name=adamm": ["optimizer.name", "did you mean 'adam'"],
     "optimizer.options.rho=0.5": ["optimizer.rho", "no option of adam", "b1, b2, eps"],
     "optimizer.options.b1=1.5": ["optimizer.b1", "1.5", "[0, 1)"],

@@ -18,11 +18,12 @@ from configs import cifar10, cifar10_small, quickstart
 from configs.sweeps.cells import TABLES, sweep_config
 from ssl_jax import launch
 from ssl_jax.builders import pretraining
+from ssl_jax.builders.fields import flat
 from ssl_jax.errors import UserError
 from ssl_jax.reports.replication.published import PUBLISHED
 from ssl_jax.runtime import lease
 from ssl_jax.runtime.stops import Stopped
-from ssl_jax.sweeps import jobs
+from ssl_jax.sweeps import tables
 from ssl_jax.tasks import sweep
 from ssl_jax.workdir.directory import flatten, open_workdir, write_json
 from ssl_jax.workdir.lock import locked
@@ -42,7 +43,7 @@ TINY = """
 def config_of(name: str, scale: str, cell: str) -> ConfigDict:
     config = runpy.run_path(str(ROOT / f"configs/sweeps/{name}.py"))["get_config"]()
     config.scale = scale
-    return jobs.cell_config(config, cell, 0)
+    return tables.cell_config(config, cell)
 
 
 def test_published_numbers():
@@ -62,10 +63,10 @@ def test_published_numbers():
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_cell_can_be_built(name):
-    for scale in jobs.SCALES:
+    for scale in tables.SCALES:
         for cell in TABLES[name]:
             config = config_of(name, scale, cell.name)
-            assert set(launch.flat(config)) == set(launch.flat(cifar10.get_config()))
+            assert set(flat(config)) == set(flat(cifar10.get_config()))
             parts = pretraining.build(config, 1000, 10, None)
             assert (parts.tau is None) == ("simsiam" in cell.name or "noema" in cell.name)
             assert config.predictor.symmetric == ("_sym" in cell.name)
@@ -221,9 +222,9 @@ def test_store_has_what_reproduces_a_cell(config, tmp_path):
     assert "data_dir" not in stored["config"]["data"] and str(tmp_path) not in json.dumps(stored)
     config.data_dir = ""
     single = launch.parse_flags(stored["command"].split()[1:])["config"].value
-    assert flatten(json.loads(single.to_json())) == flatten(
-        json.loads(jobs.cell_config(config, "simsiam_sym", 1).to_json())
-    )
+    cell = tables.cell_config(config, "simsiam_sym")
+    cell.seed = 1
+    assert flatten(json.loads(single.to_json())) == flatten(json.loads(cell.to_json()))
 
 
 def test_finished_cell_without_its_file_gets_it(config, tmp_path):
@@ -257,7 +258,7 @@ def test_broken_cells_stop_no_other(config, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     line = "failed: byol_sym seed 0: loss: became nan at step 7"
     assert lines.count(line) == 2 and lines.index(line) < lines.index(
-        "--- table1, mini: byol seed 0 ---"
+        "--- table1 at scale mini: byol seed 0 ---"
     )
     assert lines[-5:-1] == sorted(lines[-5:-1], key=lines.index) and line in lines[-5:-1]
     assert lines[-1].endswith("4 of 8 cells done, 4 failed")
@@ -290,7 +291,9 @@ def test_time_is_over(config, tmp_path, capsys):
     """The cell at work is left unfinished, the next start goes on with it."""
     config.minutes = 1e-9
     pretend = Pretend()
-    run(config, tmp_path / "w", pretend)
+    with pytest.raises(SystemExit) as stopped:
+        run(config, tmp_path / "w", pretend)
+    assert stopped.value.code == 75
     assert not pretend.ran and "stopped with 0 of 8" in capsys.readouterr().out
     config.minutes = 0.0
     run(config, tmp_path / "w", pretend, interrupted=lambda: len(pretend.ran) == 3)
@@ -464,7 +467,7 @@ OTHER = {
     "eval_every": 2,
     "checkpoint_every": 2,
 }
-OTHER |= {"data.resident": "no", "dynamics.every": 3}
+OTHER |= {"data.resident": "no", "dynamics.every": 3, "tensorboard": True}
 
 
 def test_starts_may_differ_in_what_any_run_may_but_in_no_probe(config, tmp_path):

@@ -98,7 +98,7 @@ def test_what_a_continued_run_may_change(tmp_path, free):
 # one list.
 EVERYWHERE = (
     "data.data_dir data.resident devices steps_per_call log_every eval_every checkpoint_every "
-    "dynamics.every"
+    "dynamics.every tensorboard"
 )
 ELSEWHERE = "data_dir together workers"  # fields of a sweep, and of experiments
 

@@ -1,7 +1,6 @@
 """Check a configuration before any long work."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 
@@ -13,8 +12,10 @@ from ssl_jax.losses import LOSSES, OBJECTIVES, REGULARISERS
 from ssl_jax.models.encoders import ENCODERS
 from ssl_jax.predictors import KINDS, options_of
 from ssl_jax.probes.label_free import RANKINGS, Ranking
+from ssl_jax.reports import embedding_map
 from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config
+from ssl_jax.workdir import embeddings, event_file
 from ssl_jax.workdir.directory import flatten
 
 # Smallest and largest value of each number that no part of the run checks itself.
@@ -58,9 +59,17 @@ PROBE_RANGES: dict[str, tuple[float, float]] = {
     "probe.few_labels": (0, math.inf),
     "probe.few_label_draws": (1, math.inf),
 }
+# Of a set that is not the run's own, and of the map of its pictures.
+OTHER_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "data.train_size": (0, math.inf),
+    "data.test_share": (0, 0.9),
+    "map_images": (2, 20_000),
+}
 SUPERVISED_RANGES: dict[str, tuple[float, float]] = {
     "data.validation_size": (0, math.inf),
     "data.random_labels": (0, 1),
+    "data.labelled_share": (1e-12, 1),
     "augment.consistency": (0, math.inf),
     "plateau.patience": (0, math.inf),
     "plateau.factor": (1e-12, 1 - 1e-12),
@@ -72,6 +81,8 @@ SUPERVISED_RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+FORMS = ("parquet", *embeddings.WRITERS)  # what `format` takes
+MAPS = (*embedding_map.KINDS, "none")  # what `map` takes
 BEST = ("auto", *RANKINGS)  # what `probe.best` takes
 
 # What plateau and early stopping can watch, and which way is better.
@@ -84,6 +95,8 @@ def check_supervised(config: Config) -> None:
     It may be out of range, or in conflict with another field. Nothing is loaded.
     """
     check_ranges(config, RANGES | SUPERVISED_RANGES)
+    if config.tensorboard:
+        event_file.require_package()
     if config.loss not in LOSSES:
         raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, LOSSES)}")
     for section in ("plateau", "stopping"):
@@ -95,10 +108,6 @@ def check_supervised(config: Config) -> None:
                 f"{section}.patience: got {patience}, which watches held-out training images: "
                 f"set data.validation_size, which is 0, or {section}.watch=loss"
             )
-    if config.weights and not Path(config.weights).is_file():
-        raise UserError(
-            f"weights: got {config.weights}, which is no file; takes a file of timm's weights"
-        )
 
 
 def check_counts(config: Config) -> None:
@@ -107,6 +116,8 @@ def check_counts(config: Config) -> None:
     Nothing is loaded.
     """
     check_ranges(config, RANGES | {f"regularisers.{name}": (0, math.inf) for name in REGULARISERS})
+    if config.tensorboard:
+        event_file.require_package()
     if config.loss not in OBJECTIVES:
         raise UserError(f"loss: got {config.loss!r}, {nearest(config.loss, OBJECTIVES)}")
     if config.predictor.symmetric and "symmetric" not in options_of(config.predictor.kind):
@@ -129,6 +140,22 @@ def check_probe(config: Config) -> None:
     if best not in BEST:
         raise UserError(f"probe.best: got {best!r}, {nearest(best, BEST)}")
     check_ranges(config, PROBE_RANGES)
+
+
+def check_embed(config: Config) -> tuple[str, ...]:
+    """Return the forms that `format` names, "parquet" first; UserError for a field that is wrong.
+
+    Nothing is loaded.
+    """
+    check_ranges(config, OTHER_RANGES)
+    forms = [word.strip() for word in config.format.split(",")]
+    for word in forms:
+        if word not in FORMS:
+            raise UserError(f"format: got {word!r}, {nearest(word, FORMS)}")
+    if config.map not in MAPS:
+        raise UserError(f"map: got {config.map!r}, {nearest(config.map, MAPS)}")
+    embedding_map.check_kind(config.map)
+    return tuple(dict.fromkeys(["parquet", *forms]))
 
 
 def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None:

@@ -45,6 +45,8 @@ def default_config() -> Config:
     config.log_every = 50  # steps
     config.eval_every = 5  # epochs; 0: only at the end
     config.checkpoint_every = 5  # epochs; 0: only at the end
+    config.tensorboard = False  # whether an event file has the rows of metrics.csv, too
+    add_weights(config)
 
     config.dynamics = ConfigDict()
     config.dynamics.every = 0  # steps between the records of dynamics.npz; 0: none are made
@@ -140,6 +142,14 @@ def default_config() -> Config:
     return config
 
 
+def add_weights(config: Config) -> None:
+    """Add the fields of what a run starts from, which every task that trains has."""
+    # "": drawn from the seed; or a file of an encoder's weights (safetensors, or a state dict of
+    # PyTorch), an exported folder, or the work directory of a run that trains
+    config.weights = ""
+    config.weights_step = "newest"  # of a work directory: newest | best | the number of a step
+
+
 def add_data(config: Config) -> None:
     """Add the fields of `data` that every task which trains has."""
     config.data = ConfigDict()
@@ -163,6 +173,21 @@ def add_data(config: Config) -> None:
     config.data.damaged = "error"  # error | skip: what is done about pictures that do not decode
     # auto | yes | no (images on the device, or streamed to it) | encoded (decoded while training)
     config.data.resident = "auto"
+
+
+def add_other_data(config: Config) -> None:
+    """Add the fields of `data` that name another set than a run was trained on."""
+    config.data = ConfigDict()
+    # folder | parquet | tar | digits | cifar10, ..., as pretraining takes it; "": the run's own set
+    config.data.name = ""
+    # where it is, as pretraining takes it; "": where the run had its own, or where TFDS keeps sets
+    config.data.data_dir = ""
+    # of a set that is named; pretraining says what they mean
+    config.data.train_size = 0
+    config.data.labels = "auto"
+    config.data.test_share = 0.1
+    config.data.test_split = ""
+    config.data.damaged = "error"
 
 
 def add_optimizer(config: Config) -> None:
@@ -248,14 +273,17 @@ def default_supervised() -> Config:
     config.log_every = 50  # steps
     config.eval_every = 1  # epochs
     config.checkpoint_every = 5  # epochs; 0: only at the end
+    config.tensorboard = False  # whether an event file has the rows of metrics.csv, too
     config.loss = "softmax"  # softmax | squared | hinge
-    # file of timm's weights to start from (safetensors, or a state dict), "": none
-    config.weights = ""
+    add_weights(config)
     # of a cyclical schedule: an ensemble of the networks at the ends of its cycles
     config.snapshots = False
 
     add_data(config)
     config.data.validation_size = 5000  # so many of them are held out; 0: none
+    # share of the training images that is trained on, drawn by seed and by class; the others are
+    # left out, as if nobody had labelled them
+    config.data.labelled_share = 1.0
     config.data.random_labels = 0.0  # share of the training labels that is drawn anew, uniformly
 
     config.encoder = ConfigDict()
@@ -321,10 +349,38 @@ def default_probe() -> Config:
     config: Config = ConfigDict()
     config.task = "probe"
     config.checkpoint = ""  # the work directory of a pretraining run
-    config.step = -1  # which of its checkpoints; -1: the newest
+    config.step = "newest"  # which of its checkpoints: a number of steps | newest | best
     config.data_dir = ""  # where the run's data is now; "": where the run had it
+    # sets to probe on: data.name takes several with commas between them, and data.data_dir then
+    # one place for all, or as many
+    add_other_data(config)
     config.probe = default_config().probe
     config.probe.protocol = "both"
+    return config
+
+
+def default_export() -> Config:
+    """Return every field of the task that writes an encoder for other programs."""
+    config: Config = ConfigDict()
+    config.task = "export"
+    config.checkpoint = ""  # the work directory of a run, pretrained or supervised
+    config.step = "newest"  # which of its checkpoints: newest | best | the number of a step
+    config.license = ""  # identifier for the model card, such as apache-2.0; "": the card has none
+    return config
+
+
+def default_embed() -> Config:
+    """Return every field of the task that writes the features of pictures."""
+    config: Config = ConfigDict()
+    config.task = "embed"
+    config.checkpoint = ""  # the work directory of a run that pretrained, or trained on labels
+    config.step = "newest"  # which of its checkpoints: a number of steps | newest | best
+    add_other_data(config)
+    # what is written: parquet, which always is, and npz, csv; several with commas between them
+    config.format = "parquet"
+    config.map = "pca"  # pca | umap (takes umap-learn) | none: map.html
+    config.map_images = 2000  # most pictures on the map, drawn by the seed
+    config.seed = 0
     return config
 
 
@@ -333,6 +389,8 @@ TABLES: dict[str, Callable[[], Config]] = {
     "views": default_config,
     "supervised": default_supervised,
     "probe": default_probe,
+    "export": default_export,
+    "embed": default_embed,
 }
 
 

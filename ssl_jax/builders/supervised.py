@@ -1,7 +1,6 @@
 """Build the parts of a supervised run from a configuration."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -24,11 +23,10 @@ from ssl_jax.builders.optimizer import (
 from ssl_jax.builders.plan import Plan, make_plan
 from ssl_jax.builders.program import compile_once, fresh_key
 from ssl_jax.data.dataset import Description
-from ssl_jax.data.splits import check_held_out
+from ssl_jax.data.splits import check_held_out, labelled_count
 from ssl_jax.errors import UserError
-from ssl_jax.models import Classifier, call_order, load_weights, make_classifier
+from ssl_jax.models import Classifier, call_order, make_classifier
 from ssl_jax.optim import Optimizer, Schedule
-from ssl_jax.runtime.terminal import say
 from ssl_jax.train.supervised import SupervisedState, init_supervised
 from ssl_jax.types import Config
 
@@ -66,9 +64,20 @@ def prepare(
 
 
 def images_left(config: Config, data: Description) -> int:
-    """Return the number of training images that are not held out; UserError where none is left."""
+    """Return the number of images that are trained on; UserError where none is left.
+
+    They are those that are not held out, and of these the share whose labels are used.
+    """
     check_held_out(config.data.validation_size, data.train)
-    return data.train - config.data.validation_size
+    left, share = data.train - config.data.validation_size, config.data.labelled_share
+    count = labelled_count(left, share)
+    if share < 1 and count < data.num_classes:
+        raise UserError(
+            f"data.labelled_share: got {share:g}, {count} of {left} training images, takes at "
+            f"least {data.num_classes / left:.3g}, one example of each of the {data.num_classes} "
+            "classes"
+        )
+    return count
 
 
 def build_classifier(
@@ -133,6 +142,11 @@ def counts_evaluations(config: Config) -> bool:
     return bool(config.plateau.patience or config.stopping.patience)
 
 
+def fixed_fields(config: Config) -> tuple[str, ...]:
+    """Return the fields that decide what this run trains, though not what others do."""
+    return ("eval_every", "log_every") if counts_evaluations(config) else ()
+
+
 def earlier_defaults(config: Config) -> dict[str, Any]:
     """Return what an earlier start did whose configuration lacks a field: its default, but for one.
 
@@ -160,25 +174,6 @@ def make_init(parts: ClassifierParts, data: Description) -> Wrapped:
     return compile_once(lambda key: init_supervised(key, image, parts.classifier, parts.optimizer))
 
 
-def fresh_state(config: Config, parts: ClassifierParts, init: Wrapped) -> SupervisedState:
-    """Return the state at step 0, a function of the seed and of the file `config.weights`, if any.
-
-    Args:
-        config: configuration of the run.
-        parts: its parts.
-        init: the function of `make_init`.
-
-    Returns:
-        The state.
-
-    Raises:
-        UserError: the file does not fit the encoder.
-    """
-    state = init(fresh_key(config))
-    if not config.weights:
-        return state
-    params, stats, message = load_weights(
-        Path(config.weights), state.params, state.stats, config.encoder.name, "weights"
-    )
-    say(message)
-    return state._replace(params=params, stats=stats, opt_state=parts.optimizer.init(params))
+def fresh_state(config: Config, init: Wrapped) -> SupervisedState:
+    """Return the state at step 0, a function of the seed."""
+    return init(fresh_key(config))

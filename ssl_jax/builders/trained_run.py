@@ -6,6 +6,7 @@ type and a value that no run takes are one `UserError` with the file, the field,
 what it takes.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from jax.tree_util import Partial
 from ml_collections import ConfigDict
 
-from ssl_jax.augment.views import evaluation_view, make_normalise
+from ssl_jax.augment.views import Recipe, evaluation_view
 from ssl_jax.builders.checks import check_counts
 from ssl_jax.builders.data import describe_dataset
 from ssl_jax.builders.defaults import TABLES
@@ -29,7 +30,7 @@ from ssl_jax.probes.label_free import RANKINGS
 from ssl_jax.runtime.terminal import say
 from ssl_jax.text import SHOWN, printable, shortened, shown
 from ssl_jax.types import Config
-from ssl_jax.workdir import checkpoints
+from ssl_jax.workdir import checkpoints, provenance
 from ssl_jax.workdir.directory import LISTED, read_json
 from ssl_jax.workdir.schema import is_number, is_whole
 
@@ -87,6 +88,24 @@ def open_trained(source: Path, step: int | Literal["best"] = -1, task: str = "pr
     return Trained(source, config, found)
 
 
+def parents_of(trained: Trained) -> list[dict[str, Any]]:
+    """Return the provenance of what reads a checkpoint: the checkpoint."""
+    digest = checkpoints.digest_of(trained.folder, trained.step)
+    return [provenance.parent(trained.source, trained.step, digest)]
+
+
+def step_of(text: str, field: str = "step") -> int | Literal["best"]:
+    """Return the checkpoint that a user named, as `open_trained` takes it.
+
+    UserError for a text that is neither "newest", "best" nor a whole number.
+    """
+    if text in ("newest", "best"):
+        return -1 if text == "newest" else "best"
+    if not re.fullmatch(r"-1|[0-9]{1,18}", text):
+        raise UserError(f"{field}: got {shown(text)}, takes newest, best or the number of a step")
+    return int(text)
+
+
 def _best_step(config: Config, folder: Path) -> int:
     """Return the best step of a run by validation accuracy, or by what `probe.best` names.
 
@@ -128,6 +147,13 @@ def image_of(trained: Trained) -> tuple[int, int, int]:
     return height, width, channels
 
 
+def evaluation_recipe(config: Config) -> Recipe:
+    """Return the recipe of a run, whose size, mean and std its probes and its test see."""
+    if config.task == "supervised":
+        return Recipe(mean=config.augment.mean, std=config.augment.std)
+    return build_recipe(config)
+
+
 def load_encoder(trained: Trained, image: tuple[int, int, int]) -> Partial:
     """Return apply(images (B, H, W, C) uint8) -> features (B, F), as the run's probes have them.
 
@@ -141,13 +167,9 @@ def load_encoder(trained: Trained, image: tuple[int, int, int]) -> Partial:
     Raises:
         UserError: the checkpoint does not fit the run's configuration, or cannot be read.
     """
-    config = trained.config
     with found_in(trained.source / "config.json"):
-        encoder = build_encoder(config, None)
-        if config.task == "supervised":
-            view = make_normalise(config.augment.mean, config.augment.std)
-        else:
-            view = evaluation_view(build_recipe(config))
+        encoder = build_encoder(trained.config, None)
+        view = evaluation_view(evaluation_recipe(trained.config))
     height, width, channels = image
 
     def initialise() -> Any:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
+from PIL import Image
 
 from ssl_jax.data.cache import load_or_build, read, write_first
 from ssl_jax.data.encoded import EncodedImages, damage_of
-from ssl_jax.data.pictures import Header, read_header, read_pixels
+from ssl_jax.data.pictures import Header, read_header, read_image, read_pixels
 from ssl_jax.data.records import Options, Records
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.cache_directory import make_private
@@ -74,7 +75,7 @@ def decode_records(
 
     Args:
         records: of the split, at least one.
-        shape: (S, S, C) of every image.
+        shape: (H, W, C) of every image.
         options: fields of `data`; `fit` and `background` decide pixels.
         roots: cache directories, first choice first.
         place: name of the set and of the split, and the digest of what it is decoded from.
@@ -102,7 +103,7 @@ def decode_records(
     damaged = []
 
     def decode() -> Iterator[tuple[np.ndarray, int]]:
-        job = functools.partial(_decode_row, records.read, shape, options.fit, options.background)
+        job = functools.partial(decode_row, records.read, shape, options.fit, options.background)
         damaged.clear()
         with progress_bar(count, 0, "image", f"decoding {name} {split}") as bar:
             for row, (pixels, reason) in enumerate(in_order(job, count, roots)):
@@ -138,7 +139,7 @@ def keep_encoded(
     """
     name, _, digest = place
     colour = {"fit": options.fit, "background": options.background}
-    decode = functools.partial(read_pixels, channels=shape[2], image_size=shape[0], **colour)
+    decode = functools.partial(read_image, shape=shape, **colour)
     images = EncodedImages(records, decode, shape, f"{name} {digest} {colour}")
     damaged = [Damaged(row, records.names[row], why) for row, why in images.damaged(roots)]
     if len(damaged) == len(records.names):
@@ -193,13 +194,40 @@ def keep_list(damaged: Sequence[Damaged], digest: str, roots: Sequence[Path]) ->
     return write_first([root / f"damaged/{digest}.txt" for root in roots], text.encode())
 
 
-def _decode_row(
+def decode_row(
     read: Callable, shape: tuple[int, int, int], fit: str, background: tuple, row: int
 ) -> Row:
+    """Return the pixels of a record, or what is wrong with it; it can be pickled.
+
+    Args:
+        read: of `Records`.
+        shape, fit, background: as `pictures.read_image` takes them.
+        row: place of the record.
+
+    Returns:
+        The pixels (H, W, C) uint8 and None; or None and the reason why there are none.
+    """
     try:
-        return read_pixels(read(row), shape[2], shape[0], fit, background), None
+        return read_image(read(row), shape, fit, background), None
     except Exception as error:  # of the picture, its file, or the archive that it is in
         return None, damage_of(error)
+
+
+def small_row(read: Callable, size: int, background: tuple[int, int, int], row: int) -> np.ndarray:
+    """Return a whole picture in colour, made small; it can be pickled.
+
+    Args:
+        read: of `Records`.
+        size: most pixels of a side; a smaller picture stays as it is.
+        background: red, green and blue, 0..255, under transparent pixels.
+        row: place of the record.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    picture = Image.fromarray(read_pixels(read(row), 3, None, background=background))
+    picture.thumbnail((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(picture)
 
 
 def _read_damaged(roots: Sequence[Path], stem: str, source: str) -> list[Damaged]:

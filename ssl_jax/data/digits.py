@@ -22,6 +22,11 @@ def describe_digits(image_size: int | None) -> Description:
     return Description("digits", TRAIN, TEST, TRAIN, (side, side, 1), 10, tuple("0123456789"))
 
 
+def digits_version() -> str:
+    """Return what decides about the digits' pixels: the version of scikit-learn."""
+    return f"scikit-learn-{importlib.metadata.version('scikit-learn')}"
+
+
 def read_digits(cache_dir: str | None, image_size: int | None) -> Dataset:
     """Return the 1797 8x8 digits of scikit-learn.
 
@@ -42,7 +47,7 @@ def _cached_digits(split: str, count: int, side: int, cache_dir: str | None) -> 
     The cache saves the second that scikit-learn takes to import. Without a place for it the split
     is decoded each time.
     """
-    source = f"digits scikit-learn-{importlib.metadata.version('scikit-learn')} {side}x{side}"
+    source = f"digits {digits_version()} {side}x{side}"
     stem, shape = f"{source.replace(' ', '-')}/{split}", (count, side, side, 1)
     decode = functools.partial(_decode_digits, split, side)
     try:

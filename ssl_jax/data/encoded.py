@@ -32,6 +32,7 @@ from ssl_jax.data.cache import write_first
 from ssl_jax.data.order import batch_indices
 from ssl_jax.data.records import Records, part
 from ssl_jax.errors import UserError
+from ssl_jax.runtime import stops
 from ssl_jax.runtime.terminal import progress_bar
 
 Decode = Callable[[Any], np.ndarray]  # what `Records.read` returns -> (H, W, C) uint8
@@ -262,7 +263,7 @@ class Batches:
             flags.FLAGS.mark_as_parsed()
         _start_tracker()
         if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+            signal.pthread_sigmask(signal.SIG_BLOCK, stops.SIGNALS)
         threads = 1 if self._workers else processors()
         reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         dataset = grain.MapDataset.source(self._source).to_iter_dataset(reading)  # pyright: ignore
@@ -279,11 +280,6 @@ class Batches:
         """End Grain's processes and threads."""
         if self._elements is not None:
             self._elements.close()
-
-
-HELD_BACK = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
 
 
 def _start_tracker() -> None:
@@ -326,7 +322,7 @@ def _begin_worker(index: int, count: int) -> None:
         timer.daemon = True
         timer.start()
 
-    for number in HELD_BACK:
+    for number in stops.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # held back since the process began
         signal.signal(signal.SIGTERM, end_late)

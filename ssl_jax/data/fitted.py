@@ -1,7 +1,6 @@
 """Pictures in any form, as images in the shape that a network was trained on.
 
-They are decoded and fitted as the run's own were (`pictures.read_pixels`). Where its images are not
-square, the largest central part of their shape is resized, bilinear.
+They are decoded and fitted as the run's own were (`pictures.read_image`).
 """
 
 import os
@@ -9,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ssl_jax import files
-from ssl_jax.data.pictures import DamagedPicture, read_pixels
+from ssl_jax.data.pictures import DamagedPicture, read_image
 from ssl_jax.errors import UserError
 
 Picture = np.ndarray | Image.Image | str | os.PathLike
@@ -37,7 +36,7 @@ def fit_pictures(
             uint8, Pillow images, and paths of picture files, of mixed sizes.
         shape: height and width in pixels, and channels, of the images.
         chunk: how many are decoded at a time.
-        fit, background: as `pictures.read_pixels` takes them.
+        fit, background: as `pictures.read_image` takes them.
 
     Yields:
         (n, *shape) uint8, with n <= chunk.
@@ -68,8 +67,6 @@ def _fit_one(
     background: tuple[int, int, int],
 ) -> np.ndarray:
     """Return one picture as an image of the shape; `number` is its own, for messages."""
-    height, width, channels = shape
-    side = height if height == width else None
     name = f"images[{number}]"
     if isinstance(picture, str | os.PathLike):
         path = Path(files.local_path(name, os.fspath(picture)))
@@ -78,13 +75,9 @@ def _fit_one(
         is_pillow = isinstance(picture, Image.Image)
         encoded = picture if is_pillow else _as_pillow(np.asarray(picture), number)
     try:
-        pixels = read_pixels(encoded, channels, side, fit, background)
+        return read_image(encoded, shape, fit, background)
     except DamagedPicture as error:
         raise UserError(f"{name}: is no picture that can be read ({error})") from error
-    if side is None:
-        flat = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-        pixels = np.asarray(ImageOps.fit(flat, (width, height), Image.Resampling.BILINEAR))
-    return pixels.reshape(shape)
 
 
 def _as_pillow(pixels: np.ndarray, number: int) -> Image.Image:

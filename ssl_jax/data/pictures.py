@@ -79,6 +79,34 @@ def read_pixels(
         return pixels.reshape(*pixels.shape[:2], channels)
 
 
+def read_image(
+    encoded: bytes | np.ndarray | Image.Image,
+    shape: tuple[int, int, int],
+    fit: str = "crop",
+    background: tuple[int, int, int] = (0, 0, 0),
+) -> np.ndarray:
+    """Return the pixels of a picture in the shape of a network's images.
+
+    Args:
+        encoded, fit, background: as `read_pixels` takes them. Where the shape is not square, the
+            largest central part of its proportions is resized, bilinear.
+        shape: height and width in pixels, and channels, 1 or 3.
+
+    Returns:
+        (H, W, C) uint8.
+
+    Raises:
+        DamagedPicture: no picture can be made of the bytes.
+    """
+    height, width, channels = shape
+    side = height if height == width else None
+    pixels = read_pixels(encoded, channels, side, fit, background)
+    if side is None:
+        whole = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        pixels = np.asarray(ImageOps.fit(whole, (width, height), BILINEAR))
+    return pixels.reshape(shape)
+
+
 def read_header(encoded: bytes | np.ndarray) -> Header:
     """Return size and channels of a picture; its pixels are not decoded.
 

@@ -24,6 +24,8 @@ class Options(NamedTuple):
     background: tuple[int, int, int] = (0, 0, 0)  # red, green, blue, under transparent pixels
     damaged: str = "error"  # what is done about damaged pictures: "error" | "skip"
     encoded: bool = False  # whether images stay encoded and are decoded when they are asked for
+    # (H, W, C) that every image is given, whatever the set's own is; None: the set's own
+    image: tuple[int, int, int] | None = None
 
 
 class Records(NamedTuple):

@@ -27,11 +27,12 @@ from ssl_jax.data.decode import (
     lines_of,
     look,
 )
-from ssl_jax.data.digits import describe_digits, read_digits
+from ssl_jax.data.digits import describe_digits, digits_version, read_digits
 from ssl_jax.data.labels import check_labels, count
+from ssl_jax.data.pictures import read_image
 from ssl_jax.data.records import DEFAULTS, Options, RawSet, Records, join, part
-from ssl_jax.data.splits import draw_test, reduce_training, take
-from ssl_jax.data.tfds import describe_prepared, read_prepared
+from ssl_jax.data.splits import draw_test, reduce_records, reduce_training, take
+from ssl_jax.data.tfds import describe_prepared, open_prepared, read_prepared
 from ssl_jax.errors import UserError
 from ssl_jax.files import local_path
 from ssl_jax.runtime.terminal import say
@@ -42,9 +43,10 @@ class Source(NamedTuple):
 
     describe: Callable[[int | None], Description]  # describe(image_size), without an image read
     read: Callable[[str | None, int | None], Dataset]  # read(cache_dir, image_size)
+    version: Callable[[], str]  # of the contents
 
 
-SOURCES = {"digits": Source(describe_digits, read_digits)}
+SOURCES = {"digits": Source(describe_digits, read_digits, digits_version)}
 # Ways in to undecoded pictures: open(data_dir, options, roots) -> RawSet. A module is imported only
 # where its door is named.
 DOORS = {
@@ -102,6 +104,7 @@ def describe(
         about = _describe(opened)
     elif name in SOURCES:
         about = SOURCES[name].describe(image_size)
+        about = about._replace(image=options.image or about.image)
         if options.labels == "none":
             about = about._replace(train=about.pretrain, num_classes=0, label_names=())
     else:
@@ -148,7 +151,9 @@ def load_dataset(
     if (opened := _open(name, data_dir, cache_dir, image_size, options)) is not None:
         dataset = _decode(opened, options)
     elif name in SOURCES:
-        dataset = SOURCES[name].read(cache_dir, image_size)
+        dataset = SOURCES[name].read(cache_dir, None if options.image else image_size)
+        if options.image:
+            dataset = _fitted(dataset, options)
         if options.labels == "none":
             dataset = _without_labels(dataset)
     else:
@@ -157,6 +162,39 @@ def load_dataset(
         return dataset
     _check_train_size(train_size, len(dataset.pretrain.label), name)
     return reduce_training(dataset, train_size)
+
+
+def open_records(
+    name: str,
+    data_dir: str | None = None,
+    train_size: int | None = None,
+    options: Options = DEFAULTS,
+) -> RawSet:
+    """Return the set called `name`, undecoded, its splits those of `load_dataset`.
+
+    Args:
+        name, data_dir, train_size, options: as `load_dataset` takes them.
+
+    Returns:
+        The records of each split. No image is decoded, and none but those of a set of `SOURCES` is
+        in memory.
+
+    Raises:
+        UserError: no such set, directory, feature or size; files that cannot be read.
+    """
+    data_dir, roots = _check_place(name, data_dir, None, options), cache_roots(None)
+    if (open_door := _door(name, data_dir)) is not None:
+        raw = open_door(data_dir, options, roots)
+    elif name in SOURCES:
+        raw = _records_of(SOURCES[name].read(None, None), SOURCES[name].version())
+    else:
+        raw = open_prepared(name, data_dir, options, roots)
+    raw = _with_splits(raw, options)
+    if train_size is None:
+        return raw
+    more = 0 if raw.unlabelled is None else len(raw.unlabelled.names)
+    _check_train_size(train_size, len(raw.train.names) + more, name)
+    return reduce_records(raw, train_size)
 
 
 # --- Pictures -------------------------------------------------------------------------------------
@@ -170,17 +208,22 @@ def _open(
     options: Options,
 ) -> Opened | None:
     """Return the set of undecoded pictures that `name` is; None where it is none."""
-    if data_dir is None:
-        return None
-    if name in DOORS:
-        open_door = _function(*DOORS[name])
-    elif name in ARCHIVES and archives.has_archive(name, data_dir):
-        open_door = functools.partial(archives.open_archive, name)
-    else:
+    if (open_door := _door(name, data_dir)) is None:
         return None
     roots = cache_roots(cache_dir)
     raw = open_door(data_dir, options, roots)
     return _prepare(name, raw, image_size, options, roots)
+
+
+def _door(name: str, data_dir: str | None) -> Callable[..., RawSet] | None:
+    """Return open(data_dir, options, roots) of undecoded pictures; None for any other set."""
+    if data_dir is None:
+        return None
+    if name in DOORS:
+        return _function(*DOORS[name])
+    if name in ARCHIVES and archives.has_archive(name, data_dir):
+        return functools.partial(archives.open_archive, name)
+    return None
 
 
 def _function(module: str, name: str) -> Callable:
@@ -191,6 +234,26 @@ def _prepare(
     name: str, raw: RawSet, image_size: int | None, options: Options, roots: Sequence[Path]
 ) -> Opened:
     """Draw the test split where there is none, and choose the size of the images."""
+    train, test, unlabelled, label_names, found, digest = _with_splits(raw, options)
+    seen = look(_joined(train, unlabelled, test), digest, roots)
+    if options.image:
+        return Opened(
+            name, train, test, unlabelled, label_names, options.image, digest, found, roots
+        )
+    side, why = _side(image_size, seen.size, seen.shorter)
+    if why:
+        found += f"\n{why}"
+    if seen.without_white:
+        found += (
+            f"\n{count(seen.without_white, 'picture')} of 32-bit integers or floats: scaled from "
+            "0..1, 0..255 or 0..65535, whichever holds all values, else from their own range"
+        )
+    image = side, side, seen.channels
+    return Opened(name, train, test, unlabelled, label_names, image, digest, found, roots)
+
+
+def _with_splits(raw: RawSet, options: Options) -> RawSet:
+    """Return the set with a test split, drawn where there is none, or without labels at all."""
     train, test, unlabelled, label_names = raw.train, raw.test, raw.unlabelled, raw.label_names
     found = raw.found
     if options.labels == "none" or train.labels is None or not label_names:
@@ -203,17 +266,7 @@ def _prepare(
         found += (
             f"\nno test split: {count(len(test.names), 'image')} drawn by class, data.test_share"
         )
-    seen = look(_joined(train, unlabelled, test), raw.digest, roots)
-    side, why = _side(image_size, seen.size, seen.shorter)
-    if why:
-        found += f"\n{why}"
-    if seen.without_white:
-        found += (
-            f"\n{count(seen.without_white, 'picture')} of 32-bit integers or floats: scaled from "
-            "0..1, 0..255 or 0..65535, whichever holds all values, else from their own range"
-        )
-    image = side, side, seen.channels
-    return Opened(name, train, test, unlabelled, label_names, image, raw.digest, found, roots)
+    return RawSet(train, test, unlabelled, label_names, found, raw.digest)
 
 
 def _joined(first: Records, *more: Records | None) -> Records:
@@ -289,6 +342,36 @@ def _damage(damaged: Sequence[Damaged], total: int, kept: Path | None) -> UserEr
         f"data.damaged: {len(damaged)} of {count(total, 'picture')} cannot be decoded ({shown}"
         f"{more}){where}; mend or delete them, or set data.damaged=skip to train without them"
     )
+
+
+def _records_of(dataset: Dataset, digest: str) -> RawSet:
+    """Return a set in memory, without unlabelled images, as records "train#0", "train#1", ..."""
+
+    def records(name: str, split: Split) -> Records:
+        names = [f"{name}#{row}" for row in range(len(split.label))]
+        return Records(names, functools.partial(_image, split.image), split.label)
+
+    train, test = records("train", dataset.train), records("test", dataset.test)
+    words = f"{dataset.name}: {dataset.num_classes} classes"
+    return RawSet(train, test, None, dataset.label_names, words, digest)
+
+
+def _image(images: np.ndarray, row: int) -> np.ndarray:
+    return images[row]
+
+
+def _fitted(dataset: Dataset, options: Options) -> Dataset:
+    """Return a set in memory, whose images for training all have labels, in another shape."""
+    shape = options.image or dataset.description.image
+
+    def fitted(split: Split) -> Split:
+        image = np.empty((len(split.label), *shape), np.uint8)
+        for row, own in enumerate(split.image):
+            image[row] = read_image(own, shape, options.fit, options.background)
+        return Split(image, split.label)
+
+    train = fitted(dataset.train)
+    return dataset._replace(train=train, pretrain=train, test=fitted(dataset.test))
 
 
 def _without_labels(dataset: Dataset) -> Dataset:

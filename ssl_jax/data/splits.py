@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.data.dataset import Dataset, Split
+from ssl_jax.data.records import RawSet, part
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import warn
 
@@ -163,6 +164,56 @@ def reduce_training(dataset: Dataset, count: int) -> Dataset:
         train=train,
         pretrain=take(dataset.pretrain, np.concatenate([rows, more])) if len(more) else train,
     )
+
+
+def labelled_count(count: int, share: float) -> int:
+    """Return how many of `count` training images have a label that is used, at least one."""
+    return max(1, round(count * share))
+
+
+def keep_labelled(train: Split, share: float, seed: int) -> Split:
+    """Return the images of `train` that keep their labels, drawn by class.
+
+    Runs of one seed on the same training images have the same ones, and those of a smaller share
+    are among those of a larger one, but for the rounding of a class's count.
+
+    Args:
+        train: images and labels, none of them held out.
+        share: of each class, `data.labelled_share`.
+        seed: of the draw.
+
+    Returns:
+        The images that are drawn.
+
+    Raises:
+        UserError: a class would have no example.
+    """
+    if share == 1:
+        return train
+    rows = draw_by_class(train.label, labelled_count(len(train.label), share), seed)
+    classes, counts = np.unique(train.label, return_counts=True)
+    if lacking := sorted(set(classes.tolist()) - set(train.label[rows].tolist())):
+        # of the rarest class, whose part of a draw is its share of the whole
+        least = 1 / counts.min()
+        raise UserError(
+            f"data.labelled_share: got {share:g}, {len(rows)} of {len(train.label)} training "
+            f"images, which leaves none of class {lacking[0]}; takes at least {least:.3g}, one "
+            "example of each class"
+        )
+    return take(train, rows)
+
+
+def reduce_records(raw: RawSet, count: int) -> RawSet:
+    """Return an undecoded set with the images for pretraining that `reduce_training` keeps."""
+    known = raw.train.labels
+    label = np.full(len(raw.train.names), -1, np.int32) if known is None else known
+    rows, more = choose(label, min(count, len(label))), max(count - len(label), 0)
+    warn_of_missing(label, rows, f"data.train_size: the {len(rows)} training images")
+    unlabelled = raw.unlabelled
+    if unlabelled is not None:
+        further = choose(np.full(len(unlabelled.names), -1, np.int32), more)
+        unlabelled = part(unlabelled, further) if more else None
+    return raw._replace(train=part(raw.train, rows), unlabelled=unlabelled)
 
 
 def warn_of_missing(label: np.ndarray, rows: np.ndarray, what: str) -> None:

@@ -14,7 +14,7 @@ from absl import logging
 from ssl_jax.data.cache import cache_roots, keep_index, load_or_build, source_digest
 from ssl_jax.data.dataset import Dataset, Description, Split
 from ssl_jax.data.encoded import Decode, EncodedImages, require_whole
-from ssl_jax.data.pictures import MODES, read_pixels
+from ssl_jax.data.pictures import MODES, read_image, read_pixels
 from ssl_jax.data.records import DEFAULTS, Names, Options, RawSet, Records, join, part
 from ssl_jax.data.splits import draw_test, take, test_count
 from ssl_jax.errors import UserError, nearest
@@ -134,6 +134,8 @@ def read_prepared(
     about = _describe(name, builder, layout, image_size, options)
     raw = _open(name, builder, layout, options, roots)
     source = f"{builder.info.full_name} {raw.digest} {about.image[0]}x{about.image[1]}"
+    if about.image[2] != _shape(builder, layout.image, about.side)[2]:
+        source += f"x{about.image[2]}"
     fitted = {"fit": options.fit, "background": options.background}
     if fitted != {"fit": DEFAULTS.fit, "background": DEFAULTS.background}:
         source += f" {options.fit} {'-'.join(map(str, options.background))}"
@@ -144,7 +146,10 @@ def read_prepared(
         shape = (count, *about.image)
         if not count:
             return Split(np.zeros(shape, np.uint8), label)
+        # without a shape of the run's own, an image of another one than the set declares is damaged
         decode = partial(read_pixels, channels=about.image[2], image_size=image_size, **fitted)
+        if options.image:
+            decode = partial(read_image, shape=about.image, **fitted)
         if options.encoded:
             images = EncodedImages(records, decode, about.image, source)
             require_whole(images, roots)
@@ -198,7 +203,7 @@ def _describe(
 ) -> Description:
     """Return what the builder's metadata say of the set."""
     features, splits = builder.info.features, builder.info.splits
-    image = _shape(builder, layout.image, image_size)
+    image = options.image or _shape(builder, layout.image, image_size)
     counts = [
         splits[split].num_examples if split else 0
         for split in (layout.train, layout.test, layout.unlabelled)

@@ -20,7 +20,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for i in range(1, self.depth + 1):
             x = self.style.linear(self.width, x.shape[-1], name=f"linear{i}")(x)
             x = self.style.activate(self.style.normalise(x, train, name=f"norm{i}"))

@@ -1,15 +1,18 @@
-"""Weights of the PyTorch libraries from a local file.
+"""Weights of an encoder in local files: read from the PyTorch libraries or our own, and written.
 
-Names are those of timm (1.0) for ConvNeXt and Swin. For ResNet they are those of torchvision and
-timm, which agree. A file is safetensors or a state dict that torch saved. Reading the latter takes
-torch.
+Names are those of timm (1.0) for ConvNeXt and Swin; Meta's own for ConvNeXt are read as well. For
+ResNet they are those of torchvision and timm, which agree. Any of them may stand under a prefix of
+`PREFIXES`. A file is safetensors or a state dict that torch saved. Reading the latter takes torch.
+An encoder that neither library has is in a file under our own names, in our own layout: the path in
+the parameter tree, with dots.
 """
 
 import importlib
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax.numpy as jnp
@@ -63,6 +66,28 @@ LEAVES = {  # name of our array -> theirs
 }
 BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask")  # arrays left out
 HEADS = ("head.fc", "head", "fc")  # names of the linear classifier
+# What wrappers of PyTorch, and programs that pretrain, put before the names.
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.")
+COLLECTIONS = ("params.", "batch_stats.")  # the same of our own names
+META: Rules = {  # Meta's names of ConvNeXt, as a pattern -> timm's
+    r"^downsample_layers\.0\.": "stem.",
+    r"^downsample_layers\.(\d)\.": r"stages.\1.downsample.",
+    r"^stages\.(\d)\.(\d+)\.": r"stages.\1.blocks.\2.",
+    r"\.dwconv\.": ".conv_dw.",
+    r"\.pwconv(\d)\.": r".mlp.fc\1.",
+    r"^head\.": "head.fc.",
+    r"^norm\.": "head.norm.",
+}
+
+
+class Fitted(NamedTuple):
+    """The arrays of a file that fit, in our layout."""
+
+    params: Params  # {"encoder"}, and "head" where it fits
+    stats: Params  # {"encoder"} or {}
+    count: int  # arrays of the encoder
+    about_head: str  # words for the user
+    left: tuple[str, ...]  # names in the file that are not taken
 
 
 def load_weights(
@@ -88,38 +113,119 @@ def load_weights(
             missing, unknown or of another shape.
     """
     try:
-        return _load(path, params, stats, architecture)
+        fitted = fit_file(path, params, stats, architecture)
     except UserError as error:
         raise UserError(f"{field}: {error}") from error
+    words = f"weights: {fitted.count} arrays of {architecture} from {path}{fitted.about_head}"
+    return params | fitted.params, stats | fitted.stats, words
 
 
-def _load(
-    path: str | Path, params: Params, stats: Params, architecture: str
-) -> tuple[Params, Params, str]:
-    if architecture not in RULES:
-        raise UserError(f"got a file for {architecture}, takes one for {', '.join(RULES)}")
-    file = _renamed(read_arrays(path))
+def fit_file(path: str | Path, params: Params, stats: Params, architecture: str) -> Fitted:
+    """Return the arrays of a file for an encoder and, where it has one that fits, for its head.
+
+    Args:
+        path: a safetensors file or a state dict.
+        params: {"encoder", ...}: arrays, or what has their shapes and types.
+        stats: {"encoder"} or {}, the same.
+        architecture: name of the encoder.
+
+    Returns:
+        What the file has of them.
+
+    Raises:
+        UserError: as of `load_weights`, without the field.
+    """
+    file, rest, prefix = _without_prefix(_renamed(read_arrays(path)))
     _check_values(path, file)
-    head = next((name for name in HEADS if f"{name}.weight" in file), None)
-    head_file = {leaf: file.pop(f"{head}.{leaf}", None) for leaf in ("weight", "bias")}
+    own = _has_own_names(file)
+    file = _without_collections(file) if own else file
+    if not own and architecture not in RULES:
+        raise UserError(f"got a file for {architecture}, takes one for {', '.join(RULES)}")
+    if "downsample_layers.0.0.weight" in file:
+        file = {_substituted(META, name): array for name, array in file.items()}
+    head = _take_head(file, own) or _take_head(rest, own) or {"weight": None, "bias": None}
     encoder = {"params": params["encoder"], "batch_stats": stats.get("encoder", {})}
     ours: dict[tuple, Any] = flax.traverse_util.flatten_dict(encoder)
-    theirs = {key: _their_name(RULES[architecture], key[1:]) for key in ours}
+    rules = {} if own else RULES[architecture]
+    theirs = {key: _own_name(key[1:]) if own else _their_name(rules, key[1:]) for key in ours}
     new = {
-        key: _fitted(file[name], key[-1], ours[key].shape)
+        key: file[name] if own else _fitted(file[name], key[-1], ours[key].shape)
         for key, name in theirs.items()
         if name in file
     }
+    under = f" (under {prefix})" if prefix else ""
     _check_fit(
-        path, architecture, {theirs[key]: (new.get(key), ours[key].shape) for key in ours}, file
+        f"{path}{under}",
+        architecture,
+        {theirs[key]: (new.get(key), ours[key].shape) for key in ours},
+        file,
     )
     loaded = flax.traverse_util.unflatten_dict(
         {key: jnp.asarray(a, ours[key].dtype) for key, a in new.items()}
     )
-    params = params | {"encoder": loaded["params"]}
-    stats = stats | ({"encoder": loaded["batch_stats"]} if "batch_stats" in loaded else {})
-    params, about_head = _with_head(path, params, head_file)
-    return params, stats, f"weights: {len(new)} arrays of {architecture} from {path}{about_head}"
+    taken, about_head = _with_head(path, {**params, "encoder": loaded["params"]}, head)
+    parts = {name: taken[name] for name in ("encoder", "head") if name in taken}
+    left = sorted(rest)
+    if parts.get("head") is params.get("head"):  # left as initialised
+        parts.pop("head", None)
+        left += ["head"] if head["weight"] is not None else []
+    new_stats = {"encoder": loaded["batch_stats"]} if "batch_stats" in loaded else {}
+    return Fitted(parts, new_stats, len(new), about_head, tuple(left))
+
+
+def _without_prefix(
+    file: dict[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
+    """Return the arrays under the prefixes that a file has, without them; the others; the prefix.
+
+    Where some names have a prefix of `PREFIXES`, those without it are not the encoder's.
+    """
+    rest, found = {}, ""
+    while prefix := next((p for p in PREFIXES if any(n.startswith(p) for n in file)), None):
+        rest = {name: a for name, a in file.items() if not name.startswith(prefix)} | rest
+        file = {n.removeprefix(prefix): a for n, a in file.items() if n.startswith(prefix)}
+        found += prefix
+    return file, rest, found
+
+
+def _without_collections(file: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    collections = "|".join(map(re.escape, COLLECTIONS))
+    return {re.sub(f"^({collections})", "", name): a for name, a in file.items()}
+
+
+def _has_own_names(file: dict[str, np.ndarray]) -> bool:
+    """Return whether the names are ours, such as stage1_block1.conv1.kernel."""
+    return any(name.endswith(".kernel") for name in file)
+
+
+def _take_head(file: dict[str, np.ndarray], own: bool) -> dict[str, np.ndarray] | None:
+    """Remove the linear classifier from a file and return its weight and bias; None for none."""
+    for name in HEADS:
+        weight, bias = f"{name}.{'kernel' if own else 'weight'}", f"{name}.bias"
+        if weight in file and bias in file:
+            kernel = file.pop(weight)
+            return {"weight": kernel.T if own else kernel, "bias": file.pop(bias)}
+    return None
+
+
+def to_arrays(params: Params, stats: Params, architecture: str | None) -> dict[str, np.ndarray]:
+    """Return the encoder's arrays as a file has them; `load_weights` reads them back, bit for bit.
+
+    Args:
+        params: parameters of the encoder.
+        stats: its running statistics, {} where it has none.
+        architecture: one of RULES, for PyTorch's names and layout; None: our own.
+
+    Returns:
+        The arrays by name. PyTorch's count of batches is not among them, its modules begin at 0.
+    """
+    ours = flax.traverse_util.flatten_dict({"params": params, "batch_stats": stats})
+    if architecture is None:
+        return {_own_name(key[1:]): np.asarray(array) for key, array in ours.items()}
+    return {
+        _their_name(RULES[architecture], key[1:]): _unfitted(np.asarray(array), key[-1])
+        for key, array in ours.items()
+    }
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -156,15 +262,30 @@ def _read_state_dict(path: Path) -> dict[str, np.ndarray]:
 def _renamed(file: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the file's arrays without buffers and under today's names.
 
-    Old files of Swin name a merge by the stage before it; new ones by the stage after it.
+    Old files of Swin name a merge by the stage before it; new ones by the stage after it. Our own
+    names may have slashes, and the collection of Flax before them.
     """
     file = {name: a for name, a in file.items() if name.split(".")[-1] not in BUFFERS}
+    file = {name.replace("/", "."): a for name, a in file.items()}
+    if _has_own_names(file):
+        return _without_collections(file)
     if "layers.0.downsample.reduction.weight" not in file:
         return file
     return {
         re.sub(r"layers\.(\d)\.down", lambda m: f"layers.{int(m[1]) + 1}.down", k): a
         for k, a in file.items()
     }
+
+
+def _own_name(path: tuple[str, ...]) -> str:
+    """Return our own name of the array at our path."""
+    return ".".join(path)
+
+
+def _substituted(rules: Rules, name: str) -> str:
+    for pattern, new in rules.items():
+        name = re.sub(pattern, new, name)
+    return name
 
 
 def _their_name(rules: Rules, path: tuple[str, ...]) -> str:
@@ -190,6 +311,13 @@ def _fitted(array: np.ndarray, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
     return resize_table(array, shape[0]) if leaf == "table" and array.ndim == 2 else array
 
 
+def _unfitted(array: np.ndarray, leaf: str) -> np.ndarray:
+    """Return the array in PyTorch's layout, contiguous; the inverse of `_fitted`."""
+    if leaf == "kernel":
+        array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+    return np.ascontiguousarray(array)
+
+
 def _check_fit(
     path: str | Path,
     architecture: str,
@@ -200,6 +328,11 @@ def _check_fit(
 
     arrays: name -> (array of the file or None, shape that is needed).
     """
+    if all(array is None for array, _ in arrays.values()):
+        raise UserError(
+            f"{path} does not fit {architecture}: got names such as {min(file, default='none')}, "
+            f"takes such as {min(arrays)}, by themselves or under {', '.join(PREFIXES)}"
+        )
     wrong = [f"{name} is missing" for name, (array, _) in arrays.items() if array is None]
     wrong += [
         f"{name} makes {array.shape} where {shape} is needed"
@@ -219,12 +352,12 @@ def _check_values(path: str | Path, file: dict[str, np.ndarray]) -> None:
     for name, array in file.items():
         if not np.all(np.isfinite(np.asarray(array, np.float64))):
             raise UserError(f"{name} in {path} has numbers that are not finite")
-        if name.endswith("running_var") and np.any(array < 0):
+        if name.endswith(("running_var", ".var")) and np.any(array < 0):
             raise UserError(f"{name} in {path} has {array.min()}, a variance takes at least 0")
 
 
 def _with_head(
-    path: str | Path, params: Params, file: dict[str, np.ndarray | None]
+    path: str | Path, params: Params, file: Mapping[str, np.ndarray | None]
 ) -> tuple[Params, str]:
     """Return params with the file's head where it fits, and words about it for the message.
 

@@ -18,6 +18,7 @@ from jax.tree_util import Partial
 
 from ssl_jax import files
 from ssl_jax.errors import UserError
+from ssl_jax.runtime import stops
 from ssl_jax.runtime.terminal import warn
 
 AHEAD = 4  # batches given to the device before the first is read back
@@ -60,6 +61,7 @@ def extract(apply: Callable, image: np.ndarray, batch_size: int = 500) -> np.nda
     # The device computes these while the host reads those before them.
     pending: deque[jax.Array] = deque()
     for start in range(0, len(image), batch_size):
+        stops.check()
         pending.append(_extract_batch(apply, image[start : start + batch_size], batch_size))
         if len(pending) > AHEAD:
             ready.append(np.asarray(pending.popleft(), np.float32))

@@ -1,6 +1,7 @@
 """Weighted nearest-neighbour classification of frozen features: no training, so nothing to tune."""
 
 import functools
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 
 from ssl_jax.errors import UserError
 from ssl_jax.probes.features import check_examples
+from ssl_jax.runtime import stops
 
 _CHUNK = 256  # queries at a time: with 50 000 in the bank their similarities take 102 MB
 
@@ -71,6 +73,7 @@ def _predict(
     """Return the winning class of every query, (Q,) int32."""
     bank, found = unit(bank_x), []
     for start in range(0, len(query_x), _CHUNK):
+        stops.check()
         # On the host: XLA has no float64 unless all of a program has.
         similarity = unit(query_x[start : start + _CHUNK]) @ bank.T
         # Less the largest, float32 keeps the digits in which the nearest neighbours differ.
@@ -105,6 +108,35 @@ def nearest(bank_x: np.ndarray, query_x: np.ndarray, k: int) -> np.ndarray:
     """
     similarity = unit(query_x) @ unit(bank_x).T
     return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+
+
+def nearest_in_pieces(
+    pieces: Iterable[np.ndarray], query_x: np.ndarray, own: np.ndarray, k: int
+) -> np.ndarray:
+    """Return what `nearest` does where the bank comes in pieces, and the queries are among it.
+
+    Args:
+        pieces: features (n, F) of the bank, one piece in memory at a time.
+        query_x: features (Q, F), few of them.
+        own: place of each query in the bank, (Q,): it is none of its own neighbours.
+        k: number of neighbours.
+
+    Returns:
+        Places in the bank (Q, K), the nearest first, K the smaller of k and the others.
+    """
+    query, start = unit(query_x), 0
+    best, place = np.zeros((len(query), 0)), np.zeros((len(query), 0), np.int64)
+    for piece in pieces:
+        similarity = query @ unit(piece).T
+        inside = np.flatnonzero((own >= start) & (own < start + len(piece)))
+        similarity[inside, own[inside] - start] = -np.inf
+        numbers = np.broadcast_to(np.arange(start, start + len(piece)), similarity.shape)
+        best = np.concatenate([best, similarity], axis=1)
+        place = np.concatenate([place, numbers], axis=1)
+        order = np.argsort(-best, axis=1, kind="stable")[:, : k + 1]
+        best, place = (np.take_along_axis(a, order, axis=1) for a in (best, place))
+        start += len(piece)
+    return place[:, : min(k, start - 1)]
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from ssl_jax.data.splits import held_out_rows
 from ssl_jax.errors import UserError
 from ssl_jax.models import Network
 from ssl_jax.probes.knn import unit
+from ssl_jax.runtime import stops
 from ssl_jax.types import Params, PyTree
 
 EPSILON = 1e-7  # of RankMe's equation (1), for float32; LiDAR's entropy has the same form
@@ -252,6 +253,7 @@ def measure_views(features: np.ndarray, projections: np.ndarray) -> dict[str, fl
     """
     measures = {"alpha_req": alpha_req(features[:, 0])}
     for prefix, x in (("", features), ("projection_", projections)):
+        stops.check()
         first, second = x[:, 0], x[:, 1]
         measures |= {
             f"{prefix}rankme": rankme(first),
@@ -285,6 +287,7 @@ def make_measure(network: Network, views: Views, key: jax.Array) -> Measure:
         size = min(BATCH, len(image))
         parts: list[tuple[np.ndarray, ...]] = []
         for start in range(0, len(image), size):
+            stops.check()
             # the last batch begins earlier, so that all share one compiled program
             first = min(start, len(image) - size)
             place = np.arange(first, first + size, dtype=np.int32)

@@ -204,6 +204,40 @@ def draw_neighbours(query: np.ndarray, neighbours: np.ndarray, path: Path) -> No
     save(figure, path, DPI)
 
 
+def draw_transfer(results: Sequence[dict], trained_on: str, path: Path) -> None:
+    """Draw the linear and the kNN accuracy of a checkpoint on several sets.
+
+    Args:
+        results: "dataset" of each, and its accuracies, of the untrained encoder, too; those that it
+            lacks are left out.
+        trained_on: name of the set of the run.
+        path: the file; its folder is created.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 0.55 * len(results) + 1.5), layout="constrained")
+    for name, words, colour in (("linear", "linear", "tab:blue"), ("knn", "kNN", "tab:orange")):
+        for prefix, of, filled in (("", "", colour), ("random_init_", ", untrained", "none")):
+            known = [
+                (100 * result[f"{prefix}{name}_accuracy"], row)
+                for row, result in enumerate(results)
+                if f"{prefix}{name}_accuracy" in result
+            ]
+            if known:
+                x, y = zip(*known, strict=True)
+                axis.plot(x, y, "o", ms=7, mec=colour, mfc=filled, label=f"{words}{of}")
+    axis.set(
+        xlim=(0, 100),
+        ylim=(len(results) - 0.5, -0.5),
+        xlabel="test accuracy, %",
+        yticks=range(len(results)),
+        yticklabels=[label(result["dataset"]) for result in results],
+        title=f"pretrained on {label(trained_on)}",
+    )
+    axis.grid(alpha=0.3)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    save(figure, path, DPI)
+
+
 def principal(x: np.ndarray) -> np.ndarray:
     """Return the rows of x (N, F) on their first two principal components, (N, 2).
 

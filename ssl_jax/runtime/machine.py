@@ -10,17 +10,25 @@ import socket
 
 from ssl_jax.errors import UserError
 
-# JAX on two cores, compiling a product of two matrices: 1.3 GB suffice and 1.0 GB do not. More
-# cores, larger networks take more.
-ADDRESS_SPACE = 1_300_000_000
+# Of the quickstart to its end, one epoch on two cores: 1.341 GB suffice; with 1.300 to 1.331 GB the
+# probes ended in an abort of C++ or LLVM, or in a library that could not be mapped. A core takes 13
+# to 74 MB, for the stacks of its threads. Larger networks take more.
+ADDRESS_SPACE, A_CORE = 1_370_000_000, 15_000_000
 
 
-def require_address_space(needed: int = ADDRESS_SPACE) -> None:
-    """Raise UserError where this process may not have as many bytes of addresses as JAX takes."""
+def require_address_space(cores: int | None = None) -> None:
+    """Raise UserError where this process may not have the bytes of addresses that a run takes.
+
+    `cores`: how many it may use; None: those that it may.
+    """
     try:
         import resource
     except ImportError:  # not a Unix
         return
+    if cores is None:
+        affinity = getattr(os, "sched_getaffinity", None)  # not on a Mac
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    needed = ADDRESS_SPACE + A_CORE * cores
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < needed:
         raise UserError(

@@ -105,5 +105,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the error says that memory of the host or of a device was too small."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
+    if isinstance(error, ImportError):  # of a library that there is
+        return any(words in str(error) for words in ("failed to map", "Cannot allocate memory"))
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return True
     xla = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
     return isinstance(error, MemoryError) or (xla and "RESOURCE_EXHAUSTED" in str(error))

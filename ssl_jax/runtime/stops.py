@@ -1,7 +1,11 @@
-"""What a stop means: Ctrl-C (SIGINT), SIGTERM, and SIGHUP of a terminal that is closed.
+"""What a stop means: Ctrl-C (SIGINT), SIGTERM, SIGHUP of a terminal that is closed, and SIGUSR1,
+which a cluster sends before the time of a job is over.
 
 * Within `saving_first`, once the loop has begun, a signal sets a flag. The loop asks for it with
   `requested`, ends its call and saves; then `Stopped` is raised.
+* Within `unless_stopped`, where the loop evaluates, `check` asks for the flag between the parts of
+  the work: the work is given up, and the loop saves. Nothing is raised in the middle of foreign
+  code, which may swallow it.
 * Everywhere else (imports, compilation, decoding, probes, reports) a signal raises `Stopped` in
   the main thread. A process that is still there GRACE seconds later is ended by `os._exit`: a
   library swallowed the exception, or C code does not return. Every file is replaced whole, so
@@ -26,15 +30,16 @@ import time
 from collections.abc import Callable, Iterator
 from enum import Enum
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+Result = TypeVar("Result")
 GRACE = 3.0  # seconds that the main thread has to end by itself
 # Seconds within which further signals are the same stop: `timeout` sends SIGTERM to its child and
 # to its group, a terminal sends Ctrl-C to every process of a pipeline, which may pass it on.
 SAME = 0.5
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+GO_ON = 75  # exit status, EX_TEMPFAIL: the same command goes on
 AT_ONCE = "the same command goes on from what was last saved, if anything was"
 AFTER_SAVING = "stopping as soon as this step is saved"
 
@@ -48,6 +53,7 @@ class Phase(Enum):
 
     RAISING = "raise Stopped in the main thread"
     SAVING = "set the flag that the training loop asks for"
+    GIVING_UP = "set the flag that `check` asks for"
     ENDING = "end the process, whose result stands"
 
 
@@ -62,7 +68,7 @@ class Stops:
     def __init__(self, end_process: Callable[[int], object] = os._exit) -> None:
         self.phase = Phase.RAISING
         self.number = 0  # the first signal; 0: none yet
-        self.raised = False  # whether Stopped was raised for it
+        self.raised = False  # whether Stopped was raised for it, to end the process
         self.result: int | None = None  # exit status of a process that is ending
         self._time = 0.0  # of the first signal, on the monotonic clock
         self._deadline: float | None = None  # when the process is ended by force
@@ -93,7 +99,7 @@ class Stops:
     @property
     def status(self) -> int:
         """Exit status of a process that is stopped."""
-        return 130 if self.number in (0, signal.SIGINT) else 75
+        return 130 if self.number in (0, signal.SIGINT) else GO_ON
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """Raise Stopped once where the phase asks for it. Python calls this in the main thread."""
@@ -123,8 +129,9 @@ class Stops:
         what = f"stopped by {signal.Signals(self.number).name}" if self.number else "interrupted"
         if self.number == signal.SIGINT:
             what = "interrupted"
-        line = f"{what}: {AFTER_SAVING if self.phase is Phase.SAVING else AT_ONCE}"
-        if self.phase is Phase.SAVING and self.number == signal.SIGINT:
+        saves = self.phase in (Phase.SAVING, Phase.GIVING_UP)
+        line = f"{what}: {AFTER_SAVING if saves else AT_ONCE}"
+        if saves and self.number == signal.SIGINT:
             line += "; Ctrl-C again stops at once"
         start = "\n" if os.isatty(self._lines) else ""  # behind the progress bar
         with contextlib.suppress(OSError):
@@ -166,6 +173,26 @@ class Stops:
         if self.number and not self.raised:
             self._raise()
 
+    def unless_stopped(self, work: Callable[[], Result]) -> Result | None:
+        """Return work(), or None where `check` found a stop within it; then it is given up.
+
+        Within `saving_first`, once the loop has begun. Elsewhere nothing is given up.
+        """
+        if self.phase is not Phase.SAVING:
+            return work()
+        self.phase = Phase.GIVING_UP
+        try:
+            return work()
+        except Stopped:
+            return None
+        finally:
+            self.phase = Phase.SAVING
+
+    def check(self) -> None:
+        """Raise Stopped where work is to be given up; called between the parts of long work."""
+        if self.phase is Phase.GIVING_UP and self.number:
+            raise Stopped
+
     def adopt(self) -> None:
         """Take part in the stop of another process, which both have agreed upon."""
         if self._wake is not None:
@@ -203,6 +230,7 @@ class Stops:
 
 _OWN = Stops()
 install, saving_first, adopt = _OWN.install, _OWN.saving_first, _OWN.adopt
+unless_stopped, check = _OWN.unless_stopped, _OWN.check
 
 
 def requested() -> bool:

@@ -1,18 +1,18 @@
 """The jobs of a sweep: which there are, and what is checked before any of them runs."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssl_jax import files
-from ssl_jax.builders import pretraining
+from ssl_jax.builders import pretraining, supervised
 from ssl_jax.builders.checks import check_few_labels
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.data.dataset import Dataset
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.errors import UserError
 from ssl_jax.runtime import lease
 from ssl_jax.types import Config
 from ssl_jax.workdir import result_json
@@ -20,13 +20,34 @@ from ssl_jax.workdir.directory import (
     LISTED,
     check_workdir,
     complete,
-    flatten,
     is_free,
     read_json,
     spread,
 )
 
-SCALES = ("mini", "full")
+
+class Grid(NamedTuple):
+    """The cells of a sweep and what it does with them."""
+
+    title: str  # for messages
+    cells: dict[str, Config]  # by name, in their order, each of any seed
+    file: str  # the configuration that the cells start from, as `--config` takes it
+    marks: dict[str, str]  # what a stored result says of the sweep
+    place: str = ""  # folder of the cells, below the work directory
+    store: Path | None = None  # folder of the stored cells
+    again: bool = False  # run, and store anew, what the store has
+    # what all starts on the place have in common, kept in its config.json; {}: nothing need be
+    identity: dict[str, Any] = {}
+
+
+class Start(NamedTuple):
+    """What a start of a run checks its work directory by, as `check_workdir` takes it."""
+
+    config: Config
+    appends: Callable[[int], bool]
+    defaults: dict[str, Any]
+    fixed: tuple[str, ...]
+    later: tuple[str, ...]
 
 
 class Job(NamedTuple):
@@ -34,7 +55,7 @@ class Job(NamedTuple):
 
     cell: str
     seed: int
-    config: Config  # of the pretraining run
+    config: Config  # of the run
     out: Path  # its work directory
     store: Path | None  # its file in the store; None where no store is kept
 
@@ -60,9 +81,7 @@ class Job(NamedTuple):
 
 
 def check_fields(config: Config) -> None:
-    """Raise UserError for a wrong value in a field of the sweep itself."""
-    if config.scale not in SCALES:
-        raise UserError(f"scale: got {config.scale!r}, {nearest(config.scale, SCALES)}")
+    """Raise UserError for a wrong value in a field that every sweep has."""
     seeds = list(config.seeds)
     if (
         not seeds
@@ -76,68 +95,26 @@ def check_fields(config: Config) -> None:
         raise UserError(
             f"minutes: got {config.minutes}, takes a number of at least 0; 0 for no end"
         )
-    known = config.overrides[config.scale]
-    for name in chosen(config):
-        if name not in known:
-            raise UserError(f"cells: got {name!r}, {nearest(name, known)}")
 
 
-def chosen(config: Config) -> list[str]:
-    """Return the names of the cells to run, in their order."""
-    return list(dict.fromkeys(name.strip() for name in config.cells.split(",")))
-
-
-def plan(config: Config, directory: Path) -> list[Job]:
-    """Return all jobs of the sweep in their order: for each seed, every chosen cell."""
+def plan(grid: Grid, seeds: Sequence[int], directory: Path) -> list[Job]:
+    """Return all jobs of the sweep in their order: for each seed, every cell."""
     jobs = []
-    for seed in config.seeds:
-        for cell in chosen(config):
-            place = Path(config.scale, cell, f"seed-{seed}")
-            store = Path(config.store, config.sweep, f"{place}.json") if config.store else None
-            jobs.append(Job(cell, seed, cell_config(config, cell, seed), directory / place, store))
+    for seed in seeds:
+        for cell, config in grid.cells.items():
+            run = config.copy_and_resolve_references()
+            run.seed = seed
+            out = directory / grid.place / cell / f"seed-{seed}"
+            store = grid.store / cell / f"seed-{seed}.json" if grid.store else None
+            jobs.append(Job(cell, seed, run, out, store))
     return jobs
 
 
-def cell_config(config: Config, cell: str, seed: int) -> Config:
-    """Return the configuration of one pretraining run.
-
-    Args:
-        config: of the sweep.
-        cell: a name in `config.overrides[config.scale]`.
-        seed: of the run.
-
-    Returns:
-        The configuration of the scale with the cell's overrides and the seed.
-    """
-    run = config[config.scale].copy_and_resolve_references()
-    changes = flatten(config.overrides[config.scale][cell].to_dict())
-    run.update_from_flattened_dict(changes | {"seed": seed})
-    run.data.data_dir = config.data_dir or run.data.data_dir
-    return run
-
-
-def identity(config: Config) -> dict:
-    """Return what all starts of one sweep have in common."""
-    base = {
-        name: value
-        for name, value in spread(config[config.scale].to_dict()).items()
-        if not is_free(name)
-    }
-    overrides = config.overrides[config.scale].to_dict()
-    return {
-        "task": "sweep",
-        "sweep": config.sweep,
-        "scale": config.scale,
-        config.scale: base,
-        "overrides": overrides,
-    }
-
-
-def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
+def check_all(grid: Grid, jobs: list[Job], directory: Path) -> None:
     """Check every cell as its run will check it, the directory and the store.
 
     Args:
-        config: of the sweep.
+        grid: whose jobs they are.
         jobs: from `plan`.
         directory: work directory of the sweep.
 
@@ -145,29 +122,52 @@ def check_all(config: Config, jobs: list[Job], directory: Path) -> None:
         UserError: a wrong field, which the message puts after the cell's name; a directory or a
             store that cannot be written, or belongs to another configuration.
     """
-    cells: dict[str, Config] = {job.cell: job.config for job in jobs}
     datasets: dict[str, Dataset] = {}
-    # no image before all are prepared
-    prepared = {cell: _of_cell(cell, pretraining.prepare, run) for cell, run in cells.items()}
-    for cell, run in cells.items():
+    # no image before all are checked against what is known without any
+    started = {cell: _of_cell(cell, start_of, run) for cell, run in grid.cells.items()}
+    for cell, run in grid.cells.items():
         _of_cell(cell, check_read, run, datasets)
-    check_workdir(str(directory), {"task": "sweep", "sweep": config.sweep})
-    defaults = defaults_of("pretrain")
-    stored = directory / config.scale / "config.json"
-    refuse_other("--workdir", stored, [], identity(config), {config.scale: defaults})
-    writable("--workdir", directory / config.scale)
-    if config.store:
-        writable("store", Path(config.store, config.sweep, config.scale))
+    place = directory / grid.place
+    if grid.identity:
+        defaults = {grid.place: defaults_of("pretrain")}
+        refuse_other("--workdir", place / "config.json", [], grid.identity, defaults)
+    writable("--workdir", place)
+    if grid.store:
+        writable("store", grid.store)
     for job in jobs:
-        if job.store is not None and job.is_stored and not config.again:
-            settled = prepared[job.cell].config.to_dict() | {"seed": job.seed}
-            fields = result_json.fields(settled)
-            refuse_other("store", job.store, ["config"], fields, defaults)
-        if not is_done(job, config.again):
-            ready = prepared[job.cell]
-            appends = partial(pretraining.appends, ready.config, ready.plan.steps_per_epoch)
-            fields = ready.config.to_dict() | {"seed": job.seed}
-            check_workdir(str(job.out), fields, appends, defaults, later=ready.later)
+        start = started[job.cell]
+        fields = start.config.to_dict() | {"seed": job.seed}
+        if job.store is not None and job.is_stored and not grid.again:
+            refuse_other("store", job.store, ["config"], result_json.fields(fields), start.defaults)
+        if not (grid.identity and is_done(job, grid.again)):  # else its place vouches for it
+            check_workdir(
+                str(job.out), fields, start.appends, start.defaults, start.fixed, start.later
+            )
+
+
+def start_of(config: Config) -> Start:
+    """Return what a start of the configuration checks its work directory by; reads no image."""
+    return TRAINERS[config.task](config)
+
+
+def _start_pretraining(config: Config) -> Start:
+    ready = pretraining.prepare(config)
+    appends = partial(pretraining.appends, ready.config, ready.plan.steps_per_epoch)
+    return Start(ready.config, appends, defaults_of("pretrain"), (), ready.later)
+
+
+def _start_supervised(config: Config) -> Start:
+    plan, *_ = supervised.prepare(config)
+    appends = partial(supervised.appends, config, plan.steps_per_epoch)
+    fixed = supervised.fixed_fields(config)
+    return Start(config, appends, supervised.earlier_defaults(config), fixed, ())
+
+
+# The tasks that train, and what checks a start of one.
+TRAINERS: dict[str, Callable[[Config], Start]] = {
+    "pretrain": _start_pretraining,
+    "supervised": _start_supervised,
+}
 
 
 def _of_cell(cell: str, check: Callable[..., Any], *arguments: Any) -> Any:
@@ -179,11 +179,13 @@ def _of_cell(cell: str, check: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def check_read(config: Config, datasets: dict[str, Dataset]) -> None:
-    """Check what the task pretrain checks on its data; `datasets` caches the sets by settings."""
+    """Check what a cell's task checks on its data; `datasets` keeps the last set by its fields."""
     wanted = config.data.to_json()
     if wanted not in datasets:
+        datasets.clear()  # one set in memory, whatever the cells vary
         datasets[wanted] = read_dataset(config)
-    check_few_labels(config.probe, datasets[wanted])
+    if config.task == "pretrain":
+        check_few_labels(config.probe, datasets[wanted])
 
 
 def refuse_other(

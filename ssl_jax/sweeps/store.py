@@ -10,8 +10,7 @@ from ssl_jax import files
 from ssl_jax.builders.defaults import defaults_in
 from ssl_jax.errors import UserError
 from ssl_jax.intervals import rounded
-from ssl_jax.sweeps.jobs import Job
-from ssl_jax.types import Config
+from ssl_jax.sweeps.jobs import Grid, Job
 from ssl_jax.workdir import result_json
 from ssl_jax.workdir.directory import flatten, read_json, write_json
 from ssl_jax.workdir.dynamics_npz import read_dynamics
@@ -20,17 +19,19 @@ RECORDS, MODES = 13, 16  # of the spectra's history, kept in the store
 DIGITS = 6  # of its numbers
 
 
-def keep(config: Config, job: Job) -> None:
+def keep(grid: Grid, job: Job) -> None:
     """Write the store's file of a finished job, unless it is there."""
-    if job.store is None or (job.is_stored and not config.again):
+    if job.store is None or (job.is_stored and not grid.again):
         return
     content = read_json(job.out / "result.json")
-    content |= {"sweep": config.sweep, "scale": config.scale, "cell": job.cell, "seed": job.seed}
+    content |= grid.marks | {"cell": job.cell, "seed": job.seed}
     content |= {
-        "command": command(config.files[config.scale], job),
+        "command": command(grid.file, job),
         "config": result_json.fields(job.config.to_dict()),
     }
     content |= {"dynamics": thinned(job.out)}
+    if own := content.get("provenance"):  # without what names places on this machine
+        content["provenance"] = {name: own[name] for name in ("commit", "changed", "version")}
     files.make_folder(job.store.parent)
     write_json(job.store, content)
 

@@ -14,7 +14,8 @@ from ssl_jax.reports.doctor import draw, report
 from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config, Interrupted
-from ssl_jax.workdir.directory import open_workdir, write_json
+from ssl_jax.workdir import result_json
+from ssl_jax.workdir.directory import open_workdir
 from ssl_jax.workdir.metrics_csv import read_rows
 
 
@@ -46,7 +47,7 @@ def doctor(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
         | last
         | diagnosis_json(diagnosis)
     )
-    write_json(out / "result.json", result)
+    result_json.write(out, result)
     with optional(out / "figures" / "doctor.png") as path:
         draw(history, diagnosis, facts, f"{settings['method']}: {diagnosis.state}", path)
     for line in report(diagnosis, settings["method"], **last):

@@ -18,7 +18,8 @@ from ssl_jax.reports.figure import required
 from ssl_jax.runtime.terminal import say
 from ssl_jax.text import in_file_name
 from ssl_jax.types import Config, Interrupted
-from ssl_jax.workdir.directory import check_workdir, open_workdir, write_json
+from ssl_jax.workdir import result_json
+from ssl_jax.workdir.directory import check_workdir, open_workdir
 from ssl_jax.workdir.dynamics_npz import LATER, NAME, RECORDED, read_dynamics
 from ssl_jax.workdir.metrics_csv import read_rows
 
@@ -69,9 +70,7 @@ def dynamics(config: Config, directory: str, interrupted: Interrupted = lambda: 
         | ({"cosine_law": laws[name].summary()} if name in laws else {})
         for name, of_run in records.items()
     }
-    write_json(
-        out / "result.json", {"task": "dynamics", "runs": results, "published": tables.PUBLISHED}
-    )
+    result_json.write(out, {"task": "dynamics", "runs": results, "published": tables.PUBLISHED})
     for line in table.split("\n"):
         say(line)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,7 +14,8 @@ from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.builders.network import forward_order
 from ssl_jax.builders.optimizer import layer_table
-from ssl_jax.builders.program import check_exclude, check_memory
+from ssl_jax.builders.program import check_exclude, check_memory, fresh_key
+from ssl_jax.builders.weights import find_weights, read_weights
 from ssl_jax.data.batches import make_feed
 from ssl_jax.diagnosis import history
 from ssl_jax.diagnosis.history import facts_of
@@ -37,7 +39,7 @@ from ssl_jax.train.loop import Row
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config, Interrupted, Params
 from ssl_jax.workdir import metrics_csv, result_json
-from ssl_jax.workdir.directory import check_workdir, write_json
+from ssl_jax.workdir.directory import check_workdir
 from ssl_jax.workdir.dynamics_npz import Record
 
 KNN = label_free.RANKINGS["knn"].column
@@ -54,6 +56,7 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
     Raises:
         UserError: a field is wrong, or the work directory belongs to another run.
     """
+    source = find_weights(config, Path(directory))
     prepared, dataset = pretraining.prepare(config), None
     if config.data.damaged == "skip":  # how many images there are is known when they are decoded
         dataset = read_dataset(prepared.config)
@@ -65,6 +68,7 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
     init = pretraining.make_init(parts, plan.data)
     check_memory(config, init, plan.devices)
     check_exclude(config, init)
+    weights = source and read_weights(source, config, init.trace(fresh_key(config)).out_info)
     for line in lines:
         say(line)
     dataset = dataset or read_dataset(config)
@@ -78,14 +82,13 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
 
     feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, plan.resident)
     fresh = jax.device_get(pretraining.fresh_state(config, init))
-    session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted)
+    session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted, weights)
     encode = accuracies.make_encode(parts.network, evaluation_view(parts.recipe))
     measure = label_free.make_measure(
         parts.network, make_views(parts.recipe, dataset.side), jax.random.key(config.seed)
     )
-    state = train(session, make_job(session, encode, measure))
-    if state is not None:
-        finish(session, state, encode, measure)
+    job = make_job(session, encode, measure)
+    train(session, job, lambda state: finish(session, state, encode, measure))
 
 
 def make_job(
@@ -221,7 +224,7 @@ def finish(
         | {"steps": int(state.step)}
         | result
     )
-    result |= result_json.spent(rows, int(state.step)) | result_json.provenance()
+    result |= result_json.spent(rows, int(state.step)) | result_json.environment()
     result |= {
         "collapsed": diagnosis.collapsed,
         "state": diagnosis.state,
@@ -232,7 +235,7 @@ def finish(
         "effective_rank": last["effective_rank"],
         "correlation_eigenvalues": np.asarray(eigenvalues).tolist(),
     }
-    write_json(out / "result.json", result)
+    result_json.write(out, result)
     draw_all(session, features)
     print_accuracies(result)
     print_measures(result)

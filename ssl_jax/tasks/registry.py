@@ -12,8 +12,11 @@ from ssl_jax.experiments.registry import run_experiment
 from ssl_jax.files import local_path
 from ssl_jax.runtime.memory import reporting_out_of_memory
 from ssl_jax.runtime.terminal import is_writer
+from ssl_jax.tasks.compare import compare
 from ssl_jax.tasks.doctor import doctor
 from ssl_jax.tasks.dynamics import dynamics
+from ssl_jax.tasks.embed import embed
+from ssl_jax.tasks.export import export
 from ssl_jax.tasks.pretrain import pretrain
 from ssl_jax.tasks.probe import probe
 from ssl_jax.tasks.report import report
@@ -32,7 +35,7 @@ class Task(NamedTuple):
 
     # run(configuration, work directory, interrupted)
     run: Callable[[Config, str, Interrupted], None]
-    needs: str  # a section or field that the task's configurations have
+    needs: str  # sections or fields that the task's configurations have, with blanks between them
     several: bool = False  # whether it may run in several processes
     shared: bool = False  # whether several starts may share its work directory
     # where its configurations are, as an error names them; "": in configs/NAME.py alone
@@ -47,7 +50,8 @@ MANY = "a --config of that task"
 TASKS = {
     "pretrain": Task(pretrain, needs="views", several=True, configs=MANY),
     "supervised": Task(supervised, needs="augment", several=True),
-    "probe": Task(probe, needs="checkpoint", several=True),
+    "probe": Task(probe, needs="checkpoint probe", several=True),
+    "embed": Task(embed, needs="map"),
     "views": Task(views, needs="views", several=True, configs=MANY),
     "experiment": Task(run_experiment, needs="experiment", configs=MANY),
     "sweep": Task(sweep, needs="sweep", shared=True, configs=MANY),
@@ -55,7 +59,14 @@ TASKS = {
     "doctor": Task(doctor, needs="run"),
     "dynamics": Task(dynamics, needs="runs"),
     "report": Task(report, needs="runs"),
+    "compare": Task(compare, needs="runs"),
+    "export": Task(export, needs="license"),
 }
+
+
+def takes_several(config: Config) -> bool:
+    """Return whether the configuration's task may run in several processes; it may be unknown."""
+    return config.task in TASKS and TASKS[config.task].several
 
 
 def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
@@ -78,7 +89,9 @@ def run_task(config: Config, directory: str, interrupted: Interrupted) -> None:
         raise UserError(
             f"--processes: got {jax.process_count()}, the task {config.task} runs in one"
         )
-    if task.needs not in config or ("experiment" in config and config.task != "experiment"):
+    if not all(name in config for name in task.needs.split()) or (
+        "experiment" in config and config.task != "experiment"
+    ):
         takes = task.configs or f"--config configs/{config.task}.py"
         raise UserError(
             f"task: got {config.task!r} in a configuration of another task; takes {takes}"

@@ -12,7 +12,8 @@ from ssl_jax.reports.replication.tables import markdown
 from ssl_jax.runtime.terminal import say
 from ssl_jax.text import in_markdown, printable
 from ssl_jax.types import Config, Interrupted
-from ssl_jax.workdir.directory import open_workdir, write_json
+from ssl_jax.workdir import result_json
+from ssl_jax.workdir.directory import open_workdir
 
 
 def report(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
@@ -37,7 +38,7 @@ def report(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
     out = open_workdir(directory, config.to_dict())
     files.write_whole(out / "report.md", text_of(gathered))
     files.write_whole(out / "report.html", page(gathered))
-    write_json(out / "result.json", summary(gathered))
+    result_json.write(out, summary(gathered))
     for line in gathered.left_out:
         say(f"left out: {printable(line)}")
     say(f"wrote {out / 'report.md'} and {out / 'report.html'}")

@@ -25,20 +25,22 @@ from ssl_jax.builders.program import (
     check_exclude,
     check_memory,
     compile_program,
+    fresh_key,
     steps_per_call,
 )
 from ssl_jax.builders.supervised import (
     appends,
-    counts_evaluations,
     earlier_defaults,
+    fixed_fields,
     fresh_state,
     images_left,
     make_init,
     prepare,
 )
+from ssl_jax.builders.weights import find_weights, read_weights
 from ssl_jax.data.batches import make_feed
 from ssl_jax.data.dataset import Dataset, Split
-from ssl_jax.data.splits import hold_out, redraw
+from ssl_jax.data.splits import hold_out, keep_labelled, redraw
 from ssl_jax.errors import UserError
 from ssl_jax.losses import LOSSES
 from ssl_jax.optim import rescale
@@ -55,7 +57,7 @@ from ssl_jax.train.loop import Row
 from ssl_jax.train.supervised import SupervisedState, make_supervised_step
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import metrics_csv, result_json
-from ssl_jax.workdir.directory import check_workdir, write_json
+from ssl_jax.workdir.directory import check_workdir
 
 VALIDATION = "validation_accuracy"  # the metric that ranks epochs
 BEST_EPOCHS = 10  # over which the paper takes its mean
@@ -72,29 +74,31 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     Raises:
         UserError: a field is wrong, or the work directory belongs to another run.
     """
+    source = find_weights(config, Path(directory))
     plan, parts, augment = prepare(config)
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
     grows = partial(appends, config, plan.steps_per_epoch)
-    fixed = ("eval_every", "log_every") if counts_evaluations(config) else ()
-    out = check_workdir(directory, config.to_dict(), grows, earlier_defaults(config), fixed)
+    defaults, fixed = earlier_defaults(config), fixed_fields(config)
+    out = check_workdir(directory, config.to_dict(), grows, defaults, fixed)
     init = make_init(parts, plan.data)
     check_memory(config, init, plan.devices)
     check_exclude(config, init)
+    weights = source and read_weights(source, config, init.trace(fresh_key(config)).out_info)
     dataset = read_dataset(config)
     if dataset.damaged:  # there are fewer images than were described
         plan, parts, augment = prepare(config, dataset.description)
         snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
         init = make_init(parts, plan.data)
     train, validation = hold_out(dataset, config.data.validation_size)
+    train = keep_labelled(train, config.data.labelled_share, config.seed)
     train = train._replace(
         label=redraw(train.label, config.data.random_labels, dataset.num_classes, config.seed)
     )
     feed = make_feed(train.image, config.batch_size, config.seed, plan.resident, label=train.label)
-    fresh = jax.device_get(fresh_state(config, parts, init))
-    session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted)
-    state = training.train(session, make_job(session, augment, validation, snapshots))
-    if state is not None:
-        finish(session, state, snapshots)
+    fresh = jax.device_get(fresh_state(config, init))
+    session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted, weights)
+    job = make_job(session, augment, validation, snapshots)
+    training.train(session, job, lambda state: finish(session, state, snapshots))
 
 
 # --- Before training ------------------------------------------------------------------------------
@@ -288,8 +292,8 @@ def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...])
         result["snapshot_ensemble"] = ensemble(
             out, [step for step in snapshots if step <= state.step], session.dataset
         )
-    result |= result_json.spent(rows, int(state.step)) | result_json.provenance()
-    write_json(out / "result.json", {k: None if v != v else v for k, v in result.items()})
+    result |= result_json.spent(rows, int(state.step)) | result_json.environment()
+    result_json.write(out, {k: None if v != v else v for k, v in result.items()})
     with optional(out / "figures"):
         run_figures.draw_supervised(out)
     for name in (name for name in result if name.endswith("_accuracy")):

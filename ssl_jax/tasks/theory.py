@@ -11,7 +11,8 @@ from ssl_jax.reports.figure import required
 from ssl_jax.reports.theory_figures import FIGURES
 from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config, Interrupted
-from ssl_jax.workdir.directory import open_workdir, write_json
+from ssl_jax.workdir import result_json
+from ssl_jax.workdir.directory import open_workdir
 
 SMALL = 64  # numbers; result.json has only shape, range and mean of a larger array
 
@@ -41,7 +42,7 @@ def theory(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
     # some figures need no diffrax
     installed = [name for name in ("jax", "numpy", "diffrax") if find_spec(name)]
     versions = {name: importlib.metadata.version(name) for name in installed}
-    write_json(out / "result.json", {"task": "theory", "figures": numbers, "versions": versions})
+    result_json.write(out, {"task": "theory", "figures": numbers, "versions": versions})
 
 
 def as_json(array: np.ndarray) -> Any:

@@ -1,5 +1,6 @@
 """Train from a fresh state, or from the last checkpoint, to the end: shared by tasks that train."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -12,7 +13,9 @@ from orbax.checkpoint import CheckpointManager
 
 from ssl_jax.builders.plan import Plan
 from ssl_jax.builders.program import steps_per_call
+from ssl_jax.builders.recorders import make_recorders
 from ssl_jax.builders.trained_run import IMAGE
+from ssl_jax.builders.weights import Weights, begin_with
 from ssl_jax.data.batches import Feed
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
@@ -20,11 +23,13 @@ from ssl_jax.files import write_whole
 from ssl_jax.runtime import stops
 from ssl_jax.runtime.terminal import Progress, is_writer, progress_bar, say
 from ssl_jax.runtime.threads import lapack_on_one_thread
+from ssl_jax.tasks.printing import print_weights
 from ssl_jax.train import parallel
 from ssl_jax.train.loop import Hooks, Row, plan_calls, train_loop
 from ssl_jax.types import Config, Interrupted, Metrics, PyTree
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
 from ssl_jax.workdir.dynamics_npz import Record, digest, resume_dynamics, write_dynamics
+from ssl_jax.workdir.recorder import Recorder
 
 # Seconds between two writes of dynamics.npz where no checkpoint is due: it is written whole.
 WRITE_EVERY = 30
@@ -32,6 +37,7 @@ WRITE_EVERY = 30
 # that a run goes on with its own whole history; the fields of `rounding`; and the shape of the
 # run's images, by which the encoder is read without them.
 METRICS, DYNAMICS = "metrics.csv", "dynamics"
+OWED = "owed"  # and the row of its own step, where a stop did not let the evaluation end
 
 
 class TrainingJob(NamedTuple):
@@ -71,8 +77,9 @@ class Session(NamedTuple):
     parts: Any  # what a step is made of: `pretraining.Parts` or `supervised.ClassifierParts`
     dataset: Dataset  # all images, held-out ones included
     feed: Feed  # of the images to train on
-    fresh: PyTree  # the state at step 0, on the host
+    fresh: PyTree  # the state as drawn from the seed, on the host
     interrupted: Interrupted  # asked after each call of the compiled program
+    weights: Weights | None = None  # what takes the place of parts of `fresh` at step 0
 
     def epoch(self, step: int) -> float:
         """Return the epochs that `step` steps are."""
@@ -86,12 +93,35 @@ class Log(NamedTuple):
     start: int  # step that it goes on from; 0: a fresh run
     rows: list[Row]  # of metrics.csv, of all starts
     dynamics: list[Record]  # of dynamics.npz, of all starts; [] where none are wanted
+    # [the row whose evaluation is still to be made]: of step `start`, later of the step at which a
+    # stop arrived; [] where there is none
+    owed: list[Row]
+    recorders: list[Recorder]  # to which every row is handed; [] in a process that writes no files
 
 
-def train(session: Session, job: TrainingJob) -> PyTree | None:
-    """Return the state at the end, on the host; None where training was interrupted and saved.
+def train(session: Session, job: TrainingJob, finish: Callable[[PyTree], None]) -> None:
+    """Train to the end, and finish, unless training was interrupted and saved.
 
     A signal raises `Stopped`, after saving where there is something to save.
+
+    Args:
+        session: this start.
+        job: the task.
+        finish: finish(the state at the end, on the host), which draws the figures.
+    """
+    with contextlib.ExitStack() as closing:
+        state = _train(session, job, closing)
+        if state is not None:
+            finish(state)
+
+
+def _train(session: Session, job: TrainingJob, closing: contextlib.ExitStack) -> PyTree | None:
+    """Return the state at the end, on the host; None where training was interrupted and saved.
+
+    Args:
+        session: this start.
+        job: the task.
+        closing: closes the recorders.
     """
     config, out, cadence = session.config, session.out, session.plan.cadence
     with (
@@ -102,29 +132,52 @@ def train(session: Session, job: TrainingJob) -> PyTree | None:
         if start > cadence.total:
             gone = start // session.plan.steps_per_epoch
             raise UserError(f"epochs: got {config.epochs}, {out} has already gone {gone}")
-        state = checkpoints.restore(manager, session.fresh) if start else session.fresh
+        state = checkpoints.restore(manager, session.fresh) if start else first_state(session)
         notes = checkpoints.read_notes(out / "checkpoints", start) if start else {}
         require_same_rounding(notes, session)
         # No file of the run is written before this line: a refused start leaves it as it was.
-        result_json.open_on_one(str(out), config.to_dict())
+        result_json.open_on_one(str(out), config.to_dict(), parents_of(session, start))
         keep_damaged(out, session.dataset)
         rows = result_json.begin_log(out, start, notes.get(METRICS))
         records = (
             begin_dynamics(out, job, state, start, notes.get(DYNAMICS)) if cadence.track else []
         )
-        log = Log(manager, start, rows, records)
+        recorders = make_recorders(config, out, rows) if is_writer() else []
+        for recorder in recorders:
+            closing.callback(recorder.close)
+            recorder.open(config.to_dict())
+        owed = [notes[OWED]] if OWED in notes else []
+        log = Log(manager, start, rows, records, owed, recorders)
         state, enough = job.adjust(state, rows)
         if not enough:
             job.header(start)
             state, step = _loop(session, job, log, state, begin)
             checkpoints.finish(manager)
-            if step < cadence.total and not job.adjust(state, rows)[1]:
+            if log.owed or (step < cadence.total and not job.adjust(state, rows)[1]):
                 say(
                     f"stopped at step {step} of {cadence.total}, saved; "
                     "the same command goes on from here"
                 )
                 return None
     return jax.device_get(state)
+
+
+def first_state(session: Session) -> PyTree:
+    """Return the state at step 0, with what the run takes from elsewhere, which is printed.
+
+    UserError where it was not read, as there seemed to be a checkpoint.
+    """
+    weights = session.weights
+    if weights is None and session.config.weights:
+        raise UserError(f"{session.out / 'checkpoints'}: none is complete; delete this folder")
+    if weights is not None:
+        print_weights(weights)
+    return begin_with(weights, session.fresh, session.parts.optimizer)
+
+
+def parents_of(session: Session, start: int) -> list[dict[str, Any]] | None:
+    """Return what this start read of other runs; None where it goes on from a checkpoint."""
+    return None if start else [session.weights.parent] if session.weights else []
 
 
 def keep_damaged(out: Path, dataset: Dataset) -> None:
@@ -199,6 +252,7 @@ def _loop(
         begin()
         return result
 
+    last = [*log.rows[-1:], *log.owed]
     with progress_bar(cadence.total, log.start) as bar, lapack_on_one_thread():
         return train_loop(
             run,
@@ -207,8 +261,9 @@ def _loop(
             start=log.start,
             cadence=cadence,
             batch_size=config.batch_size,
-            seconds_before=log.rows[-1]["seconds"] if log.rows else 0.0,
+            seconds_before=last[-1]["seconds"] if last else 0.0,
             hooks=_hooks(session, job, log, bar),
+            owed=log.owed[0] if log.owed else None,
         )
 
 
@@ -219,9 +274,10 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: Progress) -> Hooks
         return {"epoch": session.epoch(int(state.step))} | job.signs(state)
 
     def record(row: Row) -> None:
-        log.rows.append(metrics_csv.as_written(row))
-        if is_writer():
-            metrics_csv.append_row(session.out / "metrics.csv", row)
+        row = metrics_csv.as_written(row)
+        log.rows.append(row)
+        for recorder in log.recorders:
+            recorder.write(int(row["step"]), row)
         if line := job.message(log.rows):
             say(line)
 
@@ -238,14 +294,37 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: Progress) -> Hooks
         if time.monotonic() - written[0] > WRITE_EVERY:
             write()
 
-    def save(state: Any, step: int, row: Row) -> None:
+    def evaluate(state: Any, step: int) -> Row | None:
+        row = stops.unless_stopped(lambda: job.evaluate(state, step))
+        given_up = parallel.any_process(row is None)
+        if given_up and row is not None:
+            stops.adopt()
+        return None if given_up else row
+
+    def notes_of() -> dict[str, Any]:
         write()  # first: a record that is missing after a restart would never be made again
         notes = rounding(session) | {METRICS: metrics_csv.table(log.rows)}
         notes[IMAGE] = list(session.plan.data.image)
         if log.dynamics:
             notes[DYNAMICS] = digest(log.dynamics)
+        return notes
+
+    def save(state: Any, step: int, row: Row) -> None:
         ranked = {n: row[n] for n in (job.best, *job.others) if math.isfinite(row.get(n, math.nan))}
-        checkpoints.save(log.manager, state, step, ranked, notes)
+        if not log.owed:
+            checkpoints.save(log.manager, state, step, ranked, notes_of())
+            return
+        notes = notes_of()  # the state of the step is there already
+        if is_writer():
+            checkpoints.complete(session.out / "checkpoints", step, ranked, notes)
+        parallel.any_process(False)  # waits until it is written
+        log.manager.reload()
+        log.owed.clear()
+
+    def postpone(state: Any, step: int, row: Row) -> None:
+        known = {name: float(value) for name, value in row.items() if value == value}
+        checkpoints.save(log.manager, state, step, {}, notes_of() | {OWED: known})
+        log.owed[:] = [known]
 
     def stop(event: bool) -> bool:
         flag = session.interrupted()
@@ -269,4 +348,4 @@ def _hooks(session: Session, job: TrainingJob, log: Log, bar: Progress) -> Hooks
     def adjust(state: Any) -> tuple[Any, bool]:
         return job.adjust(state, log.rows)
 
-    return Hooks(signs, job.evaluate, record, save, stop, progress, adjust, track)
+    return Hooks(signs, evaluate, record, save, stop, progress, postpone, adjust, track)

@@ -58,8 +58,9 @@ class Hooks(NamedTuple):
 
     # signs(state) -> floats by name, at every event.
     signs: Callable[[Any], Row]
-    # evaluate(state, step) -> floats by name, every `cadence.evaluate` steps.
-    evaluate: Callable[[Any, int], Row]
+    # evaluate(state, step) -> floats by name, every `cadence.evaluate` steps; None where it was
+    # given up for a stop.
+    evaluate: Callable[[Any, int], Row | None]
     # record(row), at every event.
     record: Callable[[Row], None]
     # save(state, step, row), every `cadence.save` steps and before a stop.
@@ -68,6 +69,9 @@ class Hooks(NamedTuple):
     stop: Callable[[bool], bool]
     # progress(step, row), after each call; the row is {} where it is no event.
     progress: Callable[[int, Row], None]
+    # postpone(state, step, row): save before a stop where an evaluation is due. The row lacks it,
+    # and is handed to the loop of the next start, as `owed`.
+    postpone: Callable[[Any, int, Row], None]
     # adjust(state) -> (state, whether to end here), after each evaluation has been recorded.
     adjust: Callable[[Any], tuple[Any, bool]] = lambda state: (state, False)
     # track(state, step, metrics), every `cadence.track` steps, with the metrics of the step itself.
@@ -101,6 +105,7 @@ def train_loop(
     batch_size: int,
     seconds_before: float,
     hooks: Hooks,
+    owed: Row | None = None,
 ) -> tuple[Any, int]:
     """Run from step `start` to the end, or until a hook stops it.
 
@@ -116,6 +121,7 @@ def train_loop(
         batch_size: examples of a step over all devices.
         seconds_before: wall time of the earlier starts.
         hooks: what to call at an event.
+        owed: the row of step `start` where its evaluation was postponed.
 
     Returns:
         The last state, and the step reached.
@@ -127,6 +133,10 @@ def train_loop(
     pending: list[Metrics] = []
     begin = mark = time.perf_counter()
     marked = start
+    if owed:
+        state, stopping = _end_event(state, owed, False, cadence, hooks, save=True)
+        if stopping:
+            return state, step
     for batch in batches:
         state, metrics = run(state, batch)
         step += len(batch["position"])
@@ -150,20 +160,47 @@ def train_loop(
             "images_per_second": (step - marked) * batch_size / (now - mark),
             "seconds": seconds_before + now - begin,
         }
-        if cadence.due(step, cadence.evaluate):
-            row |= hooks.evaluate(state, step)
-        hooks.record(row)
-        if cadence.due(step, cadence.evaluate):
-            state, enough = hooks.adjust(state)
-            stopping = stopping or enough
-        if stopping or cadence.due(step, cadence.save):
-            require_finite(state, step)
-            hooks.save(state, step, row)
-        hooks.progress(step, row)
+        state, stopping = _end_event(state, row, stopping, cadence, hooks)
         pending, marked, mark = [], step, time.perf_counter()
         if stopping:
             break
     return state, step
+
+
+def _end_event(
+    state: Any, row: Row, stopping: bool, cadence: Cadence, hooks: Hooks, save: bool = False
+) -> tuple[Any, bool]:
+    """Evaluate where that is due, record the row, and save where that is due.
+
+    Args:
+        state: the state at the event.
+        row: what is known of it so far.
+        stopping: whether to stop here.
+        cadence: what happens when.
+        hooks: what to call.
+        save: whether to save in any case.
+
+    Returns:
+        The state, and whether to stop here.
+    """
+    step = int(row["step"])
+    evaluates = cadence.due(step, cadence.evaluate)
+    if evaluates:
+        require_finite(state, step)  # its line helps more than that of the features would
+        found = None if stopping else hooks.evaluate(state, step)
+        if found is None:
+            hooks.postpone(state, step, row)
+            return state, True
+        row = row | found
+    hooks.record(row)
+    if evaluates:
+        state, enough = hooks.adjust(state)
+        stopping = stopping or enough
+    if save or stopping or cadence.due(step, cadence.save):
+        require_finite(state, step)
+        hooks.save(state, step, row)
+    hooks.progress(step, row)
+    return state, stopping
 
 
 def require_finite(state: Any, step: int) -> None:

@@ -100,13 +100,33 @@ def save(
         return
     state = jax.device_get(state)
     named = _named(state)
-    arrays = {name: array_digest(array) for name, array in named}
-    manifest: dict[str, Any] = {"step": step, "arrays": arrays, "notes": notes or {}}
-    manifest["digest"] = _digest_of_json(manifest)
+    manifest = _manifest(step, {name: array_digest(array) for name, array in named}, notes or {})
     items = {STATE: ocp.args.PyTreeSave(state), MANIFEST: ocp.args.JsonSave(manifest)}
     needed = sum(array.nbytes for _, array in named)
     with _writing(manager, needed):
         manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+
+
+def complete(directory: Path, step: int, metrics: dict[str, float], notes: dict[str, Any]) -> None:
+    """Replace metrics and notes of a checkpoint that was written before they were known.
+
+    A manager that is open takes them over with `reload`.
+
+    Args:
+        directory: the checkpoint folder, with one folder for each step.
+        step: the checkpoint.
+        metrics: as `save` takes them.
+        notes: as `save` takes them. They are replaced last, so what they say is true of the rest.
+    """
+    folder = directory.resolve() / str(step)
+    manifest = _manifest(step, _read_manifest(folder)["arrays"], notes)
+    files.write_whole(folder / METRICS / METRICS, json.dumps(metrics))
+    files.write_whole(folder / MANIFEST / "metadata", json.dumps(manifest))
+
+
+def _manifest(step: int, arrays: dict[str, str], notes: dict[str, Any]) -> dict[str, Any]:
+    content = {"step": step, "arrays": arrays, "notes": notes}
+    return content | {"digest": _digest_of_json(content)}
 
 
 def _digest_of_json(content: dict[str, Any]) -> str:
@@ -223,16 +243,24 @@ def check_shapes(directory: Path, step: int, like: PyTree) -> None:
         UserError: the checkpoint cannot be read, lacks an array, or has one of another shape.
     """
     folder = directory.resolve() / str(step)
-    saved = {
-        keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in jax.tree.leaves_with_path(_metadata(folder))
-        if hasattr(leaf, "shape")
-    }
+    saved = shapes_in(directory, step)
     for path, want in jax.tree.leaves_with_path(like):
         name = keystr(path, simple=True, separator="/")
         if name not in saved:
             raise UserError(f"{folder}: has no {name}, which this configuration needs")
         _require_shape(folder, name, saved[name], want.shape)
+
+
+def shapes_in(directory: Path, step: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every array of a checkpoint, by its path such as params/head/bias.
+
+    UserError where it cannot be read.
+    """
+    return {
+        keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(_metadata(directory.resolve() / str(step)))
+        if hasattr(leaf, "shape")
+    }
 
 
 def _require_shape(folder: Path, name: str, got: tuple[int, ...], want: tuple[int, ...]) -> None:
@@ -244,6 +272,14 @@ def _require_shape(folder: Path, name: str, got: tuple[int, ...], want: tuple[in
 def read_notes(directory: Path, step: int) -> dict[str, Any]:
     """Return the notes of a checkpoint; {} for one of an earlier version, which has none."""
     return _read_manifest(directory.resolve() / str(step)).get("notes", {})
+
+
+def digest_of(directory: Path, step: int) -> str | None:
+    """Return the SHA-256 of a checkpoint's manifest, which has a digest of every array.
+
+    None for one of an earlier version, which has none.
+    """
+    return _read_manifest(directory.resolve() / str(step)).get("digest")
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -261,7 +297,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged ({error}); {BEFORE}") from error
     if str(step) != folder.name:
         raise UserError(f"{folder}: is the checkpoint of step {step} under another name; {BEFORE}")
-    return {"arrays": arrays, "notes": notes}
+    return {"arrays": arrays, "notes": notes, "digest": own}
 
 
 def latest_step(manager: ocp.CheckpointManager) -> int:
@@ -270,6 +306,11 @@ def latest_step(manager: ocp.CheckpointManager) -> int:
     if step is None:
         raise UserError(f"{manager.directory}: no checkpoint found, expected folders named by step")
     return step
+
+
+def has_any(directory: Path) -> bool:
+    """Return whether a checkpoint folder has a complete step; it need not exist."""
+    return any(p.name.isdigit() and p.is_dir() for p in directory.glob("*"))
 
 
 def steps_in(directory: Path) -> list[int]:

@@ -1,18 +1,18 @@
 """The work directory of a run, and when a second start on it is refused.
 
-It holds config.json (as it ran), metrics.csv, dynamics.npz, checkpoints/, features/, result.json,
-figures/*.png.
+It holds config.json (as it ran), provenance.json, metrics.csv, dynamics.npz, checkpoints/,
+features/, result.json, figures/*.png.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ssl_jax import files
 from ssl_jax.errors import UserError
-from ssl_jax.workdir import lock
+from ssl_jax.workdir import lock, provenance
 from ssl_jax.workdir.schema import DEEPEST, is_deeper
 
 # The fields, and the sections (with a dot behind), in which two starts of one run may differ, on
@@ -29,6 +29,7 @@ FREE = (
     "dynamics.",
     "eval_every",
     "checkpoint_every",
+    "tensorboard",
 )
 # Two starts of one run may differ in these, too: the last one evaluates the network. Results in
 # one table may not: their accuracies would not be comparable.
@@ -111,13 +112,24 @@ def open_workdir(path: str, config: dict) -> Path:
     return begin_workdir(check_workdir(path, config), config)
 
 
-def begin_workdir(directory: Path, config: dict) -> Path:
+def begin_workdir(
+    directory: Path, config: dict, parents: Sequence[dict[str, Any]] | None = ()
+) -> Path:
     """Return the directory, which was checked, made if need be, with `config` written into it.
 
     This start holds it, so that what killed starts were writing there is deleted.
+
+    Args:
+        directory: the work directory.
+        config: the configuration of this start.
+        parents: as `provenance.begin` takes them.
+
+    Returns:
+        The directory.
     """
     files.make_folder(directory / "figures")
     delete_scratch(directory)
+    provenance.begin(directory, parents)
     write_json(directory / "config.json", config)
     return directory
 

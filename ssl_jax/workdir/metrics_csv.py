@@ -9,6 +9,7 @@ from pathlib import Path
 from ssl_jax import files
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import warn
+from ssl_jax.workdir.recorder import Recorder, Row
 
 NAME = "metrics.csv"
 COLUMNS: tuple[str, ...] = (
@@ -45,8 +46,6 @@ COLUMNS: tuple[str, ...] = (
 )
 # Before the name of a loss's term: a column of its own, after the others, in runs with several.
 TERM = "loss_"
-
-Row = dict[str, float]  # numbers by column, NaN where the file has a blank
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -139,6 +138,18 @@ def restore(path: Path, step: int, kept: str) -> list[Row]:
         warn(line)
     files.write_whole(path, table(wanted))
     return wanted
+
+
+def recorder(out: Path, rows: list[Row]) -> Recorder:
+    """Return the recorder that appends to metrics.csv of the work directory `out`.
+
+    `restore` has cut the file back to `rows` by then: they come from it.
+    """
+
+    def write(step: int, row: Row) -> None:
+        append_row(out / NAME, row)
+
+    return Recorder(open=lambda _: None, write=write, close=lambda: None)
 
 
 def append_row(path: Path, row: Row) -> None:

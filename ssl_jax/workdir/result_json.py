@@ -1,22 +1,42 @@
-"""What every run writes into result.json: configuration, wall time, device and versions."""
+"""What every run writes into result.json: configuration, time, device, versions, provenance."""
 
 import importlib.metadata
 import os
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from ssl_jax.runtime.terminal import is_writer
-from ssl_jax.workdir import metrics_csv
-from ssl_jax.workdir.directory import begin_workdir
+from ssl_jax.workdir import metrics_csv, provenance
+from ssl_jax.workdir.directory import begin_workdir, write_json
+
+NAME = "result.json"
 
 
-def open_on_one(directory: str, config: dict) -> Path:
-    """Return the work directory, which was checked; only process 0 writes into it."""
-    return begin_workdir(Path(directory), config) if is_writer() else Path(directory)
+def open_on_one(
+    directory: str, config: dict, parents: Sequence[dict[str, Any]] | None = ()
+) -> Path:
+    """Return the work directory, which was checked; only process 0 writes into it.
+
+    Args:
+        directory: the work directory.
+        config: the configuration of this start.
+        parents: as `provenance.begin` takes them.
+
+    Returns:
+        The directory.
+    """
+    return begin_workdir(Path(directory), config, parents) if is_writer() else Path(directory)
+
+
+def write(directory: Path, result: dict[str, Any]) -> None:
+    """Write result.json, with the provenance that the work directory states."""
+    write_json(directory / NAME, result | {"provenance": provenance.stated(directory)})
 
 
 def begin_log(out: Path, start: int, kept: str | None) -> list[metrics_csv.Row]:
@@ -76,7 +96,7 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def provenance() -> dict:
+def environment() -> dict:
     """Return the device and the package versions that made a result."""
     packages = ("jax", "flax", "optax", "chex", "orbax-checkpoint", "tensorflow-datasets", "numpy")
     kinds = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"

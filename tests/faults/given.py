@@ -15,6 +15,7 @@ from ssl_jax import launch
 from ssl_jax.builders import pretraining, supervised
 from ssl_jax.builders.checks import check_few_labels
 from ssl_jax.builders.data import read_dataset
+from ssl_jax.builders.fields import flat, read_config
 from ssl_jax.builders.program import check_exclude, check_memory
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.diagnosis.signs import NEEDED
@@ -49,7 +50,7 @@ FILES = {"configs/quickstart.py": SMALL, "configs/supervised.py": SUPERVISED}
 def command_line(rng: np.random.Generator) -> Named:
     """Every field at a value beyond what it takes, as far as a run checks before it trains."""
     for file, count in zip(FILES, (140, 60), strict=True):
-        fields = list(launch.flat(launch.read_config(file)))
+        fields = list(flat(read_config(file)))
         chosen = [*fields, *rng.choice(fields, max(0, count - len(fields)))]
         for field in chosen[: max(count, len(fields))]:
             value = VALUES[rng.integers(len(VALUES))]

@@ -14,7 +14,7 @@ from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import say
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import result_json
-from ssl_jax.workdir.directory import check_workdir, write_json
+from ssl_jax.workdir.directory import check_workdir
 
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31),
@@ -95,7 +95,7 @@ def finish(out: Path, config: Config, summary: dict[str, Any], seconds: float) -
         "config": result_json.fields(config.to_dict()),
         "seconds": round(seconds, 1),
     }
-    write_json(out / "result.json", result | result_json.provenance())
+    result_json.write(out, result | result_json.environment())
     text = registry.report(result)
     files.write_whole(out / "table.md", text)
     with optional(out / "figures") as folder:

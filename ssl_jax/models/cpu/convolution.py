@@ -10,7 +10,9 @@ A convolution here has a gradient but, like every `jax.custom_vjp`, no forward-m
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -24,6 +26,18 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 # multiplications for each pixel.
 DENSE_PIXELS = 100
 Padding = Sequence[tuple[int, int]]  # (before, after) along both axes
+
+_portable: ContextVar[bool] = ContextVar("portable", default=False)
+
+
+@contextmanager
+def portable() -> Iterator[None]:
+    """Trace XLA's convolutions alone within this context: `native` serves one machine alone."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
 
 
 def convolve(
@@ -120,6 +134,8 @@ def _on_cpu(
     Where the default device is an accelerator, the CPU computes too little to compile anything for
     it.
     """
+    if _portable.get():
+        return xla
     if jax.default_backend() == "cpu" and native.fills_vectors(outputs) and native.available():
         return functools.partial(lax.platform_dependent, cpu=own, default=xla)
     return xla
@@ -231,8 +247,9 @@ def convolve_patches(
     assert tuple(strides) == kernel.shape[:2] == (k, k)
     assert tuple(map(tuple, padding)) == ((0, 0), (0, 0))
     height, width = x.shape[1] // k, x.shape[2] // k
-    patches = x[:, : height * k, : width * k].reshape(len(x), height, k, width, k, x.shape[-1])
+    batch, channels = x.shape[0], x.shape[-1]
+    patches = x[:, : height * k, : width * k].reshape(batch, height, k, width, k, channels)
     return jnp.einsum("bhiwjc,ijcd->bhwd", patches, kernel)
 
 
-__all__ = ["convolve", "convolve_depthwise", "convolve_patches"]
+__all__ = ["convolve", "convolve_depthwise", "convolve_patches", "portable"]

@@ -162,6 +162,28 @@ SHAPES: dict[str, dict[str, Shape]] = {
         "opposing": {"ratio": ARRAY, "fraction": ARRAY},
         "layers": [TEXT],
     },
+    "semi_supervised": {
+        "dataset": TEXT,
+        "images": WHOLE,
+        "validation_images": WHOLE,
+        "test_images": WHOLE,
+        "rows": [
+            {
+                "share": NUMBER,
+                "images": WHOLE,
+                "arm": TEXT,
+                "chosen": NUMBER,
+                "at_the_edge": FLAG,
+                "validation": SCORE,
+                "test": SCORE,
+                "ahead": SCORE,
+            }
+        ],
+        "config": {
+            "seeds": WHOLE,
+            "pretraining": {"method": TEXT, "encoder": {"name": TEXT}},
+        },
+    },
     "signal": {
         "dataset": TEXT,
         "epochs_watched": [WHOLE],

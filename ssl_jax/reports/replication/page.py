@@ -1,17 +1,16 @@
 """The replication as one self-contained HTML page: tables, claims, figures and runs."""
 
-import base64
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ssl_jax.reports import html
 from ssl_jax.reports import pyplot as plt
-from ssl_jax.reports.figure import label, optional, render
+from ssl_jax.reports.figure import label
 from ssl_jax.reports.replication.claims import HOLDS, OPEN, UNTESTED, evaluate_claims
 from ssl_jax.reports.replication.published import PUBLISHED, TITLES, Published
 from ssl_jax.reports.replication.results import Cells, Gathered, accuracy, accuracy_of
@@ -39,45 +38,15 @@ SCALE_WORDS = {
     "to be held against each other; the published ones are of the full protocol.",
 }
 STYLE = """
-:root { --ink: #1c2430; --soft: #5a6472; --line: #d9dee5; --wash: #f5f7fa; --blue: #0b5fa5; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 74rem; padding: 1.5rem 1.25rem 4rem; color: var(--ink);
-  background: #fff;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; } h2 { font-size: 1.3rem;
-  margin: 2.5rem 0 .5rem; }
-h3 { font-size: 1.02rem; margin: 1.8rem 0 .4rem; } p { max-width: 44rem; }
-  .soft { color: var(--soft); }
-a { color: var(--blue); text-decoration-thickness: 1px; text-underline-offset: 2px; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem;
-  min-width: 40rem; width: 100%; }
-th, td { padding: .38rem .55rem; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--line);
-  font-variant-numeric: tabular-nums; }
-th { color: var(--soft); font-weight: 600; border-bottom-width: 2px; } td:nth-child(-n+2),
-  th:nth-child(-n+2),
-td:last-child, th:last-child { text-align: left; } tr.absent td { color: #9aa3ae; }
-tbody tr:hover { background: var(--wash); }
 .claims { display: grid; gap: .7rem; padding: 0;
   grid-template-columns: repeat(auto-fill, minmax(17.5rem, 1fr)); }
-.claims li { list-style: none; border: 1px solid var(--line); border-left: 4px solid #9aa3ae;
-  border-radius: 4px;
-  padding: .6rem .8rem; font-size: .92rem; } .claims .holds { border-left-color: #2a8a4a; }
-.claims .fails { border-left-color: #c0392b; } .claims .open { border-left-color: #d9a406; }
-.claims b { display: block; line-height: 1.35; } .claims i { font-style: normal; font-weight: 600;
-  color: #6b7480; }
-.claims .holds i { color: #2a8a4a; } .claims .fails i { color: #c0392b; }
-  .claims .open i { color: #9a7500; }
-.claims small { color: var(--soft); display: block; }
-img { max-width: 100%; min-width: 34rem; height: auto; display: block; margin: .6rem 0; }
-details { border-top: 1px solid var(--line); padding: .35rem 0; font-size: .88rem; }
-  summary { cursor: pointer; }
-details:target { background: #fff8e1; }
-pre { overflow-x: auto; background: var(--wash); padding: .7rem; font-size: .8rem;
-  border-radius: 4px; }
-pre.command { white-space: pre-wrap; overflow-wrap: anywhere; }
-@media (max-width: 40rem) { body { padding: 1rem .9rem 3rem; font-size: 15px; }
-  h1 { font-size: 1.35rem; } }
+.claims li { list-style: none; border: 1px solid var(--line); border-left: 4px solid var(--pale);
+  border-radius: 4px; padding: .6rem .8rem; font-size: .92rem; }
+.claims .holds { border-left-color: var(--good); } .claims .fails { border-left-color: var(--bad); }
+.claims .open { border-left-color: var(--open); } .claims b { display: block; line-height: 1.35; }
+.claims i { font-style: normal; font-weight: 600; color: var(--soft); }
+.claims .holds i { color: var(--good); } .claims .fails i { color: var(--bad); }
+.claims .open i { color: var(--open); } .claims small { color: var(--soft); display: block; }
 """
 
 
@@ -87,17 +56,14 @@ def page(gathered: Gathered) -> str:
     body = "".join(section(gathered.cells[scale], scale) for scale in scales)
     missing = [scale for scale in SCALE_WORDS if scale not in scales]
     body += "".join(f"<h2>{scale.capitalize()} scale</h2><p>Not run.</p>" for scale in missing)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Non-contrastive learning, replicated</title><style>{STYLE}</style></head><body>"
-        "<h1>Non-contrastive learning, replicated</h1>"
+    return html.document(
+        "Non-contrastive learning, replicated",
         '<p class="soft">Linear accuracy on CIFAR-10&rsquo;s test images after the last epoch, in '
         "per cent, beside what Höppe et al. 2022 (ReScience C) and Tian et al. 2021 publish. ± is "
         "the half-width of Student&rsquo;s 95% interval over the seeds; Table 8 has the best of "
         "its probe&rsquo;s epochs, as published. Every number of ours leads to the runs behind "
-        "it.</p>"
-        f"{body}{omissions(gathered.left_out)}</body></html>\n"
+        f"it.</p>{body}{omissions(gathered.left_out)}",
+        STYLE,
     )
 
 
@@ -111,13 +77,15 @@ def section(cells: Cells, scale: str) -> str:
     ]
     parts += [claims(cells)]
     words = "Accuracy of every cell, ours and published, and of the untrained encoder"
-    parts += [image(lambda: draw_accuracies(cells), words)]
+    parts += [html.image(lambda: draw_accuracies(cells), words)]
     parts += [
         f"<h3>{in_html(TITLES.get(s, s))}</h3>{table(s, cells, scale)}" for s in sweeps_of(cells)
     ]
     if titles := not_run(cells):
         parts.append(f'<p class="soft">Not run at this scale: {in_html(titles)}.</p>')
-    parts += [image(lambda: draw_spectra(cells), "Eigenvalues of the correlation over training")]
+    parts += [
+        html.image(lambda: draw_spectra(cells), "Eigenvalues of the correlation over training")
+    ]
     parts.append(f"<h3>The runs</h3>{''.join(runs_of(cells, scale))}")
     return "".join(parts)
 
@@ -133,8 +101,7 @@ def table(sweep: str, cells: Cells, scale: str) -> str:
     Returns:
         The table; our numbers link to their runs.
     """
-    head = "".join(f"<th>{in_html(name)}</th>" for name in HEADER)
-    lines = []
+    lines, absent = [], []
     for published, row in zip(lines_of(sweep, cells), rows_of(sweep, cells, scale), strict=True):
         runs = cells.get((sweep, published.cell))
         texts = [in_html(text) for text in row]
@@ -142,12 +109,12 @@ def table(sweep: str, cells: Cells, scale: str) -> str:
             texts[3] = f'<a href="#{anchor(scale, sweep, published.cell)}">{texts[3]}</a>'
         if published.note:
             texts[2] = f'<span title="{in_html(published.note)}">{texts[2]}*</span>'
-        absent = "" if runs else " class=absent"
-        lines.append(f"<tr{absent}>{''.join(f'<td>{text}</td>' for text in texts)}</tr>")
+        lines.append(texts)
+        absent += [] if runs else [len(lines) - 1]
     below = "".join(f"<br>* {in_html(note)}" for note in notes_of(sweep, cells))
-    body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     below = below.removeprefix("<br>")
-    return f'<div class="wide">{body}</div><p class="soft"><small>{below}</small></p>'
+    body = html.table(HEADER, lines, texts=2, absent=absent)
+    return f'{body}<p class="soft"><small>{below}</small></p>'
 
 
 def claims(cells: Cells) -> str:
@@ -209,32 +176,6 @@ def omissions(left_out: list[str]) -> str:
 
 
 # --- Figures --------------------------------------------------------------------------------------
-
-
-def image(draw: "Callable[[], Figure | None]", words: str) -> str:
-    """Return a figure as SVG inside the page, or a sentence where it cannot be drawn.
-
-    Args:
-        draw: returns the figure, or None where there is nothing to draw.
-        words: its alternative text.
-
-    Returns:
-        The element; "" where there is nothing to draw.
-    """
-    content = b""
-    with optional(Path("report.html")):
-        figure = draw()
-        if figure is None:
-            return ""
-        with plt.rc_context({"svg.hashsalt": "replication"}):  # the same figures, the same page
-            options = {"bbox_inches": "tight", "metadata": {"Date": None}}
-            content = render(figure, format="svg", **options)
-    if not content:
-        return f"<p>{in_html(words)}: could not be drawn.</p>"
-    data = base64.b64encode(content).decode()
-    alt = in_html(words)
-    source = f"data:image/svg+xml;base64,{data}"
-    return f'<div class="wide"><img alt="{alt}" src="{source}"></div>'
 
 
 def draw_accuracies(cells: Cells) -> "Figure":

@@ -1,0 +1,1 @@
+"""An encoder as files that other programs read."""
