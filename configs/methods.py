@@ -8,6 +8,29 @@ LINEAR = {"predictor.kind": "linear"}
 DIRECTPRED = {"predictor.kind": "direct_pred"}
 # Wang et al. 2021 (arXiv 2110.04947) with the replication's constants.
 DIRECTCOPY = {"predictor.kind": "direct_copy", "predictor.eps": 0.3, "predictor.rho": 0.5}
+# Wang et al.'s DirectSet with the power 1 and DirectPred's norm and constants.
+DIRECTSET = {"predictor.kind": "direct_set", "predictor.power": 1.0}
+CENTRED = DIRECTPRED | {"predictor.centre": True}
+# Halvagal et al. 2023 (arXiv 2212.04858), with DirectPred's constants: published are eps 0, and rho
+# 0.998 with an average and 0.5 without. Its squared distance sees scale, so F is left as it is.
+ISOLOSS = DIRECTPRED | {"loss": "iso_cosine"}
+ISOLOSS_EUCLIDEAN = {
+    "predictor.kind": "direct_set",
+    "predictor.norm": "none",
+    "predictor.eps": 0.0,
+    "loss": "iso_euclidean",
+}
+# Tian et al. 2021 (arXiv 2102.06810), table 1.
+OPTIMAL = {"predictor.kind": "optimal"}
+# VICReg's hinge, Bardes et al. 2022 (arXiv 2105.04906).
+VARIANCE = {"regularisers.variance": 1.0}
+# Richemond et al. 2020 (arXiv 2010.10241): no statistics of the batch anywhere.
+GROUP_NORM = {
+    "encoder.norm": "group",
+    "encoder.standardise": True,
+    "projector.norm": "group",
+    "projector.standardise": True,
+}
 NO_EMA = {"target.tau": 0.0}
 SYMMETRIC = {"predictor.symmetric": True}
 
@@ -23,6 +46,17 @@ METHODS: dict[str, dict] = {
     "directpred5": DIRECTPRED | {"predictor.every": 5},
     "directcopy": DIRECTCOPY,
     "directcopy_noema": DIRECTCOPY | NO_EMA,
+    "directset": DIRECTSET,
+    "directpred_centred": CENTRED,
+    "directpred_variance": DIRECTPRED | VARIANCE,
+    "isoloss": ISOLOSS,
+    "isoloss_noema": ISOLOSS | NO_EMA,
+    "isoloss_euclidean": ISOLOSS_EUCLIDEAN,
+    "isoloss_euclidean_noema": ISOLOSS_EUCLIDEAN | NO_EMA,
+    "optimal": OPTIMAL,
+    "optimal_noema": OPTIMAL | NO_EMA,
+    "simsiam_sym_variance": NO_EMA | SYMMETRIC | VARIANCE,
+    "byol_gn": GROUP_NORM,
 }
 
 

@@ -26,6 +26,12 @@ def second_moment(z1: jax.Array, z2: jax.Array) -> jax.Array:
     return (matmul(z1.T, z1) + matmul(z2.T, z2)) / (2 * z1.shape[0])
 
 
+def cross_moment(t: jax.Array, z: jax.Array) -> jax.Array:
+    """Compute E t zᵀ = TᵀZ / B, (D, D) float32, of rows t and z (B, D); W z ≈ t wants W E z zᵀ."""
+    chex.assert_equal_shape([t, z])
+    return matmul(t.astype(jnp.float32).T, z.astype(jnp.float32)) / t.shape[0]
+
+
 def symmetric_eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return eigenvalues (D,), ascending, and eigenvectors (D, D), by column, of (M + Mᵀ) / 2."""
     chex.assert_rank(matrix, 2)

@@ -108,9 +108,43 @@ def both_directions(distance: Distance) -> PairLoss:
     return loss
 
 
+def isotropic(objective: PairLoss) -> PairLoss:
+    """Return IsoLoss of an objective: the same value, whose gradient at p reaches z past W_p.
+
+    With p = W_p z the objective's gradient at z is W_pᵀ times that at p, so that an eigenvalue of
+    W_p multiplies the speed of its mode. Here the gradient at z is the one at p, and W_p has none:
+    all modes move at one rate. Halvagal, Laborieux & Zenke 2023 (arXiv 2212.04858). Their code
+    (fmi-basel/implicit-var-reg, solo/losses/isoloss.py) has other values with this gradient
+
+        |z - sg(t + z - p)|²    -2 z·sg(t/(|p||t|)) + sg(p·t/(|p|³|t|)) |W_p^(1/2) z|²
+
+    twice `half_squared`'s and `negative_cosine`'s for symmetric W_p. Those are no distances, and
+    need not fall. It takes a predictor that is written down, since no gradient reaches a learned
+    one.
+
+    Args:
+        objective: of two views, differentiable in p.
+
+    Returns:
+        The objective.
+    """
+
+    def loss(
+        p: Pair, z: Pair, t: Pair, memory: Mapping[str, jax.Array], mean: Mean
+    ) -> tuple[jax.Array, Terms]:
+        constant = jax.lax.stop_gradient
+        # z less itself is 0 and has z's gradient
+        first, second = (constant(a) + (b - constant(b)) for a, b in zip(p, z, strict=True))
+        return objective((first, second), z, t, memory, mean)
+
+    return loss
+
+
 OBJECTIVES: dict[str, Objective] = {
     "cosine": Objective(both_directions(negative_cosine), sees_scale=False),
     "euclidean": Objective(both_directions(half_squared), sees_scale=True),
+    "iso_cosine": Objective(isotropic(both_directions(negative_cosine)), sees_scale=False),
+    "iso_euclidean": Objective(isotropic(both_directions(half_squared)), sees_scale=True),
 }
 
 

@@ -19,18 +19,23 @@ of its results was seen, and no field of it was chosen by an accuracy of a sweep
 * Optimizers: rates by custom, none tuned. The decay of AdamW and Lion takes the same share of a
   weight a step as L2 under heavy ball does in the long run, eta lambda / (1 - mu); Adam and RMSprop
   have L2 as momentum has it.
+* Family: the methods beside DirectPred, with mini's fields. Scale "digits", which it has besides, is
+  configs/quickstart.py for 50 epochs, the dynamics recorded every 20 steps; no probe of the untrained encoder,
+  which is the same in all cells of a seed but byol_gn.
 """
 
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from configs import cifar10, cifar10_small
+from configs import cifar10, cifar10_small, quickstart
 from configs.methods import DECAYS, METHODS
 from ssl_jax.reports.replication.published import PUBLISHED
 
 SCALES = ("mini", "full")
 FILES = {"mini": "configs/cifar10_small.py", "full": "configs/cifar10.py"}
+# Of the tables in which nothing is published, one is of the digits, too.
+DIGITS = {"digits": "configs/quickstart.py"}
 
 
 class Cell(NamedTuple):
@@ -40,9 +45,9 @@ class Cell(NamedTuple):
     overrides: dict[str, dict]
 
 
-def cell(name: str, **changes) -> Cell:
+def cell(name: str, scales: tuple[str, ...] = SCALES, **changes) -> Cell:
     """A cell whose `changes` (mini=, full=, both=) are given field by field."""
-    return Cell(name, {scale: changes.get("both", {}) | changes.get(scale, {}) for scale in SCALES})
+    return Cell(name, {scale: changes.get("both", {}) | changes.get(scale, {}) for scale in scales})
 
 
 def method(name: str, label: str | None = None) -> dict:
@@ -134,10 +139,31 @@ DECAY_SSL = [
     for kind in DECAYS
 ]
 
+FAMILY = [
+    cell(name, (*SCALES, *DIGITS), both=method(name))
+    for name in (
+        "directpred",
+        "directpred_noema",
+        "isoloss",
+        "isoloss_noema",
+        "directset",
+        "directpred_centred",
+        "optimal",
+        "optimal_noema",
+        "isoloss_euclidean",
+        "isoloss_euclidean_noema",
+        "directpred_variance",
+        "simsiam_sym",
+        "simsiam_sym_variance",
+        "byol",
+        "byol_gn",
+    )
+]
+
 TABLES: dict[str, list[Cell]] = {
     name: [BUILD.get(name, plain_cell)(published.cell) for published in cells]
     for name, cells in PUBLISHED.items()
-} | {"optimisers": OPTIMISERS, "decay_ssl": DECAY_SSL}
+} | {"optimisers": OPTIMISERS, "decay_ssl": DECAY_SSL, "family": FAMILY}
 # What a whole table changes of the scale's base, for all its cells.
 RATES = {
     "optimizer.learning_rate": 0.2,
@@ -169,7 +195,7 @@ def sweep_config(name: str) -> ConfigDict:
     config = ConfigDict()
     config.task = "sweep"
     config.sweep = name
-    config.scale = "mini"  # mini | full
+    config.scale = "mini"  # mini | full, of the family digits, too
     config.seeds = (0, 1, 2)
     config.cells = ",".join(cell.name for cell in TABLES[name])  # which of them, and in which order
     # after so many, the cell at work is saved and left, to be gone on with; 0: no end
@@ -183,12 +209,19 @@ def sweep_config(name: str) -> ConfigDict:
     config.mini, config.full = cifar10_small.get_config(), cifar10.get_config()
     config.mini.dynamics.every = 26
     config.full.dynamics.every = 390  # once an epoch
-    for scale in SCALES:
+    scales = tuple(TABLES[name][0].overrides)
+    if "digits" in scales:
+        config.files.update(DIGITS)
+        config.digits = quickstart.get_config()
+        config.digits.epochs, config.digits.eval_every = 50, 25
+        config.digits.dynamics.every = 20
+        config.digits.probe.random_init = False
+    for scale in scales:
         config[scale].update_from_flattened_dict(CHANGES.get(name, {}).get(scale, {}))
     config.overrides = ConfigDict(
         {
             scale: {cell.name: nested(cell.overrides[scale]) for cell in TABLES[name]}
-            for scale in SCALES
+            for scale in scales
         }
     )
     return config

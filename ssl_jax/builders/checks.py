@@ -5,12 +5,13 @@ import math
 import numpy as np
 
 from ssl_jax.augment.views import Recipe, check_channels, make_views
+from ssl_jax.builders.defaults import default_config
 from ssl_jax.data.dataset import Dataset, Description
 from ssl_jax.data.splits import warn_of_empty
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.losses import LOSSES, OBJECTIVES, REGULARISERS
 from ssl_jax.models.encoders import ENCODERS
-from ssl_jax.predictors import KINDS, options_of
+from ssl_jax.predictors import KINDS, make_predictor, options_of
 from ssl_jax.probes.label_free import RANKINGS, Ranking
 from ssl_jax.reports import embedding_map
 from ssl_jax.runtime.terminal import say
@@ -126,7 +127,31 @@ def check_counts(config: Config) -> None:
             "predictor.symmetric: got True, takes False with predictor.kind "
             f"{config.predictor.kind}: only {', '.join(takes)} can be made symmetric"
         )
+    _check_taken(config)
     check_probe(config)
+
+
+# Fields of `predictor` that mean nothing to most kinds, so that setting them there is a mistake.
+OF_FEW_KINDS = ("centre", "power", "norm", "ridge")
+
+
+def _check_taken(config: Config) -> None:
+    """Raise a UserError for a field or a loss that the predictor's kind does not take."""
+    kind, defaults = config.predictor.kind, default_config().predictor
+    for name in OF_FEW_KINDS:
+        value = config.predictor[name]
+        if value != defaults[name] and name not in options_of(kind):
+            takes = ", ".join(known for known in KINDS if name in options_of(known))
+            raise UserError(
+                f"predictor.{name}: got {value!r}, takes {defaults[name]!r} with predictor.kind "
+                f"{kind}: only {takes} have it"
+            )
+    trained = not make_predictor(kind, config.projector.out).closed_form
+    if config.loss.startswith("iso_") and (trained or config.predictor.every > 1):
+        raise UserError(
+            f"loss: got {config.loss!r}, which gives a predictor no gradient: takes one that is "
+            "written down at every step, such as predictor.kind=direct_pred with predictor.every=1"
+        )
 
 
 def check_probe(config: Config) -> None:
@@ -181,11 +206,12 @@ def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None
 def check_batch_norm(config: Config, examples: int) -> None:
     """UserError where BatchNorm's statistics would be those of one example: it has no variance.
 
-    `examples` of a batch are on each device. The heads of a pretraining run always have BatchNorm.
+    `examples` of a batch are on each device.
     """
     name, norm = config.encoder.name, config.encoder.norm
     own = ENCODERS[name].norm if norm == "auto" and name in ENCODERS else norm
-    if not config.sync_batch_norm and examples == 1 and ("projector" in config or own == "batch"):
+    norms = [own, config.projector.norm] if "projector" in config else [own]
+    if not config.sync_batch_norm and examples == 1 and "batch" in norms:
         raise UserError(
             f"batch_size: got {config.batch_size}, one example a device, takes at least 2 a device "
             "without shared statistics: set sync_batch_norm=True, or a larger batch"

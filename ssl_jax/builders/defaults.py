@@ -33,7 +33,8 @@ def default_config() -> Config:
     config.batch_size = 128  # over all devices together; 0: chosen, at most 128
     config.init = "glorot"  # glorot (replication) | pytorch (original) | gaussian | he | orthogonal
     config.precision = "float32"  # float32 | bfloat16 (forward and backward only)
-    config.loss = "cosine"  # cosine | euclidean, as in the linear theory
+    # cosine | euclidean, as in the linear theory | iso_cosine, iso_euclidean: IsoLoss of either
+    config.loss = "cosine"
     config.loss_scale = 1.0  # c in c * loss a direction: 1 replication, 2 original code
     # weights of what is added to the loss, before loss_scale; 0: nothing is
     config.regularisers = ConfigDict()
@@ -95,18 +96,29 @@ def default_config() -> Config:
     config.projector.hidden = 512
     config.projector.out = 128
     config.projector.output_bias = False  # replication: off; original: on
+    # of the next two the predictor's are the same: batch | layer | group | none, without affine
+    config.projector.norm = "batch"
+    config.projector.standardise = False  # weight standardisation
 
     config.predictor = ConfigDict()
-    config.predictor.kind = "mlp"  # mlp | linear | direct_pred | direct_copy
+    # mlp | linear | direct_pred | direct_copy | direct_set | optimal
+    config.predictor.kind = "mlp"
     config.predictor.hidden = 512  # mlp
     config.predictor.symmetric = False  # mlp, linear: projected to symmetric after each step
-    # direct_*: set every so many steps, trained by the optimizer in between
+    # direct_*, optimal: set every so many steps, trained by the optimizer in between
     config.predictor.every = 1
-    # direct_*: first of those steps, from 0; the replication's is every - 1
+    # direct_*, optimal: first of those steps, from 0; the replication's is every - 1
     config.predictor.phase = 0
     config.predictor.eps = 0.1  # direct_*
     # direct_pred: relative (original code) | clipped (replication's) | literal (as printed)
     config.predictor.eps_mode = "relative"
+    config.predictor.centre = False  # direct_*: from the correlation less its mean's part
+    # direct_set: power of the eigenvalues; 0.5 is that of direct_pred, 1 that of direct_copy
+    config.predictor.power = 0.5
+    # direct_set: by which the eigenvalues are divided: max (direct_pred's) | frobenius
+    # (direct_copy's) | trace | none
+    config.predictor.norm = "max"
+    config.predictor.ridge = 0.01  # optimal: in units of the correlation's mean eigenvalue
     config.predictor.rho = 0.3  # how much of the old correlation is kept each step
 
     config.target = ConfigDict()

@@ -37,5 +37,7 @@ def build_network(config: Config, axis_name: str | None) -> Network:
         output_bias=config.projector.output_bias,
         preset=config.init,
         axis_name=axis_name,
+        norm=config.projector.norm,
+        standardise=config.projector.standardise,
     )
     return make_network(encoder, projector)

@@ -139,6 +139,8 @@ def build_predictor(config: Config, axis_name: str | None) -> Predictor:
         "init": config.init,
         "output_bias": config.projector.output_bias,
         "axis_name": axis_name,
+        "head_norm": config.projector.norm,
+        "standardise": config.projector.standardise,
     }
     taken = options_of(kind)
     return make_predictor(

@@ -161,7 +161,7 @@ def linear(
         features,
         kernel_init=linear_init(preset),
         bias_init=linear_init(preset, bias_fan_in=inputs),
-        dot_general=_standardised(lax.dot_general) if standardise else None,
+        dot_general=standardised_product if standardise else None,
         **options,
     )
 
@@ -183,6 +183,10 @@ def _standardised(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]
     return lambda x, kernel, *args, **options: product(x, standardised(kernel), *args, **options)
 
 
+# What `nn.Dense` takes for its product where its kernel is to be standardised.
+standardised_product = _standardised(lax.dot_general)
+
+
 def layer_norm(epsilon: float, **options: Any) -> nn.LayerNorm:
     """Return LayerNorm over the channels of each pixel.
 
@@ -202,13 +206,14 @@ class Norm(nn.Module):
     kind: str  # one of NORMS
     axis_name: str | None = None  # mapped axis over which BatchNorm shares its statistics
     dtype: jnp.dtype = jnp.float32  # of the output
+    affine: bool = True  # whether there are parameters "scale" and "bias"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if self.kind == "none":
             return x
         if self.kind == "batch":
-            return BatchNorm(self.axis_name, dtype=self.dtype, name="batch")(
+            return BatchNorm(self.axis_name, self.affine, self.dtype, name="batch")(
                 x, use_running_average=not train
             )
         channels = x.shape[-1]
@@ -220,7 +225,13 @@ class Norm(nn.Module):
         groups = {"layer": 1, "group": math.gcd(32, channels), "instance": channels}[self.kind]
         # Flax computes E x² - (E x)² unless asked for two passes.
         return nn.GroupNorm(
-            groups, epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=self.kind
+            groups,
+            epsilon=1e-5,
+            dtype=self.dtype,
+            use_bias=self.affine,
+            use_scale=self.affine,
+            use_fast_variance=False,
+            name=self.kind,
         )(x)
 
 

@@ -1,8 +1,9 @@
 """The predictor, learned or written down, behind a few closures.
 
-`memory` is {"correlation": F (D, D)}, the running average of the projections' correlation (Tian et
-al. 2021, section 5; Höppe et al. 2022 eq. 7). The closed forms need it, and every kind keeps it,
-since its spectrum is what tells learning from collapse.
+`memory` has "correlation": F (D, D), the running average of the projections' correlation, uncentred
+(Tian et al. 2021, section 5; Höppe et al. 2022 eq. 7). The closed forms need it, and every kind
+keeps it, since its spectrum is what tells learning from collapse. Some kinds average more of each
+batch (`AVERAGED`), by the same rule.
 """
 
 # JAX and its relatives leave the types of arrays' members, and of functions over them, unknown.
@@ -10,28 +11,45 @@ since its spectrum is what tells learning from collapse.
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.linalg import matmul
+from ssl_jax.linalg import cross_moment, matmul
 from ssl_jax.models import MLPHead
-from ssl_jax.models.layers import linear_init
-from ssl_jax.predictors.direct import EPS_MODES, direct_copy, direct_pred
+from ssl_jax.models.layers import linear_init, standardised
+from ssl_jax.predictors.direct import (
+    EPS_MODES,
+    NORMS,
+    direct_copy,
+    direct_pred,
+    direct_set,
+    optimal,
+)
 from ssl_jax.predictors.learned import symmetrise_linear, symmetrise_mlp
-from ssl_jax.types import Params
+from ssl_jax.types import Mean, Params
 
-Memory = dict[str, jax.Array]  # {"correlation": F (D, D)}
+Memory = dict[str, jax.Array]  # "correlation": F (D, D), and what of `AVERAGED` the kind keeps
+Pair = tuple[jax.Array, jax.Array]  # one array (B, D) of each view
 Step = jax.Array | int  # the 0-based number of an optimizer step
 Init = Callable[[jax.Array], tuple[Params, Memory]]  # init(key) -> (params, memory)
 # update(params, memory, corr (D, D), step) -> (params, memory)
 Update = Callable[[Params, Memory, jax.Array, Step], tuple[Params, Memory]]
-# regulate(params, F (D, D), step) -> params
-Regulate = Callable[[Params, jax.Array, Step], Params]
+# observe(memory, z, t, step, mean) -> memory
+Observe = Callable[[Memory, Pair, Pair, Step, Mean], Memory]
+Regulate = Callable[[Params, Memory, Step], Params]  # regulate(params, memory, step) -> params
 Write = Callable[[jax.Array], jax.Array]  # write(F (D, D)) -> W_p (D, D)
+# What a kind may average beside F, by its name in the memory: statistic(z, t) of the projections of
+# both views and of the target's, (B, D) each.
+AVERAGED: dict[str, Callable[[Pair, Pair], jax.Array]] = {
+    # E z (D,), over both views
+    "mean": lambda z, t: jnp.mean(jnp.concatenate(z), axis=0, dtype=jnp.float32),
+    # E t zᵀ (D, D), the target of one view and the projection of the other
+    "cross": lambda z, t: (cross_moment(t[1], z[0]) + cross_moment(t[0], z[1])) / 2,
+}
 
 
 class Predictor(NamedTuple):
@@ -54,6 +72,10 @@ class Predictor(NamedTuple):
     closed_form: bool
     # whether `apply` is nothing but a product with `matrix`
     linear: bool = True
+    # observe(memory, z, t, step, mean) -> memory, called once before each `update` with the
+    # projections and the target's of both views, (B, D) each, and the mean of a tree over all
+    # devices. None: F is all that is kept
+    observe: Observe | None = None
 
 
 def make_predictor(kind: str, dim: int, **options: Any) -> Predictor:
@@ -61,10 +83,14 @@ def make_predictor(kind: str, dim: int, **options: Any) -> Predictor:
 
     The options and their defaults:
 
-        mlp          hidden (512), symmetric (False), output_bias (False), axis_name (None)
+        mlp          hidden (512), symmetric (False), output_bias (False), axis_name (None),
+                     head_norm ("batch"), standardise (False)
         linear       symmetric (False)
-        direct_pred  eps (0.1), eps_mode ("relative"), floor (1e-4), every (1), phase (0)
-        direct_copy  eps (0.3), every (1), phase (0)
+        direct_pred  eps (0.1), eps_mode ("relative"), floor (1e-4)
+        direct_copy  eps (0.3)
+        direct_set   power (0.5), eps (0.1), norm ("max")
+        direct_*     centre (False), every (1), phase (0)
+        optimal      ridge (0.01), every (1), phase (0)
         every kind   init ("pytorch"), rho (0.3)
 
     Args:
@@ -105,9 +131,24 @@ def _mlp(
     output_bias: bool = False,
     init: str = "pytorch",
     axis_name: str | None = None,
+    head_norm: str = "batch",
+    standardise: bool = False,
     rho: float = 0.3,
 ) -> Predictor:
-    head = MLPHead(hidden, dim, output_bias=output_bias, preset=init, axis_name=axis_name)
+    if symmetric and standardise:
+        raise UserError(
+            "predictor.symmetric: got True, takes False with projector.standardise=True: a "
+            "standardised product is not symmetric"
+        )
+    head = MLPHead(
+        hidden,
+        dim,
+        output_bias=output_bias,
+        preset=init,
+        axis_name=axis_name,
+        norm=head_norm,
+        standardise=standardise,
+    )
 
     def init_params(key: jax.Array) -> Params:
         return cast(Params, head.init(key, jnp.zeros((2, dim)), train=True)["params"])
@@ -118,7 +159,10 @@ def _mlp(
 
     def matrix(params: Params) -> jax.Array:
         """Return W2 W1, without normalisation, bias and ReLU: as in the replication's Figure 2."""
-        return matmul(params["linear1"]["kernel"], params["linear2"]["kernel"]).T
+        first, second = params["linear1"]["kernel"], params["linear2"]["kernel"]
+        if standardise:
+            first, second = standardised(first), standardised(second)
+        return matmul(first, second).T
 
     begin, update = _with_memory(
         dim, rho, init_params, _after_each_step(symmetrise_mlp if symmetric else None)
@@ -139,6 +183,7 @@ def _direct_pred(
     eps: float = 0.1,
     eps_mode: str = "relative",
     floor: float = 1e-4,
+    centre: bool = False,
     every: int = 1,
     phase: int = 0,
     init: str = "pytorch",
@@ -152,6 +197,7 @@ def _direct_pred(
     return in_closed_form(
         dim,
         lambda corr: direct_pred(corr, eps, eps_mode, floor),
+        centre=centre,
         every=every,
         phase=phase,
         init=init,
@@ -163,6 +209,7 @@ def _direct_copy(
     dim: int,
     *,
     eps: float = 0.3,
+    centre: bool = False,
     every: int = 1,
     phase: int = 0,
     init: str = "pytorch",
@@ -170,7 +217,63 @@ def _direct_copy(
 ) -> Predictor:
     _check_eps(eps)
     return in_closed_form(
-        dim, lambda corr: direct_copy(corr, eps), every=every, phase=phase, init=init, rho=rho
+        dim,
+        lambda corr: direct_copy(corr, eps),
+        centre=centre,
+        every=every,
+        phase=phase,
+        init=init,
+        rho=rho,
+    )
+
+
+def _direct_set(
+    dim: int,
+    *,
+    power: float = 0.5,
+    eps: float = 0.1,
+    norm: str = "max",
+    centre: bool = False,
+    every: int = 1,
+    phase: int = 0,
+    init: str = "pytorch",
+    rho: float = 0.3,
+) -> Predictor:
+    _check_eps(eps)
+    if norm not in NORMS:
+        raise UserError(f"predictor.norm: got {norm!r}, {nearest(norm, NORMS)}")
+    if not 0 < power < float("inf"):
+        raise UserError(f"predictor.power: got {power}, takes a number above 0")
+    return in_closed_form(
+        dim,
+        lambda corr: direct_set(corr, power, eps, norm),
+        centre=centre,
+        every=every,
+        phase=phase,
+        init=init,
+        rho=rho,
+    )
+
+
+def _optimal(
+    dim: int,
+    *,
+    ridge: float = 0.01,
+    every: int = 1,
+    phase: int = 0,
+    init: str = "pytorch",
+    rho: float = 0.3,
+) -> Predictor:
+    if not 0 < ridge < float("inf"):
+        raise UserError(f"predictor.ridge: got {ridge}, takes a number above 0")
+    return _written(
+        dim,
+        lambda memory: optimal(memory["correlation"], memory["cross"], ridge),
+        {"cross": (dim, dim)},
+        every=every,
+        phase=phase,
+        init=init,
+        rho=rho,
     )
 
 
@@ -182,6 +285,8 @@ KINDS: dict[str, Callable[..., Predictor]] = {
     "linear": _linear,
     "direct_pred": _direct_pred,
     "direct_copy": _direct_copy,
+    "direct_set": _direct_set,
+    "optimal": _optimal,
 }
 
 
@@ -189,6 +294,7 @@ def in_closed_form(
     dim: int,
     write: Write,
     *,
+    centre: bool = False,
     every: int = 1,
     phase: int = 0,
     init: str = "pytorch",
@@ -199,6 +305,10 @@ def in_closed_form(
     Args:
         dim: D, the length of a projection.
         write: write(F (D, D)) -> W_p (D, D).
+        centre: whether `write` gets F - m mᵀ, with m the running average of the projections' mean
+            by the same rho. It has no negative eigenvalue: m mᵀ of an average is at most the
+            average of all m mᵀ. The memory keeps F itself. Tian et al. 2021, whose code has it as
+            `dyn_zero_mean`, found that it does harm.
         every: steps from one writing to the next. In between the optimizer's steps stand (the
             hybrid).
         phase: W_p is written at the end of the steps phase, phase + every, ..., counted from 0. The
@@ -212,13 +322,62 @@ def in_closed_form(
     Raises:
         UserError: `every`, `phase` or `rho` is out of its range.
     """
+
+    def centred(memory: Memory) -> jax.Array:
+        return write(memory["correlation"] - jnp.outer(memory["mean"], memory["mean"]))
+
+    return _written(
+        dim,
+        centred if centre else lambda memory: write(memory["correlation"]),
+        {"mean": (dim,)} if centre else {},
+        every=every,
+        phase=phase,
+        init=init,
+        rho=rho,
+    )
+
+
+def _written(
+    dim: int,
+    write: Callable[[Memory], jax.Array],
+    kept: Mapping[str, tuple[int, ...]],
+    *,
+    every: int,
+    phase: int,
+    init: str,
+    rho: float,
+) -> Predictor:
+    """Return the predictor of one layer that `write` writes down from the whole memory.
+
+    `kept` has the shape of each of `AVERAGED` that the memory holds.
+    """
     if every < 1:
         raise UserError(f"predictor.every: got {every}, takes a whole number of steps, at least 1")
     if not 0 <= phase < every:
         raise UserError(
             f"predictor.phase: got {phase}, takes 0 to {every - 1}, one less than predictor.every"
         )
-    return _one_layer(dim, rho, init, _set_every(every, phase, write), closed_form=True)
+    predictor = _one_layer(dim, rho, init, _set_every(every, phase, write), closed_form=True)
+    return _observing(predictor, kept, rho) if kept else predictor
+
+
+def _observing(predictor: Predictor, kept: Mapping[str, tuple[int, ...]], rho: float) -> Predictor:
+    """Return the predictor with a memory of the averages `kept` beside F."""
+
+    def init(key: jax.Array) -> tuple[Params, Memory]:
+        params, memory = predictor.init(key)
+        return params, memory | {name: jnp.zeros(shape) for name, shape in kept.items()}
+
+    def observe(memory: Memory, z: Pair, t: Pair, step: Step, mean: Mean) -> Memory:
+        batch = mean({name: AVERAGED[name](z, t) for name in kept})
+        return memory | {name: _averaged(memory[name], batch[name], rho, step) for name in kept}
+
+    return predictor._replace(init=init, observe=observe)
+
+
+def _averaged(old: jax.Array, new: jax.Array, rho: float, step: Step) -> jax.Array:
+    """Return rho old + (1 - rho) new; the first batch is taken as it is."""
+    return jnp.where(jnp.asarray(step) == 0, new, rho * old + (1 - rho) * new)
 
 
 def _check_eps(eps: float) -> None:
@@ -231,7 +390,7 @@ def _with_memory(
 ) -> tuple[Init, Update]:
     """Return (init, update) of a predictor that keeps F_k = rho F_{k-1} + (1 - rho) C_k.
 
-    The first batch is stored as it is. `regulate(params, F_k, step)` then has its way with the
+    The first batch is stored as it is. `regulate(params, memory, step)` then has its way with the
     parameters.
     """
     if not 0 <= rho < 1:
@@ -243,9 +402,9 @@ def _with_memory(
     def update(
         params: Params, memory: Memory, corr: jax.Array, step: Step
     ) -> tuple[Params, Memory]:
-        average = rho * memory["correlation"] + (1 - rho) * corr
-        correlation = jnp.where(jnp.asarray(step) == 0, corr, average)
-        return regulate(params, correlation, step), {"correlation": correlation}
+        correlation = _averaged(memory["correlation"], corr, rho, step)
+        memory = memory | {"correlation": correlation}
+        return regulate(params, memory, step), memory
 
     return init, update
 
@@ -273,18 +432,18 @@ def _one_layer(
 
 def _after_each_step(projection: Callable[[Params], Params] | None) -> Regulate:
     """Return the regulation that applies `projection`, or none, to the parameters."""
-    return lambda params, correlation, step: params if projection is None else projection(params)
+    return lambda params, memory, step: params if projection is None else projection(params)
 
 
-def _set_every(every: int, phase: int, write: Write) -> Regulate:
+def _set_every(every: int, phase: int, write: Callable[[Memory], jax.Array]) -> Regulate:
     """Return the regulation that overwrites W_p where step mod every == phase."""
 
-    def set_kernel(params: Params, correlation: jax.Array) -> Params:
-        return {"linear": {"kernel": write(correlation).T}}
+    def set_kernel(params: Params, memory: Memory) -> Params:
+        return {"linear": {"kernel": write(memory).T}}
 
-    def regulate(params: Params, correlation: jax.Array, step: Step) -> Params:
+    def regulate(params: Params, memory: Memory, step: Step) -> Params:
         if every == 1:
-            return set_kernel(params, correlation)
+            return set_kernel(params, memory)
         # lax.cond, so that the eigendecomposition is paid for only where its result is used.
         return cast(
             Params,
@@ -293,7 +452,7 @@ def _set_every(every: int, phase: int, write: Write) -> Regulate:
                 set_kernel,
                 lambda params, _: params,
                 params,
-                correlation,
+                memory,
             ),
         )
 

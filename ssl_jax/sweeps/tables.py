@@ -1,4 +1,4 @@
-"""The sweep over the cells of a published table, at one of two scales."""
+"""The sweep over the cells of a table, at one of its scales."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ SCALES = ("mini", "full")
 
 def table_grid(config: Config) -> Grid:
     """Return the sweep over the chosen cells of a table; UserError for a wrong field."""
-    if config.scale not in SCALES:
-        raise UserError(f"scale: got {config.scale!r}, {nearest(config.scale, SCALES)}")
+    if config.scale not in config.overrides:
+        raise UserError(f"scale: got {config.scale!r}, {nearest(config.scale, config.overrides)}")
     known, names = config.overrides[config.scale], chosen(config)
     for name in names:
         if name not in known:

@@ -1,7 +1,8 @@
-"""The pretraining step of every method: BYOL, SimSiam, DirectPred, DirectCopy.
+"""The pretraining step of every method: BYOL, SimSiam, DirectPred, DirectCopy, IsoLoss.
 
-They differ in three things only, all handed in: the predictor (learned or in closed form), whether
-it is made symmetric, and how slowly the target follows (tau = 0: it *is* the online network).
+They differ in four things only, all handed in: the predictor (learned or in closed form), whether
+it is made symmetric, how slowly the target follows (tau = 0: it *is* the online network), and the
+objective.
 """
 
 # JAX and Optax leave the types of leaves, and of functions over them, unknown.
@@ -105,9 +106,10 @@ def make_pretrain_step(
         params: Params = optax.apply_updates(params, updates)
 
         corr: jax.Array = mean(second_moment(*z))
-        predictor_params, memory = predictor.update(
-            params["predictor"], state.memory, corr, state.step
-        )
+        memory = state.memory
+        if predictor.observe:
+            memory = predictor.observe(memory, z, t, state.step, mean)
+        predictor_params, memory = predictor.update(params["predictor"], memory, corr, state.step)
         params = {**params, "predictor": predictor_params}
 
         target = state.target if tau is None else average(state.target, params, tau(state.step))
