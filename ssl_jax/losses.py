@@ -114,13 +114,14 @@ def isotropic(objective: PairLoss) -> PairLoss:
     With p = W_p z the objective's gradient at z is W_pᵀ times that at p, so that an eigenvalue of
     W_p multiplies the speed of its mode. Here the gradient at z is the one at p, and W_p has none:
     all modes move at one rate. Halvagal, Laborieux & Zenke 2023 (arXiv 2212.04858). Their code
-    (fmi-basel/implicit-var-reg, solo/losses/isoloss.py) has other values with this gradient
+    (fmi-basel/implicit-var-reg, solo/losses/isoloss.py) has
 
         |z - sg(t + z - p)|²    -2 z·sg(t/(|p||t|)) + sg(p·t/(|p|³|t|)) |W_p^(1/2) z|²
 
-    twice `half_squared`'s and `negative_cosine`'s for symmetric W_p. Those are no distances, and
-    need not fall. It takes a predictor that is written down, since no gradient reaches a learned
-    one.
+    whose gradients are twice those of `half_squared` and `negative_cosine` here, the second's where
+    W_p is symmetric and positive. The second is no distance and need not fall, so that its value is
+    not taken over. IsoLoss takes a predictor that is written down, since no gradient reaches a
+    learned one.
 
     Args:
         objective: of two views, differentiable in p.

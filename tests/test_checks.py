@@ -266,7 +266,11 @@ def test_a_sound_configuration_passes(name):
 REFUSED = {
     "pretraining": {
         "epochs": (0, "epochs: got 0, takes a number of at least 1"),
-        "loss": ("cosin", "loss: got 'cosin', did you mean 'cosine'? It takes: cosine, euclidean"),
+        "loss": (
+            "cosin",
+            "loss: got 'cosin', did you mean 'cosine'? It takes: "
+            "cosine, euclidean, iso_cosine, iso_euclidean",
+        ),
         "probe.knn_k": (0, "probe.knn_k: got 0, takes a number of at least 1"),
     },
     "probe": {
@@ -312,6 +316,31 @@ def test_what_is_written_down_is_not_made_symmetric(kind):
     )
     for learned in ("mlp", "linear"):
         check_counts(config_of("quickstart", **fields | {"predictor.kind": learned}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "line"),
+    [
+        ("direct_pred", "power", 0.3, "takes 0.5 with predictor.kind direct_pred: only direct_set"),
+        ("direct_copy", "norm", "trace", "takes 'max' with predictor.kind direct_copy: only"),
+        ("linear", "centre", True, "only direct_pred, direct_copy, direct_set have it"),
+        ("direct_set", "ridge", 0.3, "takes 0.01 with predictor.kind direct_set: only optimal"),
+    ],
+)
+def test_a_field_of_another_kind_is_refused(kind, field, value, line):
+    config = config_of("quickstart", **{"predictor.kind": kind, f"predictor.{field}": value})
+    found = line_of(check_counts, config)
+    assert found.startswith(f"predictor.{field}: got {value!r}, ") and line in found
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"predictor.kind": "direct_pred", "predictor.every": 5}], ids=str
+)
+@pytest.mark.parametrize("loss", ["iso_cosine", "iso_euclidean"])
+def test_a_loss_that_trains_no_predictor_takes_one_that_is_written_down(loss, fields):
+    line = line_of(check_counts, config_of("quickstart", loss=loss, **fields))
+    assert line.startswith(f"loss: got '{loss}', which gives a predictor no gradient")
+    check_counts(config_of("quickstart", loss=loss, **{"predictor.kind": "direct_pred"}))
 
 
 def test_a_probe_alone_does_not_look_at_the_training():

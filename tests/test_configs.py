@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from suites import check_method, shapes, sizes
@@ -146,6 +147,20 @@ def test_method_is_what_it_is_called(module, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_be_built_and_gives_each_parameter_one_rule(module, method):
     check_method(module.get_config(method), method)
+
+
+@pytest.mark.parametrize("module", [cifar10, cifar10_small, stl10, quickstart])
+def test_byol_gn_has_no_statistics_of_a_batch(module):
+    """Anywhere: neither in encoder and projector, nor in the predictor."""
+    config = apply_method(module.get_config(), "byol_gn")
+    parts, state = shapes(config, 32)
+    assert jax.tree.leaves(state.stats) == []
+    names = {str(path[-1]) for path, _ in jax.tree.leaves_with_path(state.params)}
+    assert "['scale']" in names  # of the encoder's group norm
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(5, config.projector.out)), jnp.float32)
+    params, memory = parts.predictor.init(jax.random.key(0))
+    whole, one = (parts.predictor.apply(params, memory, z[:n]) for n in (5, 1))
+    np.testing.assert_allclose(whole[:1], one, rtol=1e-4, atol=1e-5)
 
 
 def test_kinds_of_decay_have_the_strength_of_l2_under_momentum():

@@ -42,7 +42,9 @@ def network(seed=0, size=3, inputs=4):
 
 @cache
 def compiled(function):
-    static = {"order", "nodes", "norm"} & set(inspect.signature(function).parameters)
+    static = {"order", "nodes", "norm", "centred", "isotropic"} & set(
+        inspect.signature(function).parameters
+    )
     return jax.jit(function, static_argnames=sorted(static))
 
 
@@ -537,6 +539,64 @@ def test_direct_values_are_those_of_the_predictors_in_use():
         )
 
 
+@pytest.mark.parametrize("order", cosine.ORDERS)
+def test_isoloss_has_the_rates_without_the_eigenvalue(order):
+    """u = p m x, so that ∂J/∂m = p ∂J/∂a at a = p m, and IsoLoss has ∂J/∂a. Decay stays."""
+    _, m, n, data = modes(2)
+    given = {"power": 0.5, "eps": 0.1, "eta_s": 0.3, "order": order, **data}
+    plain, iso = (
+        doubles(cosine.direct_rates, m, n, beta=0.2, isotropic=flag, **given)[0] + 0.3 * m
+        for flag in (False, True)
+    )
+    f = m**2 * (data["variance"] + data["mean"] ** 2)
+    np.testing.assert_allclose(iso * (np.sqrt(f / f.max()) + 0.1), plain, rtol=1e-9, atol=1e-15)
+
+
+def test_isoloss_ends_on_the_same_spectrum():
+    """What is 0 without the factor p is 0 with it."""
+    rng = np.random.default_rng(3)
+    s, c = rng.uniform(0.05, 1, (2, 12)), rng.uniform(0.2, 1, 12)
+    given = {"s": s, "c": c, "eps": 0.2, "times": [0.0, 20.0, 3e3], "order": "leading"}
+    plain, iso = (cosine.simulate_direct(isotropic=flag, **given).s for flag in (False, True))
+    law = cosine.direct_spectrum(c, eps=0.2)
+    for s in (plain, iso):
+        assert np.abs(s[:, -1] / s[:, -1].max(1, keepdims=True) - law).max() < 1e-4
+    assert np.abs(plain[:, 1] - iso[:, 1]).max() > 0.05  # on other ways
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.3])
+def test_of_a_centred_predictor_only_the_mean_is_left(eps):
+    """The mean's own mode has no variance: there p = ε, and c = 1. It grows where ε < q, and
+    q - ε = Σ p f (p - ε c) / Σ p f c > 0 as p >= ε and c <= 1, whatever the other modes do. So no
+    spectrum rests but the mean alone. With ε = 0 nothing moves it, and others go on beside it."""
+    rng = np.random.default_rng(4)
+    c, s = np.append(rng.uniform(0.3, 0.9, 7), 1.0), rng.uniform(0.2, 1, (2, 8))
+    variance, mean = np.append(np.ones(7), 0.0), 0.3 * np.eye(8)[7]
+    given = {"s": s, "c": c, "variance": variance, "mean": mean, "eps": eps, "order": "leading"}
+    end = cosine.simulate_direct(centred=True, times=[0.0, 400.0], **given)
+    f = end.s[:, -1] * (variance + mean**2)
+    if eps:
+        assert (f[:, 7] > 0.99 * f.sum(1)).all()
+        f = cosine.simulate_direct(times=[0.0, 3e3], **given).s[:, -1] * (variance + mean**2)
+        law = cosine.direct_spectrum(c, eps=eps)  # uncentred
+        assert np.abs(f / f.max(1, keepdims=True) - law).max() < 1e-3
+    else:
+        np.testing.assert_allclose(end.s[:, -1, 7], s[:, 7], rtol=1e-9)
+
+
+@pytest.mark.parametrize("norm", cosine.NORMS)
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_eps_of_modes_leaves_so_many(norm, power):
+    c = np.random.default_rng(5).uniform(0.1, 1, 9)
+    for alive in range(1, 10):
+        eps = cosine.eps_of_modes(c, alive, power=power, norm=norm)
+        law = cosine.direct_spectrum(c, power=power, eps=eps, norm=norm)
+        assert np.sum(law > 0) == alive
+        assert set(np.argsort(-c)[:alive]) == set(np.flatnonzero(law))
+    # x / (max c - x) at x = .6, between .5 and .7
+    assert cosine.eps_of_modes([1.0, 0.5, 0.7], 2) == pytest.approx(0.6 / 0.4)
+
+
 # --- Finite steps ---------------------------------------------------------------------------------
 
 
@@ -577,6 +637,8 @@ def test_noise_and_decay_set_norm_and_turn(momentum):
         (lambda: cosine.fate(1.0, [0.1, 0.1], 0.5, 0.0), "^alpha_p: got 0.0, takes a number above"),
         (lambda: cosine.direct_spectrum([0.5], norm="spectral"), "^norm: got 'spectral'"),
         (lambda: cosine.direct_spectrum([0.5], power=0.0), "^power: got 0.0, takes a number above"),
+        (lambda: cosine.eps_of_modes([0.5, 0.6], 3), "^alive: got 3, takes a whole number from 1"),
+        (lambda: cosine.eps_of_modes([0.5, 0.5], 1), "^alive: got 1, but modes 1 and 2 both have"),
         (
             lambda: cosine.simulate(p=1, s=1, c=1, times=[0, 1], alpha_p=1, order="third"),
             "^order: got 'third'",

@@ -51,6 +51,8 @@ FUNCTIONS = [
     *KINDS.values(),
     direct.direct_pred,
     direct.direct_copy,
+    direct.direct_set,
+    direct.optimal,
     losses.variance_hinge,
     geometry.random_resized_crop,
     geometry.random_flip,
@@ -185,6 +187,29 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     ("predictors.predictor._direct_copy", {"every": 1}, "Höppe's experiments/config.py"),
     ("predictors.predictor._direct_copy", {"eps": 0.3}, "Höppe's experiments/config.py"),
     ("predictors.direct.direct_copy", {"eps": 0.3}, "Höppe's experiments/config.py"),
+    *(
+        (owner, {"power": 0.5, "eps": 0.1, "norm": "max"}, "DirectPred's: Tian, Table 8")
+        for owner in ("predictors.predictor._direct_set", "predictors.direct.direct_set")
+    ),
+    *(
+        (owner, {"ridge": 0.01}, "own choice: a hundredth of the mean eigenvalue; Tian gives none")
+        for owner in ("predictors.predictor._optimal", "predictors.direct.optimal")
+    ),
+    *(
+        (f"predictors.predictor._{kind}", {"every": 1}, "as DirectPred: Tian, Table 8")
+        for kind in ("direct_set", "optimal")
+    ),
+    ("predictors.predictor._mlp", {"head_norm": "batch"}, f"{HOPPE}; Tian, Appendix C"),
+    (
+        "configs.defaults",
+        {
+            "projector.norm": "batch",
+            "predictor.power": 0.5,
+            "predictor.norm": "max",
+            "predictor.ridge": 0.01,
+        },
+        "as of the predictors' own functions",
+    ),
     ("losses.variance_hinge", {"gamma": 1.0, "eps": 1e-4}, "Bardes et al. 2022, section 4.1"),
     ("BatchNorm", {"momentum": 0.9, "epsilon": 1e-5}, f"{TORCH[:-6]}nn.BatchNorm2d.html"),
     # --- Views ---

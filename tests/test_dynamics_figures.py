@@ -517,11 +517,13 @@ def test_runs_at_rest_lie_on_the_law_of_the_cosine_loss(make, tmp_path, shown):
     runs = []
     for kind, law, norm in (
         ("direct_pred", {"power": 0.5, "eps": 0.2}, np.max),
+        ("direct_set", {"power": 2.0, "eps": 0.1, "norm": "trace"}, np.sum),
         ("direct_copy", {"power": 1.0, "eps": 0.3, "norm": "frobenius"}, np.linalg.norm),
     ):
         f = direct_spectrum(c, **law)
         p = (f / norm(f)) ** law["power"] + law["eps"]
-        fields = {"predictor.eps": law["eps"]}
+        own = law if kind == "direct_set" else {"eps": law["eps"]}
+        fields = {f"predictor.{name}": value for name, value in own.items()}
         runs.append(read_run(at_rest(make, kind, kind, c, 3 * f, p, **fields)))
     runs.append(read_run(at_rest(make, "linear", "linear", c, f, 2.5 * c)))
     for run in runs:
@@ -546,5 +548,8 @@ def test_the_law_is_asked_only_of_what_it_is_about(make):
     clipped = {"predictor.eps_mode": "clipped"}
     two = read_run(at_rest(make, "clipped/direct_pred", "direct_pred", c, 0.5 * c, c, **clipped))
     assert cosine_law.compare(one) is None and cosine_law.compare(two).law is None
+    centred = {"predictor.centre": True, "loss": "iso_cosine"}
+    three = read_run(at_rest(make, "centred/direct_pred", "direct_pred", c, c, c, **centred))
+    assert cosine_law.compare(three).law is None
     old = read_run(make("byol"))  # of before there was a view_correlation
     assert cosine_law.compare(old) is None and old.lost == ()

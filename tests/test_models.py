@@ -374,3 +374,40 @@ def test_mistakes_are_named(options, words):
 def test_pretraining_refuses_dropout():
     with pytest.raises(UserError, match="encoder.dropout: got 0.5, pretraining takes 0"):
         make_network(make_encoder("mlp", width=8, dropout=0.5), MLPHead(8, 4))
+
+
+# --- Heads without statistics of the batch --------------------------------------------------------
+
+
+def head64(params, x, groups, standardise):
+    """Linear, norm of each example over groups of channels, ReLU, linear: NumPy in float64."""
+    first, second = (np.float64(params[name]["kernel"]) for name in ("linear1", "linear2"))
+    if standardise:
+        first, second = ((k - k.mean(0)) / k.std(0) for k in (first, second))
+    h = x @ first + np.float64(params["linear1"]["bias"])
+    if groups:
+        parts = h.reshape(len(h), groups, -1)
+        centred = parts - parts.mean(2, keepdims=True)
+        h = (centred / np.sqrt(parts.var(2, keepdims=True) + 1e-5)).reshape(h.shape)
+    return np.maximum(h, 0) @ second
+
+
+@pytest.mark.parametrize("norm, groups", [("group", 4), ("layer", 1), ("none", 0)])
+@pytest.mark.parametrize("standardise", [False, True])
+def test_a_head_without_batch_statistics_is_its_formula(norm, groups, standardise):
+    """gcd(32, 12) = 4 groups. One example by itself gives what it gives among others."""
+    head = MLPHead(12, 5, norm=norm, standardise=standardise)
+    x = np.random.default_rng(0).normal(size=(7, 6))
+    variables = head.init(jax.random.key(0), jnp.float32(x), train=True)
+    assert set(variables) == {"params"} and set(variables["params"]) == {"linear1", "linear2"}
+    found = head.apply(variables, jnp.float32(x), train=True)
+    expected = head64(variables["params"], x, groups, standardise)
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+    for train in (True, False):
+        alone = head.apply(variables, jnp.float32(x[2:3]), train=train)
+        np.testing.assert_allclose(alone, found[2:3], atol=1e-5)
+
+
+def test_an_unknown_norm_of_a_head_is_named():
+    with pytest.raises(UserError, match="projector.norm: got 'instance'"):
+        MLPHead(4, 2, norm="instance").init(jax.random.key(0), jnp.zeros((2, 3)), train=True)

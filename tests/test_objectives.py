@@ -22,6 +22,7 @@ from tiny import BATCH, make_batch, make_parts, make_state, make_step, noisy_vie
 from configs import defaults
 from ssl_jax.augment.views import make_views
 from ssl_jax.builders import checks, pretraining
+from ssl_jax.experiments.harness.linear_network import advance, exact_moments, make_twin
 from ssl_jax.losses import OBJECTIVES, REGULARISERS, regularised, variance_hinge
 from ssl_jax.train.pretrain import example_keys
 from ssl_jax.train.state import init_state
@@ -51,6 +52,7 @@ def cosine_rows(p, t):
 
 # name -> rows(p, t): (B,), NumPy float64
 ROWS = {"cosine": cosine_rows, "euclidean": lambda p, t: np.sum((p - t) ** 2, 1) / 2}
+ROWS |= {f"iso_{name}": rows for name, rows in ROWS.items()}  # whose gradient alone is another
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -62,6 +64,80 @@ def test_loss_is_the_mean_over_the_batch_of_both_directions(name):
     value, terms = OBJECTIVES[name](p, z, t, memory, alone)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert len(terms) == 1
+
+
+# --- IsoLoss --------------------------------------------------------------------------------------
+
+
+def predicted(name, w, z, t):
+    """The loss of predictions W_p z, as a step computes it."""
+    p = tuple(one @ w.T for one in z)
+    return OBJECTIVES[name](p, z, t, {}, alone)[0]
+
+
+@pytest.mark.parametrize("name", ["cosine", "euclidean"])
+def test_the_isotropic_gradient_times_w_p_is_the_losss_own(name):
+    """∇_z L = W_pᵀ ∇_p L, and ∇_z L_iso = ∇_p L: W_pᵀ times this one is that one. W_p has none."""
+    with jax.enable_x64(True):
+        (_, z, t), _ = batch_of_projections()
+        z, t = jax.tree.map(jnp.float64, (z, t))
+        w = jnp.asarray(np.random.default_rng(1).normal(size=(6, 6)))
+        own = jax.grad(predicted, 2)(name, w, z, t)
+        by_w, isotropic = jax.grad(predicted, (1, 2))(f"iso_{name}", w, z, t)
+        assert predicted(f"iso_{name}", w, z, t) == predicted(name, w, z, t)
+        assert not np.any(by_w)
+        for plain, iso in zip(own, isotropic, strict=True):
+            np.testing.assert_allclose(iso @ w, plain, atol=1e-15)  # rows are (W_pᵀ g)ᵀ
+
+
+@pytest.mark.parametrize("name", ["cosine", "euclidean"])
+def test_the_isotropic_gradient_is_the_authors(name):
+    """Their two functions, W_p symmetric and positive; twice this loss's. The cosine's value is
+    another."""
+    with jax.enable_x64(True):
+        (_, z, t), memory = batch_of_projections()
+        z, t = jax.tree.map(jnp.float64, (z, t))
+        s, u = np.linalg.eigh(np.float64(memory["correlation"]))
+        w, root = (u * np.sqrt(s)) @ u.T, (u * s**0.25) @ u.T
+
+        def theirs(z):
+            total = 0.0
+            for one, target in ((z[0], t[1]), (z[1], t[0])):
+                p, held = one @ w, jax.lax.stop_gradient
+                if name == "euclidean":
+                    total += jnp.mean(jnp.sum((one - held(target + one - p)) ** 2, 1))
+                    continue
+                size, of_target = jnp.linalg.norm(p, axis=1), jnp.linalg.norm(target, axis=1)
+                pull = jnp.sum(one * target, 1) / held(size * of_target)
+                push = held(jnp.sum(p * target, 1) / (size**3 * of_target))
+                total += -2 * jnp.mean(pull - push * jnp.sum((one @ root) ** 2, 1) / 2)
+            return total
+
+        ours = jax.grad(predicted, 2)(f"iso_{name}", jnp.asarray(w), z, t)
+        for one, other in zip(ours, jax.grad(theirs)(z), strict=True):
+            np.testing.assert_allclose(2 * one, other, atol=1e-14)
+        same = abs(theirs(z) - 2 * predicted(f"iso_{name}", jnp.asarray(w), z, t)) < 1e-12
+        assert same == (name == "euclidean")
+
+
+@pytest.mark.parametrize("loss", ["iso_euclidean", "euclidean"])
+def test_modes_of_a_linear_network_move_at_their_theoretical_speed(loss):
+    """J = E|p m x₁ - m x₂|²/2 of each mode has at u = p m x₁ the gradient m (p A - L) x, A the
+    variance of a view and L what both share. IsoLoss passes it on as it is, dm = m (L - p A); the
+    loss itself times p. W_p is held: it has no gradient, or no rate."""
+    shared, noise = np.array([1.0, 0.8, 0.5]), np.array([0.1, 0.4, 0.9])
+    m, p, rate, steps = np.array([0.9, 0.5, 0.7]), np.array([0.9, 0.3, 0.04]), 0.05, 12
+    image = exact_moments(np.diag(shared), np.diag(noise))
+    own = 0.0 if loss == "euclidean" else rate
+    rates = {"learning_rate": rate, "predictor_learning_rate": own}
+    state, step = make_twin(jnp.float32(np.diag(m)), jnp.float32(np.diag(p)), loss=loss, **rates)
+    state = jax.jit(lambda s: advance(s, step, jnp.asarray(image), KEY, steps))(state)
+    speed = shared - p * (shared + noise)
+    expected = m * (1 + rate * speed * (1 if loss == "iso_euclidean" else p)) ** steps
+    np.testing.assert_allclose(
+        state.params["encoder"]["linear"]["kernel"], np.diag(expected), atol=1e-5
+    )
+    np.testing.assert_allclose(state.params["predictor"]["linear"]["kernel"], np.diag(p), atol=1e-7)
 
 
 # --- The hinge on the variance --------------------------------------------------------------------

@@ -13,8 +13,9 @@ import suites
 from suites import check_predictor
 
 from ssl_jax.errors import UserError
+from ssl_jax.linalg import frobenius_norm, from_spectrum, symmetric_eigh
 from ssl_jax.predictors import KINDS, in_closed_form, make_predictor
-from ssl_jax.predictors.direct import direct_copy, direct_pred
+from ssl_jax.predictors.direct import NORMS, direct_copy, direct_pred, direct_set, optimal
 
 DIM = 12
 correlation = functools.partial(suites.correlation, dim=DIM)
@@ -105,12 +106,149 @@ def test_direct_copy_does_not_see_the_scale_of_f(scale):
     chex.assert_trees_all_close(direct_copy(jnp.float32(scale * corr), 0.3), expected, atol=1e-6)
 
 
+NORM = {"max": np.max, "frobenius": np.linalg.norm, "trace": np.sum, "none": lambda s: 1.0}
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.02])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("power", [0.5, 0.25, 1.0, 2.0])
+def test_direct_set_is_its_formula(power, norm, scale):
+    corr = correlation(6, scale=scale)
+    s, u = np.linalg.eigh(corr)
+    for eps, floor in ((0.0, 0.0), (0.2, 0.0), (0.0, 0.3)):
+        p = np.maximum((np.maximum(s, 0) / NORM[norm](s)) ** power + eps, floor)
+        found = direct_set(jnp.float32(corr), power, eps, norm, floor)
+        chex.assert_trees_all_close(found, (u * p) @ u.T, atol=3e-5 * p.max())
+
+
+def test_direct_pred_and_direct_copy_are_rows_of_direct_set():
+    """To the last bit what the two formulas give, written out."""
+    for seed in range(3):
+        corr = jnp.float32(correlation(seed))
+        s, vectors = symmetric_eigh(corr)
+        p = jnp.sqrt(jnp.maximum(s, 0) / s[-1]) + 0.1
+        pred = from_spectrum(vectors, jnp.maximum(p, 1e-4))
+        copy = corr / frobenius_norm(corr) + 0.3 * jnp.eye(DIM)
+        for found, other, expected in (
+            (direct_pred(corr), direct_set(corr, 0.5, 0.1, "max", 1e-4), pred),
+            (direct_copy(corr), direct_set(corr, 1.0, 0.3, "frobenius"), copy),
+        ):
+            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(other, expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_direct_set_of_nothing_is_eps(norm):
+    for power in (0.5, 1.0):
+        found = direct_set(jnp.zeros((DIM, DIM)), power, 0.2, norm)
+        chex.assert_trees_all_close(found, 0.2 * np.eye(DIM), atol=1e-6)
+
+
+# --- What is averaged beside F --------------------------------------------------------------------
+
+
+def projections(seed):
+    """(z, t), the projections and the target's of two views, (9, DIM) each, with a mean."""
+    rng = np.random.default_rng(seed)
+    views = rng.normal(size=(4, 9, DIM)) * np.geomspace(2, 0.3, DIM) + np.linspace(1, -1, DIM)
+    z1, z2, t1, t2 = (jnp.float32(x) for x in views)
+    return (z1, z2), (t1, t2)
+
+
+def second(z):
+    stacked = np.concatenate([np.float64(one) for one in z])
+    return stacked.T @ stacked / len(stacked)
+
+
+def three_steps(predictor):
+    """(params, memory, pairs) after three batches, as the step feeds them."""
+    params, memory = predictor.init(jax.random.key(0))
+    pairs = [projections(step) for step in range(3)]
+    for step, (z, t) in enumerate(pairs):
+        memory = predictor.observe(memory, z, t, step, suites.alone)
+        params, memory = predictor.update(params, memory, jnp.float32(second(z)), step)
+    return params, memory, pairs
+
+
+def averaged(values, rho=0.3):
+    """v_0, then rho of the old and 1 - rho of the new."""
+    old = values[0]
+    for new in values[1:]:
+        old = rho * old + (1 - rho) * new
+    return old
+
+
+@pytest.mark.parametrize("kind", ["direct_pred", "direct_copy", "direct_set"])
+def test_a_centred_predictor_is_of_f_less_the_average_mean(kind):
+    """The average of all m mᵀ less that of the averaged m is no less than 0: nothing is negative,
+    and a mean that changes leaves a part of itself in the covariance."""
+    predictor = make_predictor(kind, DIM, centre=True)
+    params, memory, pairs = three_steps(predictor)
+    f = averaged([second(z) for z, _ in pairs])
+    means = [np.mean(np.concatenate(z), axis=0, dtype=np.float64) for z, _ in pairs]
+    m = averaged(means)
+    covariance = f - np.outer(m, m)
+    chex.assert_trees_all_close(memory, {"correlation": f, "mean": m}, atol=1e-5)
+    assert np.linalg.eigvalsh(covariance).min() > 0
+    write = {"direct_pred": direct_pred, "direct_copy": direct_copy, "direct_set": direct_set}[kind]
+    expected = write(jnp.float32(covariance))
+    chex.assert_trees_all_close(predictor.matrix(params), expected, atol=1e-4)
+    assert np.abs(expected - write(jnp.float32(f))).max() > 0.05  # it matters
+
+
+def test_an_optimal_predictor_is_ridge_regression():
+    """NumPy's least squares of the other view's targets, over both directions: rows of
+    sqrt(penalty) I beside the projections' are the ridge."""
+    predictor = make_predictor("optimal", DIM, rho=0.0, ridge=0.05)
+    params, memory, pairs = three_steps(predictor)
+    (z1, z2), (t1, t2) = pairs[-1]  # rho 0 forgets all others
+    z, t = np.concatenate([z1, z2]), np.concatenate([t2, t1])
+    rows = np.sqrt(len(z) * 0.05 * np.mean(np.square(z).sum(1)) / DIM) * np.eye(DIM)
+    expected = np.linalg.lstsq(
+        np.vstack([z, rows]).astype(np.float64), np.vstack([t, np.zeros((DIM, DIM))]), rcond=None
+    )[0].T
+    chex.assert_trees_all_close(predictor.matrix(params), np.float32(expected), atol=1e-4)
+    assert np.abs(expected - expected.T).max() > 0.05  # which the other side would transpose
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e6])
+def test_an_optimal_predictor_does_not_see_the_scale(scale):
+    corr, cross = correlation(1), correlation(2)
+    one = optimal(jnp.float32(corr), jnp.float32(cross))
+    chex.assert_trees_all_close(
+        optimal(jnp.float32(scale * corr), jnp.float32(scale * cross)), one, rtol=1e-3, atol=1e-4
+    )
+    assert not np.any(optimal(jnp.zeros((DIM, DIM)), jnp.zeros((DIM, DIM))))
+
+
+@pytest.mark.parametrize("kind, options", [("direct_pred", {"centre": True}), ("optimal", {})])
+def test_what_is_averaged_is_of_the_whole_batch_on_four_devices(kind, options):
+    predictor = make_predictor(kind, DIM, **options)
+    memory = predictor.init(jax.random.key(0))[1]
+    whole = jax.tree.map(lambda x: jnp.concatenate([x[:8]]), projections(0))
+    split = jax.tree.map(lambda x: x.reshape(4, 2, DIM), whole)
+
+    def on_device(pairs):
+        def mean(tree):
+            return jax.lax.pmean(tree, "devices")
+
+        return predictor.observe(memory, *pairs, 3, mean)
+
+    shared = jax.pmap(on_device, "devices")(split)
+    one = predictor.observe(memory, *whole, 3, suites.alone)
+    for device in range(4):
+        chex.assert_trees_all_close(jax.tree.map(lambda x: x[device], shared), one, atol=1e-6)  # noqa: B023
+
+
+# --- All kinds ------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_what_its_record_promises(kind):
     check_predictor(kind)
 
 
-@pytest.mark.parametrize("kind", ["linear", "direct_pred", "direct_copy"])
+@pytest.mark.parametrize("kind", ["linear", "direct_pred", "direct_copy", "direct_set", "optimal"])
 def test_matrix_is_what_apply_multiplies_by(kind):
     predictor = make_predictor(kind, DIM)
     params, memory = predictor.init(jax.random.key(0))
@@ -195,7 +333,7 @@ def test_parameter_counts():
 @pytest.mark.parametrize(
     "kind, options, words",
     [
-        ("direct", {}, "did you mean 'direct_pred'"),
+        ("direct_prad", {}, "did you mean 'direct_pred'"),
         ("direct_pred", {"eps": -0.1}, "predictor.eps: got -0.1"),
         ("direct_copy", {"eps": 2.0}, "predictor.eps: got 2.0"),
         ("direct_pred", {"eps_mode": "absolute"}, "predictor.eps_mode: got 'absolute'"),
@@ -204,6 +342,11 @@ def test_parameter_counts():
         ("direct_pred", {"phase": 1}, "predictor.phase: got 1, takes 0 to 0"),
         ("direct_copy", {"every": 5, "phase": 5}, "predictor.phase: got 5, takes 0 to 4"),
         ("direct_pred", {"every": 0}, "predictor.every: got 0"),
+        ("direct_set", {"eps": 1.5}, "predictor.eps: got 1.5"),
+        ("direct_set", {"power": 0.0}, "predictor.power: got 0.0, takes a number above 0"),
+        ("direct_set", {"norm": "spectral"}, "predictor.norm: got 'spectral'"),
+        ("optimal", {"ridge": 0.0}, "predictor.ridge: got 0.0, takes a number above 0"),
+        ("mlp", {"symmetric": True, "standardise": True}, "predictor.symmetric: got True"),
     ],
 )
 def test_mistakes_are_named(kind, options, words):

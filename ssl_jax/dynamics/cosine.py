@@ -327,6 +327,8 @@ def direct_rates(
     eta_s: Number,
     beta: Number | None = None,
     norm: str = "max",
+    centred: bool = False,
+    isotropic: bool = False,
     order: str = "exact",
     nodes: int = NODES,
 ) -> tuple[Array, Array]:
@@ -338,15 +340,23 @@ def direct_rates(
         power, eps, norm: of the predictor, as `direct_values` takes them.
         eta_s: decay of W.
         beta: rate of the target's average. Without it n moves as m does.
+        centred: whether the predictor is that of F less its mean's part, m² variance.
+        isotropic: whether the loss is `losses.isotropic`, IsoLoss. The gradient at u = p m x
+            reaches m without the factor p: all modes have the rate dm / p.
         order: "exact", "next" or "leading".
         nodes: number of nodes of either integral.
 
     Returns:
         dm and dn, (D,) each.
     """
-    p = direct_values(m**2 * (variance + mean**2), power=power, eps=eps, norm=norm)
+    f = m**2 * (variance if centred else variance + mean**2)
+    p = direct_values(f, power=power, eps=eps, norm=norm)
     data = {"c": c, "variance": variance, "mean": mean, "order": order, "nodes": nodes}
-    dm = jax.grad(expected_cosine, 1)(p, m, n, **data) - eta_s * m
+    if isotropic:  # u has the size a = p m
+        by_m = jax.grad(lambda a: expected_cosine(jnp.ones_like(a), a, n, **data))(p * m)
+    else:
+        by_m = jax.grad(expected_cosine, 1)(p, m, n, **data)
+    dm = by_m - eta_s * m
     return dm, dm if beta is None else beta * (m - n)
 
 
@@ -492,6 +502,8 @@ def simulate_direct(
     beta: Number | None = None,
     variance: Number = 1.0,
     mean: Number = 0.0,
+    centred: bool = False,
+    isotropic: bool = False,
     order: str = "exact",
     nodes: int = NODES,
 ) -> Curves:
@@ -506,6 +518,7 @@ def simulate_direct(
         beta: rate of the target's average, (...); None for no average.
         variance: of one view in each mode, (..., D).
         mean: of the views in each mode, (..., D).
+        centred, isotropic: as `direct_rates` takes them.
         order: "exact", "next" or "leading".
         nodes: number of nodes of either integral.
 
@@ -520,8 +533,10 @@ def simulate_direct(
     _check(**start, **data, **numbers)
     m = np.sqrt(start["s"])
     flags = (("norm", norm), ("order", order), ("nodes", nodes))
+    flags += (("centred", centred), ("isotropic", isotropic))
     m, n = integration.solve(direct_rates, (m, m), 1, times, numbers, vectors=data, flags=flags)
-    f = m**2 * (data["variance"] + data["mean"] ** 2)[..., None, :]
+    of_view = data["variance"] if centred else data["variance"] + data["mean"] ** 2
+    f = m**2 * of_view[..., None, :]
     size = {"max": f.max(-1), "frobenius": np.linalg.norm(f, axis=-1), "trace": f.sum(-1)}[norm]
     power, eps = (np.asarray(x, np.float64)[..., None, None] for x in (power, eps))
     p = (f / size[..., None]) ** power + eps
@@ -802,6 +817,45 @@ def direct_spectrum(
         size = np.sum(f**2 if norm == "frobenius" else f, -1, keepdims=True)
         low, high = np.where(size < 1, middle, low), np.where(size < 1, high, middle)
     return spectrum(high)
+
+
+def eps_of_modes(c: Array, alive: int, *, power: float = 0.5, norm: str = "max") -> float:
+    """Return an eps under which just so many modes live by `direct_spectrum`.
+
+    A mode dies where q c_j <= eps. At the edge x between living and dead c, q = eps / x, and the
+    norm of f_j = (eps (c_j / x - 1))^(1/power) over the modes above x is 1:
+
+        eps = ‖max(c_j / x - 1, 0)^(1/power)‖^(-power)        "max": x / (max c - x)
+
+    x is the middle between the c of the last mode that lives and of the first that dies.
+
+    Args:
+        c: correlation of the two views in each mode, (D,).
+        alive: how many are to live, from 1 to D.
+        power: of the predictor, as `direct_values` takes it.
+        norm: of the predictor. What is above 1 under "max" is less under the others.
+
+    Returns:
+        eps; 0 where all modes are to live.
+
+    Raises:
+        UserError: a parameter is outside its domain, or two modes that it should part have one c.
+    """
+    _check(c=c, power=power)
+    if norm not in NORMS:
+        raise UserError(f"norm: got {norm!r}, {nearest(norm, NORMS)}")
+    c = np.sort(np.asarray(c, np.float64))[::-1]
+    if not 1 <= alive <= len(c):
+        raise UserError(f"alive: got {alive}, takes a whole number from 1 to {len(c)}, the modes")
+    if alive == len(c):
+        return 0.0
+    last, first = c[alive - 1], c[alive]
+    if last == first:
+        raise UserError(f"alive: got {alive}, but modes {alive} and {alive + 1} both have c {last}")
+    edge = (last + first) / 2
+    f = (c[:alive] / edge - 1) ** (1 / power)
+    size = {"max": f.max(), "frobenius": np.linalg.norm(f), "trace": f.sum()}[norm]
+    return float(size**-power)
 
 
 # --- Finite steps ---------------------------------------------------------------------------------

@@ -7,8 +7,6 @@ from ssl_jax.sweeps.jobs import Grid
 from ssl_jax.types import Config
 from ssl_jax.workdir.directory import flatten, is_free, spread
 
-SCALES = ("mini", "full")
-
 
 def table_grid(config: Config) -> Grid:
     """Return the sweep over the chosen cells of a table; UserError for a wrong field."""

@@ -61,11 +61,21 @@ def _direct_copy(c: np.ndarray, f: np.ndarray, predictor: dict) -> tuple[np.ndar
     return law, float(np.linalg.norm(f))
 
 
+def _direct_set(c: np.ndarray, f: np.ndarray, predictor: dict) -> tuple[np.ndarray, float] | None:
+    """Return the law and the norm of F of `direct_set`; None where it divides by none."""
+    power, eps, norm = (predictor[name] for name in ("power", "eps", "norm"))
+    if norm == "none":
+        return None
+    sizes = {"max": np.max, "frobenius": np.linalg.norm, "trace": np.sum}
+    return cosine.direct_spectrum(c, power=power, eps=eps, norm=norm), float(sizes[norm](f))
+
+
 # Kinds of predictor whose spectrum does not depend on the start: law(c, f, fields) -> (f over its
 # norm, that norm).
 LAWS: dict[str, Callable[..., tuple[np.ndarray, float] | None]] = {
     "direct_pred": _direct_pred,
     "direct_copy": _direct_copy,
+    "direct_set": _direct_set,
 }
 
 
@@ -74,7 +84,8 @@ def compare(run: Run) -> Comparison | None:
     a = run.arrays
     whole = (a["view_correlation"], a["mode_predictor"], a["corr_eigenvalues"])
     known = np.flatnonzero(np.all([np.isfinite(x).all(1) for x in whole], axis=0))
-    if run.config["loss"] != "cosine" or not len(known):
+    # IsoLoss has other rates and the same rest
+    if run.config["loss"] not in ("cosine", "iso_cosine") or not len(known):
         return None
     last = known[-max(1, round(LAST * len(known))) :]
     c, p, f = (x[last].mean(0) for x in whole)
@@ -82,7 +93,8 @@ def compare(run: Run) -> Comparison | None:
     with np.errstate(divide="ignore", invalid="ignore"):
         p = p / cosine.level(p, f, c)
     predictor = run.config["predictor"]
-    of_kind = LAWS.get(predictor["kind"])
+    # a centred predictor has other eigenvectors than F, which is not
+    of_kind = None if predictor["centre"] else LAWS.get(predictor["kind"])
     found = of_kind(c, f, predictor) if of_kind else None
     law, size = (None, f.max()) if found is None else found
     return Comparison(c, p, f / size if size > 0 else f, law)
