@@ -24,6 +24,7 @@ TABLES = (
     "dynamics.md",
     "experiments.md",
     "label_free.md",
+    "methods.md",
     "replication.md",
 )
 RESULT = {
@@ -55,6 +56,12 @@ def test_seeds_of_a_method_share_a_row():
         "| 1 |"
     )
     assert lines[3] == "| other | 1 | 50.00 | 40.00 | 25.00 | 0.70 | 12.34 | 0 |"
+    few = {"few_label": {"labels_per_class": 10, "pretrained": {"mean": 0.9}}}
+    lines = seeds_table([RESULT | few]).splitlines()
+    assert lines[0].split(" | ")[4:6] == ["kNN", "10 labels a class"]
+    assert lines[2] == "| byol | 1 | 50.00 | 40.00 | 25.00 | 90.00 | 0.70 | 12.34 | 0 |"
+    lines = seeds_table([RESULT, RESULT | few]).splitlines()  # not all have it
+    assert "labels" not in lines[0] and lines[2].startswith("| byol | 2 | 50.00 ± 0.00 | 40.00")
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)

@@ -4,7 +4,7 @@ The tables come from stored result files. In README.md and docs/*.md the table o
 mark and `<!-- end -->`:
 
     <!-- seeds: NAME -->        one row a method: mean and standard deviation over its seeds, from
-                                results/NAME/METHOD/seed-N.json
+                                results/NAME/METHOD/seed-N.json; NAME of a sweep is SWEEP/SCALE
     <!-- experiment: NAME -->   an experiment's tables and conclusion, from
                                 results/experiments/NAME.json
     <!-- dynamics: NAME -->     eigenspaces beside the replication's, from
@@ -40,9 +40,10 @@ SEED: Shape = {
     "relative_spread": NUMBER,
     "effective_rank": NUMBER,
     "collapsed": FLAG,
+    "few_label?": {"labels_per_class": WHOLE, "pretrained": {"mean": SHARE}},
 }
 MARKED = re.compile(
-    r"(<!-- (seeds|experiment|dynamics|labels|doctor|measures|replication): (\w+) -->\n)"
+    r"(<!-- (seeds|experiment|dynamics|labels|doctor|measures|replication): ([\w/]+) -->\n)"
     r".*?(<!-- end -->)",
     re.DOTALL,
 )
@@ -63,15 +64,21 @@ def read_runs(name: str, root: Path = ROOT) -> dict[str, dict]:
 def seeds_table(results: list[dict]) -> str:
     """Return a table with one row for each method, in the order of first appearance.
 
-    A row has mean and standard deviation over the method's seeds.
+    A row has mean and standard deviation over the method's seeds. The probe with few labels has a
+    column where all have it.
     """
+    few = bool(results) and all(r.get("few_label") for r in results)
     methods: dict[str, list[dict]] = {}
     for r in results:
         methods.setdefault(r["method"], []).append(r)
-    columns = ["method", "seeds", "linear", "ridge", "kNN", "spread", "rank", "collapsed"]
+    columns = ["method", "seeds", "linear", "ridge", "kNN"]
+    columns += [f"{results[0]['few_label']['labels_per_class']} labels a class"] if few else []
+    columns += ["spread", "rank", "collapsed"]
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method, runs in methods.items():
         cells = [_over_seeds([100 * r[name] for r in runs]) for name in ACCURACIES]
+        if few:
+            cells.append(_over_seeds([100 * r["few_label"]["pretrained"]["mean"] for r in runs]))
         cells += [
             _over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")
         ]
