@@ -261,3 +261,21 @@ def test_a_run_begins_with_a_copied_target():
         == state.memory["correlation"].shape
         == (DIM, DIM)
     )
+
+
+def test_a_step_gives_the_predictor_what_it_averages():
+    """Projections and targets of the step's own views, before the step: E t zᵀ over the other view,
+    and of it W_p."""
+    parts = make_parts("optimal", tau=0.9)
+    state, batch, key = make_state(parts), make_batch(), jax.random.key(3)
+    views = noisy_views(example_keys(key, state.step, batch["position"]), batch["image"])
+    z, t = (
+        [np.float64(parts.network.train(params, state.stats, view)[0]) for view in views]
+        for params in (state.params, state.target)
+    )
+    after, _ = jax.jit(make_step(parts))(state, batch, key)
+    cross = (t[1].T @ z[0] + t[0].T @ z[1]) / (2 * len(z[0]))
+    chex.assert_trees_all_close(after.memory["cross"], cross, rtol=1e-4, atol=1e-5)
+    f = sum(one.T @ one for one in z) / (2 * len(z[0]))
+    w = cross @ np.linalg.inv(f + 0.01 * np.trace(f) / len(f) * np.eye(len(f)))
+    chex.assert_trees_all_close(parts.predictor.matrix(after.params["predictor"]), w, atol=1e-3)
