@@ -12,13 +12,15 @@ DIRECTCOPY = {"predictor.kind": "direct_copy", "predictor.eps": 0.3, "predictor.
 DIRECTSET = {"predictor.kind": "direct_set", "predictor.power": 1.0}
 CENTRED = DIRECTPRED | {"predictor.centre": True}
 # Halvagal et al. 2023 (arXiv 2212.04858), with DirectPred's constants: published are eps 0, and rho
-# 0.998 with an average and 0.5 without. Its squared distance sees scale, so F is left as it is.
+# 0.998 with an average and 0.5 without. Its squared distance sees scale, so F is left as it
+# is; clipped, since that begins large.
 ISOLOSS = DIRECTPRED | {"loss": "iso_cosine"}
 ISOLOSS_EUCLIDEAN = {
     "predictor.kind": "direct_set",
     "predictor.norm": "none",
     "predictor.eps": 0.0,
     "loss": "iso_euclidean",
+    "optimizer.clip_norm": 1.0,
 }
 # Tian et al. 2021 (arXiv 2102.06810), table 1.
 OPTIMAL = {"predictor.kind": "optimal"}
