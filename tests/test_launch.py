@@ -149,6 +149,10 @@ def test_help_names_the_configurations(capfd):
         ("import no_such_thing\ndef get_config(): ...\n", ["line 1", "no_such_thing"]),
         ("def get_config():\n    return {}\n", ["dict", "ConfigDict"]),
         ("x = 3\n", ["no get_config"]),
+        (
+            "from ml_collections import ConfigDict\nget_config = ConfigDict\n",
+            ["has no field task"],
+        ),
     ],
 )
 def test_mistake_in_a_configuration_file(text, parts, no_run, capfd, tmp_path):

@@ -12,6 +12,9 @@ from ml_collections import ConfigDict, config_flags
 
 from ssl_jax.builders.configurations import find_config, known_configs, packaged_configs
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.files import local_path
+from ssl_jax.types import Config
+from ssl_jax.workdir.directory import flatten
 
 TAKES = {
     int: "a whole number",
@@ -19,6 +22,10 @@ TAKES = {
     bool: "true or false",
     tuple: "numbers with commas between them",
 }
+# Fields, and sections of fields, that name local files or directories: `mini.data.data_dir`,
+# `weights.convnext_tiny`.
+PATHS = ("data_dir", "checkpoint", "run", "weights", "store")
+SEVERAL_PATHS = ("runs",)  # with commas between them
 
 
 def read_config(value: str) -> ConfigDict:
@@ -46,6 +53,8 @@ def read_config(value: str) -> ConfigDict:
         raise UserError(
             f"--config: get_config of {name} gave {type(config).__name__}, must return a ConfigDict"
         )
+    if not isinstance(config.get("task"), str):
+        raise UserError(f"--config: {name} has no field task, the name of what is to be run")
     return config
 
 
@@ -76,7 +85,7 @@ def configured(name: str, fields: Mapping[str, str]) -> ConfigDict:
     config = read_config(name)
     words = ["configured", *(f"--config.{field}={text}" for field, text in fields.items())]
     set_fields(words, config)
-    return config
+    return with_local_paths(config)
 
 
 def set_fields(
@@ -144,3 +153,24 @@ def explain(message: str, fields: dict[str, type]) -> str:
     if match := re.fullmatch(r"Missing value for flag (\S+)", message):
         return f"{match[1]}: no value after it, takes {match[1]}=VALUE"
     return message
+
+
+def with_local_paths(config: Config) -> Config:
+    """Return the configuration with `~` expanded in all fields that are paths.
+
+    Raises:
+        UserError: one of them can be no local path, such as a URL.
+    """
+    changes = {}
+    for field, value in flatten(config.to_dict()).items():
+        names = field.split(".")
+        if isinstance(value, str) and value and not set(names).isdisjoint(PATHS):
+            changes[field] = local_path(field, value)
+        elif isinstance(value, str) and names[-1] in SEVERAL_PATHS:
+            words = [word.strip() for word in value.split(",")]
+            changes[field] = ",".join(local_path(field, word) for word in words)
+    if all(value == flatten(config.to_dict())[field] for field, value in changes.items()):
+        return config
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(changes)
+    return config
