@@ -484,7 +484,8 @@ def test_the_page_shows_what_others_wrote_and_does_not_run_it():
         assert float(image["data-y"]) == pytest.approx(1 - y, abs=1e-5)
     assert printable(NASTY[0]) in seen.text and in_html(NASTY[1]) in page
     assert "url(" not in page and "import" not in page.split("<script>")[1]
-    assert "default-src 'none'" in page and "innerHTML" not in page
+    assert "default-src 'none'" in page and "script-src 'unsafe-inline'" in page
+    assert "innerHTML" not in page
 
 
 def test_thumbnails_are_the_pictures():
