@@ -163,7 +163,7 @@ MISTAKES = {
     "nothing named": ({"checkpoint": ""}, "checkpoint: got ''"),
     "no run": ({"checkpoint": "nowhere"}, "nowhere/config.json: not found"),
     "an export": ({"checkpoint": "out"}, "task: got 'export', takes 'pretrain'"),
-    "no such step": ({"step": "5"}, "step: got 5, .* has .*8; -1 takes the newest"),
+    "no such step": ({"step": "5"}, "step: got 5, .* has .*8; takes one of them, newest"),
     "no step at all": ({"step": "bset"}, "step: got 'bset', takes newest, best or the number"),
     "a fraction": ({"step": "1.5"}, "step: got '1.5', takes newest"),
     "a sentence": ({"license": "do what you want"}, "license: got 'do what you want', takes"),

@@ -20,6 +20,7 @@ from ssl_jax.builders.network import build_encoder
 from ssl_jax.builders.trained_run import (
     WITH_ENCODER,
     Trained,
+    checkpoint_of,
     evaluation_recipe,
     image_of,
     load_encoder,
@@ -63,16 +64,13 @@ def export(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
 
 def chosen(config: Config) -> tuple[Run, Trained]:
     """Return the run and the checkpoint that the configuration names."""
-    if not config.checkpoint:
-        raise UserError(
-            "checkpoint: got '', takes the work directory of a run (--config.checkpoint=DIR)"
-        )
+    checkpoint = checkpoint_of(config)
     if config.license and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", config.license):
         raise UserError(
             f"license: got {shown(config.license)}, takes an identifier such as apache-2.0"
         )
     step = step_of(config.step)
-    run = open_run(config.checkpoint)
+    run = open_run(checkpoint)
     if run.result is not None:
         require(run.result, card.RESULT, run.workdir / result_json.NAME)
         run = run._replace(result=run.result | {"provenance": provenance.stated(run.workdir)})
