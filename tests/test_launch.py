@@ -204,7 +204,7 @@ VALUES = {
     "views.size=9": ["views.size", "at most 8", "data.image_size"],
     "views.crop_scale=0.5": ["views.crop_scale", "(0.5,)", "two numbers"],
     "views.crop_scale=0.2,0.5,1": ["views.crop_scale", "two numbers"],
-    "views.crop_scale=low,high": ["views.crop_scale", "low,high", "two numbers"],
+    "views.crop_scale=low,high": ["views.crop_scale", "'low,high'", "numbers with commas"],
     "views.crop_scale=1,0.2": ["views.crop_scale", "low <= high"],
     "views.mean=0.1,0.2": ["views.mean"],
     "views.flip=2": ["views.flip", "2.0", "probability"],

@@ -108,7 +108,9 @@ def set_fields(
     values = flags.FlagValues() if values is None else values
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
-        return values(argv)[1:]
+        rest = values(argv)[1:]
+        require_numbers(config)
+        return rest
     except flags.UnrecognizedFlagError as error:
         known = [name for name in values if not name.startswith("config.")]
         raise UserError(
@@ -116,6 +118,21 @@ def set_fields(
         ) from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(explain(str(error), flat(config))) from error
+
+
+def require_numbers(config: ConfigDict, section: str = "") -> None:
+    """Raise a UserError for the first field of several numbers that was given something else.
+
+    Args:
+        config: a configuration, or a section of it.
+        section: the section's full name with a dot behind it.
+    """
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            require_numbers(value, f"{section}{name}.")
+        elif isinstance(value, tuple) and any(isinstance(one, str) for one in value):
+            given = ",".join(map(str, value))
+            raise UserError(f"{section}{name}: got {given!r}, takes {TAKES[tuple]}")
 
 
 def check_names(argv: list[str], config: ConfigDict) -> None:
