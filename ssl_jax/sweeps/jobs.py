@@ -83,6 +83,8 @@ class Job(NamedTuple):
 
 def check_fields(config: Config) -> None:
     """Raise UserError for a wrong value in a field that every sweep has."""
+    if not config.sweep and "of" not in config:
+        raise UserError("sweep: got '', takes the table's name, as in configs/sweeps/")
     seeds = list(config.seeds)
     if (
         not seeds

@@ -12,8 +12,6 @@ SCALES = ("mini", "full")
 
 def table_grid(config: Config) -> Grid:
     """Return the sweep over the chosen cells of a table; UserError for a wrong field."""
-    if not config.sweep:
-        raise UserError("sweep: got '', takes the table's name, as configs/sweeps/ have it")
     if config.scale not in SCALES:
         raise UserError(f"scale: got {config.scale!r}, {nearest(config.scale, SCALES)}")
     known, names = config.overrides[config.scale], chosen(config)
