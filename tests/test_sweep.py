@@ -385,6 +385,7 @@ def test_lost_cell_is_left_to_who_took_it(config, tmp_path, capsys, monkeypatch)
 
 REFUSED = {
     "scale": (lambda c: c.update(scale="mni"), "scale: got 'mni', did you mean 'mini'"),
+    "no table": (lambda c: c.update(sweep=""), "sweep: got '', takes the table's name"),
     "cell": (
         lambda c: c.update(cells="byol,simsiam_sim"),
         "cells: got 'simsiam_sim', did you mean 'simsiam_sym'",
