@@ -201,8 +201,8 @@ MISTAKES = {
     ("data.name=digits", "data.train_size=5000"): "data.train_size: got 5000, takes 1 to 1297",
     ("data.name=digits", "data.test_share=2"): "data.test_share: got 2.0, takes a number from 0",
     ("data.name=digits", "probe.knn_k=1298"): "probe.knn_k: got 1298, takes at most 1297",
-    ("step=first", ""): "step: got 'first', takes a number of steps, newest or best",
-    ("step=-2", ""): "step: got -2, ",
+    ("step=first", ""): "step: got 'first', takes newest, best or the number of a step",
+    ("step=-2", ""): "step: got '-2', takes newest, best",
 }
 
 
