@@ -518,7 +518,7 @@ MISTAKES = {
     "plateau.patience=2 data.validation_size=0": ["plateau.patience", "data.validation_size"],
     "stopping.patience=2 data.validation_size=0": ["stopping.patience", "data.validation_size"],
     "weights=/no/where.safetensors": ["weights", "/no/where.safetensors", "where nothing is"],
-    "weights_step=last": ["weights_step", "'last'", "a number, newest or best"],
+    "weights_step=last": ["weights_step", "'last'", "newest, best or the number of a step"],
     "data.labelled_share=0.005": ["data.labelled_share", "0.005", "5 of 1097", "10 classes"],
     "optimizer.name=adamm": ["optimizer.name", "did you mean 'adam'"],
     "optimizer.options.rho=0.5": ["optimizer.rho", "no option of adam", "b1, b2, eps"],

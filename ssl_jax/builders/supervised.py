@@ -57,19 +57,21 @@ def prepare(
             f"data.labels: {data.name} has no labels (got {config.data.labels!r}); "
             "task 'supervised' takes a set with labels"
         )
-    plan = make_plan(config, lambda data: images_left(config, data), data=data)
+    plan = make_plan(config, lambda data: labelled_left(config, data), data=data)
     sizes = plan.data.num_classes, plan.data.channels, plan.cadence.total, plan.steps_per_epoch
     parts = build_classifier(config, *sizes, plan.axis)
     return plan, parts, build_augment(config, plan.data)
 
 
 def images_left(config: Config, data: Description) -> int:
-    """Return the number of images that are trained on; UserError where none is left.
-
-    They are those that are not held out, and of these the share whose labels are used.
-    """
+    """Return the number of training images that are not held out; UserError where none is left."""
     check_held_out(config.data.validation_size, data.train)
-    left, share = data.train - config.data.validation_size, config.data.labelled_share
+    return data.train - config.data.validation_size
+
+
+def labelled_left(config: Config, data: Description) -> int:
+    """Return how many of the images that are left are trained on: the share of labels in use."""
+    left, share = images_left(config, data), config.data.labelled_share
     count = labelled_count(left, share)
     if share < 1 and count < data.num_classes:
         raise UserError(

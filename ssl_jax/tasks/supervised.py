@@ -33,7 +33,7 @@ from ssl_jax.builders.supervised import (
     earlier_defaults,
     fixed_fields,
     fresh_state,
-    images_left,
+    labelled_left,
     make_init,
     prepare,
 )
@@ -171,7 +171,7 @@ def make_job(
         lambda params, stats, image: parts.classifier.logits(params, stats, normalise(image))
     )
     rule = parts.rules["encoder"]
-    images = images_left(config, plan.data)
+    images = labelled_left(config, plan.data)
 
     def header(start: int) -> None:
         print_training(config, dataset.name, images, plan.devices, plan.cadence, start)
