@@ -30,7 +30,7 @@ from ssl_jax.workdir import embeddings, lock
 from ssl_jax.workdir.metrics_csv import read_rows
 
 COUNT, SIDE = 560, 32  # more pictures than a part of the embedding holds
-BAD = {"0007.png": b"", "0301.png": b"<!DOCTYPE html>", "0555.png": b"\x89PNG\r\n\x1a\n"}
+BAD = {"0009.png": b"", "0301.png": b"<!DOCTYPE html>", "0555.png": b"\x89PNG\r\n\x1a\n"}
 # What makes a command small, by its configuration. The network stays one that timm builds.
 SMALL = {
     "own_images": """
@@ -215,7 +215,9 @@ def test_the_journey(pictures, place, capfd, tmp_path):
     run("doctor")
 
     # fifty labels
-    assert re.search(r"5 labels a class, pretrained +0\.\d+ ± 0\.\d+ over 2 draws", run("fifty"))
+    said = run("fifty")
+    assert re.search(r"5 labels a class, pretrained +0\.\d+ ± 0\.\d+ over 2 draws", said)
+    assert "3 damaged pictures are left out" in said
     assert result_of("fifty")["few_label"].keys() >= {"pretrained", "random_init", "raw_pixels"}
     run("mine-export")
     assert result_of("mine-export")["built_by"] == "timm"

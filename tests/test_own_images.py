@@ -45,6 +45,14 @@ def test_pretraining_goes_on_without_the_damaged_pictures(pictures, tmp_path):
     check(tmp_path / "run")
 
 
+def test_views_name_the_damaged_pictures_that_they_do_without(pictures, tmp_path, capfd):
+    fields = [*TINY, *FOLDER, "views.recipe=cifar", "views.blur=0", "probe.validation_size=10"]
+    assert command("quickstart", tmp_path / "run", *fields, pictures, "task=views") == 0
+    listed = (tmp_path / "run" / "damaged.txt").read_text().splitlines()
+    assert sorted(line.split(":")[0] for line in listed) == BAD
+    assert "3 damaged pictures are left out" in capfd.readouterr().out
+
+
 def test_supervised_training_goes_on_without_the_damaged_pictures(pictures, tmp_path):
     fields = [
         "data.validation_size=0",
