@@ -184,7 +184,8 @@ def keep_damaged(out: Path, dataset: Dataset) -> None:
     """Write damaged.txt, the pictures that the run does without, where there are some."""
     if dataset.damaged and is_writer():
         path = out / "damaged.txt"
-        make_folder(out)  # of one of several sets, which has nothing else yet
+        if not out.exists():  # of one of several sets
+            make_folder(out)
         write_whole(path, "\n".join([*dataset.damaged, ""]))
         say(f"{len(dataset.damaged)} damaged pictures are left out, listed in {path}")
 
