@@ -172,6 +172,21 @@ def test_few_fields_have_columns_and_many_share_one(tau):
     assert {row[0] for row in rows[1:]} == others
 
 
+def test_a_field_that_is_left_empty_is_unset_and_comes_first(tmp_path):
+    """From scratch, beside runs that begin with weights."""
+    for weights in ("runs/b", "", "runs/a"):
+        write_run(tmp_path / "runs" / f"from{weights}", 0, 0.5, {"weights": weights}, loss=0.1)
+    groups = groups_of(tmp_path / "runs")
+    assert [row[0] for row in main_table(groups).rows] == ["unset", "runs/a", "runs/b"]
+    assert [one.label({}) for one in groups] == [
+        "weights=unset",
+        "weights=runs/a",
+        "weights=runs/b",
+    ]
+    text = page(Compared(groups, []))
+    assert "<h2>Beside accuracy</h2>" in text and "weights=<" not in text
+
+
 def test_the_page_is_whole_and_its_links_lead_somewhere(tau):
     write_run(tau / "c", 0, None, {"target.tau": 0.99})
     compared = Compared(groups_of(tau), ["x: <b>damaged</b>"])

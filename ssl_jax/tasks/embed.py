@@ -80,7 +80,10 @@ def embed(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     note = {"identity": identity, "checkpoint": str(trained.source), "step": trained.step}
     note |= {"dataset": settings.data.name, "image": encoder.image}
     stored, computed = embeddings.open_finished(path, identity), 0
-    if stored is None:
+    if stored is not None:
+        damaged = [(int(row), str(why)) for row, why in stored.note["damaged"]]
+        check_damaged(damaged, pictures, settings.data.damaged, out)
+    else:
         parts = Parts(out / "parts", identity, len(pictures.records.names))
         damaged, computed = compute(parts, pictures, encoder, settings.data.damaged)
         check_damaged(damaged, pictures, settings.data.damaged, out)
@@ -88,8 +91,6 @@ def embed(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         embeddings.join(path, parts, pictures.columns, encoder.dim, note)
         parts.delete()
         stored = Embeddings(path)
-    damaged = [(int(row), str(why)) for row, why in stored.note["damaged"]]
-    check_damaged(damaged, pictures, settings.data.damaged, out)
     seconds = time.perf_counter() - begin
     files = [path, *(out / f"embeddings.{form}" for form in forms[1:])]
     for form, file in zip(forms[1:], files[1:], strict=True):
@@ -99,7 +100,7 @@ def embed(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     result = {"task": "embed", "checkpoint": str(trained.source)}
     result |= result_json.describe(settings.to_dict())
     result |= {"trained_on": own, "steps": trained.step, "images": stored.count}
-    result |= {"splits": dict(pictures.columns.splits), "classes": list(raw.label_names)}
+    result |= {"splits": pictures.columns.sizes(rows), "classes": list(raw.label_names)}
     result |= {"features": stored.dim, "damaged": len(damaged), "files": [f.name for f in files]}
     # of this start: one that finds all computed has no rate
     rate = computed / seconds if computed else None

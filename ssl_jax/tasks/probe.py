@@ -49,6 +49,7 @@ from ssl_jax.tasks.printing import (
     print_transfer,
     transfer_table,
 )
+from ssl_jax.tasks.training import keep_damaged
 from ssl_jax.text import in_file_name, printable
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config, Interrupted, Params, PyTree
@@ -232,6 +233,7 @@ def probe_set(
         say(line)
     method, name = printable(config.method), printable(dataset.name)
     say(f"probing step {int(state.step)} of {method} on {name}")
+    keep_damaged(out, dataset)
     recipe = parts.recipe
     result, features = run_probes(
         config,

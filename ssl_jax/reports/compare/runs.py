@@ -221,15 +221,15 @@ def common_settings(groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def rank(value: Any) -> tuple[int, float, str]:
-    """Return by what values of a field are sorted: numbers by size, then texts."""
+    """Return by what values of a field are sorted: numbers by size, unset ones, then texts."""
     if is_number(value):
         return 0, float(value), ""
-    return 1, 0.0, spelled(value)
+    return 1, 0.0, spelled(value) if value else ""
 
 
 def spelled(value: Any) -> str:
     """Return a field's value in few characters."""
-    if value is None:
+    if value is None or value == "":
         return "unset"
     if isinstance(value, float):
         return f"{value:g}"
