@@ -616,3 +616,10 @@ def test_parts_of_something_else_are_deleted(tmp_path, capfd):
     assert Parts(tmp_path / "parts", "another", 3).read(0) is None
     assert "computed again" in capfd.readouterr().out
     assert Parts(tmp_path / "parts", "one", 3).read(0) is None
+
+
+def test_parts_that_are_no_folder_are_one_line(tmp_path):
+    (tmp_path / "parts").write_text("mine")
+    with pytest.raises(UserError, match=f"^{tmp_path}/parts: "):
+        Parts(tmp_path / "parts", "one", 3)
+    assert (tmp_path / "parts").read_text() == "mine"
