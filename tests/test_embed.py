@@ -377,11 +377,14 @@ def test_damaged_pictures_are_an_error_that_loses_nothing(
     assert not (tmp_path / "out" / "embeddings.parquet").exists()
     computed.clear()
     assert start(tmp_path / "out", "data.damaged=skip") == 0 and not computed
+    assert capfd.readouterr().out.count("3 damaged pictures are left out") == 1
     table = table_of(tmp_path / "out")
     assert sorted(table["path"]) == sorted(set(NAMES) - set(BAD))
     expected = ssl_jax.open_run(finished).encoder()([pictures / p for p in table["path"]])
     np.testing.assert_allclose(table["feature"], expected, rtol=0, atol=1e-6)
-    assert result_of(tmp_path / "out")["damaged"] == 3
+    result = result_of(tmp_path / "out")
+    assert (result["damaged"], result["images"]) == (3, 27)
+    assert result["splits"] == {split: table["split"].count(split) for split in ("train", "test")}
     assert start(tmp_path / "out") == 2, "and it stays one, as long as it is asked for"
 
 
@@ -484,7 +487,8 @@ def test_the_page_shows_what_others_wrote_and_does_not_run_it():
         assert float(image["data-y"]) == pytest.approx(1 - y, abs=1e-5)
     assert printable(NASTY[0]) in seen.text and in_html(NASTY[1]) in page
     assert "url(" not in page and "import" not in page.split("<script>")[1]
-    assert "default-src 'none'" in page and "innerHTML" not in page
+    assert "default-src 'none'" in page and "script-src 'unsafe-inline'" in page
+    assert "innerHTML" not in page
 
 
 def test_thumbnails_are_the_pictures():
@@ -540,7 +544,7 @@ MISTAKES = {
     "format=": "format: got ''",
     "map=tsne": "map: got 'tsne', did you mean 'none'? It takes: none, pca, umap",
     "map_images=1": "map_images: got 1, takes a number from 2",
-    "step=last": "step: got 'last', takes a number of steps, newest or best",
+    "step=last": "step: got 'last', takes newest, best or the number of a step",
     "step=5": "step: got 5, ",
     "data.name=foldr": "data.name: got 'foldr'",
     "data.name=": "for the run's own set digits, which lies in no directory",
@@ -602,9 +606,20 @@ def test_errors_of_a_part_that_vanished(nasty, tmp_path):
     assert not (tmp_path / "f.parquet").exists()
 
 
-def test_parts_of_something_else_are_deleted(tmp_path):
+def test_parts_of_something_else_are_deleted(tmp_path, capfd):
     part = embeddings.Part(np.arange(3), np.ones((3, 2), np.float32), [])
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / ".killed.tmp").touch()  # before a part was there
     Parts(tmp_path / "parts", "one", 3).write(0, part)
     assert Parts(tmp_path / "parts", "one", 3).read(0) is not None
+    assert not capfd.readouterr().out
     assert Parts(tmp_path / "parts", "another", 3).read(0) is None
+    assert "computed again" in capfd.readouterr().out
     assert Parts(tmp_path / "parts", "one", 3).read(0) is None
+
+
+def test_parts_that_are_no_folder_are_one_line(tmp_path):
+    (tmp_path / "parts").write_text("mine")
+    with pytest.raises(UserError, match=f"^{tmp_path}/parts: "):
+        Parts(tmp_path / "parts", "one", 3)
+    assert (tmp_path / "parts").read_text() == "mine"

@@ -1,6 +1,7 @@
 """Whole runs on a folder of pictures, of which some are damaged."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from test_folder import fill, photo
 from test_pictures import encoded
 
 from ssl_jax.data.sources import describe, load_dataset
+from ssl_jax.tasks.training import keep_damaged
 
 NAMES = [f"{c}/{n:02}.png" for c in "ab" for n in range(40)]
 BAD = ["a/03.png", "a/17.png", "b/30.png"]
@@ -43,6 +45,21 @@ def test_pretraining_goes_on_without_the_damaged_pictures(pictures, tmp_path):
     fields = [*TINY, *FOLDER, *views]
     assert command("quickstart", tmp_path / "run", *fields, pictures) == 0
     check(tmp_path / "run")
+
+
+def test_views_name_the_damaged_pictures_that_they_do_without(pictures, tmp_path, capfd):
+    fields = [*TINY, *FOLDER, "views.recipe=cifar", "views.blur=0", "probe.validation_size=10"]
+    assert command("quickstart", tmp_path / "run", *fields, pictures, "task=views") == 0
+    listed = (tmp_path / "run" / "damaged.txt").read_text().splitlines()
+    assert sorted(line.split(":")[0] for line in listed) == BAD
+    assert "3 damaged pictures are left out" in capfd.readouterr().out
+
+
+def test_the_list_makes_its_folder(tmp_path):
+    keep_damaged(tmp_path / "sets" / "1-a", SimpleNamespace(damaged=("x: cut off",)))
+    assert (tmp_path / "sets" / "1-a" / "damaged.txt").read_text() == "x: cut off\n"
+    keep_damaged(tmp_path / "none", SimpleNamespace(damaged=()))
+    assert not (tmp_path / "none").exists()
 
 
 def test_supervised_training_goes_on_without_the_damaged_pictures(pictures, tmp_path):

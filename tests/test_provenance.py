@@ -127,8 +127,15 @@ def test_the_command_is_what_a_shell_takes():
     words = ["launch.py", "--config", "a b.py", "--config.x=it's"]
     with provenance.started_by(words):
         assert provenance.command() == "python launch.py --config 'a b.py' '--config.x=it'\"'\"'s'"
-    with provenance.started_by(["ssl-jax", "--workdir", "runs/x"]):
-        assert provenance.provenance()["command"] == "ssl-jax --workdir runs/x"
+    for first, spelled in (
+        ("ssl-jax", "ssl-jax"),
+        ("/home/somebody/env/bin/ssl-jax", "ssl-jax"),
+        ("/home/somebody/env/lib/ssl_jax/__main__.py", "python -m ssl_jax"),
+        ("/home/somebody/clone/launch.py", "python /home/somebody/clone/launch.py"),
+        ("ssl_jax.train", "ssl_jax.train"),
+    ):
+        with provenance.started_by([first, "--workdir", "runs/x"]):
+            assert provenance.provenance()["command"] == f"{spelled} --workdir runs/x"
 
 
 def at(monkeypatch, commit, changed=False):

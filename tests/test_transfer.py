@@ -192,6 +192,7 @@ def test_the_table_of_sets_that_lack_something():
 
 MISTAKES = {
     ("data.name=cifar100,digits", "data.data_dir=a,b,c"): "got 3 places for the 2 sets",
+    ("data.name=digits,folder", "data.data_dir=,~no-such/x"): "data.data_dir: got '~no-such/x'",
     ("data.name=digits,", ""): "data.name: got 'digits,', takes sets with commas between",
     ("data.name=digts", ""): "data.name: got 'digts'",
     ("data.name=folder", ""): "data.data_dir: got none, data.name=folder takes a directory",
@@ -201,8 +202,8 @@ MISTAKES = {
     ("data.name=digits", "data.train_size=5000"): "data.train_size: got 5000, takes 1 to 1297",
     ("data.name=digits", "data.test_share=2"): "data.test_share: got 2.0, takes a number from 0",
     ("data.name=digits", "probe.knn_k=1298"): "probe.knn_k: got 1298, takes at most 1297",
-    ("step=first", ""): "step: got 'first', takes a number of steps, newest or best",
-    ("step=-2", ""): "step: got -2, ",
+    ("step=first", ""): "step: got 'first', takes newest, best or the number of a step",
+    ("step=-2", ""): "step: got '-2', takes newest, best",
 }
 
 

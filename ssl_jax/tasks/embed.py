@@ -14,7 +14,7 @@ import numpy as np
 from ssl_jax.builders import checks
 from ssl_jax.builders.data import open_dataset, with_data
 from ssl_jax.builders.defaults import defaults_of
-from ssl_jax.builders.trained_run import parents_of, step_of
+from ssl_jax.builders.trained_run import checkpoint_of, parents_of, step_of
 from ssl_jax.data.cache import cache_roots
 from ssl_jax.data.decode import Damaged, decode_row, in_order, lines_of, none_decodes, small_row
 from ssl_jax.data.pictures import read_image
@@ -62,11 +62,7 @@ def embed(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
             damaged.
     """
     forms, step = checks.check_embed(config), step_of(config.step)
-    if not config.checkpoint:
-        raise UserError(
-            "checkpoint: got '', takes the work directory of a run (--config.checkpoint=DIR)"
-        )
-    run = open_run(config.checkpoint)
+    run = open_run(checkpoint_of(config))
     best = step == "best"
     trained = run.checkpoint(None if best or step == -1 else step, best)
     own = trained.config.data.name
@@ -84,7 +80,10 @@ def embed(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     note = {"identity": identity, "checkpoint": str(trained.source), "step": trained.step}
     note |= {"dataset": settings.data.name, "image": encoder.image}
     stored, computed = embeddings.open_finished(path, identity), 0
-    if stored is None:
+    if stored is not None:
+        damaged = [(int(row), str(why)) for row, why in stored.note["damaged"]]
+        check_damaged(damaged, pictures, settings.data.damaged, out)
+    else:
         parts = Parts(out / "parts", identity, len(pictures.records.names))
         damaged, computed = compute(parts, pictures, encoder, settings.data.damaged)
         check_damaged(damaged, pictures, settings.data.damaged, out)
@@ -92,8 +91,6 @@ def embed(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         embeddings.join(path, parts, pictures.columns, encoder.dim, note)
         parts.delete()
         stored = Embeddings(path)
-    damaged = [(int(row), str(why)) for row, why in stored.note["damaged"]]
-    check_damaged(damaged, pictures, settings.data.damaged, out)
     seconds = time.perf_counter() - begin
     files = [path, *(out / f"embeddings.{form}" for form in forms[1:])]
     for form, file in zip(forms[1:], files[1:], strict=True):
@@ -103,7 +100,7 @@ def embed(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     result = {"task": "embed", "checkpoint": str(trained.source)}
     result |= result_json.describe(settings.to_dict())
     result |= {"trained_on": own, "steps": trained.step, "images": stored.count}
-    result |= {"splits": dict(pictures.columns.splits), "classes": list(raw.label_names)}
+    result |= {"splits": pictures.columns.sizes(rows), "classes": list(raw.label_names)}
     result |= {"features": stored.dim, "damaged": len(damaged), "files": [f.name for f in files]}
     # of this start: one that finds all computed has no rate
     rate = computed / seconds if computed else None

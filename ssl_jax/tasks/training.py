@@ -19,7 +19,7 @@ from ssl_jax.builders.weights import Weights, begin_with
 from ssl_jax.data.batches import Feed
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
-from ssl_jax.files import write_whole
+from ssl_jax.files import make_folder, write_whole
 from ssl_jax.runtime import stops
 from ssl_jax.runtime.terminal import Progress, is_writer, progress_bar, say
 from ssl_jax.runtime.threads import lapack_on_one_thread
@@ -184,6 +184,8 @@ def keep_damaged(out: Path, dataset: Dataset) -> None:
     """Write damaged.txt, the pictures that the run does without, where there are some."""
     if dataset.damaged and is_writer():
         path = out / "damaged.txt"
+        if not out.exists():  # of one of several sets
+            make_folder(out)
         write_whole(path, "\n".join([*dataset.damaged, ""]))
         say(f"{len(dataset.damaged)} damaged pictures are left out, listed in {path}")
 

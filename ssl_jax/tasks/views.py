@@ -13,6 +13,7 @@ from ssl_jax.data.dataset import Dataset
 from ssl_jax.reports import run_figures
 from ssl_jax.reports.figure import required
 from ssl_jax.runtime.terminal import say
+from ssl_jax.tasks.training import keep_damaged
 from ssl_jax.train.pretrain import example_keys
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import result_json
@@ -41,6 +42,7 @@ def views(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
         say(line)
     recipe = pretraining.build_recipe(config)
     out = result_json.open_on_one(directory, config.to_dict())
+    keep_damaged(out, dataset)
     with required(out / "figures" / "views.png") as path:
         draw_views(config, recipe, dataset, out)
     say(f"wrote {path}")

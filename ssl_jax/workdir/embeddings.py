@@ -8,6 +8,7 @@ made of the Parquet file; nothing here has more in memory than `GROUP` parts.
 
 import io
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -59,9 +60,11 @@ class Parts:
         except (OSError, ValueError):
             same = False
         if not same:
-            if folder.exists():
+            if any(folder.glob("*.npz")):
                 say(f"{folder}: parts of other pictures or of another encoder, computed again")
-                shutil.rmtree(folder)
+            if os.path.lexists(folder):  # with what a kill left of the card, too
+                with files.writing(folder):
+                    shutil.rmtree(folder)
             files.make_folder(folder)
             files.write_whole(card, identity)
 
@@ -107,14 +110,23 @@ class Columns(NamedTuple):
 
     def of(self, rows: np.ndarray) -> dict[str, list[str | None]]:
         """Return the columns `TEXTS` of these rows; the label of a record without one is None."""
-        ends = np.cumsum([count for _, count in self.splits])
+        places = self._places(rows)
         numbers = np.full(len(rows), -1) if self.labels is None else self.labels[rows]
         columns: dict[str, list[str | None]] = {name: [] for name in TEXTS}
-        for row, number in zip(map(int, rows), map(int, numbers), strict=True):
+        for row, place, number in zip(map(int, rows), places, map(int, numbers), strict=True):
             columns["path"].append(encodable(self.names[row]))
-            columns["split"].append(self.splits[int(np.searchsorted(ends, row, "right"))][0])
+            columns["split"].append(self.splits[place][0])
             columns["label"].append(encodable(self.label_names[number]) if number >= 0 else None)
         return columns
+
+    def sizes(self, rows: np.ndarray) -> dict[str, int]:
+        """Return how many of these rows each split has."""
+        counts = np.bincount(self._places(rows), minlength=len(self.splits))
+        return {name: int(n) for (name, _), n in zip(self.splits, counts, strict=True)}
+
+    def _places(self, rows: np.ndarray) -> np.ndarray:
+        """Return for each row the place of its split among `splits`."""
+        return np.searchsorted(np.cumsum([count for _, count in self.splits]), rows, "right")
 
 
 # --- embeddings.parquet ---------------------------------------------------------------------------

@@ -177,9 +177,18 @@ def sha256_of(path: Path) -> str:
 
 
 def command() -> str:
-    """Return the command line of this start, as a shell takes it."""
+    """Return the command line of this start, as a shell takes it.
+
+    The installed command goes by its name: where an environment lies says who made it, and nothing
+    of the run.
+    """
     words = list(sys.argv if (given := _words.get()) is None else given)
-    if words and words[0].endswith(".py"):
+    path = Path(words[0]) if words else Path()
+    if path.parts[-2:] == ("ssl_jax", "__main__.py"):
+        words[:1] = ["python", "-m", "ssl_jax"]
+    elif path.stem == "ssl-jax":  # .exe on Windows
+        words[0] = path.stem
+    elif path.suffix == ".py":
         words = ["python", *words]
     return shlex.join(words)[:LONGEST]
 

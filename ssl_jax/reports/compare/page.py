@@ -142,7 +142,7 @@ def page(compared: Compared) -> str:
         figure = html.image(partial(draw, groups), title, name)
         parts.append(f"<h2>{title}</h2>{figure}" if figure else "")
     if table := more_table(groups):
-        parts.append(f"<h2>Without labels</h2>{linked(table)}")
+        parts.append(f"<h2>Beside accuracy</h2>{linked(table)}")
     parts.append("<h2>The runs</h2>")
     parts += [section(number, one, groups) for number, one in enumerate(groups)]
     if compared.left_out:
