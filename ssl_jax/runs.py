@@ -142,8 +142,7 @@ def open_run(workdir: str | os.PathLike) -> Run:
             raise UserError(f"{directory / 'config.json'}: damaged ({error})") from error
     path = directory / "result.json"
     result = read_json(path) if os.path.lexists(path) else None
-    rows = metrics_csv.read_rows(directory / metrics_csv.NAME)
-    columns = {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    columns = metrics_csv.read_columns(directory / metrics_csv.NAME)
     folder = directory / "checkpoints"
     steps = checkpoints.steps_in(folder) if any(folder.glob("[0-9]*")) else []
     return Run(directory, result, columns, config, steps)

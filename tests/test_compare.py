@@ -114,6 +114,15 @@ def test_numbers_are_those_of_scipy(tau):
     assert estimate(one, "knn_accuracy") is None
 
 
+def test_two_runs_of_one_seed_count_as_one_seed(tau):
+    write_run(tau / "a/again", 2, 0.62, {"target.tau": 0.0})
+    one, other = groups_of(tau)
+    found = estimate(one, "linear_accuracy")
+    low, high = scipy.stats.t.interval(0.95, 2, 54, scipy.stats.sem([50, 54, 60]))
+    assert (found.mean, found.width) == pytest.approx((164 / 3, (high - low) / 2))
+    assert difference(other, one, "linear_accuracy").mean == pytest.approx(0.5)  # of 1 and 0
+
+
 def test_a_measure_that_all_have_is_the_main_one(tau):
     write_run(tau / "c", 0, None, {"target.tau": 0.99})
     groups = groups_of(tau)
@@ -127,11 +136,19 @@ def test_runs_that_cannot_be_read_are_named(tau):
     (tau / "a/seed-1/result.json").write_text('{"task": "pretrain", "linear_accuracy": "good"}')
     (tau / "a/seed-2/config.json").write_text('{"task": "views"}')
     (tau / "b/seed-1/config.json").write_text("[")
+    write_run(tau / "b/seed-3")
+    (tau / "b/seed-3/config.json").write_text('{"task": ["pretrain"]}')
     runs, left_out = read_runs(find_runs(str(tau)), DEFAULTS)
     assert [run.path for run in runs] == [tau / "b/seed-2"]
     for line, words in zip(
         left_out,
-        ("line 2 holds no number", "linear_accuracy: got", "trains nothing", "not JSON"),
+        (
+            "line 2 holds no number",
+            "linear_accuracy: got",
+            "trains nothing",
+            "not JSON",
+            "its task is ['pretrain']",
+        ),
         strict=True,
     ):
         assert words in line
@@ -210,7 +227,16 @@ def test_figures_by_the_number_of_fields(tau, tmp_path):
     np.testing.assert_allclose(np.sort(found), [0, 10, 20, np.nan])
     curves = draw_curves(groups).axes[0].lines[0].get_xydata()
     np.testing.assert_allclose(curves, [[10, -0.1], [20, -0.2]])
-    assert len(draw_spectra(groups).axes[0].lines) >= 3
+    spectra = draw_spectra(groups).axes[0].lines
+    np.testing.assert_allclose(spectra[0].get_ydata(), [3, 1, np.nan])
+    assert len(spectra) >= 3
+
+
+def test_a_run_that_has_just_begun_hides_no_curve_of_the_others(tau):
+    run = write_run(tau / "a/seed-3", 3, None, {"target.tau": 0.0})
+    (run / "metrics.csv").write_text(metrics_csv.table([]))
+    curves = draw_curves(groups_of(tau)).axes[0].lines
+    np.testing.assert_allclose(curves[0].get_xydata(), [[10, -0.1], [20, -0.2]])
 
 
 def test_from_the_command_line(tau, tmp_path, capsys):

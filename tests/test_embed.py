@@ -487,7 +487,8 @@ def test_the_page_shows_what_others_wrote_and_does_not_run_it():
         assert float(image["data-y"]) == pytest.approx(1 - y, abs=1e-5)
     assert printable(NASTY[0]) in seen.text and in_html(NASTY[1]) in page
     assert "url(" not in page and "import" not in page.split("<script>")[1]
-    assert "default-src 'none'" in page and "innerHTML" not in page
+    assert "default-src 'none'" in page and "script-src 'unsafe-inline'" in page
+    assert "innerHTML" not in page
 
 
 def test_thumbnails_are_the_pictures():
@@ -615,3 +616,10 @@ def test_parts_of_something_else_are_deleted(tmp_path, capfd):
     assert Parts(tmp_path / "parts", "another", 3).read(0) is None
     assert "computed again" in capfd.readouterr().out
     assert Parts(tmp_path / "parts", "one", 3).read(0) is None
+
+
+def test_parts_that_are_no_folder_are_one_line(tmp_path):
+    (tmp_path / "parts").write_text("mine")
+    with pytest.raises(UserError, match=f"^{tmp_path}/parts: "):
+        Parts(tmp_path / "parts", "one", 3)
+    assert (tmp_path / "parts").read_text() == "mine"

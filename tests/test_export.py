@@ -22,7 +22,7 @@ from test_swin import draw_file as swin_file
 from test_timm_weights import resnet_file
 
 import ssl_jax
-from configs import quickstart
+from configs import quickstart, supervised
 from ssl_jax import launch
 from ssl_jax.augment.views import Recipe, evaluation_view
 from ssl_jax.builders.trained_run import step_of
@@ -35,7 +35,8 @@ from ssl_jax.workdir.directory import read_json, write_json
 
 SMALL = dict(word.removeprefix("--config.").split("=") for word in TINY) | {"eval_every": 1}
 MLP = {"encoder.name": "mlp", "encoder.depth": 2, "encoder.width": 16, "encoder.norm": "batch"}
-FILES = {"config.json", "model.safetensors", "encoder.stablehlo", "card.md", "result.json"}
+FILES = {"config.json", "model.safetensors", "encoder.stablehlo", "card.md"}
+FILES |= {"result.json", "provenance.json"}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def variables_of(encoder, image, seed=0):
 def test_the_folder_is_what_result_json_says(run, out):
     result = read_json(out / "result.json")
     assert {p.name for p in out.iterdir()} == FILES
-    assert set(result["files"]) == FILES - {"result.json"}
+    assert set(result["files"]) == FILES - {"result.json", "provenance.json"}
     for name, about in result["files"].items():
         content = (out / name).read_bytes()
         assert about == {
@@ -162,7 +163,7 @@ MISTAKES = {
     "nothing named": ({"checkpoint": ""}, "checkpoint: got ''"),
     "no run": ({"checkpoint": "nowhere"}, "nowhere/config.json: not found"),
     "an export": ({"checkpoint": "out"}, "task: got 'export', takes 'pretrain'"),
-    "no such step": ({"step": "5"}, "step: got 5, .* has .*8; -1 takes the newest"),
+    "no such step": ({"step": "5"}, "step: got 5, .* has .*8; takes one of them, newest"),
     "no step at all": ({"step": "bset"}, "step: got 'bset', takes newest, best or the number"),
     "a fraction": ({"step": "1.5"}, "step: got '1.5', takes newest"),
     "a sentence": ({"license": "do what you want"}, "license: got 'do what you want', takes"),
@@ -190,6 +191,37 @@ def test_a_mistake_is_one_line(fields, words, run, out, capfd, tmp_path):
     line = refusal(capfd, tmp_path / "new", run, out, **fields)
     assert re.search(words, line), line
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"steps": "x"}, "steps: got 'x', takes a whole number"),
+        ({"device": ["|"]}, "device: got "),
+        ({"versions": [1]}, "versions: got "),
+        ({"few_label": 3}, "few_label: got 3"),
+        ({"few_label": {"labels_per_class": 1, "draws": 2, "pretrained": {}}}, "lacks .*mean"),
+        ({"provenance": "x"}, "provenance: got 'x', takes a section"),
+    ],
+)
+def test_a_result_of_something_else_is_refused(changes, words, run, out, capfd, tmp_path):
+    copy = Path(shutil.copytree(run.workdir, tmp_path / "run"))
+    content = read_json(copy / "result.json") | changes
+    (copy / "result.json").write_text(json.dumps(content))
+    line = refusal(capfd, tmp_path / "new", run, out, checkpoint=copy)
+    assert re.search(f"result.json: damaged, .*{words}", line), line
+    assert not (tmp_path / "new").exists()
+
+
+def test_foreign_provenance_is_left_out(run, tmp_path):
+    copy = Path(shutil.copytree(run.workdir, tmp_path / "run"))
+    (copy / "provenance.json").unlink()
+    origin = {"parents": "abc", "command": "ssl-jax mine", "commit": 3}
+    content = read_json(copy / "result.json") | {"provenance": origin}
+    (copy / "result.json").write_text(json.dumps(content))
+    ssl_jax.train("export", tmp_path / "out", checkpoint=str(copy))
+    text = (tmp_path / "out/card.md").read_text()
+    assert "| trained by | `ssl-jax mine` |" in text and "commit of ssl_jax" not in text
 
 
 def test_a_folder_of_something_else_is_refused(run, out, capfd, tmp_path):
@@ -502,7 +534,14 @@ def test_foreign_text_stays_in_its_place():
     body = text.split("---\n", 2)[2]
     assert "| method | a&#124;b\\\\n---\\\\n\\`x\\`: \\[1\\] |" in body
     assert "`cat 'a' \\| b`" in body and "the central 32x32 are seen" in body
-    assert "has not ended" in body
+    assert "has not ended" in body and "drawn by class" not in body
+
+
+def test_a_share_of_the_labels_is_said():
+    config = supervised.get_config().to_dict()
+    config["data"]["labelled_share"] = 0.1
+    text = card.card(config, None, {}, written_for_card())
+    assert "all of it, and of these a share of 0.1, drawn by class |" in text
 
 
 def test_the_card_of_a_run_says_where_it_comes_from():

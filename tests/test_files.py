@@ -11,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ssl_jax import files
+from ssl_jax.builders import fields
 from ssl_jax.errors import UserError
 from ssl_jax.tasks import registry
 
@@ -207,12 +208,12 @@ def test_every_path_of_a_configuration_passes_the_boundary(monkeypatch, tmp_path
         config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
         for field in registry.flatten(config.to_dict()):
             last = field.rpartition(".")[2]
-            if last not in (*registry.PATHS, *registry.SEVERAL_PATHS):
+            if last not in (*fields.PATHS, *fields.SEVERAL_PATHS):
                 continue
             seen.add(field)
             changed = config.copy_and_resolve_references()
             changed.update_from_flattened_dict({field: "~/a"})
-            local = registry.with_local_paths(changed)
+            local = fields.with_local_paths(changed)
             assert registry.flatten(local.to_dict())[field] == "/home/of/mine/a"
             assert registry.flatten(changed.to_dict())[field] == "~/a", "the caller's own changed"
             changed.update_from_flattened_dict({field: "gs://a"})
@@ -221,6 +222,6 @@ def test_every_path_of_a_configuration_passes_the_boundary(monkeypatch, tmp_path
     assert seen >= {"data.data_dir", "data_dir", "checkpoint", "run", "runs", "weights", "store"}
     assert "full.data.data_dir" in seen and not list(tmp_path.iterdir())
     runs = ConfigDict({"runs": "~/a, b,~"})
-    assert registry.with_local_paths(runs).runs == "/home/of/mine/a,b,/home/of/mine"
+    assert fields.with_local_paths(runs).runs == "/home/of/mine/a,b,/home/of/mine"
     with pytest.raises(UserError, match="^--workdir: got the URL"):
         registry.run_task(config, "gs://bucket/run", lambda: False)

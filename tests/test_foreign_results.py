@@ -351,7 +351,7 @@ class Elements(HTMLParser):
 # every element of a page and its attributes
 OURS = {
     "html": {"lang"},
-    "meta": {"charset", "name", "content"},
+    "meta": {"charset", "name", "content", "http-equiv"},
     "p": {"class"},
     "pre": {"class"},
     "ul": {"class"},
@@ -388,6 +388,8 @@ def check_page(text):
     targets = [attributes["id"] for _, attributes in parsed.found if "id" in attributes]
     links = {attributes["href"][1:] for tag, attributes in parsed.found if tag == "a"}
     assert len(set(targets)) == len(targets) and links <= set(targets)
+    (policy,) = (a["content"] for tag, a in parsed.found if tag == "meta" and "http-equiv" in a)
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return parsed
 
 

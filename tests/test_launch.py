@@ -149,6 +149,10 @@ def test_help_names_the_configurations(capfd):
         ("import no_such_thing\ndef get_config(): ...\n", ["line 1", "no_such_thing"]),
         ("def get_config():\n    return {}\n", ["dict", "ConfigDict"]),
         ("x = 3\n", ["no get_config"]),
+        (
+            "from ml_collections import ConfigDict\nget_config = ConfigDict\n",
+            ["has no field task"],
+        ),
     ],
 )
 def test_mistake_in_a_configuration_file(text, parts, no_run, capfd, tmp_path):
@@ -200,7 +204,7 @@ VALUES = {
     "views.size=9": ["views.size", "at most 8", "data.image_size"],
     "views.crop_scale=0.5": ["views.crop_scale", "(0.5,)", "two numbers"],
     "views.crop_scale=0.2,0.5,1": ["views.crop_scale", "two numbers"],
-    "views.crop_scale=low,high": ["views.crop_scale", "low,high", "two numbers"],
+    "views.crop_scale=low,high": ["views.crop_scale", "'low,high'", "numbers with commas"],
     "views.crop_scale=1,0.2": ["views.crop_scale", "low <= high"],
     "views.mean=0.1,0.2": ["views.mean"],
     "views.flip=2": ["views.flip", "2.0", "probability"],

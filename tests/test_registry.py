@@ -8,6 +8,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
+from ssl_jax.builders import fields
 from ssl_jax.errors import UserError
 from ssl_jax.tasks import registry
 
@@ -113,10 +114,10 @@ def test_every_path_is_a_local_one(field):
         inner[section] = ConfigDict()
         inner = inner[section]
     inner[last] = "~/w"
-    found = registry.with_local_paths(config)
+    found = fields.with_local_paths(config)
     for name in field.split("."):
         found = found[name]
     assert found == str(Path.home() / "w")
     inner[last] = "gs://bucket/w"
     with pytest.raises(UserError, match=field):
-        registry.with_local_paths(config)
+        fields.with_local_paths(config)

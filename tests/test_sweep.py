@@ -25,7 +25,8 @@ from ssl_jax.runtime import lease
 from ssl_jax.runtime.stops import Stopped
 from ssl_jax.sweeps import tables
 from ssl_jax.tasks import sweep
-from ssl_jax.workdir.directory import flatten, open_workdir, write_json
+from ssl_jax.workdir import result_json
+from ssl_jax.workdir.directory import flatten, open_workdir
 from ssl_jax.workdir.lock import locked
 
 ROOT = Path(__file__).parent.parent
@@ -172,7 +173,7 @@ class Pretend:
         if error := self.breaks.get(config.method):
             raise error
         if not interrupted():
-            write_json(out / "result.json", {"task": "pretrain", "linear_accuracy": 0.5})
+            result_json.write(out, {"task": "pretrain", "linear_accuracy": 0.5})
 
 
 def never() -> bool:
@@ -219,6 +220,7 @@ def test_store_has_what_reproduces_a_cell(config, tmp_path):
         "seed": 1,
     }
     assert stored.items() >= expected.items() and stored["dynamics"] is None
+    assert set(stored["provenance"]) == {"commit", "changed", "version"}
     assert "data_dir" not in stored["config"]["data"] and str(tmp_path) not in json.dumps(stored)
     config.data_dir = ""
     single = launch.parse_flags(stored["command"].split()[1:])["config"].value
@@ -383,6 +385,7 @@ def test_lost_cell_is_left_to_who_took_it(config, tmp_path, capsys, monkeypatch)
 
 REFUSED = {
     "scale": (lambda c: c.update(scale="mni"), "scale: got 'mni', did you mean 'mini'"),
+    "no table": (lambda c: c.update(sweep=""), "sweep: got '', takes the table's name"),
     "cell": (
         lambda c: c.update(cells="byol,simsiam_sim"),
         "cells: got 'simsiam_sim', did you mean 'simsiam_sym'",
@@ -509,6 +512,7 @@ def words(tmp_path: Path, table: str, cells: str, *fields: str) -> list[str]:
     )
 
 
+@pytest.mark.slow
 def test_through_the_door(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(ROOT)
     assert launch.main(words(tmp_path, "table2", "linear")) == 0

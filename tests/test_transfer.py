@@ -192,6 +192,7 @@ def test_the_table_of_sets_that_lack_something():
 
 MISTAKES = {
     ("data.name=cifar100,digits", "data.data_dir=a,b,c"): "got 3 places for the 2 sets",
+    ("data.name=digits,folder", "data.data_dir=,~no-such/x"): "data.data_dir: got '~no-such/x'",
     ("data.name=digits,", ""): "data.name: got 'digits,', takes sets with commas between",
     ("data.name=digts", ""): "data.name: got 'digts'",
     ("data.name=folder", ""): "data.data_dir: got none, data.name=folder takes a directory",

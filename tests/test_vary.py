@@ -12,8 +12,10 @@ from test_sweep import Pretend, never
 from configs import sweep as configuration
 from ssl_jax.builders.fields import flat
 from ssl_jax.errors import UserError
-from ssl_jax.sweeps.vary import LONGEST, Range, draw, name_of, pairs, parse, varied_grid
+from ssl_jax.sweeps.vary import LONGEST, Range, draw, name_of, named, pairs, parse, varied_grid
 from ssl_jax.tasks import sweep
+
+HUNDRED = ",".join(map(str, range(100)))
 
 
 def sweep_config(**fields):
@@ -77,6 +79,17 @@ def test_a_range_has_two_ends(text):
         ({"vary": "target=0"}, "vary: target: no such field"),
         ({"random": -1}, "random: got -1"),
         ({"random": 2, "pair": True}, "pair: got True beside random"),
+        ({"vary": "task=supervised,probe"}, "vary: task: all cells have that of"),
+        ({"sweep": "table1"}, "sweep: got 'table1' beside of and vary; takes --config configs/swe"),
+        ({"random": 10**9}, "vary: got 1,000,000,000 cells, takes at most 10,000"),
+        (
+            {"vary": f"epochs={HUNDRED}; log_every={HUNDRED}; eval_every={HUNDRED}"},
+            "vary: got 1,000,000 cells",
+        ),
+        (
+            {"vary": "optimizer.learning_rate=1e+1,1e-1"},
+            "vary: optimizer.learning_rate: 1e+1 and 1e-1 would both be the directory",
+        ),
         ({"pair": True, "vary": "epochs=1,2; seed_=1"}, "vary: seed_: no such field"),
         ({"pair": True, "vary": "epochs=1,2; batch_size=8,16,32"}, "pair: got epochs 2, batch_"),
     ],
@@ -113,6 +126,16 @@ def test_every_combination_on_top_of_the_configuration():
             assert here[name] == there[name], field
 
 
+def test_a_home_is_found_in_what_varies(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    config = sweep_config(vary="data.data_dir=~/a,~/b", of="~/none")
+    with pytest.raises(UserError, match="no file /home/of/mine/none"):
+        varied_grid(config)
+    config.of = "quickstart"
+    found = [cell.data.data_dir for cell in varied_grid(config).cells.values()]
+    assert found == ["/home/of/mine/a", "/home/of/mine/b"]
+
+
 def test_one_cell_where_nothing_varies():
     assert list(varied_grid(sweep_config(vary="epochs=2")).cells) == ["base"]
 
@@ -145,6 +168,7 @@ def test_names_are_folders_that_no_comma_splits():
     assert name_of({"a.b": "1e-05", "c": "x/y, z"}) == "a.b=1e-05+c=x-y-z"
     long = {f"field_{i}": "0.123456" for i in range(20)}
     other = long | {"field_19": "0.654321"}
+    assert list(named([{"a": "1", "b": "2"}] * 2, ["a"])) == ["a=1"]
     assert len(name_of(long)) <= LONGEST + 9 and name_of(long) != name_of(other)
 
 
@@ -180,6 +204,9 @@ def test_more_values_on_the_same_directory_run_what_is_new(quiet, tmp_path, caps
 def test_all_cells_are_checked_before_the_first_runs(quiet, tmp_path):
     config = sweep_config(vary=SMALL + "optimizer.name=momentum,momentun")
     with pytest.raises(UserError, match="cell optimizer.name=momentun: optimizer.name: got 'mom"):
+        sweep.sweep(config, str(tmp_path / "w"), never, Pretend())
+    config.vary = SMALL + f"weights={tmp_path}/nothing"
+    with pytest.raises(UserError, match="cell base: weights: got .*, where nothing is"):
         sweep.sweep(config, str(tmp_path / "w"), never, Pretend())
     assert not (tmp_path / "w").exists()
 

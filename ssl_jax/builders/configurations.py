@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.files import local_path
 
 PACKAGE = Path(__file__).parents[1]
 # the folder that has configs/: the package in a wheel, else the clone
@@ -37,6 +38,7 @@ def find_config(name: str) -> Path:
     Raises:
         UserError: there is no such file.
     """
+    name = local_path("--config", name)
     places = [Path(name), HOME / name, HOME / FOLDER / f"{name.removesuffix('.py')}.py"]
     found = next((place for place in places if place.is_file()), None)
     if found is None:

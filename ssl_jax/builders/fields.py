@@ -12,6 +12,9 @@ from ml_collections import ConfigDict, config_flags
 
 from ssl_jax.builders.configurations import find_config, known_configs, packaged_configs
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.files import local_path
+from ssl_jax.types import Config
+from ssl_jax.workdir.directory import flatten
 
 TAKES = {
     int: "a whole number",
@@ -19,6 +22,10 @@ TAKES = {
     bool: "true or false",
     tuple: "numbers with commas between them",
 }
+# Fields, and sections of fields, that name local files or directories: `mini.data.data_dir`,
+# `weights.convnext_tiny`.
+PATHS = ("data_dir", "checkpoint", "run", "weights", "store")
+SEVERAL_PATHS = ("runs",)  # with commas between them
 
 
 def read_config(value: str) -> ConfigDict:
@@ -46,6 +53,8 @@ def read_config(value: str) -> ConfigDict:
         raise UserError(
             f"--config: get_config of {name} gave {type(config).__name__}, must return a ConfigDict"
         )
+    if not isinstance(config.get("task"), str):
+        raise UserError(f"--config: {name} has no field task, the name of what is to be run")
     return config
 
 
@@ -76,7 +85,7 @@ def configured(name: str, fields: Mapping[str, str]) -> ConfigDict:
     config = read_config(name)
     words = ["configured", *(f"--config.{field}={text}" for field, text in fields.items())]
     set_fields(words, config)
-    return config
+    return with_local_paths(config)
 
 
 def set_fields(
@@ -99,7 +108,9 @@ def set_fields(
     values = flags.FlagValues() if values is None else values
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
-        return values(argv)[1:]
+        rest = values(argv)[1:]
+        require_numbers(config)
+        return rest
     except flags.UnrecognizedFlagError as error:
         known = [name for name in values if not name.startswith("config.")]
         raise UserError(
@@ -107,6 +118,21 @@ def set_fields(
         ) from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(explain(str(error), flat(config))) from error
+
+
+def require_numbers(config: ConfigDict, section: str = "") -> None:
+    """Raise a UserError for the first field of several numbers that was given something else.
+
+    Args:
+        config: a configuration, or a section of it.
+        section: the section's full name with a dot behind it.
+    """
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            require_numbers(value, f"{section}{name}.")
+        elif isinstance(value, tuple) and any(isinstance(one, str) for one in value):
+            given = ",".join(map(str, value))
+            raise UserError(f"{section}{name}: got {given!r}, takes {TAKES[tuple]}")
 
 
 def check_names(argv: list[str], config: ConfigDict) -> None:
@@ -144,3 +170,24 @@ def explain(message: str, fields: dict[str, type]) -> str:
     if match := re.fullmatch(r"Missing value for flag (\S+)", message):
         return f"{match[1]}: no value after it, takes {match[1]}=VALUE"
     return message
+
+
+def with_local_paths(config: Config) -> Config:
+    """Return the configuration with `~` expanded in all fields that are paths.
+
+    Raises:
+        UserError: one of them can be no local path, such as a URL.
+    """
+    changes = {}
+    for field, value in flatten(config.to_dict()).items():
+        names = field.split(".")
+        if isinstance(value, str) and value and not set(names).isdisjoint(PATHS):
+            changes[field] = local_path(field, value)
+        elif isinstance(value, str) and names[-1] in SEVERAL_PATHS:
+            words = [word.strip() for word in value.split(",")]
+            changes[field] = ",".join(local_path(field, word) for word in words)
+    if all(value == flatten(config.to_dict())[field] for field, value in changes.items()):
+        return config
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(changes)
+    return config

@@ -83,7 +83,8 @@ def open_trained(source: Path, step: int | Literal["best"] = -1, task: str = "pr
     found = steps[-1] if step == -1 else step
     if found not in steps:
         raise UserError(
-            f"step: got {step}, {source} has {', '.join(map(str, steps))}; -1 takes the newest"
+            f"step: got {step}, {source} has {', '.join(map(str, steps))}; takes one of them, "
+            "newest or best"
         )
     return Trained(source, config, found)
 
@@ -92,6 +93,15 @@ def parents_of(trained: Trained) -> list[dict[str, Any]]:
     """Return the provenance of what reads a checkpoint: the checkpoint."""
     digest = checkpoints.digest_of(trained.folder, trained.step)
     return [provenance.parent(trained.source, trained.step, digest)]
+
+
+def checkpoint_of(config: Config) -> Path:
+    """Return the work directory that a task's field `checkpoint` names; UserError for none."""
+    if not config.checkpoint:
+        raise UserError(
+            "checkpoint: got '', takes the work directory of a run (--config.checkpoint=DIR)"
+        )
+    return Path(config.checkpoint)
 
 
 def step_of(text: str, field: str = "step") -> int | Literal["best"]:

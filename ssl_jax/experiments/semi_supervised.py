@@ -63,6 +63,7 @@ def pretraining_of(config: Config, seed: int) -> Config:
 def check(config: Config) -> None:
     """Raise a UserError for the first field that is wrong."""
     check_counts(pretraining_of(config, config.seed))
+    make_optimizer(config.optimizer, 0.1)  # its name
     for field, most in (("shares", 1.0), ("rates", 1e6), ("penalties", 1e6)):
         values = config[field]
         if not values or any(not 0 < value <= most for value in values):

@@ -12,7 +12,7 @@ from ssl_jax.export import pytorch, stablehlo
 from ssl_jax.files import size
 from ssl_jax.probes.label_free import COLUMNS
 from ssl_jax.text import in_markdown, printable
-from ssl_jax.workdir.schema import is_number
+from ssl_jax.workdir.schema import KNOWN, SECTION, TEXT, WHOLE, is_number
 
 NAME = "card.md"
 PROBED = "on frozen features of the test images"
@@ -38,6 +38,18 @@ DURING = {
 STEMS = {"cifar": "3x3, stride 1", "imagenet": "7x7, stride 2, max-pool"}
 EPOCHS = {"epochs_seed": 100, "epochs_original": 50}  # of linear probes, where none are set
 UNTRAINED = "random_init_"
+CONTENDERS = ("pretrained", "random_init", "raw_pixels")  # of the few-label probe
+# What the card reads of the run's result.json, which may be somebody else's.
+RESULT = {
+    "steps?": WHOLE,
+    "device?": TEXT,
+    "versions?": {str: TEXT},
+    "provenance?": SECTION,
+    "label_free_images?": WHOLE,
+    "label_free_split?": TEXT,
+    "few_label?": {"labels_per_class": WHOLE, "draws": WHOLE}
+    | {f"{name}?": {"mean": KNOWN} for name in CONTENDERS},
+}
 
 
 def card(
@@ -124,6 +136,8 @@ def _training(
     ends = result.get("steps") if result else None
     of = f" of {ends}" if ends is not None else "; the run has not ended"
     train_size = f"{data['train_size']} images of it" if data["train_size"] else "all of it"
+    share = data.get("labelled_share", 1.0)
+    labelled = f", and of these a share of {share:g}, drawn by class" if share < 1 else ""
     normalisation = written["normalisation"]
     height, width = written["crop"]
     cropped = written["crop"] != written["image"][:2]
@@ -132,7 +146,7 @@ def _training(
     trainer = f"{optimizer['name']}, rate {optimizer['learning_rate']:g}"
     return [
         ["method", in_markdown(settings["method"])],
-        ["data", f"{in_markdown(data['name'])}, the training images, {train_size}"],
+        ["data", f"{in_markdown(data['name'])}, the training images, {train_size}{labelled}"],
         ["step", f"{written['steps']}{of}"],
         ["epochs, batch", f"{settings['epochs']}, {settings['batch_size']}"],
         ["optimizer", in_markdown(f"{trainer}, weight decay {optimizer['weight_decay']:g}")],
@@ -144,7 +158,7 @@ def _training(
         ["mean of pixels in \\[0, 1\\]", _numbers(normalisation["mean"])],
         ["their deviation", _numbers(normalisation["std"])],
         ["precision", settings["precision"]],
-        ["device", in_markdown(result["device"]) if result and "device" in result else "unknown"],
+        ["device", in_markdown((result or {}).get("device") or "unknown")],
     ]
 
 
@@ -164,16 +178,18 @@ def _measured(
         return _table(["at this step", "", "protocol"], found) if found else "Nothing here.\n"
     probe = dict(settings.get("probe", {}))
     probe |= {name: probe.get("epochs") or epochs for name, epochs in EPOCHS.items()}
-    images = f"{result.get('label_free_images')} {result.get('label_free_split')} images"
+    images = (
+        f"{result.get('label_free_images')} {in_markdown(result.get('label_free_split'))} images"
+    )
     protocols = {n: p.format(**probe) for n, p in PROTOCOLS.items() if n in result}
     protocols |= {name: f"without labels, on {images}" for name in COLUMNS if name in result}
     rows = []
     for name, protocol in protocols.items():
         beside = result.get(f"{UNTRAINED}{name}")
         rows.append([name, _number(result[name]), _number(beside), protocol])
-    few = result.get("few_label", {})
-    for name in ("pretrained", "random_init", "raw_pixels"):
-        if isinstance(few.get(name), dict):
+    few = result.get("few_label") or {}
+    for name in CONTENDERS:
+        if few.get(name):
             labels, draws = few["labels_per_class"], few["draws"]
             protocol = f"few-label probe: {labels} labels a class, mean of {draws} draws"
             rows.append([f"few labels, {name}", _number(few[name]["mean"]), "", protocol])

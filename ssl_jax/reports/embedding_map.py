@@ -1,11 +1,10 @@
 """Pictures on a two-dimensional map of their features, as one HTML page that needs no network.
 
-The page holds its pictures, its style and its program; its own content policy lets it load nothing
-else. Each picture is an `<img>` whose attributes have place, path and label, foreign text through
-`text.in_html`; the program draws them on a canvas, and writes text as text alone.
+The page holds its pictures, its style and its program. Each picture is an `<img>` whose attributes
+have place, path and label, foreign text through `text.in_html`; the program draws them on a canvas,
+and writes text as text alone.
 """
 
-import base64
 import colorsys
 import importlib.util
 import io
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ssl_jax.errors import UserError
+from ssl_jax.reports import html
 from ssl_jax.reports.run_figures import principal
 from ssl_jax.text import in_html, shortened
 
@@ -24,7 +24,6 @@ LOSSLESS = 24  # pixels of a side up to which a picture is stored as PNG: it is 
 LEGEND = 20  # most classes that are named below the map
 LONGEST = 200  # characters of a path that the page shows
 KINDS = ("pca", "umap")
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 class Point(NamedTuple):
@@ -72,7 +71,7 @@ def thumbnail(picture: np.ndarray) -> str:
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
     content, kind = io.BytesIO(), "PNG" if max(image.size) <= LOSSLESS else "JPEG"
     image.save(content, kind, **({"quality": 75} if kind == "JPEG" else {}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
+    return html.data_uri(content.getvalue(), kind.lower())
 
 
 def colours(labels: Sequence[str]) -> dict[str, str]:
@@ -111,13 +110,8 @@ def page(points: Sequence[Point], where: np.ndarray, title: str, words: str) -> 
         + ">\n"
         for point, (x, y) in zip(points, where.tolist(), strict=True)
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{in_html(title)}</title><style>{STYLE}</style></head><body>"
-        f"<header><h1>{in_html(title)}</h1><p>{in_html(words)}</p></header>"
+    body = (
+        f"<p>{in_html(words)}</p>"
         '<div id="frame"><canvas id="map" tabindex="0" role="img" aria-label="Map of pictures: '
         'arrow keys move it, plus and minus zoom, 0 shows all of it"></canvas>'
         '<div id="tip" hidden><img id="large" alt=""><b id="label"></b><span id="path"></span>'
@@ -126,8 +120,8 @@ def page(points: Sequence[Point], where: np.ndarray, title: str, words: str) -> 
         '<button id="all" aria-label="show all">all</button></div></div>'
         f"{_legend(known)}<noscript>The map takes JavaScript; the page loads nothing from "
         f'elsewhere.</noscript><div id="pictures" hidden>\n{images}</div>'
-        f"<script>{SCRIPT}</script></body></html>\n"
     )
+    return html.document(title, body, STYLE, SCRIPT)
 
 
 def _legend(known: dict[str, str]) -> str:
@@ -142,18 +136,12 @@ def _legend(known: dict[str, str]) -> str:
     return f'<ul id="legend">{items}{more}</ul>'
 
 
+# Beside that of all pages: the map takes the whole window.
 STYLE = """
-:root { --ink: #1c2430; --soft: #5a6472; --line: #d9dee5; --ground: #fff; --wash: #f5f7fa; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6eaf0; --soft: #a2acb9; --line: #3a4452; --ground: #12171e; --wash: #1a212b; }
-}
-* { box-sizing: border-box; }
 html, body { height: 100%; }
-body { margin: 0; padding: .8rem 1rem; display: flex; flex-direction: column; gap: .6rem;
-  color: var(--ink); background: var(--ground);
-  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-h1 { font-size: 1.25rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
-p { margin: .2rem 0 0; color: var(--soft); max-width: 60rem; overflow-wrap: anywhere; }
+body { max-width: none; padding: .8rem 1rem; display: flex; flex-direction: column; gap: .6rem; }
+h1 { font-size: 1.25rem; margin: 0; }
+p { margin: 0; color: var(--soft); max-width: 60rem; overflow-wrap: anywhere; }
 #frame { position: relative; flex: 1 1 0; min-height: 18rem; border: 1px solid var(--line);
   border-radius: 6px; background: var(--wash); overflow: hidden; }
 #map { position: absolute; inset: 0; width: 100%; height: 100%; touch-action: none; cursor: grab; }
@@ -161,12 +149,12 @@ p { margin: .2rem 0 0; color: var(--soft); max-width: 60rem; overflow-wrap: anyw
 #map:focus-visible { outline: 2px solid #2f7fd0; outline-offset: -2px; }
 #tools { position: absolute; right: .5rem; top: .5rem; display: flex; gap: .3rem; }
 button { font: inherit; min-width: 2.2rem; height: 2.2rem; padding: 0 .5rem; color: var(--ink);
-  background: var(--ground); border: 1px solid var(--line); border-radius: 5px; cursor: pointer; }
+  background: var(--paper); border: 1px solid var(--line); border-radius: 5px; cursor: pointer; }
 #tip { position: absolute; left: 0; top: 0; max-width: min(16rem, 80%); padding: .5rem;
-  background: var(--ground); border: 1px solid var(--line); border-radius: 6px;
+  background: var(--paper); border: 1px solid var(--line); border-radius: 6px;
   pointer-events: none; box-shadow: 0 2px 10px #0004; font-size: .85rem; }
-#tip img { display: block; width: 128px; height: 128px; object-fit: contain; margin-bottom: .3rem;
-  image-rendering: auto; }
+#tip img { width: 128px; height: 128px; object-fit: contain; margin: 0 0 .3rem;
+  background: none; }
 #tip b, #tip span { display: block; overflow-wrap: anywhere; } #tip span { color: var(--soft); }
 #tip[hidden] { display: none; }
 #legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem .9rem; margin: 0; padding: 0;

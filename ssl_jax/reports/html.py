@@ -12,6 +12,7 @@ from ssl_jax.text import in_html
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5a6472; --line: #d9dee5; --wash: #f5f7fa;
   --blue: #0b5fa5; --paper: #fff; --mark: #fff8e1; --good: #2a8a4a; --bad: #c0392b; --open: #9a7500;
@@ -46,22 +47,27 @@ pre.command { white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
 
-def document(title: str, body: str, style: str = "") -> str:
-    """Return a whole page.
+def document(title: str, body: str, style: str = "", script: str = "") -> str:
+    """Return a whole page, whose own content policy lets it load nothing from elsewhere.
 
     Args:
         title: plain text.
         body: HTML, its foreign texts escaped.
         style: more of CSS.
+        script: a program in JavaScript; "": the policy lets none run.
 
     Returns:
         The page in HTML.
     """
+    policy = POLICY + ("; script-src 'unsafe-inline'" if script else "")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{in_html(title)}</title><style>{STYLE}{style}</style></head>"
-        f"<body><h1>{in_html(title)}</h1>{body}</body></html>\n"
+        f"<body><h1>{in_html(title)}</h1>{body}"
+        + (f"<script>{script}</script>" if script else "")
+        + "</body></html>\n"
     )
 
 
@@ -131,5 +137,9 @@ def embedded(content: bytes, kind: str, words: str) -> str:
     Returns:
         The element in HTML.
     """
-    data = base64.b64encode(content).decode()
-    return f'<img alt="{in_html(words)}" src="data:image/{kind};base64,{data}">'
+    return f'<img alt="{in_html(words)}" src="{data_uri(content, kind)}">'
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return an image as the address of itself; arguments as of `embedded`."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -11,6 +11,7 @@ from ssl_jax.builders import pretraining, supervised
 from ssl_jax.builders.checks import check_few_labels
 from ssl_jax.builders.data import read_dataset
 from ssl_jax.builders.defaults import defaults_of
+from ssl_jax.builders.weights import find_weights
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
 from ssl_jax.runtime import lease
@@ -82,6 +83,8 @@ class Job(NamedTuple):
 
 def check_fields(config: Config) -> None:
     """Raise UserError for a wrong value in a field that every sweep has."""
+    if not config.sweep and "of" not in config:
+        raise UserError("sweep: got '', takes the table's name, as in configs/sweeps/")
     seeds = list(config.seeds)
     if (
         not seeds
@@ -125,6 +128,9 @@ def check_all(grid: Grid, jobs: list[Job], directory: Path) -> None:
     datasets: dict[str, Dataset] = {}
     # no image before all are checked against what is known without any
     started = {cell: _of_cell(cell, start_of, run) for cell, run in grid.cells.items()}
+    for job in jobs:
+        if not is_done(job, grid.again):
+            _of_cell(job.cell, find_weights, job.config, job.out)
     for cell, run in grid.cells.items():
         _of_cell(cell, check_read, run, datasets)
     place = directory / grid.place

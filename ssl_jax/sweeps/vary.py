@@ -23,6 +23,8 @@ from ssl_jax.types import Config
 FORM = "takes FIELD=VALUE,VALUE,...; FIELD=..., e.g. target.tau=0,0.9; optimizer.learning_rate=0.1"
 DRAWN_DIGITS = 3  # of a number drawn from a range: it names a directory
 LONGEST = 100  # characters of a cell's name
+MOST = 10_000  # cells of a sweep
+MOST = 10_000  # cells
 
 
 class Range(NamedTuple):
@@ -45,6 +47,11 @@ def varied_grid(config: Config) -> Grid:
             and their values; `pair`: the values are taken together, the first of all, the second
             of all, and so on; `random`: so many draws, 0 for every combination.
     """
+    if config.sweep:
+        raise UserError(
+            f"sweep: got {config.sweep!r} beside of and vary; "
+            f"takes --config configs/sweeps/{config.sweep}.py, which has the cells of that table"
+        )
     if not config.of:
         raise UserError(
             "of: got none, takes a configuration that trains, e.g. configs/cifar10_small.py:byol"
@@ -63,6 +70,8 @@ def varied_grid(config: Config) -> Grid:
             raise UserError(f"vary: {field}: no such field, {nearest(field, known, few=True)}")
         if field == "seed":
             raise UserError("vary: seed: no field of a cell; takes --config.seeds=0,1,2")
+        if field == "task":
+            raise UserError("vary: task: all cells have that of the configuration in of")
     if config.random:
         settings = draw(fields, config.random, config.draw_seed)
     else:  # there are no ranges
@@ -70,10 +79,9 @@ def varied_grid(config: Config) -> Grid:
         settings = pairs(lists) if config.pair else combinations(lists)
     varying = [f for f, values in fields.items() if isinstance(values, Range) or len(values) > 1]
     cells: dict[str, Config] = {}
-    for setting in settings:
-        name = name_of({field: setting[field] for field in varying})
+    for name, setting in named(settings, varying).items():
         try:
-            cells.setdefault(name, configured(config.of, setting))
+            cells[name] = configured(config.of, setting)
         except UserError as error:
             raise UserError(f"vary: {error}") from error
     return Grid(
@@ -82,6 +90,29 @@ def varied_grid(config: Config) -> Grid:
         file=config.of,
         cells=cells,
     )
+
+
+def named(settings: list[dict[str, str]], varying: list[str]) -> dict[str, dict[str, str]]:
+    """Return the settings by the names of their cells; equal draws are one cell.
+
+    UserError where two settings would have one name.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for setting in settings:
+        own = {field: setting[field] for field in varying}
+        other = found.setdefault(name := name_of(own), setting)
+        if field := next((field for field in varying if other[field] != own[field]), ""):
+            raise UserError(
+                f"vary: {field}: {other[field]} and {own[field]} would both be the directory "
+                f"{name}; takes another spelling of one of them"
+            )
+    return found
+
+
+def require_few(count: int) -> None:
+    """Raise a UserError where there are more cells than a sweep has, before any is made."""
+    if count > MOST:
+        raise UserError(f"vary: got {count:,} cells, takes at most {MOST:,}")
 
 
 def parse(text: str, ranges: bool = False) -> dict[str, Values]:
@@ -136,6 +167,7 @@ def as_range(field: str, text: str) -> Range | None:
 
 def combinations(fields: dict[str, list]) -> list[dict[str, str]]:
     """Return every combination of the values, the last field's changing fastest."""
+    require_few(math.prod(map(len, fields.values())))
     rows = itertools.product(*fields.values())
     return [dict(zip(fields, row, strict=True)) for row in rows]
 
@@ -154,6 +186,7 @@ def pairs(fields: dict[str, list]) -> list[dict[str, str]]:
 
 def draw(fields: dict[str, Values], count: int, seed: int) -> list[dict[str, str]]:
     """Return `count` settings, each drawn by its own number: a larger count adds to a smaller."""
+    require_few(count)
     settings = []
     for number in range(count):
         generator = np.random.default_rng([seed, number])

@@ -14,7 +14,7 @@ import numpy as np
 from ssl_jax.builders import checks
 from ssl_jax.builders.data import open_dataset, with_data
 from ssl_jax.builders.defaults import defaults_of
-from ssl_jax.builders.trained_run import parents_of, step_of
+from ssl_jax.builders.trained_run import checkpoint_of, parents_of, step_of
 from ssl_jax.data.cache import cache_roots
 from ssl_jax.data.decode import Damaged, decode_row, in_order, lines_of, none_decodes, small_row
 from ssl_jax.data.pictures import read_image
@@ -62,11 +62,7 @@ def embed(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
             damaged.
     """
     forms, step = checks.check_embed(config), step_of(config.step)
-    if not config.checkpoint:
-        raise UserError(
-            "checkpoint: got '', takes the work directory of a run (--config.checkpoint=DIR)"
-        )
-    run = open_run(config.checkpoint)
+    run = open_run(checkpoint_of(config))
     best = step == "best"
     trained = run.checkpoint(None if best or step == -1 else step, best)
     own = trained.config.data.name

@@ -1,7 +1,6 @@
 """The task "export": write an encoder as files that other programs read, and check them."""
 
 import contextlib
-import hashlib
 import os
 import re
 import shlex
@@ -21,6 +20,7 @@ from ssl_jax.builders.network import build_encoder
 from ssl_jax.builders.trained_run import (
     WITH_ENCODER,
     Trained,
+    checkpoint_of,
     evaluation_recipe,
     image_of,
     load_encoder,
@@ -37,6 +37,7 @@ from ssl_jax.text import printable, shown
 from ssl_jax.types import Config, Interrupted, PyTree
 from ssl_jax.workdir import lock, provenance, result_json
 from ssl_jax.workdir.directory import check_workdir, read_json, spread, write_json
+from ssl_jax.workdir.schema import require
 
 COUNTS = (1, 3)  # images of the checks
 # Largest difference that rounding makes, as a share of the largest feature.
@@ -63,16 +64,16 @@ def export(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
 
 def chosen(config: Config) -> tuple[Run, Trained]:
     """Return the run and the checkpoint that the configuration names."""
-    if not config.checkpoint:
-        raise UserError(
-            "checkpoint: got '', takes the work directory of a run (--config.checkpoint=DIR)"
-        )
+    checkpoint = checkpoint_of(config)
     if config.license and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", config.license):
         raise UserError(
             f"license: got {shown(config.license)}, takes an identifier such as apache-2.0"
         )
     step = step_of(config.step)
-    run = open_run(config.checkpoint)
+    run = open_run(checkpoint)
+    if run.result is not None:
+        require(run.result, card.RESULT, run.workdir / result_json.NAME)
+        run = run._replace(result=run.result | {"provenance": provenance.stated(run.workdir)})
     task = run.config.get("task")
     return run, open_trained(run.workdir, step, task if task in WITH_ENCODER else "pretrain")
 
@@ -167,6 +168,8 @@ def write(config: Config, run: Run, trained: Trained, folder: Path) -> None:
     facts |= result_json.environment()
     files.make_folder(folder)
     files.delete_scratch(folder)
+    with files.writing(folder / result_json.NAME):  # it comes last: without it the rest may be old
+        (folder / result_json.NAME).unlink(missing_ok=True)
     provenance.begin(folder, parents_of(trained))
     about = {name: facts[name] for name in ("names", "built_by", "encoder", "precision", "image")}
     about |= {"method": own.method, "dataset": own.data.name, "init": own.init}
@@ -211,8 +214,8 @@ def row_at(run: Run, step: int) -> dict[str, float]:
 
 def entry(path: Path) -> dict[str, Any]:
     """Return the size and the digest of a file as it lies on the disk."""
-    content = files.read_bytes(path, "a file that was just written")
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    with files.reading(path):
+        return {"bytes": path.stat().st_size, "sha256": provenance.sha256_of(path)}
 
 
 def differences(

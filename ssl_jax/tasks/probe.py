@@ -18,6 +18,7 @@ from ssl_jax.builders.network import build_network
 from ssl_jax.builders.program import check_memory, fresh_key
 from ssl_jax.builders.trained_run import (
     Trained,
+    checkpoint_of,
     found_in,
     image_of,
     open_trained,
@@ -28,7 +29,7 @@ from ssl_jax.data.batches import steps_per_epoch
 from ssl_jax.data.dataset import Dataset, Description
 from ssl_jax.digests import tree_digest
 from ssl_jax.errors import UserError
-from ssl_jax.files import write_whole
+from ssl_jax.files import local_path, write_whole
 from ssl_jax.probes import accuracies, label_free
 from ssl_jax.probes.accuracies import (
     Features,
@@ -82,12 +83,7 @@ def probe(config: Config, directory: str, interrupted: Interrupted = lambda: Fal
     checks.check_probe(choices.stand_ins(config))
     checks.check_ranges(config, checks.OTHER_RANGES)
     chosen = step_of(config.step)
-    if not config.checkpoint:
-        raise UserError(
-            "checkpoint: got '', takes the work directory of a pretraining run "
-            "(--config.checkpoint=DIR)"
-        )
-    source, sets = Path(config.checkpoint), sets_of(config)
+    source, sets = checkpoint_of(config), sets_of(config)
     trained = open_trained(source, chosen)
     settings = config.to_dict() | {"step": chosen}
     out = check_workdir(directory, settings, defaults=defaults_of("probe"), later=LATER)
@@ -146,7 +142,7 @@ def sets_of(config: Config) -> list[Config]:
     names = [name.strip() for name in data.name.split(",")]
     if len(names) == 1:
         return [data]
-    places = [place.strip() for place in data.data_dir.split(",")]
+    places = [local_path("data.data_dir", p.strip()) for p in data.data_dir.split(",")]
     if "" in names:
         raise UserError(f"data.name: got {data.name!r}, takes sets with commas between them")
     if len(places) not in (1, len(names)):

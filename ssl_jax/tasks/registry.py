@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 
+from ssl_jax.builders.fields import with_local_paths
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments.registry import run_experiment
 from ssl_jax.files import local_path
@@ -42,10 +43,6 @@ class Task(NamedTuple):
     configs: str = ""
 
 
-# Fields, and sections of fields, that name local files or directories: `mini.data.data_dir`,
-# `weights.convnext_tiny`.
-PATHS = ("data_dir", "checkpoint", "run", "weights", "store")
-SEVERAL_PATHS = ("runs",)  # with commas between them
 MANY = "a --config of that task"
 TASKS = {
     "pretrain": Task(pretrain, needs="views", several=True, configs=MANY),
@@ -118,24 +115,3 @@ def only_start(directory: Path) -> Iterator[None]:
         if any_process(refusal is not None):
             raise refusal or UserError(f"--workdir: got {directory}, refused by process 0")
         yield
-
-
-def with_local_paths(config: Config) -> Config:
-    """Return the configuration with `~` expanded in all fields that are paths.
-
-    Raises:
-        UserError: one of them can be no local path, such as a URL.
-    """
-    changes = {}
-    for field, value in flatten(config.to_dict()).items():
-        names = field.split(".")
-        if isinstance(value, str) and value and not set(names).isdisjoint(PATHS):
-            changes[field] = local_path(field, value)
-        elif isinstance(value, str) and names[-1] in SEVERAL_PATHS:
-            words = [word.strip() for word in value.split(",")]
-            changes[field] = ",".join(local_path(field, word) for word in words)
-    if all(value == flatten(config.to_dict())[field] for field, value in changes.items()):
-        return config
-    config = config.copy_and_resolve_references()
-    config.update_from_flattened_dict(changes)
-    return config

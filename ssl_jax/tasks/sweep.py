@@ -70,7 +70,7 @@ def sweep(
         UserError: a field is wrong, or the directory belongs to another sweep.
     """
     check_fields(config)
-    grid = table_grid(config) if config.sweep else varied_grid(config)
+    grid = varied_grid(config) if "of" in config else table_grid(config)
     jobs = plan(grid, config.seeds, Path(directory))
     content = {"task": "sweep", "sweep": config.sweep}
     check_workdir(directory, content)

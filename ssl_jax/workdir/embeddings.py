@@ -8,6 +8,7 @@ made of the Parquet file; nothing here has more in memory than `GROUP` parts.
 
 import io
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -61,8 +62,9 @@ class Parts:
         if not same:
             if any(folder.glob("*.npz")):
                 say(f"{folder}: parts of other pictures or of another encoder, computed again")
-            if folder.exists():  # with what a kill left of the card, too
-                shutil.rmtree(folder)
+            if os.path.lexists(folder):  # with what a kill left of the card, too
+                with files.writing(folder):
+                    shutil.rmtree(folder)
             files.make_folder(folder)
             files.write_whole(card, identity)
 

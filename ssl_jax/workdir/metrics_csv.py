@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from ssl_jax import files
 from ssl_jax.errors import UserError
 from ssl_jax.runtime.terminal import warn
@@ -67,6 +69,12 @@ def read_rows(path: Path) -> list[Row]:
         return parse(text)
     except ValueError as error:
         raise UserError(f"{path}: damaged, {error}; take another run") from error
+
+
+def read_columns(path: Path) -> dict[str, np.ndarray]:
+    """Return the file's columns by name, blanks as NaN; {} without rows. Errors as `read_rows`."""
+    rows = read_rows(path)
+    return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
 
 def parse(text: str) -> list[Row]:

@@ -12,10 +12,11 @@ from nasty import NASTY, random_texts
 from test_foreign_results import check_page, encodable, open_picture, write_cell, write_run
 
 from ssl_jax import launch
+from ssl_jax.builders import fields as tables
 from ssl_jax.builders import pretraining, supervised
 from ssl_jax.builders.checks import check_few_labels
 from ssl_jax.builders.data import read_dataset
-from ssl_jax.builders.fields import flat, read_config
+from ssl_jax.builders.fields import flat, read_config, with_local_paths
 from ssl_jax.builders.program import check_exclude, check_memory
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.diagnosis.signs import NEEDED
@@ -79,7 +80,7 @@ def words_of(file: str) -> list[str]:
 def set_field(file: str, field: str, value: str, place: Place) -> None:
     """Set a field, and check as a run does before it trains; what is accepted is what was set."""
     values = launch.parse_flags(["launch.py", *words_of(file), f"--config.{field}={value}"])
-    config = registry.with_local_paths(values["config"].value)
+    config = with_local_paths(values["config"].value)
     if config.task not in registry.TASKS:
         registry.run_task(config, "w", lambda: False)
     check(config)
@@ -87,7 +88,7 @@ def set_field(file: str, field: str, value: str, place: Place) -> None:
     for name in field.split("."):
         found = found[name]
     if isinstance(found, str):
-        path = field.rpartition(".")[2] in registry.PATHS and value
+        path = field.rpartition(".")[2] in tables.PATHS and value
         assert found == (local_path(field, value) if path else value)
     for number in found if isinstance(found, tuple) else [found]:
         if isinstance(number, int | float):

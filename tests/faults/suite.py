@@ -27,9 +27,8 @@ import numpy as np
 from commands import TINY
 
 from ssl_jax import launch
-from ssl_jax.builders import pretraining
+from ssl_jax.builders import fields, pretraining
 from ssl_jax.errors import UserError
-from ssl_jax.tasks import registry
 from ssl_jax.workdir import checkpoints, metrics_csv
 from ssl_jax.workdir.directory import read_json
 from ssl_jax.workdir.dynamics_npz import resume_dynamics
@@ -62,7 +61,7 @@ class Base:
         words = ["launch.py", *PRETRAIN, f"--workdir={self.folder}"]
         with mock.patch.dict(os.environ, SSL_JAX_CACHE=str(self.cache)), silence():
             assert launch.main(words) == 0
-            self.config = registry.with_local_paths(launch.parse_flags(words)["config"].value)
+            self.config = fields.with_local_paths(launch.parse_flags(words)["config"].value)
             _, plan, parts, _ = pretraining.prepare(self.config)
             init = pretraining.make_init(parts, plan.data)
             self.fresh = jax.device_get(pretraining.fresh_state(self.config, init))

@@ -69,13 +69,14 @@ def draw_curves(groups: Sequence[Group]) -> "Figure | None":
 
 
 def _draw_curve(axis: "Axes", one: Group, name: str, colour: tuple) -> None:
-    """Draw a column of the group's runs, at the steps that all of them have."""
+    """Draw a column of the group's runs that have it, at the steps that all of these have."""
     curves = []
     for run in one.runs:
         values = run.columns.get(name, np.zeros(0))
         known = np.isfinite(values)
-        curves.append(dict(zip(run.columns.get("step", values)[known], values[known], strict=True)))
-    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+        if known.any():
+            curves.append(dict(zip(run.columns["step"][known], values[known], strict=True)))
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
     if not steps:
         return
     values = np.array([[curve[step] for step in steps] for curve in curves])
@@ -86,7 +87,7 @@ def _draw_curve(axis: "Axes", one: Group, name: str, colour: tuple) -> None:
 
 
 def draw_spectra(groups: Sequence[Group]) -> "Figure | None":
-    """Draw the final eigenvalues of F, the mean of the seeds' logarithms; None: none were kept."""
+    """Draw the final eigenvalues of F, a line for each seed; None: none were kept."""
     spectra = [
         [run.result["correlation_eigenvalues"] for run in g.runs if _has_spectrum(run.result)]
         for g in groups
@@ -97,7 +98,7 @@ def draw_spectra(groups: Sequence[Group]) -> "Figure | None":
     for found, colour in zip(spectra, colours(len(groups)), strict=True):
         for number, spectrum in enumerate(found):
             values = np.array([np.nan if v is None else v for v in spectrum], np.float64)
-            values = np.where(values > values.max(initial=0) * 1e-9, values, np.nan)
+            values = np.where(values > np.nanmax(values) * 1e-9, values, np.nan)
             rank = np.arange(1, len(values) + 1)
             axis.semilogy(rank, values, color=colour, lw=1.2, alpha=1 if not number else 0.45)
     axis.set(xlabel="rank", ylabel="eigenvalue of F at the end")

@@ -169,16 +169,16 @@ def read_runs(paths: Iterable[Path], defaults: dict[str, Any]) -> tuple[list[Run
 def read_run(path: Path, defaults: dict[str, Any]) -> Run:
     """Read a work directory; UserError where a file of it is damaged, or of no run that trains."""
     config = read_json(path / "config.json")
-    if config.get("task") not in defaults:
-        raise UserError(f"{path}: its task is {shown(config.get('task'))}, which trains nothing")
-    fields = spread(defaults[config["task"]]) | spread(config)
+    task = config.get("task")
+    if not isinstance(task, str) or task not in defaults:
+        raise UserError(f"{path}: its task is {shown(task)}, which trains nothing")
+    fields = spread(defaults[task]) | spread(config)
     if fault(fields, {"seed": WHOLE}):
         raise UserError(f"{path / 'config.json'}: {fault(fields, {'seed': WHOLE})}")
     result = read_json(path / "result.json") if (path / "result.json").is_file() else {}
     if result and (wrong := fault(result, FIELDS)):
         raise UserError(f"{path / 'result.json'}: {wrong}")
-    rows = metrics_csv.read_rows(path / metrics_csv.NAME)
-    columns = {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    columns = metrics_csv.read_columns(path / metrics_csv.NAME)
     dynamics = read_dynamics(path) if (path / "dynamics.npz").is_file() else {}
     return Run(path, fields["seed"], fields, result, columns, dynamics)
 
@@ -189,7 +189,8 @@ def read_run(path: Path, defaults: dict[str, Any]) -> Run:
 def group(runs: Sequence[Run]) -> list[Group]:
     """Return the runs by their settings, in the order of these, that of the common ones first.
 
-    Two runs of the same settings and the same seed are two runs of their group.
+    Two runs of the same settings and the same seed are two runs of their group, whose measures
+    `values` takes the mean of.
     """
     names = dict.fromkeys(name for run in runs for name in run.fields)
     varying = [
@@ -256,10 +257,13 @@ def main_measure(groups: Sequence[Group]) -> str | None:
 
 
 def values(one: Group, name: str) -> dict[int, float]:
-    """Return a measure by seed, in the units of its column."""
+    """Return a measure by seed, in the units of its column: the mean over runs of one seed."""
     scale = MEASURES[name].scale
-    found = {run.seed: run.result[name] for run in one.runs if is_number(run.result.get(name))}
-    return {seed: scale * value for seed, value in found.items()}
+    found: dict[int, list[float]] = {}
+    for run in one.runs:
+        if is_number(run.result.get(name)):
+            found.setdefault(run.seed, []).append(scale * run.result[name])
+    return {seed: float(np.mean(several)) for seed, several in found.items()}
 
 
 def estimate(one: Group, name: str) -> Estimate | None:
