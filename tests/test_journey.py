@@ -34,7 +34,7 @@ BAD = {"0009.png": b"", "0301.png": b"<!DOCTYPE html>", "0555.png": b"\x89PNG\r\
 # What makes a command small, by its configuration. The network stays one that timm builds.
 SMALL = {
     "own_images": """
-        devices=1 data.image_size=32 encoder.stem=imagenet batch_size=32 epochs=3
+        devices=1 data.image_size=32 encoder.stem=imagenet batch_size=32 epochs=2
         projector.hidden=16 projector.out=8 predictor.hidden=16 log_every=2 checkpoint_every=1
     """,
     "supervised": """
