@@ -571,7 +571,7 @@ def test_two_processes_share_the_work(tmp_path, shared_cache):
     both = [start(tmp_path), start(tmp_path)]
     texts = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], texts
-    ran = [re.findall(r"--- table1, mini: (\w+) seed 0 ---", text) for text in texts]
+    ran = [re.findall(r"--- table1 at scale mini: (\w+) seed 0 ---", text) for text in texts]
     assert sorted(ran[0] + ran[1]) == ["byol", "simsiam"] and len(ran[0]) == len(ran[1]) == 1, texts
     assert all("2 of 2 cells done, 0 failed" in text for text in texts)
 
