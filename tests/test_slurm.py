@@ -135,7 +135,8 @@ def test_a_run_on_two_nodes_that_is_queued_again(cluster, tmp_path):
             control(cluster, "requeue", job)
         wait_for_jobs(cluster, job)
         assert (run / "result.json").is_file(), out.read_text()
-    assert "stopped by" in (tmp_path / "stopped.out").read_text()
+    text = (tmp_path / "stopped.out").read_text()
+    assert "DUE TO JOB REQUEUE" in text and "going on from step" in text, text
     result = json.loads((tmp_path / "stopped/result.json").read_text())
     assert result["device"].startswith("2 x cpu"), result["device"]
     assert_same(tmp_path / "stopped", tmp_path / "whole")
