@@ -105,12 +105,11 @@ def set_fields(
         UserError: names the first word that is wrong.
     """
     check_names(argv, config)
+    texts = lists_of_texts(config)
     values = flags.FlagValues() if values is None else values
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
         rest = values(argv)[1:]
-        require_numbers(config)
-        return rest
     except flags.UnrecognizedFlagError as error:
         known = [name for name in values if not name.startswith("config.")]
         raise UserError(
@@ -118,21 +117,30 @@ def set_fields(
         ) from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(explain(str(error), flat(config))) from error
+    for field, given in lists_of_texts(config).items():
+        if field not in texts:  # the type, a tuple, is that of numbers as well
+            words = ",".join(map(str, given))
+            raise UserError(f"{field}: got {words!r}, takes {TAKES[tuple]}")
+    return rest
 
 
-def require_numbers(config: ConfigDict, section: str = "") -> None:
-    """Raise a UserError for the first field of several numbers that was given something else.
+def lists_of_texts(config: ConfigDict, section: str = "") -> dict[str, tuple]:
+    """Return the fields of several values that hold a text, by their full names.
 
     Args:
         config: a configuration, or a section of it.
         section: the section's full name with a dot behind it.
+
+    Returns:
+        {field: its values}.
     """
+    found = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):
-            require_numbers(value, f"{section}{name}.")
+            found |= lists_of_texts(value, f"{section}{name}.")
         elif isinstance(value, tuple) and any(isinstance(one, str) for one in value):
-            given = ",".join(map(str, value))
-            raise UserError(f"{section}{name}: got {given!r}, takes {TAKES[tuple]}")
+            found[f"{section}{name}"] = value
+    return found
 
 
 def check_names(argv: list[str], config: ConfigDict) -> None:
