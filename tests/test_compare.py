@@ -14,6 +14,7 @@ from configs import quickstart
 from ssl_jax import launch
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.errors import UserError
+from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.compare.figures import draw_curves, draw_fields, draw_spectra, independent
 from ssl_jax.reports.compare.page import Compared, main_table, more_table, page, text_of
 from ssl_jax.reports.compare.runs import (
@@ -209,7 +210,14 @@ def test_foreign_text_is_text(tmp_path, text):
     assert len(text_of(compared).splitlines()) == 6
 
 
-def test_figures_by_the_number_of_fields(tau, tmp_path):
+@pytest.fixture
+def closed():
+    """Figures that a test leaves open are closed."""
+    yield
+    plt.close("all")
+
+
+def test_figures_by_the_number_of_fields(tau, tmp_path, closed):
     groups = groups_of(tau)
     line = draw_fields(groups, "linear_accuracy").axes[0]
     np.testing.assert_allclose(line.lines[0].get_xydata(), [[0, 54], [0.9, 57.5]])
