@@ -61,12 +61,15 @@ def test_water_settles_at_one_height_and_the_flow_ends_there(drawn):
     assert 0 < alive.sum() < len(alive)
 
 
-def test_spectrum_falls_with_what_views_share_and_is_cut_by_eps(drawn):
+def test_spectrum_falls_with_what_views_share_and_is_cut_by_eps(drawn, tmp_path):
     shown = drawn["direct_spectrum"][0]
+    wider = FIGURES["direct_spectrum"](tmp_path / "wider.png", modes=8)
     assert (np.diff(shown["law"], axis=1) <= 0).all() and (np.diff(shown["law"], axis=0) <= 0).all()
-    # Four modes are far from the law's many; the exact flow ends below it.
-    law = np.broadcast_to(shown["law"][:, None], shown["flow"].shape)
-    np.testing.assert_allclose(shown["flow"], law, atol=0.2)
+    # The law is of many modes. The exact flow of a few ends below it, by less the more there are:
+    # by .18 at most for four, by .14 for eight (python launch.py --config configs/theory.py).
+    gaps = {len(one["law"][0]): one["law"][:, None] - one["flow"] for one in (shown, wider)}
+    assert min(gap.min() for gap in gaps.values()) > -1e-3
+    assert gaps[8].max() < gaps[4].max() < 0.2
     np.testing.assert_allclose(shown["flow"][:, 0], shown["flow"][:, 1], atol=1e-3)
 
 
