@@ -1,8 +1,29 @@
 """Means over seeds and their confidence intervals."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
+
+
+class Estimate(NamedTuple):
+    """Mean over seeds, and its 95% interval."""
+
+    mean: float
+    width: float | None  # half-width of the interval; None for one seed
+    count: int  # number of seeds
+    digits: int = 2  # behind the point, as text
+
+    def __str__(self) -> str:
+        width = "" if self.width is None else f" ± {self.width:.{self.digits}f}"
+        return f"{self.mean:.{self.digits}f}{width}"
+
+
+def estimate(values: Iterable[float], digits: int = 2) -> Estimate:
+    """Return the mean of the values, at least one, with Student's 95% interval."""
+    numbers = np.array(list(values), np.float64)
+    mean, width = student_interval(numbers)
+    return Estimate(float(mean), None if width is None else float(width), len(numbers), digits)
 
 
 def student_interval(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray | None]:

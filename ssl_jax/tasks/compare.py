@@ -6,12 +6,11 @@ from ssl_jax.errors import UserError
 from ssl_jax.reports.compare.page import Compared, main_table, more_table, page, text_of
 from ssl_jax.reports.compare.runs import find_runs, group, read_runs
 from ssl_jax.runtime.terminal import say
+from ssl_jax.sweeps.jobs import TRAINERS
 from ssl_jax.text import printable
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import result_json
 from ssl_jax.workdir.directory import open_workdir
-
-TRAINS = ("pretrain", "supervised")
 
 
 def compare(config: Config, directory: str, interrupted: Interrupted = lambda: False) -> None:
@@ -26,7 +25,7 @@ def compare(config: Config, directory: str, interrupted: Interrupted = lambda: F
         UserError: `runs` names no run, or none that can be read.
     """
     paths = find_runs(config.runs)
-    runs, left_out = read_runs(paths, {task: defaults_of(task) for task in TRAINS})
+    runs, left_out = read_runs(paths, {task: defaults_of(task) for task in TRAINERS})
     if not runs:
         raise UserError(f"runs: none can be read ({left_out[0]})")
     compared = Compared(group(runs), left_out)

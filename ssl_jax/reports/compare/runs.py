@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax import intervals
 from ssl_jax.errors import UserError
-from ssl_jax.intervals import student_interval
+from ssl_jax.intervals import Estimate
 from ssl_jax.text import shown
 from ssl_jax.workdir import metrics_csv
 from ssl_jax.workdir.directory import FREE, is_free, read_json, spread
@@ -94,18 +95,6 @@ class Group(NamedTuple):
         said = {f: v for f, v in self.settings.items() if f not in common or common[f] != v}
         names = {f: short(f).rpartition(".")[2] if last else short(f) for f in said}
         return ", ".join(f"{names[f]}={spelled(v)}" for f, v in said.items()) or "as most"
-
-
-class Estimate(NamedTuple):
-    """Mean over seeds, and the half-width of its 95 % interval; None for one seed."""
-
-    mean: float
-    width: float | None
-    digits: int  # behind the point
-
-    def __str__(self) -> str:
-        width = "" if self.width is None else f" ± {self.width:.{self.digits}f}"
-        return f"{self.mean:.{self.digits}f}{width}"
 
 
 # --- From the disk --------------------------------------------------------------------------------
@@ -268,22 +257,15 @@ def values(one: Group, name: str) -> dict[int, float]:
 
 def estimate(one: Group, name: str) -> Estimate | None:
     """Return the mean of a measure over the group's seeds; None where no run has it."""
-    return _estimate(values(one, name).values(), name)
+    found = values(one, name).values()
+    return intervals.estimate(found, MEASURES[name].digits) if found else None
 
 
 def difference(one: Group, other: Group, name: str) -> Estimate | None:
     """Return the mean of `one` minus `other` over their shared seeds; None: there are none."""
     ours, theirs = values(one, name), values(other, name)
-    return _estimate((ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()), name)
-
-
-def _estimate(numbers: Iterable[float], name: str) -> Estimate | None:
-    found = np.array(list(numbers), np.float64)
-    if not len(found):
-        return None
-    mean, width = student_interval(found)
-    digits = MEASURES[name].digits
-    return Estimate(float(mean), None if width is None else float(width), digits)
+    found = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
+    return intervals.estimate(found, MEASURES[name].digits) if found else None
 
 
 def states(one: Group) -> str:

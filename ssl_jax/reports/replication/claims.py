@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssl_jax.reports.replication.results import Cells, Estimate, Runs, accuracy, final, state
+from ssl_jax.intervals import Estimate
+from ssl_jax.reports.replication.results import Cells, Runs, accuracy, final, state
 
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not", "undecided", "not tested"
 

@@ -4,10 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ssl_jax.errors import UserError
-from ssl_jax.intervals import student_interval
+from ssl_jax.intervals import Estimate, estimate
 from ssl_jax.text import printable, shortened
 from ssl_jax.workdir.directory import FREE, is_free, read_json, spread
 from ssl_jax.workdir.schema import (
@@ -168,24 +166,6 @@ def final(run: dict, name: str, when: str = "last") -> Any:
 
 
 OWN = ("seed",)  # in which runs of one cell differ, beside what starts of one run may differ in
-
-
-class Estimate(NamedTuple):
-    """Mean over seeds, and its 95% interval."""
-
-    mean: float
-    width: float | None  # half-width of the interval; None for one seed
-    count: int  # number of seeds
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f}" + (f" ± {self.width:.2f}" if self.width is not None else "")
-
-
-def estimate(values: Iterable[float]) -> Estimate:
-    """Return the mean of the values with Student's 95% interval."""
-    numbers = np.array(list(values), np.float64)
-    mean, width = student_interval(numbers)
-    return Estimate(float(mean), None if width is None else float(width), len(numbers))
 
 
 def accuracy(runs: Runs, field: str = "linear_accuracy") -> Estimate:

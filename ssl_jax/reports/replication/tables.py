@@ -9,12 +9,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ssl_jax.intervals import Estimate
 from ssl_jax.reports.markdown import table
 from ssl_jax.reports.replication.claims import evaluate_claims
 from ssl_jax.reports.replication.published import PUBLISHED, TITLES, Published
 from ssl_jax.reports.replication.results import (
     Cells,
-    Estimate,
     Gathered,
     Runs,
     accuracy,
