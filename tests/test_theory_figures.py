@@ -24,7 +24,7 @@ SMALL = {
     "figure9": {"runs": 3, "size": 4},
     "figure10": {},
     "phase_diagram": {"cells": 8},
-    "water": {"modes": 4, "time": 2e3},
+    "water": {"modes": 4},
     "direct_spectrum": {"modes": 4},
 }
 
