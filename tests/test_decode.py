@@ -2,13 +2,16 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from test_folder import fill, photo
 from test_pictures import DAMAGED, encoded
@@ -63,6 +66,14 @@ def test_the_order_is_that_of_the_records(tmp_path, monkeypatch, alone):
     expected = [read_pixels(picture, 3, 8) for picture in pictures]
     np.testing.assert_array_equal(found.image, expected)
     assert found.label.tolist() == list(range(40)) and found.label.dtype == np.int32
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="looks at /dev/shm")
+def test_the_processes_end_with_the_reading():
+    assert list(decode._on_all_cores(abs, 0, 1000, 2, [])) == list(range(1000))
+    assert not list(Path("/dev/shm").glob(f"sem.loky-{os.getpid()}-*"))
+    children = [" ".join(process.cmdline()) for process in psutil.Process().children()]
+    assert not [line for line in children if "loky" in line and "resource_tracker" not in line]
 
 
 def test_other_processes_start_without_jax_and_without_the_main_module(tmp_path):

@@ -343,6 +343,7 @@ def _on_all_cores(
     job: Callable[[int], object], start: int, count: int, cores: int, roots: Sequence[Path]
 ) -> Iterator:
     from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
 
     parts = [(first, min(first + PART, count)) for first in range(start, count, PART)]
     block = AHEAD * cores
@@ -350,13 +351,17 @@ def _on_all_cores(
         pickle.dump(job, file, protocol=pickle.HIGHEST_PROTOCOL)
         file.flush()
         pool = Parallel(cores, backend="loky", return_as="generator", pre_dispatch="all")
-        with pool:
-            for first in range(0, len(parts), block):
-                calls = (
-                    delayed(_run_part)(file.name, *part) for part in parts[first : first + block]
-                )
-                for results in cast(Iterator[list], pool(calls)):
-                    yield from results
+        try:
+            with pool:
+                for first in range(0, len(parts), block):
+                    block_parts = parts[first : first + block]
+                    calls = (delayed(_run_part)(file.name, *part) for part in block_parts)
+                    for results in cast(Iterator[list], pool(calls)):
+                        yield from results
+        finally:
+            # The processes would wait five minutes for more to do, and their semaphores for the
+            # garbage collector, which Python 3.12 may call where it cannot remove them.
+            get_reusable_executor().shutdown()
 
 
 def _scratch(roots: Sequence[Path]) -> Path | None:
