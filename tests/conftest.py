@@ -23,6 +23,10 @@ jax.config.update("jax_disable_most_optimizations", True)
 def pytest_configure(config):
     """Every warning is an error, but for those below, each with its date and its reason."""
     config.addinivalue_line("filterwarnings", "error")
+    # 2026-11-27, Python 3.12.1: multiprocessing's tracker of semaphores warns where the garbage
+    # collector runs inside it, whichever test that happens to be.
+    reentrant = "ignore:ResourceTracker called reentrantly:UserWarning"
+    config.addinivalue_line("filterwarnings", reentrant)
 
 
 @pytest.fixture
