@@ -10,6 +10,7 @@ own time, is the forecast; the law's spectrum (`cosine.direct_spectrum`) is wher
 below W is taken as it is at step 0, which training changes: so are the c_j.
 """
 
+import ast
 from typing import Any
 
 import jax
@@ -46,7 +47,7 @@ def main() -> None:
             say(f"{method}, seed {seed}")
             config = read_config(args.config)
             config.update_from_flattened_dict(
-                {name: eval(value) for name, value in pairs(args.fields)} | {"seed": seed}
+                {name: literal(value) for name, value in pairs(args.fields)} | {"seed": seed}
             )
             row, arrays = forecast(apply_method(config, method))
             rows.append({"method": method, "seed": seed} | row)
@@ -58,6 +59,14 @@ def main() -> None:
 def pairs(fields: str) -> list[list[str]]:
     """Return [name, value] of "name=value,name=value"."""
     return [pair.split("=") for pair in fields.split(",") if pair]
+
+
+def literal(text: str) -> Any:
+    """Return a Python literal, or the text where it is none."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def forecast(config: Any) -> tuple[dict[str, Any], dict[str, list[float]]]:
