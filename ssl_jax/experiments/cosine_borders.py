@@ -121,9 +121,7 @@ def scans(config: Config) -> dict[str, Scan]:
             config.noise,
             config.seeds,
         )
-    found["eps-none"] = Scan(
-        eps, one, 0 * one, 0.0, one, eps, False, config.noise, config.seeds
-    )
+    found["eps-none"] = Scan(eps, one, 0 * one, 0.0, one, eps, False, config.noise, config.seeds)
     grid, cells = config.grid, config.grid.cells
     alpha_p, eta_p = (
         axis.ravel()
@@ -256,7 +254,9 @@ def train(config: Config, scan: Scan, advance: Advance) -> Arrays:
 
     def init(key: jax.Array, own: dict[str, jax.Array]) -> PretrainState:
         of_kind = parts._replace(predictor=predictor_of(config.dim, own.get("eps")))
-        return phases.init_digits(of_kind, key, optimizer_of(own), scan.averaged, own["p"], config.s)
+        return phases.init_digits(
+            of_kind, key, optimizer_of(own), scan.averaged, own["p"], config.s
+        )
 
     def some_steps(
         state: PretrainState, own: dict[str, jax.Array], key: jax.Array, index: jax.Array
