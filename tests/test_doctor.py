@@ -670,7 +670,8 @@ def test_eps_is_lowered_where_the_flow_loses_modes_by_it(norm, power):
 def test_what_views_share_is_read_from_the_records():
     history = made_up(effective_rank=(5, 1))
     c = np.linspace(1, 0.02, 64)
-    records = {"step": np.array([0, 500, 1000]), "view_correlation": np.stack([c * np.nan, c, c])}
+    seen = np.stack([c / c, c, c * np.nan])
+    records = {"step": np.array([0, 500, 1000]), "view_correlation": seen}
     facts = FACTS._replace(kind="direct_pred", set_by=SetBy(0.5, 0.1, "max"))
     blind, seeing = (
         " ".join(diagnose(history | {"dynamics": dynamics}, facts).advice)

@@ -18,6 +18,7 @@ alone come the forecasts:
     norms     the same steps on spheres, ‖W‖ and ‖W_p‖ as the run had them. The flow's norms do not
               see the loss; those of a run are set by the noise of its batches, which no flow has.
     end       where the flow ends: `cosine.fate`, `cosine.direct_spectrum`
+    late      that of `direct_spectrum`, by the c_j that the network has in the end. No forecast.
 
 A mode of the forecast lives where f_j (c_j - mean share) is at least ALIVE / D of all f.
 """
@@ -365,7 +366,7 @@ def interpolated(at: np.ndarray, values: np.ndarray, total: int) -> np.ndarray:
 
 
 def ends(scan: Scan, found: Arrays) -> np.ndarray | None:
-    """Return the spectra of F (S, M, D) where the flow ends; None where decay gives it none."""
+    """Return the spectra of F (S, M, D) where the flow ends; None where decay leaves it no end."""
     p, s, f, c = (found[f"begun_{name}"] for name in ("p", "s", "f", "c"))
     c = np.clip(c, 0, 1)
     if scan.eps is not None:
@@ -375,9 +376,18 @@ def ends(scan: Scan, found: Arrays) -> np.ndarray | None:
     return cosine.fate(p, s, c, scan.alpha_p).s * f / s
 
 
-def alive(f: np.ndarray, found: Arrays) -> np.ndarray:
-    """Return which modes of a forecast live, (S, M, D), by the eigenvalues f of F."""
-    content = f * (found["begun_c"] - found["begun_mean"])
+def alive(f: np.ndarray, found: Arrays, when: str = "begun") -> np.ndarray:
+    """Return which modes of a forecast live, (S, M, D).
+
+    Args:
+        f: eigenvalues of F, (S, M, D).
+        found: the arrays of `train`.
+        when: whose c and mean's share count, "begun" or "end".
+
+    Returns:
+        Whether each lives.
+    """
+    content = f * (found[f"{when}_c"] - found[f"{when}_mean"])
     return content >= ALIVE / f.shape[-1] * f.sum(-1, keepdims=True)
 
 
@@ -421,12 +431,19 @@ def summarise(config: Config, parts: None, results: dict[str, Arrays]) -> dict[s
                 }
                 | ({} if end is None else {"end": compared(seen, of_f, end, cell)}),
             }
+        if scan.eps is not None:
+            law = cosine.direct_spectrum(np.clip(cell["end_c"], 0, 1), eps=scan.eps)
+            part["end"]["forecasts"]["late"] = compared(seen, of_f, law, cell, "end")
         found["scans"][name] = part
     return found
 
 
 def compared(
-    seen: np.ndarray, spectra: np.ndarray, forecast: np.ndarray, found: Arrays
+    seen: np.ndarray,
+    spectra: np.ndarray,
+    forecast: np.ndarray,
+    found: Arrays,
+    when: str = "begun",
 ) -> dict[str, Any]:
     """Return a forecast beside what was seen.
 
@@ -435,6 +452,7 @@ def compared(
         spectra: eigenvalues of F, (S, M, D).
         forecast: the same, forecast.
         found: the arrays of `train`.
+        when: as `alive` takes it.
 
     Returns:
         "alive" and "rank" (S, M) of the forecast; "agreement", the share of cells in which both say
@@ -442,7 +460,7 @@ def compared(
         "difference" and "rank_difference", mean absolute differences over seeds and cells;
         "correlation", Spearman's of the ranks of F over the cells, 0 where one side is constant.
     """
-    lives = alive(forecast, found)
+    lives = alive(forecast, found, when)
     share, there = lives.mean((0, 2)), seen.mean((0, 2))
     ranks, right = phases.effective_ranks(forecast), phases.effective_ranks(spectra)
     return {
