@@ -133,7 +133,9 @@ def forecast(config: Any) -> tuple[dict[str, Any], dict[str, list[float]]]:
     } | {f"matrices_{name}": values[-1] for name, values in matrices.items()}
     arrays = {"c": modes["c"], "mean": modes["mean"], "start": f[0], "end": f[-2], "law": law}
     scaled = {n: x / x.max() if n in ("start", "end", "law") else x for n, x in arrays.items()}
-    scaled |= {f"matrices_{name}": values[:: steps // 20] for name, values in matrices.items()}
+    at = np.unique(np.geomspace(1, steps, 40).round().astype(int))
+    scaled |= {f"matrices_{name}": np.array(x)[at - 1] for name, x in matrices.items()}
+    scaled |= {"at": at}
     return row, {name: [round(float(x), 5) for x in values] for name, values in scaled.items()}
 
 

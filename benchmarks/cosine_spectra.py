@@ -2,6 +2,10 @@
 
     python benchmarks/cosine_spectra.py --runs DIR1,DIR2 [--out FILE]
     python benchmarks/cosine_spectra.py --stored FILE --figure FILE.png
+    python benchmarks/cosine_spectra.py --stored FILE1,FILE2 --forecasts FILE3,FILE4 --figure PNG
+
+The last draws the effective rank over the steps of the runs in FILE1 beside the forecast in FILE3,
+a result of cosine_forecast.py, and so on: a panel each.
 
 Each DIR is a work directory with --config.dynamics.every=STEPS. In each quarter the records' mean
 gives of every mode c_j, p_j/q (the law says c_j) and f_j/f_1 of F, and of predictors in closed form
@@ -31,19 +35,26 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
 def main() -> None:
-    args = parse(__doc__.splitlines()[0], runs="", stored="", figure="")
+    args = parse(__doc__.splitlines()[0], runs="", stored="", forecasts="", figure="")
     if args.stored:
-        stored = json.loads(Path(args.stored).read_text())
-        draw(stored["modes"], Path(args.figure))
+        stored, forecasts = (
+            [json.loads(Path(name).read_text()) for name in names.split(",") if name]
+            for names in (args.stored, args.forecasts)
+        )
+        if forecasts:
+            draw_courses(stored, forecasts, Path(args.figure))
+        else:
+            draw(stored[0]["modes"], Path(args.figure))
         return
-    rows, modes = [], []
+    rows, modes, courses = [], [], []
     for name in args.runs.split(","):
         say(name)
         of_run = quarters(Path(name))
         modes += of_run
+        courses.append(course(Path(name)))
         rows += [summary(x) for x in of_run]
     say("")
-    finish(args, "cosine_spectra", rows, modes=modes)
+    finish(args, "cosine_spectra", rows, modes=modes, courses={"runs": courses})
 
 
 def quarters(path: Path) -> list[dict[str, Any]]:
@@ -69,6 +80,58 @@ def quarters(path: Path) -> list[dict[str, Any]]:
             | {name: [float(f"{x:.4g}") for x in values] for name, values in known.items()}
         )
     return found
+
+
+def course(path: Path) -> dict[str, Any]:
+    """Return a run's settings and course: step, rank of F, mean_share, c_1 (T,); accuracies."""
+    run = read_run(path)
+    a, config = run.arrays, run.config
+    known = np.isfinite(a["view_correlation"]).all(1)
+    result = json.loads((path / "result.json").read_text())
+    found = {
+        "method": config["method"],
+        "dataset": config["data"]["name"],
+        "seed": config["seed"],
+        "learning_rate": config["optimizer"]["learning_rate"],
+        "tau": config["target"]["tau"],
+    } | {name: result[name] for name in ("linear_accuracy", "knn_accuracy", "effective_rank")}
+    columns = {
+        "step": a["step"][known],
+        "rank": a["effective_rank"][known],
+        "mean_share": a["mean_share"][known],
+        "c_1": a["view_correlation"][known, 0],
+    }
+    return found | {n: [float(f"{y:.4g}") for y in x] for n, x in columns.items()}
+
+
+def draw_courses(stored: list[dict], forecasts: list[dict], path: Path) -> None:
+    """Draw the effective rank over the steps, of runs and of the forecasts by matrices."""
+    figure, axes = plt.subplots(
+        1,
+        len(stored),
+        figsize=(4.4 * len(stored), 3.7),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+    )
+    styles = dict(zip(("directpred", "directpred_noema"), COLOURS, strict=False))
+    for axis, runs, forecast in zip(axes[0], stored, forecasts, strict=True):
+        shown = [run for run in runs["courses"]["runs"] if run["method"] in styles]
+        for method, colour in styles.items():
+            for run in (run for run in shown if run["method"] == method):
+                axis.plot(run["step"], run["rank"], color=colour, lw=1.2)
+            for name, of in forecast["forecasts"].items():
+                if name.rpartition("-")[0] == method:
+                    axis.plot(of["at"], of["matrices_rank"], color=colour, lw=1, ls="--")
+            axis.plot([], [], color=colour, label=method)
+        axis.plot([], [], color="0.3", ls="--", lw=1, label="forecast from step 0, trunk held")
+        axis.set(xscale="log", xlabel="step", title=f"rate {shown[0]['learning_rate']:g}")
+        axis.title.set_fontsize(10)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=7)
+    axes[0, 0].set_ylabel("effective rank of F")
+    figure.suptitle("DirectPred with and without a target average on digits", fontsize=11)
+    save(figure, path, 110)
 
 
 def summary(modes: dict[str, Any]) -> dict[str, Any]:

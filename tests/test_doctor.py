@@ -634,6 +634,36 @@ def test_under_the_cosine_the_predictors_decay_is_no_less_than_the_rests():
     assert "slows" not in line and "predictor.weight_decay" not in line
 
 
+def test_long_steps_are_shortened_where_no_average_holds_them():
+    """By the leading order's own steps, W_p = DirectPred of F: the mean's mode rises further in the
+    steps of the run than in those of the advice."""
+    direct = BARE._replace(kind="direct_pred", learning_rate=0.1)
+    (line,) = [line for line in advice_of(direct) if "Lower optimizer.learning_rate" in line]
+    advised = number_after(line, "from 0.1 to ")
+    assert number_after(line, "a step is ") == pytest.approx(0.1 / (1 - 0.9) * 2)
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(8, 32)) / 6
+    x = np.diag(np.r_[8.0, np.full(31, 0.1)])  # shared by the views: the first is the mean's
+    own = x + np.diag(np.r_[0.0, np.full(31, 0.4)])
+    risen = []
+    for rate in (0.1, advised):
+        w, speed, top = start, 0 * start, []
+        for _ in range(round(100 * 0.1 / rate)):
+            f, v = np.linalg.eigh(w @ own @ w.T)
+            u = (v * (np.sqrt(np.maximum(f, 0) / f.max()) + 0.1)) @ v.T
+            a, b, z = (np.trace(y) for y in (u @ w @ x @ w.T, u @ w @ own @ w.T @ u, w @ own @ w.T))
+            by = -2 * (u @ w @ x - a / b * u @ u @ w @ own) / np.sqrt(b * z)
+            speed = 0.9 * speed + by
+            w = w - rate * speed
+            top.append(np.linalg.eigvalsh(w @ own @ w.T)[-1])
+        risen.append(max(top) / np.linalg.eigvalsh(start @ own @ start.T)[-1])
+    assert risen[0] > 1.5 * risen[1]
+    for facts in (direct._replace(tau=0.99), direct._replace(loss="euclidean"), BARE):
+        assert "optimizer.learning_rate from 0.1" not in " ".join(advice_of(facts))
+    short = direct._replace(learning_rate=0.01)
+    assert "Lower optimizer.learning_rate" not in " ".join(advice_of(short))
+
+
 @pytest.mark.parametrize("norm, power", [("max", 0.5), ("frobenius", 1.0)])
 def test_eps_is_lowered_where_the_flow_loses_modes_by_it(norm, power):
     """By the law's own flow: with the run's eps the modes below the threshold die, with the advised

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 USUAL_START = 1e3
 # Of the replication's weights, and of the predictor alone where it helped (its table 3).
 PUBLISHED_DECAY = 4e-4
+# The flow's time in a step of DirectPred without an average, above which the mean's direction
+# overshoots: at 2 it grew 35-fold by the theory and buried the rest, at 0.2 8-fold and did not
+# (benchmarks/cosine_forecast.py and runs on digits).
+LONG_STEP = 0.5
 MARGIN = 10  # the factor between advice and a border, where nothing better is known
 
 
@@ -45,6 +49,7 @@ def advise(
         lower_decay(facts),
         average_target(facts),
         allow_asymmetry(facts),
+        shorten_steps(facts),
         learn_predictor(facts),
         lower_eps(facts, shared),
         raise_predictor_rate(facts),
@@ -194,6 +199,24 @@ def learn_predictor(facts: Facts) -> str:
         f"Or learn the predictor: predictor.kind from {facts.kind!r} to 'linear' (experience: "
         "without average, table 2 at mini scale, ridge probe 34 to 36 % against 15 to 24 % of "
         "direct_pred; untrained 36 %)"
+    )
+
+
+def shorten_steps(facts: Facts) -> str:
+    """Advise a lower learning rate for a predictor in closed form without an average, cosine loss.
+
+    The mean's direction, which the views share whole, grows first. In long steps it overshoots.
+    """
+    found = flow_of(facts)
+    if facts.sees_scale or facts.learned or facts.tau > 0 or not found or found[1] <= LONG_STEP:
+        return ""
+    rate = facts.learning_rate
+    return (
+        f"Lower optimizer.learning_rate from {rate:g} to {rate / MARGIN:g}: a step is "
+        f"{found[1]:.2g} of the flow's time (theory of the cosine: in long steps the mean's "
+        "direction overshoots in the first of them, and without an average twice as far; "
+        "experience: directpred_noema on digits, effective rank 9.2 and 9.7 at rate 0.01 against "
+        "1.0 to 1.7 at 0.1)"
     )
 
 
