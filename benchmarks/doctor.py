@@ -1,13 +1,14 @@
 """Does the doctor keep its word, and what does it cost? Verdicts of many runs against their ends.
 
-    python benchmarks/doctor.py [--quick] [--first 0] [--seeds 3] [--histories FILE.npz] [--out FILE]
+    python benchmarks/doctor.py [--quick] [--first 0] [--seeds 3] [--histories FILE.npz] [--out F]
 
-Small networks on scikit-learn's digits, of which many collapse, are trained here (20 minutes on two
-cores), with the seeds from --first on: the thresholds were fixed with the runs of seeds 0 to 2, so
-other seeds are held-out ones. --histories keeps their rows in a file, and reads them from there where it is. The other
-histories are those of results/doctor/histories/. The verdict at every row, and at 10, 25 and 50 %
-of the rows, is held against the one at the end: a "sure" that the end contradicts is an error. The
-last table is what the doctor costs a run for each row that it logs.
+Small networks on scikit-learn's digits, of which many collapse, are trained here, with the seeds
+from --first on (20 minutes on two cores for three); --histories keeps their rows in a file, and
+reads them from there where it is. The doctor's thresholds were fixed with seeds 0 to 2 in view:
+others are held out. The other histories are those of results/doctor/histories/. The verdict at
+every row, and at 10, 25 and 50 % of the rows, is held against the one at the end: a "sure" that the
+end contradicts is an error. The last table is what the doctor costs a run for each row that it
+logs.
 """
 
 import json
