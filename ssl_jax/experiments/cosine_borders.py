@@ -100,7 +100,7 @@ def scans(config: Config) -> dict[str, Scan]:
     """Return the scans by name."""
     one = np.ones(config.points)
     balance, decay, eps = (
-        np.geomspace(*config[name], config.points) for name in ("balance", "decay", "eps")
+        evenly(config[name], config.points) for name in ("balance", "decay", "eps")
     )
     start = np.sqrt(config.s / balance)  # α_p s / p² is the balance
     found = {
@@ -127,7 +127,7 @@ def scans(config: Config) -> dict[str, Scan]:
     alpha_p, eta_p = (
         axis.ravel()
         for axis in np.meshgrid(
-            np.geomspace(*grid.alpha_p, cells), np.geomspace(*grid.eta_p, cells), indexing="ij"
+            evenly(grid.alpha_p, cells), evenly(grid.eta_p, cells), indexing="ij"
         )
     )
     for averaged, name in ((False, "none"), (True, "average")):
@@ -143,6 +143,12 @@ def scans(config: Config) -> dict[str, Scan]:
             grid.seeds,
         )
     return found
+
+
+def evenly(ends: Any, count: int) -> np.ndarray:
+    """Return so many numbers between two, evenly on a logarithmic scale."""
+    low, high = ends
+    return np.geomspace(low, high, count)
 
 
 def steps_of(config: Config) -> tuple[int, int]:
@@ -175,7 +181,7 @@ def build(config: Config, noise: float) -> Digits:
     )
 
 
-def predictor_of(dim: int, eps: jax.Array | None) -> Predictor:
+def predictor_of(dim: int, eps: Any) -> Predictor:
     """Return a linear predictor, or DirectPred with an eps that may be traced."""
     if eps is None:
         return make_predictor("linear", dim)
@@ -253,7 +259,7 @@ def train(config: Config, scan: Scan, advance: Advance) -> Arrays:
             predictor_weight_decay=own["decay_p"],
         )
 
-    def init(key: jax.Array, own: dict[str, jax.Array]) -> PretrainState:
+    def init(key: jax.Array, own: dict[str, Any]) -> PretrainState:
         of_kind = parts._replace(predictor=predictor_of(config.dim, own.get("eps")))
         return phases.init_digits(
             of_kind, key, optimizer_of(own), scan.averaged, own["p"], config.s
