@@ -26,6 +26,7 @@ SMALL = {
     "phase_diagram": {"cells": 8},
     "water": {"modes": 4},
     "direct_spectrum": {"modes": 4},
+    "euclid_and_cosine": {"modes": 4, "cells": 13},
 }
 
 
@@ -72,6 +73,19 @@ def test_spectrum_falls_with_what_views_share_and_is_cut_by_eps(drawn, tmp_path)
     assert min(gap.min() for gap in gaps.values()) > -1e-3
     assert gaps[8].max() < gaps[4].max() < 0.2
     np.testing.assert_allclose(shown["flow"][:, 0], shown["flow"][:, 1], atol=1e-3)
+
+
+def test_decay_and_size_decide_under_the_squared_distance_alone(drawn):
+    """Without decay a mode with p > 0 dies there iff p² - α_p s >= c². At rest with decay η it needs
+    p (c - p) = η, which no p solves above η = c² / 4."""
+    shown = drawn["euclid_and_cosine"][0]
+    c, p, r = shown["c"], shown["p"][:, None, None], shown["r"][:, None]
+    np.testing.assert_array_equal(shown["euclid_r"], np.sum(p**2 * (1 - r) < c**2, -1))
+    assert (shown["cosine_r"] == shown["cosine_r"][0]).all()
+    assert shown["cosine_r"][0, 0] < shown["cosine_r"][0, -1] == len(c)
+    possible = np.sum(shown["decay"][:, None] <= c**2 / 4, -1)
+    assert (shown["euclid_decay"] <= possible).all() and (shown["euclid_decay"][0] > 0).any()
+    assert (shown["cosine_decay"] == shown["cosine_decay"][:, :1]).all()
 
 
 def test_phase_portrait_shades_the_basin_of_collapse(drawn):

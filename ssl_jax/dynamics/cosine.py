@@ -907,3 +907,75 @@ def resting_turn(
     """
     product = 2 * np.asarray(learning_rate, np.float64) * weight_decay
     return np.sqrt(product / (1 + np.asarray(momentum, np.float64)))
+
+
+class Equilibrium(NamedTuple):
+    """The spectrum that decay and noise leave, see `equilibrium`."""
+
+    s: np.ndarray  # (D,) eigenvalues of W Wᵀ, of sum 1
+    p: np.ndarray  # (D,) eigenvalues of W_p, of square sum 1
+
+
+def equilibrium(
+    c: Array, *, decay_ratio: float = 1.0, samples: int = 8192, steps: int = 400
+) -> Equilibrium:
+    """Return the spectrum at which decay and the noise of batches balance, for small rate x decay.
+
+    Let h = (z/|z| - cos u/|u|) / |u| be the gradient of the cosine by u, and x the view. An example
+    moves W by W_pᵀ h xᵀ and W_p by α_p h (W x)ᵀ: as the expected gradient does with E[h xᵀ] in
+    place of h xᵀ. So the noise of a batch points where the flow comes back from, and to first order
+    nothing of it stays: the weights keep to the states where the flow rests, which hold p for any s
+    (q c to leading order). What moves them along is decay and the noise to second order, no more
+    random. It is seen in s - p²/α_p, which the gradient changes only by the squares of the steps:
+
+        η_s s_j - η_p p_j²/α_p = rate/(2 batch) (p_j² M_j - α_p L_j)
+        M_j = E[h_j² |x|²]      L_j = s_j E[x_j² |h|²]
+
+    The sum over W alone and that over W_p alone vanish as well, for the gradient changes no norm.
+    So with Σ s = Σ p² = 1, A = Σ p² M, B = Σ L and γ = sqrt(η_p B / (η_s A))
+
+        s_j = p_j² M_j / A + γ (p_j² - L_j / B)
+
+    Neither rate, decay, batch, α_p, momentum nor start are left, just c and η_p/η_s. M_j and L_j
+    fall with s_j in a weak mode, so that none dies: γ p_j² stays. W is square, its rows are as many
+    as the inputs, modes have variance 1 and no mean, and all p_j are above 0.
+
+    Args:
+        c: correlation of the two views in each mode, (D,), above 0, two modes or more.
+        decay_ratio: η_p / η_s, above 0.
+        samples: number of examples that expectations are means of.
+        steps: number of iterations.
+
+    Returns:
+        The spectrum. Its error by sampling is about a per cent.
+
+    Raises:
+        UserError: a parameter is outside its domain.
+    """
+    _check(c=c)
+    c = np.asarray(c, np.float64)
+    if not (c > 0).all():
+        raise UserError(f"c: got {c.min()}, takes a number above 0")
+    if not decay_ratio > 0:
+        raise UserError(f"decay_ratio: got {decay_ratio}, takes a number above 0")
+    noise = np.random.default_rng(0).normal(size=(3, samples, len(c)))
+    x, x_2 = (np.sqrt(c) * noise[0] + np.sqrt(1 - c) * noise[i] for i in (1, 2))
+    square = x**2
+    whole = np.sum(square, 1)
+    s, p = np.full(len(c), 1 / len(c)), c / np.linalg.norm(c)
+    for _ in range(steps):
+        m = np.sqrt(s)
+        u, z = p * m * x, m * x_2
+        u_size, z_size = np.linalg.norm(u, axis=1), np.linalg.norm(z, axis=1)
+        cosines = np.sum(u * z, 1) / (u_size * z_size)
+        h = (z / z_size[:, None] - u * (cosines / u_size)[:, None]) / u_size[:, None]
+        # W_p goes to its rest for this s: by half of Newton's step to leading order.
+        p = p + np.mean(h * x, 0) / m * np.sqrt(np.sum(p**2 * s)) / 2
+        p = np.maximum(p, 1e-6) / np.linalg.norm(p)
+        by_w = p**2 * (whole @ h**2) / samples
+        by_p = s * (np.sum(h**2, 1) @ square) / samples
+        a, b = by_w.sum(), by_p.sum()
+        goal = by_w / a + np.sqrt(decay_ratio * b / a) * (p**2 - by_p / b)
+        s = np.maximum(s + 0.1 * (goal - s), 0.5 * s)
+        s = s / s.sum()
+    return Equilibrium(s, p)

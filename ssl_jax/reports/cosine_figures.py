@@ -1,4 +1,4 @@
-"""Figures of the theory of the cosine loss: water filling, and spectra of closed-form predictors.
+"""Figures of the theory of the cosine loss: water filling, closed-form spectra, beside Euclid.
 
 Every public function draws one figure into a file and returns the arrays that it drew.
 """
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_jax.dynamics import cosine
+from ssl_jax.dynamics import cosine, theory
 from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.figure import save
 
@@ -135,4 +135,70 @@ def direct_spectrum(path: Path, modes: int = 8, time: float = 2000.0) -> dict[st
     return {"c": c, "eps": eps, "law": law, "flow": flow}
 
 
-FIGURES = {"water": water, "direct_spectrum": direct_spectrum}
+def euclid_and_cosine(path: Path, modes: int = 8, cells: int = 49) -> dict[str, np.ndarray]:
+    """Draw how many modes live under either loss, by decay and by the balance r = α_p s / p².
+
+    Modes are independent under the squared distance: c is τ of `theory.collapses`. Under the cosine
+    they are those of `cosine.fate`, which equal decays do not change. α_p is 1.
+
+    Args:
+        path: the file; its folder is created.
+        modes: number of modes, c from 1 to 0.45.
+        cells: number of values of decay and of r.
+
+    Returns:
+        c (modes,), decay, r (cells,), p (3,), alive by decay, euclid_decay and cosine_decay
+        (2, cells) at r 2 and 0.1, and by r, euclid_r (3, cells) for each p and cosine_r (3, cells).
+    """
+    c = np.linspace(1, 0.45, modes)
+    decay, r = np.linspace(0, 0.3, cells), np.geomspace(1e-3, 10, cells)
+    starts = ((0.5, 2.0), (0.5, 0.1))  # p, r
+    sizes = np.array([0.3, 1.0, 3.0])
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9.4, 3.9), layout="constrained", sharey=True
+    )
+
+    def euclid(p: np.ndarray, r: np.ndarray, decay: np.ndarray) -> np.ndarray:
+        equal = {"alpha_p": 1.0, "eta_p": decay[..., None], "eta_s": decay[..., None]}
+        p = p[..., None]
+        return np.sum(~theory.collapses(p=p, s=r[..., None] * p**2, tau=c, **equal), axis=-1)
+
+    def by_cosine(p: np.ndarray, r: np.ndarray) -> np.ndarray:
+        p = np.broadcast_to(p[..., None], (*np.broadcast_shapes(p.shape, r.shape), modes))
+        return np.sum(cosine.fate(p, r[..., None] * p**2, c, 1.0).alive, axis=-1)
+
+    p, ratio = (np.array(column)[:, None] * np.ones(cells) for column in zip(*starts, strict=True))
+    found = {
+        "euclid_decay": euclid(p, ratio, decay * np.ones((len(starts), 1))),
+        "cosine_decay": by_cosine(p, ratio),
+        "euclid_r": euclid(sizes[:, None] * np.ones(cells), r * np.ones((3, 1)), np.zeros(1)),
+        "cosine_r": by_cosine(sizes[:, None] * np.ones(cells), r * np.ones((3, 1))),
+    }
+    for i, ((_, value), style) in enumerate(zip(starts, ("-", "--"), strict=True)):
+        for name, colour, word in (("euclid", COLOURS[1], "squared"), ("cosine", "0.1", "cosine")):
+            label = f"{word}, r = {value:g}"
+            alive = found[f"{name}_decay"][i]
+            left.step(decay, alive, where="mid", color=colour, ls=style, label=label)
+    for i, (size, style) in enumerate(zip(sizes, (":", "-", "--"), strict=True)):
+        label = f"squared, p = {size:g}"
+        alive = found["euclid_r"][i]
+        right.step(r, alive, where="mid", color=COLOURS[1], ls=style, label=label)
+    right.step(r, found["cosine_r"][0], where="mid", color="0.1", lw=2, label="cosine, any p")
+    left.set(xlabel="decay η of W and $W_p$", ylabel=f"modes that live, of {modes}")
+    left.set_title("by decay, from $p$ = 0.5", fontsize=10)
+    right.set(xscale="log", xlabel="$r = α_p s / p^2$ at the start")
+    right.set_title("by balance, without decay", fontsize=10)
+    for axis in (left, right):
+        axis.set_ylim(-0.3, modes + 0.3)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.suptitle("Where the squared distance and the cosine part", fontsize=11)
+    save(figure, path, DPI)
+    return {"c": c, "decay": decay, "r": r, "p": sizes} | found
+
+
+FIGURES = {
+    "water": water,
+    "direct_spectrum": direct_spectrum,
+    "euclid_and_cosine": euclid_and_cosine,
+}
