@@ -1,6 +1,6 @@
 """The site: `python -m sphinx -W docs site`.
 
-It needs no network. The three notebooks run while it is built. Docstrings of the package are plain
+It needs no network. The notebooks run while it is built. Docstrings of the package are plain
 text with formulas, not reStructuredText: `as_text` makes them readable for Sphinx.
 """
 

@@ -635,6 +635,44 @@ def test_noise_and_decay_set_norm_and_turn(momentum):
     np.testing.assert_allclose(np.mean(turns), cosine.resting_turn(**settings), rtol=0.02)
 
 
+def test_equilibrium_of_equal_and_of_weak_modes():
+    """Equal modes share alike, but for the samples. In the balance (its docstring) the terms of a
+    weak mode by noise fall with s_j, so that s_j (1 + a) = γ p_j², and p_j is q c_j: as c_j²."""
+    equal = cosine.equilibrium(np.full(4, 0.7), steps=100, samples=4096)
+    np.testing.assert_allclose(equal.s, 1 / 4, rtol=0.15)
+    np.testing.assert_allclose(equal.p, 1 / 2, rtol=0.05)
+    weak = cosine.equilibrium([0.9, 0.9, 0.9, 0.1, 0.05], steps=150, samples=4096)
+    assert weak.s[3] / weak.s[4] == pytest.approx(4, rel=0.6)
+    assert 0 < weak.s[4] < weak.s[3] < 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ratio", [1.0, 4.0])
+def test_steps_of_noise_and_decay_end_at_the_equilibrium(ratio):
+    """Steps in NumPy from random W; what is left is the share of each direction of the inputs."""
+    rng, c, rest, batch, networks = np.random.default_rng(3), np.array([0.9, 0.9, 0.5]), 2e-4, 8, 24
+    eta_s = rest / np.sqrt(ratio)
+    w = rng.normal(size=(networks, 3, 3))
+    w_p = np.broadcast_to(np.eye(3), w.shape)
+    steps, shares = 15_000, []
+    for step in range(steps):
+        noise = rng.normal(size=(3, networks, batch, 3))
+        x, x_2 = (np.sqrt(c) * noise[0] + np.sqrt(1 - c) * noise[i] for i in (1, 2))
+        z_1 = x @ w.mT
+        u, z = z_1 @ w_p.mT, x_2 @ w.mT
+        size = np.linalg.norm(u, axis=-1, keepdims=True)
+        u, z = u / size, z / np.linalg.norm(z, axis=-1, keepdims=True)
+        h = (z - u * np.sum(u * z, -1, keepdims=True)) / size / batch
+        by_w, by_p = (h @ w_p).mT @ x, h.mT @ z_1
+        w, w_p = w + by_w - eta_s * w, w_p + by_p - eta_s * ratio * w_p
+        if step > steps / 2 and step % 20 == 0:
+            columns = np.sum(w**2, axis=1)
+            shares.append(columns / columns.sum(-1, keepdims=True))
+    # the fluctuation of the fast directions is left, of the order of sqrt(rest / batch)
+    law = cosine.equilibrium(c, decay_ratio=ratio, samples=20_000).s
+    np.testing.assert_allclose(np.mean(shares, (0, 1)), law, rtol=0.12)
+
+
 # --- Mistakes -------------------------------------------------------------------------------------
 
 
@@ -648,6 +686,8 @@ def test_noise_and_decay_set_norm_and_turn(momentum):
         (lambda: cosine.direct_spectrum([0.5], power=0.0), "^power: got 0.0, takes a number above"),
         (lambda: cosine.eps_of_modes([0.5, 0.6], 3), "^alive: got 3, takes a whole number from 1"),
         (lambda: cosine.eps_of_modes([0.5, 0.5], 1), "^alive: got 1, but modes 1 and 2 both have"),
+        (lambda: cosine.equilibrium([0.5, 0.0]), "^c: got 0.0, takes a number above 0"),
+        (lambda: cosine.equilibrium([0.5, 0.5], decay_ratio=0), "^decay_ratio: got 0, takes a"),
         (
             lambda: cosine.simulate(p=1, s=1, c=1, times=[0, 1], alpha_p=1, order="third"),
             "^order: got 'third'",

@@ -76,8 +76,8 @@ def test_spectrum_falls_with_what_views_share_and_is_cut_by_eps(drawn, tmp_path)
 
 
 def test_decay_and_size_decide_under_the_squared_distance_alone(drawn):
-    """Without decay a mode with p > 0 dies there iff p² - α_p s >= c². At rest with decay η it needs
-    p (c - p) = η, which no p solves above η = c² / 4."""
+    """Without decay a mode with p > 0 dies there iff p² - α_p s >= c². At rest with decay η it
+    needs p (c - p) = η, which no p solves above η = c² / 4."""
     shown = drawn["euclid_and_cosine"][0]
     c, p, r = shown["c"], shown["p"][:, None, None], shown["r"][:, None]
     np.testing.assert_array_equal(shown["euclid_r"], np.sum(p**2 * (1 - r) < c**2, -1))
