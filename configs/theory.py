@@ -1,8 +1,8 @@
 """What the linear theory predicts, drawn: `configs/theory.py:FIGURE`, by default all of them.
 
 FIGURE is figure3, figure4, figure5, figure7, figure8, figure9, figure10 (numbered as in Tian et al.
-2021, arXiv 2102.06810), phase_diagram, water, direct_spectrum, euclid_and_cosine (of the cosine loss), or all.
-Nothing is trained; it needs diffrax: pip install -e '.[theory]'.
+2021, arXiv 2102.06810), phase_diagram, water, direct_spectrum, euclid_and_cosine (all three of the
+cosine loss), or all. Nothing is trained; it needs diffrax: pip install -e '.[theory]'.
 """
 
 from ml_collections import ConfigDict
