@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssl_jax.errors import UserError
-from ssl_jax.train.loop import Cadence, Hooks, plan_calls, train_loop
+from ssl_jax.train.loop import Cadence, Hooks, drive, hold, plan_calls, train_loop
 
 CADENCE = Cadence(total=12, log=2, evaluate=6, save=4)
 
@@ -94,10 +94,9 @@ class Recorder:
             {"position": np.tile(np.arange(first, first + count)[:, None], (1, 8))}
             for first, count in plan_calls(start, cadence, size)
         )
-        state = {"step": start, "weight": np.float32(0)}
-        return train_loop(
-            run,
-            state,
+        held = hold({"step": start, "weight": np.float32(0)})
+        steps = train_loop(
+            held,
             batches,
             start=start,
             cadence=cadence,
@@ -106,6 +105,8 @@ class Recorder:
             hooks=self.hooks(),
             owed=owed,
         )
+        reached = drive(run, steps, held)
+        return held.get(), reached
 
 
 # --- When things happen ---------------------------------------------------------------------------
