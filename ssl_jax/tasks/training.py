@@ -236,15 +236,21 @@ def groups_of(trainings: Mapping[str, Training]) -> list[Group]:
             latest(session.out),
             traced.form,
         )
-        images = session.feed.data.get("image")
         for known, group in groups:
-            other = next(iter(group.trainings.values())).session.feed.data.get("image")
-            if known == form and (images is other or np.array_equal(images, other)):
+            first = next(iter(group.trainings.values())).session
+            if known == form and same_images(session.feed.data, first.feed.data):
                 group.trainings[name], group.traces[name] = training, traced
                 break
         else:
             groups.append((form, Group({name: training}, {name: traced})))
     return [group for _, group in groups]
+
+
+def same_images(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    """Return whether two feeds gather from the same images, or both from none on the device."""
+    return one.keys() == other.keys() and all(
+        one[name] is other[name] or np.array_equal(one[name], other[name]) for name in one
+    )
 
 
 def trace(training: Training) -> together.Traced:

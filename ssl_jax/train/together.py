@@ -16,7 +16,7 @@ import functools
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -60,7 +60,7 @@ class Joined(NamedTuple):
     """One step of several runs, and what is theirs."""
 
     # step(states, batch, own) -> states, metrics (M, ...). The batch's arrays are (B, M, ...).
-    step: Step
+    step: Callable[[Any, Batch, Any], tuple[Any, Metrics]]
     own: PyTree  # keys (M,), and the numbers (M, ...) in which the runs differ
 
 
@@ -195,10 +195,11 @@ def put_state(states: PyTree, axes: PyTree, number: jax.Array | int, state: PyTr
     )
 
 
-def peak_bytes(program: Jaxpr) -> int:
+def peak_bytes(program: Any) -> int:
     """Return the most bytes in use at once, were every operation to write its result.
 
-    A compiler fuses operations and needs less; the scratch memory of a library is not counted.
+    `program` is a Jaxpr. A compiler fuses operations and needs less; the scratch memory of a
+    library is not counted.
     """
     last = {
         atom: number
@@ -223,7 +224,7 @@ def peak_bytes(program: Jaxpr) -> int:
 
 def _inner_bytes(program: ClosedJaxpr | Jaxpr) -> int:
     """Return the bytes in use within a call, besides its arguments and results."""
-    inner = getattr(program, "jaxpr", program)
+    inner: Any = getattr(program, "jaxpr", program)
     outside = sum(_bytes(var) for var in [*inner.invars, *inner.outvars])
     return max(0, peak_bytes(inner) - outside)
 
@@ -286,7 +287,8 @@ def _constants(program: ClosedJaxpr | Jaxpr, here: Place = ()) -> Iterator[tuple
 
 def _value(literal: Literal) -> Any:
     """Return a constant in the type that it has in the trace."""
-    return np.asarray(literal.val, literal.aval.dtype)
+    aval: Any = literal.aval
+    return np.asarray(literal.val, aval.dtype)
 
 
 def _form(program: ClosedJaxpr | Jaxpr, values: bool = False) -> Iterator[str]:
@@ -419,17 +421,3 @@ def _evaluate_inner(
             values[first + second :],
         )
     return part(CALLS[kind])(values)
-
-
-__all__ = [
-    "Joined",
-    "Metrics",
-    "Traced",
-    "join",
-    "peak_bytes",
-    "put_state",
-    "stack_states",
-    "state_axes",
-    "take_state",
-    "trace_step",
-]
