@@ -248,7 +248,8 @@ def finish(
         | {"steps": int(state.step)}
         | result
     )
-    result |= result_json.spent(rows, int(state.step)) | result_json.environment()
+    result |= result_json.spent(rows, int(state.step), session.members)
+    result |= result_json.environment()
     result |= {
         "collapsed": diagnosis.collapsed,
         "state": diagnosis.state,

@@ -299,7 +299,8 @@ def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...])
         result["snapshot_ensemble"] = ensemble(
             out, [step for step in snapshots if step <= state.step], session.dataset
         )
-    result |= result_json.spent(rows, int(state.step)) | result_json.environment()
+    result |= result_json.spent(rows, int(state.step), session.members)
+    result |= result_json.environment()
     result_json.write(out, {k: None if v != v else v for k, v in result.items()})
     with optional(out / "figures"):
         run_figures.draw_supervised(out)

@@ -31,7 +31,7 @@ from ssl_jax.types import Batch, Metrics, PyTree, Step
 Place = tuple[int | str, ...]
 Constants = dict[Place, Any]
 # Primitives within which a constant may become an argument: calls, by the parameter that is called,
-# and the three kinds of control flow. Within any other one the values count as its form.
+# and branches. Within any other one, a loop for instance, the values count as its form.
 CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -42,7 +42,7 @@ CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
-FLOW = {"cond": ("branches",), "scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr")}
+BRANCHES = "cond", "branches"
 # Parameters that say how to differentiate, which is over when a step has been traced.
 RULES = ("jvp_jaxpr_fun", "jvp_jaxpr_thunk", "fwd_jaxpr_thunk", "fwd_in_tree", "bwd", "out_trees")
 
@@ -255,7 +255,7 @@ def _is_open(equation: JaxprEqn, name: int | str) -> bool:
     kind = equation.primitive.name
     if kind == "cond" and equation.params.get("branches_platforms") is not None:
         return False
-    return CALLS.get(kind) == name or name in FLOW.get(kind, ())
+    return CALLS.get(kind) == name or (kind, name) == BRANCHES
 
 
 def _may_differ(value: Any) -> bool:
@@ -381,7 +381,7 @@ def _within(place: Place, equation: Place) -> bool:
 def _evaluate_inner(
     equation: JaxprEqn, numbers: Constants, at: Place, values: list[Any]
 ) -> list[Any]:
-    """Return the results of a call, or of control flow, with arguments in place of constants."""
+    """Return the results of a call, or of a branch, with arguments in place of constants."""
     options = equation.params
 
     def part(name: str, number: int = 0) -> Any:
@@ -394,30 +394,5 @@ def _evaluate_inner(
         branches = [part("branches", n) for n in range(len(options["branches"]))]
         return jax.lax.switch(
             values[0], [lambda *xs, own=own: own(xs) for own in branches], *values[1:]
-        )
-    if kind == "scan":
-        fixed, carried = options["num_consts"], options["num_carry"]
-
-        def advance(carry: list[Any], rows: list[Any]) -> tuple[list[Any], list[Any]]:
-            found = part("jaxpr")([*values[:fixed], *carry, *rows])
-            return found[:carried], found[carried:]
-
-        carry, rows = values[fixed : fixed + carried], values[fixed + carried :]
-        carry, rows = jax.lax.scan(
-            advance,
-            carry,
-            rows,
-            length=options["length"],
-            reverse=options["reverse"],
-            unroll=options["unroll"],
-        )
-        return [*carry, *rows]
-    if kind == "while":
-        first, second = options["cond_nconsts"], options["body_nconsts"]
-        fixed = values[first : first + second]
-        return jax.lax.while_loop(
-            lambda carry: part("cond_jaxpr")([*values[:first], *carry])[0],
-            lambda carry: part("body_jaxpr")([*fixed, *carry]),
-            values[first + second :],
         )
     return part(CALLS[kind])(values)
