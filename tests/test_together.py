@@ -297,13 +297,6 @@ def test_what_together_does_not_take(value):
     assert "\n" not in str(error.value)
 
 
-def test_several_processes_train_one_cell(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert wanted("auto") == 1
-    with pytest.raises(UserError, match="^together: got 4, takes 1 where several processes"):
-        wanted(4)
-
-
 # --- The engine, with trainings that only pretend -------------------------------------------------
 
 
@@ -372,14 +365,23 @@ def test_one_that_breaks_stops_no_other(engine, tmp_path, capsys):
     assert "3 of 4 cells done, 1 failed" in capsys.readouterr().out
 
 
-def test_what_does_not_fit_together_goes_by_itself(engine, tmp_path, capsys):
+@pytest.mark.parametrize("of_one", [False, True])
+def test_what_does_not_fit_together_goes_on_by_itself(engine, tmp_path, capsys, of_one):
+    """The program of all, or what one of them does at an event."""
+
     def trains(group, look):
-        raise MemoryError
+        first, *others = group.trainings
+        if not of_one:
+            raise MemoryError("no room")
+        for name in others:
+            finished(group.trainings[name])
+        return {first: MemoryError()}
 
     engine.run(tmp_path, trains)
-    assert engine.alone.ran == [(name, 0) for name in "abcd"]
+    assert engine.alone.ran == [(name, 0) for name in ("ad" if of_one else "abcd")]
     out = capsys.readouterr().out
-    assert "method=c seed 0: out of memory beside 2 others, goes by itself" in out
+    assert ("method=a seed 0: out of memory beside 2 others, goes on by itself" in out) == of_one
+    assert ("MemoryError: no room; the 3 cells go on by themselves" in out) != of_one
     assert "4 of 4 cells done, 0 failed" in out
 
 

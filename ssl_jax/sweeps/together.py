@@ -12,6 +12,7 @@ from ssl_jax.builders import pretraining, supervised
 from ssl_jax.builders.plan import Plan
 from ssl_jax.builders.program import fresh_key, steps_per_call
 from ssl_jax.errors import UserError
+from ssl_jax.runtime.terminal import say
 from ssl_jax.sweeps.jobs import Job
 from ssl_jax.train import parallel
 from ssl_jax.train.together import Traced, trace_step
@@ -71,12 +72,9 @@ def _form(config: Config, plan: Plan, step, state, labelled: bool, images: int) 
 
 
 def wanted(value: str | int | bool) -> int | None:
-    """Return how many cells train together: a number, or None for "auto".
-
-    UserError where the field `together` has another value, or cannot have it here.
-    """
+    """Return how many cells train together: a number, or None for "auto"; UserError for others."""
     if str(value) == "auto":
-        return None if jax.process_count() == 1 else 1
+        return None
     if str(value) == "False":
         return 1
     if not str(value).isdecimal() or int(value) < 1:
@@ -84,8 +82,6 @@ def wanted(value: str | int | bool) -> int | None:
             f"together: got {value!r}, takes 'auto', a whole number of at least 1, or False for "
             "each cell by itself"
         )
-    if int(value) > 1 and jax.process_count() > 1:
-        raise UserError(f"together: got {value}, takes 1 where several processes train one cell")
     return int(value)
 
 
@@ -133,7 +129,11 @@ def company(job: Job, left: Iterable[Job], count: int | None, forms: dict[str, F
 
     def known(one: Job) -> Form:
         if one.cell not in forms:
-            forms[one.cell] = form_of(one.config)
+            try:
+                forms[one.cell] = form_of(one.config)
+            except Exception as error:  # its own run tells more of it
+                say(f"{one.cell}: trains by itself, as its step cannot be traced ({error})")
+                forms[one.cell] = Form((one.cell,), 1, 0)
         return forms[one.cell]
 
     found, most = [job], limit(count, known(job))

@@ -70,7 +70,7 @@ class Ways(NamedTuple):
     alone: Run  # the task that runs one cell
     together: int | None  # most cells of a program; None: as many as it is worth
     forms: dict[str, Form]  # of cells, as far as they are known
-    apart: set[str]  # names of jobs for which a program of several is too large
+    apart: set[str]  # names of jobs that did not run together with others
 
 
 def sweep(
@@ -273,14 +273,15 @@ def run_together(
 ) -> None:
     """Run jobs whose leases are held, by one program as far as their steps are alike.
 
-    Cells that do not fit the memory together are left for the next look, each by itself.
+    Cells that do not fit the memory together, or whose program breaks, are left for the next look,
+    each by itself.
 
     Args:
         grid: whose cells they are.
         jobs: the cells to run.
         checks: by name, what raises LeaseLost where another process has taken the lease.
         stop: whether to stop.
-        ways: how they run; takes the names of those that are too large together.
+        ways: how they run; takes the names of those that have to run apart.
         failed: takes the reason under the job's name where one fails.
     """
     say(f"--- {grid.title}: {len(jobs)} together: {', '.join(job.name for job in jobs)} ---")
@@ -305,10 +306,14 @@ def run_together(
                 trainings[name] = make(job.config, str(job.out), asked, read, len(jobs))
             except Exception as error:
                 errors[name] = error
-        for group in groups_of(trainings):
-            if not stop():
-                errors |= run_group(group, look)
-        for name in trainings.keys() - errors.keys():
+        try:
+            for group in groups_of(trainings):
+                if not stop():
+                    errors |= run_group(group, look)
+        except Exception as error:  # of the program itself, which all share
+            say(f"together: {one_line(error)}; the {len(jobs)} cells go on by themselves")
+            ways.apart.update(by_name)
+        for name in trainings.keys() - errors.keys() - ways.apart:
             try:
                 settle(grid, by_name[name], stop)
             except Exception as error:
@@ -317,7 +322,7 @@ def run_together(
         if isinstance(error, DirectoryTaken):
             continue
         if is_out_of_memory(error):
-            say(f"{name}: out of memory beside {len(jobs) - 1} others, goes by itself")
+            say(f"{name}: out of memory beside {len(jobs) - 1} others, goes on by itself")
             ways.apart.add(name)
         else:
             fail(by_name[name], error, failed)
@@ -330,13 +335,13 @@ def run_group(group: Group, look: Callable[[], None]) -> dict[str, Exception]:
         group: runs that are alike.
         look: called after each call of the program.
     """
+    if len(group.trainings) > 1:
+        return train_together(group, look)
+    ((name, training),) = group.trainings.items()
     try:
-        if len(group.trainings) > 1:
-            return train_together(group, look)
-        (training,) = group.trainings.values()
         train(training)
-    except Exception as error:  # of the program itself, which all share
-        return dict.fromkeys(group.trainings, error)
+    except Exception as error:
+        return {name: error}
     return {}
 
 
