@@ -41,7 +41,7 @@ def every_way(a, b, table):
         x = state["x"] * a + jnp.asarray(table) + batch["image"].mean() * b
         x = jax.jit(lambda x: jnp.sin(b * x))(x)
         x = lax.cond(state["n"] % 2 == 0, lambda x: x * a, lambda x: x - b, x)
-        x = jax.nn.relu(x - a) + jax.random.normal(jax.random.fold_in(key, state["n"]), x.shape)
+        x = jax.nn.relu(x + 2 * a) + jax.random.normal(jax.random.fold_in(key, state["n"]), x.shape)
         return {"x": x, "n": state["n"] + 1}, {"loss": x.sum(), "rate": jnp.float32(a)}
 
     return step
@@ -242,7 +242,7 @@ def test_numbers_do_not_change_the_form_of_a_cell(plain):
 @pytest.mark.parametrize(
     "field",
     ["target.tau=0", "optimizer.weight_decay=0", "predictor.eps_mode=literal", "epochs=3"]
-    + ["encoder.width=4", "log_every=7", "data.train_size=90", "predictor.symmetric=False;init=he"],
+    + ["encoder.width=4", "log_every=7", "data.fit=pad", "predictor.symmetric=False;init=he"],
 )
 def test_what_changes_the_form_of_a_cell(plain, field):
     """The step itself, when things happen, or the images."""
