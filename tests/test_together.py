@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from commands import last_parameters
 from jax import lax
 from test_sweep import Pretend, never
 
@@ -241,8 +242,11 @@ def test_numbers_do_not_change_the_form_of_a_cell(plain):
 
 @pytest.mark.parametrize(
     "field",
-    ["target.tau=0", "optimizer.weight_decay=0", "predictor.eps_mode=literal", "epochs=3"]
-    + ["encoder.width=4", "log_every=7", "data.fit=pad", "predictor.symmetric=False;init=he"],
+    ["target.tau=0", "epochs=3", "data.fit=pad", "predictor.symmetric=False;init=he"]
+    + [
+        pytest.param(field, marks=pytest.mark.slow)
+        for field in ("optimizer.weight_decay=0", "predictor.eps_mode=literal", "encoder.width=4")
+    ],
 )
 def test_what_changes_the_form_of_a_cell(plain, field):
     """The step itself, when things happen, or the images."""
@@ -485,8 +489,15 @@ def test_a_group_that_is_stopped_goes_on_bit_for_bit(whole, tmp_path, steps, cap
     assert not list(tmp_path.rglob("result.json"))
     run_sweep(tmp_path)
     for name, run in runs_in(tmp_path).items():
-        np.testing.assert_equal(rows_in(run), rows_in(runs_in(whole)[name]))
-        ours, theirs = (np.load(at / "dynamics.npz") for at in (run, runs_in(whole)[name]))
+        other = runs_in(whole)[name]
+        ends = [last_parameters(at) for at in (run, other)]
+        assert ends[0].keys() == ends[1].keys() and len(ends[0]) > 5
+        assert all(ends[0][leaf].tobytes() == ends[1][leaf].tobytes() for leaf in ends[0])
+        # a stop between two rows makes one of its own, and the next has the mean since
+        assert rows_in(run)[-1] == rows_in(other)[-1] and (
+            steps == 5 or rows_in(run) == rows_in(other)
+        )
+        ours, theirs = (np.load(at / "dynamics.npz") for at in (run, other))
         for array in theirs.files:
             np.testing.assert_array_equal(ours[array], theirs[array])
 
