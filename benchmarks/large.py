@@ -4,7 +4,8 @@
 
 Memory is what XLA plans for one step of BYOL beside its arguments (temporary arrays at most, after
 compilation for this device; nothing runs): ResNet-18 of width 64 at 32 pixels in float32. Sizes are
-those of the shapes; what is kept of an image for the gradient is in bfloat16. An order is what each epoch draws, once in every process that makes batches.
+those of the shapes; what is kept of an image for the gradient is in bfloat16. An order is what each
+epoch draws, once in every process that makes batches.
 """
 
 import time
