@@ -1,4 +1,4 @@
-"""What docs/scale.md calculates with: peak memory by micro-batches, sizes of networks, orders.
+"""What docs/scale.md calculates with: peak memory by micro-batches, sizes, orders, eigh.
 
     python benchmarks/large.py [--quick] [--accumulate=1,2,4,8] [--batch=128] [--out FILE]
 
@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import finish, forward_flops, parse, read_config, say, table
+from common import finish, forward_flops, parse, read_config, say, wait
+from predictor import correlation
 from setup_step import TOTAL_STEPS, changed
 
 from ssl_jax.augment.views import make_views
@@ -23,6 +24,8 @@ from ssl_jax.builders import pretraining
 from ssl_jax.builders.network import build_encoder
 from ssl_jax.builders.program import count_bytes
 from ssl_jax.data.order import epoch_order
+from ssl_jax.linalg import symmetric_eigh
+from ssl_jax.runtime.threads import lapack_on_one_thread
 
 # BYOL on ImageNet (Grill et al. 2020, section 3.2): heads of 4096, projections of 256.
 LARGE = {"encoder.stem": "imagenet", "projector.hidden": 4096, "projector.out": 256}
@@ -41,8 +44,8 @@ def main() -> None:
     memory = [memory_of(config, int(count)) for count in args.accumulate.split(",")]
     networks = [sizes_of(config, name) for name in NETWORKS]
     orders = [order_of(size) for size in (10**6, 10**7, *([] if args.quick else [10**8]))]
-    print(table(memory) + "\n\n" + table(networks) + "\n")
-    finish(args, "large", orders, memory=memory, networks=networks)
+    spectra = [eigh_of(dim) for dim in (128, 256, 512, 1024, *([] if args.quick else [2048]))]
+    finish(args, "large", orders, memory=memory, networks=networks, eigh=spectra)
 
 
 def memory_of(config: Any, count: int) -> dict:
@@ -109,6 +112,23 @@ def sizes_of(config: Any, name: str) -> dict:
         "norms": len(norms) // 2,
         "channels": sum(leaf.size for leaf in norms) // 2,
     }
+
+
+def eigh_of(dim: int) -> dict:
+    """Milliseconds of an eigendecomposition as in training, where LAPACK has one thread on a CPU.
+
+    Processor time is that of the whole process: beside other work it says more than the clock.
+    """
+    say(f"eigh of {dim}")
+    matrix = jnp.asarray(correlation(dim, 2 * dim), jnp.float32)
+    decompose, times = jax.jit(symmetric_eigh), []
+    with lapack_on_one_thread():
+        for _ in range(6):
+            begin = time.perf_counter(), time.process_time()
+            wait(decompose(matrix))
+            times.append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
+    clock, processor = 1e3 * np.median(times[1:], axis=0)  # the first compiles
+    return {"dim": dim, "median_ms": float(clock), "processor_ms": float(processor)}
 
 
 def order_of(size: int) -> dict:

@@ -56,7 +56,10 @@ def ends(count, kind="direct_pred", **options):
     return jax.device_get((state, rows))
 
 
-@pytest.mark.parametrize("kind, norm", [("direct_pred", False), ("optimal", True)])
+@pytest.mark.parametrize(
+    "kind, norm",
+    [("direct_pred", False), pytest.param("optimal", True, marks=pytest.mark.slow)],
+)
 def test_equals_the_large_batch_without_batch_statistics(kind, norm):
     """Weights, optimizer, target, F and what the predictor makes of it, and all that is recorded.
 
@@ -68,6 +71,7 @@ def test_equals_the_large_batch_without_batch_statistics(kind, norm):
     chex.assert_trees_all_close(whole, parts, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_adds_up_in_float32():
     """Each example passes alone, so that projections, loss and F are those of the whole batch; only
     a gradient's sum is rounded to bfloat16 (2^-9) once a micro-batch.
@@ -97,9 +101,6 @@ def test_batch_norm_is_that_of_devices_which_do_not_share_it():
     state, metrics = jax.tree.map(lambda x: x[0], step(make_state(parts), four, KEY))
     chex.assert_trees_all_close(one[0], state, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(one[1]["loss"], metrics["loss"], rtol=1e-5)
-    whole, _ = jax.jit(make_step(parts))(make_state(parts), BATCHES[0], KEY)
-    means = [jax.tree.leaves(s.stats["encoder"]["norm"]) for s in (one[0], whole)]
-    assert not np.allclose(means[0][-1], means[1][-1], atol=1e-3), "variances of eight examples"
 
 
 def test_devices_change_nothing():
