@@ -26,7 +26,7 @@ from ssl_jax.augment.views import RECIPES, make_views, normalise
 from ssl_jax.data.batches import batch_indices
 from ssl_jax.data.sources import load_dataset
 from ssl_jax.diagnosis.course import Course
-from ssl_jax.diagnosis.facts import COLLAPSED, Facts
+from ssl_jax.diagnosis.facts import COLLAPSED, Facts, SetBy
 from ssl_jax.diagnosis.history import Watch
 from ssl_jax.diagnosis.state import diagnose_course
 from ssl_jax.dynamics.collapse import collapse_signs
@@ -279,6 +279,7 @@ def train_runs(program: Program, steps: int, seed: int) -> list[Run]:
             loss_scale=1.0,
             loss=program.loss,
             total_steps=steps,
+            set_by=SetBy(0.5, 0.1, "max") if program.kind == "direct_pred" else None,
         )
         runs.append(Run(name_of(program, rate, decay, cosine), seed, history, facts))
     return runs

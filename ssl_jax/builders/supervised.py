@@ -210,5 +210,6 @@ def build_step(
         num_classes=num_classes,
         consistency=config.augment.consistency,
         penalty=penalty_kind(config, parts.rules),
+        accumulate=config.accumulate,
         axis_name=axis_name,
     )
