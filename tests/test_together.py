@@ -528,6 +528,8 @@ def test_supervised_cells_and_several_forms(tmp_path, capsys):
         "batch_size": "20",
         "epochs": "2",
         "plateau.patience": "1",
+        "augment.mean": "0.5",
+        "augment.std": "0.5",
     }
     config.vary = "; ".join([f"{f}={v}" for f, v in fields.items()])
     config.vary += "; optimizer.name=adam,momentum; optimizer.learning_rate=1e-3,1e-2"
