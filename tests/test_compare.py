@@ -111,7 +111,7 @@ def test_numbers_are_those_of_scipy(tau):
     found = difference(other, one, "linear_accuracy")
     low, high = scipy.stats.t.interval(0.95, 1, 1.5, scipy.stats.sem([1, 2]))
     assert (found.mean, found.width) == pytest.approx((1.5, (high - low) / 2))
-    assert str(found) == f"1.50 ± {(high - low) / 2:.2f}"
+    assert str(found) == f"+1.50 ± {(high - low) / 2:.2f}"
     assert estimate(one, "knn_accuracy") is None
 
 
@@ -193,7 +193,7 @@ def test_the_page_is_whole_and_its_links_lead_somewhere(tau):
     compared = Compared(groups_of(tau), ["x: <b>damaged</b>"])
     text = page(compared)
     parsed = check_page(text)
-    assert sum(tag == "img" for tag, _ in parsed.found) == 2 + 3  # two figures; one a group
+    assert sum(tag == "img" for tag, _ in parsed.found) == 3 + 3  # names, curve, spectra; one a group
     assert "http" not in text.replace("http-equiv", "") and "&lt;b&gt;damaged" in text
     assert text == page(compared)
     assert "54.00 ± 9.94" in text_of(compared) and "## Left out" in text_of(compared)
@@ -233,17 +233,19 @@ def test_figures_by_the_number_of_fields(tau, tmp_path, closed):
     values = draw_fields(groups, "linear_accuracy").axes[0].images[0].get_array()
     found = np.asarray(values.filled(np.nan)).ravel()
     np.testing.assert_allclose(np.sort(found), [0, 10, 20, np.nan])
-    curves = draw_curves(groups).axes[0].lines[0].get_xydata()
-    np.testing.assert_allclose(curves, [[10, -0.1], [20, -0.2]])
+    legend, curves = draw_curves(groups)
+    np.testing.assert_allclose(curves.axes[0].lines[0].get_xydata(), [[10, -0.1], [20, -0.2]])
+    names = [text.get_text() for text in legend.axes[0].get_legend().get_texts()]
+    assert names == [one.label({}, last=True) for one in groups]
     spectra = draw_spectra(groups).axes[0].lines
     np.testing.assert_allclose(spectra[0].get_ydata(), [3, 1, np.nan])
     assert len(spectra) >= 3
 
 
-def test_a_run_that_has_just_begun_hides_no_curve_of_the_others(tau):
+def test_a_run_that_has_just_begun_hides_no_curve_of_the_others(tau, closed):
     run = write_run(tau / "a/seed-3", 3, None, {"target.tau": 0.0})
     (run / "metrics.csv").write_text(metrics_csv.table([]))
-    curves = draw_curves(groups_of(tau)).axes[0].lines
+    curves = draw_curves(groups_of(tau))[1].axes[0].lines
     np.testing.assert_allclose(curves[0].get_xydata(), [[10, -0.1], [20, -0.2]])
 
 

@@ -102,28 +102,33 @@ def table(
     return f'<div class="wide">{body}</div>'
 
 
-def image(draw: "Callable[[], Figure | None]", words: str, page: str = "report.html") -> str:
-    """Return a figure as SVG inside the page, or a sentence where it cannot be drawn.
+def image(
+    draw: "Callable[[], Figure | Sequence[Figure] | None]", words: str, page: str = "report.html"
+) -> str:
+    """Return figures as SVG inside the page, or a sentence where they cannot be drawn.
 
     Args:
-        draw: returns the figure, or None where there is nothing to draw.
-        words: its alternative text.
+        draw: returns a figure, several that stand beside each other, or nothing.
+        words: their alternative text.
         page: name of the page, for the warning.
 
     Returns:
         The element; "" where there is nothing to draw.
     """
-    content = b""
+    parts: list[str] = []
     with optional(Path(page)):
-        figure = draw()
-        if figure is None:
+        drawn = draw()
+        if not drawn:
             return ""
+        figures = drawn if isinstance(drawn, Sequence) else [drawn]
         with plt.rc_context({"svg.hashsalt": "page"}):  # the same figures, the same page
-            options = {"bbox_inches": "tight", "metadata": {"Date": None}}
-            content = render(figure, format="svg", **options)
-    if not content:
+            options = {"metadata": {"Date": None}}
+            contents = [render(figure, format="svg", **options) for figure in figures]
+        parts = [embedded(content, "svg+xml", words) for content in contents]
+    if not parts:
         return f"<p>{in_html(words)}: could not be drawn.</p>"
-    return f'<div class="wide">{embedded(content, "svg+xml", words)}</div>'
+    kind = "wide" if len(parts) == 1 else "several"
+    return f'<div class="{kind}">{"".join(parts)}</div>'
 
 
 def embedded(content: bytes, kind: str, words: str) -> str:

@@ -3,7 +3,7 @@
 The tables come from stored result files. In README.md and docs/*.md the table of NAME is between a
 mark and `<!-- end -->`:
 
-    <!-- seeds: NAME -->        one row a method: mean and standard deviation over its seeds, from
+    <!-- seeds: NAME -->        one row a method: means and intervals over its seeds, from
                                 results/NAME/METHOD/seed-N.json; NAME of a sweep is SWEEP/SCALE
     <!-- experiment: NAME -->   an experiment's tables and conclusion, from
                                 results/experiments/NAME.json
@@ -21,9 +21,10 @@ import argparse
 import re
 from pathlib import Path
 
-import numpy as np
-
 from ssl_jax import files
+from ssl_jax.reports import markdown as md
+from ssl_jax.reports.compare.runs import Group, Run
+from ssl_jax.reports.compare.tables import SEEDS, STATE, Column, in_text, measured, tabulate
 from ssl_jax.reports.dynamics import table
 from ssl_jax.reports.experiments import registry
 from ssl_jax.reports.replication.results import gather
@@ -34,13 +35,16 @@ from ssl_jax.workdir.schema import FLAG, KNOWN, NUMBER, SHARE, TEXT, WHOLE, Shap
 
 ROOT = Path(__file__).parents[2]
 ACCURACIES = ("linear_accuracy", "ridge_accuracy", "knn_accuracy")
+SPREAD = ("relative_spread", "effective_rank")
 SEED: Shape = {
     "method": TEXT,
+    "seed": WHOLE,
     **{name: SHARE for name in ACCURACIES},
     "relative_spread": NUMBER,
     "effective_rank": NUMBER,
     "collapsed": FLAG,
-    "few_label?": {"labels_per_class": WHOLE, "pretrained": {"mean": SHARE}},
+    "few_label?": {"pretrained": {"mean": SHARE}},
+    "state?": TEXT,
 }
 MARKED = re.compile(
     r"(<!-- (seeds|experiment|dynamics|labels|doctor|measures|replication): ([\w/]+) -->\n)"
@@ -62,34 +66,14 @@ def read_runs(name: str, root: Path = ROOT) -> dict[str, dict]:
 
 
 def seeds_table(results: list[dict]) -> str:
-    """Return a table with one row for each method, in the order of first appearance.
-
-    A row has mean and standard deviation over the method's seeds. The probe with few labels has a
-    column where all have it.
-    """
-    few = bool(results) and all(r.get("few_label") for r in results)
-    methods: dict[str, list[dict]] = {}
-    for r in results:
-        methods.setdefault(r["method"], []).append(r)
-    columns = ["method", "seeds", "linear", "ridge", "kNN"]
-    columns += [f"{results[0]['few_label']['labels_per_class']} labels a class"] if few else []
-    columns += ["spread", "rank", "collapsed"]
-    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for method, runs in methods.items():
-        cells = [_over_seeds([100 * r[name] for r in runs]) for name in ACCURACIES]
-        if few:
-            cells.append(_over_seeds([100 * r["few_label"]["pretrained"]["mean"] for r in runs]))
-        cells += [
-            _over_seeds([r[name] for r in runs]) for name in ("relative_spread", "effective_rank")
-        ]
-        down = sum(r["collapsed"] for r in runs)
-        rows.append(f"| {in_markdown(method)} | {len(runs)} | {' | '.join(cells)} | {down} |")
-    return "\n".join(rows) + "\n"
-
-
-def _over_seeds(values: list[float]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{spread}"
+    """Return a table with one row for each method, in the order of first appearance."""
+    groups: dict[str, Group] = {}
+    for result in results:
+        one = groups.setdefault(result["method"], Group({"method": result["method"]}, []))
+        one.runs.append(Run(Path(), result["seed"], {}, result, {}, {}))
+    columns = [*measured([*ACCURACIES, "few_label.pretrained.mean", *SPREAD]), STATE]
+    method: Column = ("method", lambda one: one.settings["method"])
+    return in_text(tabulate(list(groups.values()), [method, SEEDS], columns))
 
 
 def read_labels(path: Path) -> dict:
@@ -109,11 +93,8 @@ def labels_table(result: dict) -> str:
     head = f"| encoder, {few['labels_per_class']} labels a class | test accuracy, % |\n|---|---|\n"
     rows = [f"| {word} | {_percent(few[name])} |\n" for name, word in CONTENDERS.items()]
     made = in_markdown(f"{result['device']}, jax {result['versions']['jax']}")
-    return (
-        head
-        + "".join(rows)
-        + f"\n± is the standard deviation over the same {few['draws']} draws of labels ({made}).\n"
-    )
+    note = f"± is the standard deviation over the same {few['draws']} draws of labels ({made}).\n"
+    return f"{head}{''.join(rows)}\n{note}"
 
 
 SHARES = ("10%", "25%", "50%")
@@ -121,8 +102,7 @@ SHARES = ("10%", "25%", "50%")
 
 def doctor_table(result: dict) -> str:
     """Return the verdicts on unfinished runs against those at the end, by what the end was."""
-    head = "| the end | runs | " + " | ".join(f"at {share}: sure, same" for share in SHARES)
-    lines = [f"{head} |", "|---" * (2 + len(SHARES)) + "|"]
+    head, lines = ["the end", "runs", *(f"at {share}: sure, same" for share in SHARES)], []
     ends: dict[str, list[dict]] = {}
     for row in result["rows"]:
         ends.setdefault(row["100%"].split(", ")[0], []).append(row)
@@ -132,14 +112,14 @@ def doctor_table(result: dict) -> str:
             found = [row[share].split(", ") for row in rows]
             sure = sum(certainty == "sure" for _, certainty in found)
             cells.append(f"{sure}, {sum(state == end for state, _ in found)}")
-        lines.append(f"| {end} | {len(rows)} | {' | '.join(cells)} |")
+        lines.append([end, len(rows), *cells])
     every = result["summary"][-1]
     summary = (
         f"\nOf {every['verdicts']} verdicts, one a row, {every['sure']} were sure "
         f"({every['sure_collapsed']} of them of a collapse); the end contradicted "
         f"{every['contradicted']}.\n"
     )
-    return "\n".join(lines) + "\n" + summary
+    return md.table(head, lines) + summary
 
 
 def _percent(spread: dict) -> str:
@@ -163,8 +143,9 @@ GROUPS = {"all": "all runs", "byol": "BYOL's runs"}
 
 def measures_table(result: dict) -> str:
     """Return the rank correlation of each measure with the linear accuracy, a row a measure."""
-    heads = [f"{words}: rho | p | runs" for words in GROUPS.values()]
-    lines = [f"| measure | {' | '.join(heads)} |", "|---" * (1 + 3 * len(GROUPS)) + "|"]
+    lines, header = [], ["measure"]
+    for words in GROUPS.values():
+        header += [f"{words}: rho", "p", "runs"]
     for row in result["correlations"]:
         cells = []
         for group in GROUPS:
@@ -172,10 +153,10 @@ def measures_table(result: dict) -> str:
             cells += ["", ""] if rho is None or p is None else [f"{rho:+.2f}", f"{p:.2g}"]
             cells.append(str(row[f"{group}_runs"]))
         name = row["measure"].replace("|", "\\|")
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+        lines.append([f"`{name}`", *cells])
     accuracies = [100 * row["linear_accuracy"] for row in result["rows"]]
-    return "\n".join(lines) + (
-        f"\n\nThe {len(accuracies)} runs have linear accuracies of {min(accuracies):.1f} to "
+    return md.table(header, lines) + (
+        f"\nThe {len(accuracies)} runs have linear accuracies of {min(accuracies):.1f} to "
         f"{max(accuracies):.1f}%.\n"
     )
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ssl_jax.reports.experiments.model_scale import ahead
-from ssl_jax.reports.experiments.parts import curve_of, curves, numbers_table, percent
+from ssl_jax.reports.experiments.parts import curve_of, curves, numbers_table, percent, spelled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ def report(r: dict) -> str:
         [
             f"{optimizer}, {fields['learning_rate']:g}",
             name,
-            loss(arm),
+            spelled(arm["loss"], digits=3),
             percent(arm["test"], digits=2),
             ahead(name, arm),
         ]
@@ -24,16 +24,6 @@ def report(r: dict) -> str:
     ]
     header = ["optimizer, learning rate", "arm", "training loss", "test accuracy, %", "ahead of WD"]
     return f"Decay {r['weight_decay']:g}, last epoch\n\n{numbers_table(header, rows)}"
-
-
-def loss(arm: dict) -> str:
-    """Return an arm's training loss with its interval, in nats."""
-    mean, interval = arm["loss"]["mean"], arm["loss"]["interval"]
-    return (
-        "not finite"
-        if mean is None
-        else f"{mean:.3f}" + (f" ± {interval:.3f}" if interval is not None else "")
-    )
 
 
 def draw(r: dict) -> "dict[str, Figure]":

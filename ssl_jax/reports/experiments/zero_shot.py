@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ssl_jax.reports.experiments.parts import curve_of, curves, numbers_table
+from ssl_jax.reports.experiments.parts import curve_of, curves, numbers_table, spelled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,9 +14,8 @@ def report(r: dict) -> str:
     rows = []
     for name, curve in r["networks"].items():
         means = dict(zip(r["s"], curve["accuracy"]["mean"], strict=True))
-        held = curve["holds_until"]
-        width = "" if held["interval"] is None else f" ± {held['interval']:.1f}"
-        rows.append([name, *(f"{100 * means[s]:.1f}" for s in shown), f"{held['mean']:.1f}{width}"])
+        held = spelled(curve["holds_until"])
+        rows.append([name, *(f"{100 * means[s]:.1f}" for s in shown), held])
     header = ["test accuracy, %, at s =", *map(str, shown), "keeps nine tenths up to s ="]
     return numbers_table(header, rows)
 
