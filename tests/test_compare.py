@@ -193,7 +193,9 @@ def test_the_page_is_whole_and_its_links_lead_somewhere(tau):
     compared = Compared(groups_of(tau), ["x: <b>damaged</b>"])
     text = page(compared)
     parsed = check_page(text)
-    assert sum(tag == "img" for tag, _ in parsed.found) == 3 + 3  # names, curve, spectra; one a group
+    assert (
+        sum(tag == "img" for tag, _ in parsed.found) == 3 + 3
+    )  # two figures and names; one a group
     assert "http" not in text.replace("http-equiv", "") and "&lt;b&gt;damaged" in text
     assert text == page(compared)
     assert "54.00 ± 9.94" in text_of(compared) and "## Left out" in text_of(compared)

@@ -358,14 +358,12 @@ OURS = {
     "ul": {"class"},
     "li": {"class"},
     "tr": {"class"},
-    "div": {"class"},
+    "div": {"class", "id"},
     "a": {"href"},
-    "span": {"title"},
-    "details": {"id"},
     "img": {"alt", "src"},
     **dict.fromkeys("th td summary".split(), {"class"}),
     **dict.fromkeys("head title style body h1 h2 h3 table thead tbody".split(), set()),
-    **dict.fromkeys("b i small br".split(), set()),
+    **dict.fromkeys("b i small br details".split(), set()),
 }
 
 

@@ -147,13 +147,13 @@ def draw_rows(lines: Sequence[Line], xlabel: str, untrained: float | None = None
     Returns:
         The figure.
     """
-    figure, axis = panel(8, 0.29 * len(lines) + 1.1)
+    figure, axis = panel(6.8, 0.29 * len(lines) + 1.1)
     for y, line in enumerate(lines):
         if line.published is not None:
             style = {"ms": 5.5, "mfc": "none", "mec": THEIRS, "mew": 1.4}
             axis.plot(line.published, y, "D", label="published", **style)
-        style = {"ms": 4, "color": OURS, "alpha": 0.45, "mew": 0}
-        axis.plot(line.values, [y] * len(line.values), "o", label="ours, each seed", **style)
+        style = {"ms": 4, "color": OURS, "alpha": 0.45 if len(line.values) > 1 else 1, "mew": 0}
+        axis.plot(line.values, [y] * len(line.values), "o", label="each seed", **style)
         if len(line.values) > 1:
             ours = intervals.estimate(line.values)
             style = {"fmt": "|", "color": OURS, "ms": 11, "mew": 1.8, "lw": 1.4}
@@ -176,14 +176,14 @@ def draw_rows(lines: Sequence[Line], xlabel: str, untrained: float | None = None
 
 
 def draw_curves(groups: Sequence[Group]) -> "list[Figure]":
-    """Draw each curve that some run has: the seeds' mean, and the band from lowest to highest.
+    """Draw each curve of more than one point: the seeds' mean, and the band from lowest to highest.
 
     One figure a curve is returned, those of several groups behind one that names them.
     """
     figures = []
     for name, title in CURVES.items():
         found = [_curve_of(one, name) for one in groups]
-        if not any(map(bool, found)):
+        if max(len(curve) for curves in found for curve in [{}, *curves]) < 2:
             continue
         figure, axis = panel(3.6, 2.7)
         for curves, colour in zip(found, colours(groups), strict=True):
@@ -196,9 +196,11 @@ def draw_curves(groups: Sequence[Group]) -> "list[Figure]":
         axis.set(xlabel="step", yscale="log" if name == "top_eigenvalue" else "linear")
         figures.append(figure)
     if figures and len(groups) > 1:
-        figure, axis = plt.subplots(figsize=(3.6, 2.7))
+        figure, axis = plt.subplots(layout="constrained")
         axis.set_axis_off()
-        axis.legend(handles=_handles(axis, groups), loc="center left", frameon=False, fontsize=9)
+        handles = _handles(axis, groups)
+        figure.set_size_inches(3.6, 0.22 * len(handles) + 0.2)
+        axis.legend(handles=handles, loc="center left", frameon=False, fontsize=9)
         figures.insert(0, figure)
     return figures
 

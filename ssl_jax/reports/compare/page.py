@@ -141,7 +141,7 @@ def section(anchor: str, title: str, one: Group, pictures: bool = False) -> str:
     """Return the runs of one group, folded.
 
     Args:
-        anchor: identifier in the page.
+        anchor: identifier of what is folded: a link to it unfolds it.
         title: of the group, plain text.
         one: the group.
         pictures: whether the first run shows its figures.
@@ -154,8 +154,8 @@ def section(anchor: str, title: str, one: Group, pictures: bool = False) -> str:
         inner += f'<div class="several">{"".join(pictures_of(one.runs[0].path))}</div>'
     config = in_html(json.dumps(one.runs[0].fields, indent=1, default=str), lines=True)
     return (
-        f'<details id="{anchor}"><summary>{in_html(title)}</summary>{inner}'
-        f"<details><summary>configuration</summary><pre>{config}</pre></details></details>"
+        f'<details><summary>{in_html(title)}</summary><div id="{anchor}">{inner}'
+        f"<details><summary>configuration</summary><pre>{config}</pre></details></div></details>"
     )
 
 
