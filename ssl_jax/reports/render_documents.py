@@ -1,4 +1,4 @@
-"""Render Markdown tables: `python -m ssl_jax.reports.render_documents [--figures DIR]`.
+"""Render tables and pictures: `python -m ssl_jax.reports.render_documents [--figures [DIR]]`.
 
 The tables come from stored result files. In README.md and docs/*.md the table of NAME is between a
 mark and `<!-- end -->`:
@@ -15,18 +15,25 @@ mark and `<!-- end -->`:
     <!-- measures: NAME -->     rank correlations of the label-free measures, from results/NAME.json
     <!-- replication: SCALE --> the published tables and claims, from
                                 results/TABLE/SCALE/CELL/seed-N.json
+
+A picture figures/NAME/FIGURE.png in docs/*.md is of the experiment NAME, or of the seeds NAME.
 """
 
 import argparse
+import hashlib
+import io
 import re
+import tempfile
 from pathlib import Path
 
 from ssl_jax import files
 from ssl_jax.reports import markdown as md
-from ssl_jax.reports.compare.runs import Group, Run
+from ssl_jax.reports.compare.figures import Line, draw_rows
+from ssl_jax.reports.compare.runs import Group, Run, estimate, values
 from ssl_jax.reports.compare.tables import SEEDS, STATE, Column, in_text, measured, tabulate
 from ssl_jax.reports.dynamics import table
 from ssl_jax.reports.experiments import registry
+from ssl_jax.reports.figure import label, save
 from ssl_jax.reports.replication.results import gather
 from ssl_jax.reports.replication.tables import markdown
 from ssl_jax.text import in_markdown
@@ -34,12 +41,16 @@ from ssl_jax.workdir.directory import read_json
 from ssl_jax.workdir.schema import FLAG, KNOWN, NUMBER, SHARE, TEXT, WHOLE, Shape, require
 
 ROOT = Path(__file__).parents[2]
+PAGES = Path("docs/figures")
+PICTURE = re.compile(r"\]\(figures/(\w+)/([\w-]+)\.png\)")
 ACCURACIES = ("linear_accuracy", "ridge_accuracy", "knn_accuracy")
+UNTRAINED = "random_init_linear_accuracy"
 SPREAD = ("relative_spread", "effective_rank")
 SEED: Shape = {
     "method": TEXT,
     "seed": WHOLE,
     **{name: SHARE for name in ACCURACIES},
+    f"{UNTRAINED}?": SHARE,
     "relative_spread": NUMBER,
     "effective_rank": NUMBER,
     "collapsed": FLAG,
@@ -65,15 +76,31 @@ def read_runs(name: str, root: Path = ROOT) -> dict[str, dict]:
     return require(read_json(path), {"runs": {str: table.RECORD}}, path)["runs"]
 
 
-def seeds_table(results: list[dict]) -> str:
-    """Return a table with one row for each method, in the order of first appearance."""
+def groups_of(results: list[dict]) -> list[Group]:
+    """Return the runs by method, in the order of first appearance."""
     groups: dict[str, Group] = {}
     for result in results:
         one = groups.setdefault(result["method"], Group({"method": result["method"]}, []))
         one.runs.append(Run(Path(), result["seed"], {}, result, {}, {}))
+    return list(groups.values())
+
+
+def seeds_table(results: list[dict]) -> str:
+    """Return a table with one row for each method."""
     columns = [*measured([*ACCURACIES, "few_label.pretrained.mean", *SPREAD]), STATE]
     method: Column = ("method", lambda one: one.settings["method"])
-    return in_text(tabulate(list(groups.values()), [method, SEEDS], columns))
+    return in_text(tabulate(groups_of(results), [method, SEEDS], columns))
+
+
+def draw_seeds(results: list[dict], folder: Path) -> None:
+    """Draw linear.png: the accuracy of each method's seeds, their mean and interval."""
+    groups = groups_of(results)
+    found = [list(values(one, "linear_accuracy").values()) for one in groups]
+    lines = [Line(label(one.settings["method"]), x) for one, x in zip(groups, found, strict=True)]
+    untrained = estimate(Group({}, [run for one in groups for run in one.runs]), UNTRAINED)
+    xlabel = "linear accuracy on the test images, %"
+    figure = draw_rows(lines, xlabel, untrained.mean if untrained else None)
+    save(figure, folder / "linear.png")
 
 
 def read_labels(path: Path) -> dict:
@@ -181,24 +208,67 @@ def render(text: str, root: Path = ROOT) -> str:
     return MARKED.sub(lambda m: m[1] + RENDERERS[m[2]](m[3], root) + m[4], text)
 
 
+def sources(name: str, root: Path = ROOT) -> list[Path]:
+    """Return the stored files that pictures of NAME are drawn from."""
+    path = root / "results" / "experiments" / f"{name}.json"
+    return [path] if path.is_file() else sorted((root / "results" / name).glob("*/seed-*.json"))
+
+
+def digest_of(paths: list[Path]) -> str:
+    """Return a digest of the files' content, which a picture of them carries."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def pictures(root: Path = ROOT) -> dict[str, list[str]]:
+    """Return the figures that the pages show, by NAME."""
+    found: dict[str, list[str]] = {}
+    for path in documents(root):
+        for name, figure in PICTURE.findall(files.read_text(path, "a document")):
+            found.setdefault(name, []).append(figure)
+    return found
+
+
+def draw_pictures(root: Path = ROOT) -> None:
+    """Draw the figures that the pages show, in few colours, as they are small then."""
+    from PIL import Image, PngImagePlugin
+
+    for name, figures in pictures(root).items():
+        paths, note = sources(name, root), PngImagePlugin.PngInfo()
+        note.add_text("Source", digest_of(paths))
+        with tempfile.TemporaryDirectory() as folder:
+            if paths[0].stem == name:
+                registry.draw_stored(paths[0], Path(folder))
+            else:
+                draw_seeds(read_results(name, root), Path(folder))
+            for figure in figures:
+                content, out = io.BytesIO(), root / "docs" / "figures" / name
+                with Image.open(Path(folder) / f"{figure}.png") as image:
+                    small = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+                small.save(content, "PNG", optimize=True, pnginfo=note)
+                files.make_folder(out)
+                files.write_whole(out / f"{figure}.png", content.getvalue())
+
+
 def documents(root: Path = ROOT) -> list[Path]:
     """Return the Markdown files whose tables are rendered."""
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
 def main() -> None:
-    """Render all documents and, with --figures, draw the figures of stored experiments."""
+    """Render all documents and, with --figures, draw figures of stored results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--figures", type=Path, help="also draw every stored experiment's figures into DIR/NAME/"
-    )
+    words = "also draw every stored experiment's figures into DIR/NAME/; without DIR, the pages'"
+    parser.add_argument("--figures", type=Path, nargs="?", const=PAGES, metavar="DIR", help=words)
     folder = parser.parse_args().figures
     for path in documents():
         files.write_whole(path, render(files.read_text(path, "a document")))
-    for path in sorted((ROOT / "results" / "experiments").glob("*.json")) if folder else []:
-        registry.draw_stored(path, folder / path.stem)
+    if folder == PAGES:
+        draw_pictures()
+    elif folder:
+        for path in sorted((ROOT / "results" / "experiments").glob("*.json")):
+            registry.draw_stored(path, folder / path.stem)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,27 @@ def panels(
     )
 
 
+def wrapped(
+    count: int, columns: int = 2, width: float = 4.4, height: float = 3.4, **options: Any
+) -> "tuple[Figure, list[Axes]]":
+    """Return a figure of so many panels, at most `columns` beside each other.
+
+    Args:
+        count: number of panels.
+        columns: the most in one row.
+        width: of each panel, in inches.
+        height: of each panel, in inches.
+        **options: further arguments of `pyplot.subplots`.
+
+    Returns:
+        The figure, and the panels, row by row.
+    """
+    figure, axes = panels(-(-count // columns), min(count, columns), width, height, **options)
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    return figure, list(axes.flat[:count])
+
+
 def panel(width: float, height: float) -> "tuple[Figure, Axes]":
     """Return a figure of one panel with a grid, of a size in inches."""
     figure, axes = panels(1, 1, width, height)
@@ -228,10 +249,8 @@ def draw_modes(runs: Iterable[tuple[str, Run]]) -> "Figure | None":
     shown = [one for one in runs if "corr_eigenvalues" in one[1].dynamics][:MODES]
     if not shown:
         return None
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
-    figure, axes = panels(rows, columns, 2.3, 2.5, sharey=True)
-    for axis, (title, run) in zip(axes.flat, shown, strict=False):
+    figure, axes = wrapped(len(shown), 4, 2.3, 2.5, sharey=True)
+    for axis, (title, run) in zip(axes, shown, strict=True):
         spectra, epochs = run.dynamics["corr_eigenvalues"], run.dynamics["epoch"]
         scale = plt.get_cmap("viridis")(np.linspace(0, 0.92, spectra.shape[1]))
         for mode, colour in zip(spectra.T, scale, strict=True):
@@ -239,9 +258,7 @@ def draw_modes(runs: Iterable[tuple[str, Run]]) -> "Figure | None":
         axis.set(xlabel="epoch", yscale="log")
         axis.set_title(label(title), fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes.flat[len(shown) :]:
-        axis.set_axis_off()
-    for axis in axes[:, 0]:
+    for axis in axes[::4]:
         axis.set_ylabel("largest eigenvalues of F")
     return figure
 
@@ -257,16 +274,26 @@ def draw_spectra(groups: Sequence[Group]) -> "Figure | None":
     figure, axis = panel(6.2, 3.4)
     for found, colour in zip(spectra, colours(groups), strict=True):
         for number, spectrum in enumerate(found):
-            shown = np.array([np.nan if v is None else v for v in spectrum], np.float64)
-            shown = np.where(shown > np.nanmax(shown) * 1e-9, shown, np.nan)
             style = {"color": colour, "zorder": 1 if colour == OTHERS else 2}
-            places = np.arange(1, len(shown) + 1)
-            axis.semilogy(places, shown, lw=1.2, alpha=1 if not number else 0.45, **style)
-    axis.set(xlabel="rank", ylabel="eigenvalue of F at the end")
+            draw_spectrum(axis, spectrum, lw=1.2, alpha=1 if not number else 0.45, **style)
     if len(groups) > 1:
         style = {"loc": "outside upper left", "ncols": 2, "frameon": False, "fontsize": 8}
         figure.legend(handles=_handles(axis, groups), **style)
     return figure
+
+
+def draw_spectrum(axis: "Axes", spectrum: ArrayLike, **style: Any) -> None:
+    """Draw eigenvalues of F, largest first, on a log scale, without rounding errors at or below 0.
+
+    Args:
+        axis: to draw on.
+        spectrum: (D,); None or NaN where it is not known.
+        **style: of the line, as `Axes.plot` takes it.
+    """
+    shown = np.array(spectrum, np.float64)
+    floor = np.nanmax(shown, initial=0) * 1e-9
+    axis.semilogy(np.arange(1, len(shown) + 1), np.where(shown > floor, shown, np.nan), **style)
+    axis.set(xlabel="rank", ylabel="eigenvalue of F at the end")
 
 
 def _has_spectrum(result: dict) -> bool:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ssl_jax.intervals import Estimate
-from ssl_jax.reports.compare.figures import draw_band, draw_cells, panels
+from ssl_jax.reports.compare.figures import draw_band, draw_cells, wrapped
+from ssl_jax.reports.compare.figures import panels as panels
 from ssl_jax.reports.markdown import NUMBER, table
 
 if TYPE_CHECKING:
@@ -89,29 +90,34 @@ def spread(count: int) -> list[int]:
 # --- Figures --------------------------------------------------------------------------------------
 
 
-def curve_of(score: dict) -> Curve:
-    """Return a score of N numbers as a curve."""
-    return floats(score["mean"]), None if score["interval"] is None else floats(score["interval"])
+def curve_of(score: dict, scale: float = 1) -> Curve:
+    """Return a score of N numbers, `scale` times, as a curve."""
+    width = score["interval"]
+    return scale * floats(score["mean"]), None if width is None else scale * floats(width)
 
 
-def draw_curve(
-    axis: "Axes", x: ArrayLike, score: "dict | Curve", scale: float = 1, **style: Any
-) -> "Line2D":
-    """Draw the curve of a score, with its band.
+def stacked(scores: Sequence[dict], scale: float = 1) -> Curve:
+    """Return scores of one number each, `scale` times, as a curve."""
+    means, widths = zip(*map(at, scores), strict=True)
+    return curve_of({"mean": means, "interval": None if None in widths else widths}, scale)
+
+
+def draw_curve(axis: "Axes", x: ArrayLike, curve: Curve, **style: Any) -> "Line2D":
+    """Draw a curve, with its band.
 
     Args:
         axis: to draw on.
         x: (N,).
-        score: of N numbers, or their curve.
-        scale: of what is drawn; 100 for per cent.
+        curve: N means, and half-widths or None.
         **style: of the line, as `Axes.plot` takes it.
 
     Returns:
         The line.
     """
-    mean, width = curve_of(score) if isinstance(score, dict) else score
-    band = None if width is None else (scale * (mean - width), scale * (mean + width))
-    return draw_band(axis, x, scale * mean, band, **style)
+    mean, width = curve
+    return draw_band(
+        axis, x, mean, None if width is None else (mean - width, mean + width), **style
+    )
 
 
 def curves(
@@ -131,14 +137,17 @@ def curves(
         log: whether x has a logarithmic scale.
 
     Returns:
-        The figure, one row of panels.
+        The figure, two panels a row.
     """
-    figure, axes = panels(1, len(shown), 4.6)
-    for axis, (name, lines) in zip(axes[0], shown.items(), strict=True):
+    figure, axes = wrapped(len(shown))
+    for axis, (name, lines) in zip(axes, shown.items(), strict=True):
         for label, curve in lines.items():
             places = np.arange(1, len(curve[0]) + 1) if x is None else np.asarray(x)
             draw_curve(axis, places, curve, label=label)
         axis.set(xlabel=xlabel, xscale="log" if log else "linear")
+        if log and x is not None:
+            axis.set_xticks(x, [f"{place:,}" for place in x])
+            axis.minorticks_off()
         axis.set_title(name, fontsize=9)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
@@ -168,7 +177,7 @@ def heat_maps(
         shared: whether all panels but `difference` have one scale of colours.
 
     Returns:
-        The figure, one row of panels.
+        The figure, two panels a row.
     """
     everything = np.concatenate([values.ravel() for values in shown.values()])
     maps = [
@@ -177,8 +186,8 @@ def heat_maps(
     for name, values in (difference or {}).items():
         width = max(np.abs(limits(values)))
         maps.append((name, values, "RdBu", (-width, width), False))
-    figure, axes = panels(1, len(maps))
-    for axis, (name, values, colours, (low, high), circled) in zip(axes[0], maps, strict=True):
+    figure, axes = wrapped(len(maps), height=2.9)
+    for axis, (name, values, colours, (low, high), circled) in zip(axes, maps, strict=True):
         draw_cells(axis, values, form, "NaN", cmap=colours, vmin=low, vmax=high)
         axis.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays], fontsize=7)
         axis.set_yticks(range(len(rates)), [f"{rate:.3g}" for rate in rates], fontsize=7)

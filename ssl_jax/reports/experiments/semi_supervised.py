@@ -4,7 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssl_jax.reports.experiments.parts import draw_curve, panels, paragraphs, percent, points
+from ssl_jax.reports.experiments.parts import (
+    draw_curve,
+    panels,
+    paragraphs,
+    percent,
+    points,
+    stacked,
+)
 from ssl_jax.reports.markdown import table
 
 if TYPE_CHECKING:
@@ -62,12 +69,8 @@ def draw(result: dict) -> "dict[str, Figure]":
     for arm in ARMS:
         rows = [row for row in ordered(result) if row["arm"] == arm]
         shares = np.array([100 * row["share"] for row in rows])
-        known = all(row["test"]["interval"] is not None for row in rows)
-        score = {
-            "mean": [row["test"]["mean"] for row in rows],
-            "interval": [row["test"]["interval"] for row in rows] if known else None,
-        }
-        draw_curve(axis, shares, score, 100, marker="o", ms=4, label=arm)
+        curve = stacked([row["test"] for row in rows], 100)
+        draw_curve(axis, shares, curve, marker="o", ms=4, label=arm)
     ticks = sorted({100 * row["share"] for row in result["rows"]})
     axis.set(xscale="log", xlabel="labels, %", ylabel="test accuracy, %")
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

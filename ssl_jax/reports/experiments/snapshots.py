@@ -4,7 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssl_jax.reports.experiments.parts import draw_curve, panels, paragraphs, percent, points
+from ssl_jax.reports.experiments.parts import (
+    curve_of,
+    draw_curve,
+    panels,
+    paragraphs,
+    percent,
+    points,
+)
 from ssl_jax.reports.markdown import table
 
 if TYPE_CHECKING:
@@ -61,7 +68,7 @@ def draw(result: dict) -> "dict[str, Figure]":
     for name, label in (("plain", "plain run, one cosine"), ("cyclic", "warm restarts")):
         curve = result["curves"][name]
         epochs = np.arange(1, len(curve["mean"]) + 1)
-        draw_curve(left, epochs, curve, 100, marker=None, label=label)
+        draw_curve(left, epochs, curve_of(curve, 100), marker=None, label=label)
     left.set(xlabel="epoch", ylabel="test accuracy, %")
     mean = result["curves"]["plain"]["mean"]
     left.set_ylim(100 * np.quantile(mean, 0.05) - 2, 100 * max(mean) + 2)
@@ -70,7 +77,8 @@ def draw(result: dict) -> "dict[str, Figure]":
         (result["members"]["accuracy"], "o", "C1", "snapshot of cycle m alone"),
         (result["last_members"], "s", "C2", "ensemble of the last m"),
     ):
-        draw_curve(right, cycles, score, 100, marker=mark, ms=4, color=colour, label=label)
+        style = {"marker": mark, "ms": 4, "color": colour, "label": label}
+        draw_curve(right, cycles, curve_of(score, 100), **style)
     right.axhline(
         100 * result["kinds"]["plain run"]["accuracy"]["mean"],
         color="C0",

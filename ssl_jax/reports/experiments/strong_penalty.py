@@ -29,9 +29,14 @@ def report(r: dict) -> str:
 def draw(r: dict) -> "dict[str, Figure]":
     """Return the figure strong_penalty: loss and accuracy over the epochs."""
     shown = {
-        f"{optimizer}, {label}": {name: curve_of(arm[key]) for name, arm in fields["arms"].items()}
+        f"{optimizer}, {label}": {
+            name: curve_of(arm[key], scale) for name, arm in fields["arms"].items()
+        }
         for optimizer, fields in r["optimizers"].items()
-        for label, key in (("training loss", "loss_curve"), ("test accuracy", "test_curve"))
+        for label, key, scale in (
+            ("training loss", "loss_curve", 1),
+            ("test accuracy, %", "test_curve", 100),
+        )
     }
     return {
         "strong_penalty": curves(shown, "epoch", f"strong penalty: decay {r['weight_decay']:g}")

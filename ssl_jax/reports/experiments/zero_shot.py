@@ -23,8 +23,11 @@ def report(r: dict) -> str:
 def draw(r: dict) -> "dict[str, Figure]":
     """Return the figure zero_shot: accuracy and cross-entropy by strength of decay."""
     shown = {
-        label: {name: curve_of(curve[key]) for name, curve in r["networks"].items()}
-        for label, key in (("test accuracy", "accuracy"), ("test cross-entropy", "loss"))
+        label: {name: curve_of(curve[key], scale) for name, curve in r["networks"].items()}
+        for label, key, scale in (
+            ("test accuracy, %", "accuracy", 100),
+            ("test cross-entropy, nats", "loss", 1),
+        )
     }
     return {
         "zero_shot": curves(shown, "s: weights times (1 - s / 100)", "zero-shot decay", x=r["s"])
