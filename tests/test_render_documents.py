@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from ssl_jax.reports import front_figure
 from ssl_jax.reports.render_documents import (
     CONTENDERS,
+    digest_of,
     documents,
     labels_table,
     measures_table,
+    pictures,
     render,
     seeds_table,
 )
@@ -76,7 +79,7 @@ def test_documents_are_up_to_date(path):
     assert render(text) == text, "python -m ssl_jax.reports.render_documents renews it"
 
 
-def test_every_stored_experiment_is_told():
+def test_every_stored_experiment_is_told_and_shown():
     stored = {path.stem for path in (ROOT / "results" / "experiments").glob("*.json")}
     told = [
         name
@@ -84,6 +87,17 @@ def test_every_stored_experiment_is_told():
         for name in re.findall(r"<!-- experiment: (\w+) -->", path.read_text())
     ]
     assert stored == set(told)
+    # ... and drawn: pictures of these results, small ones on white
+    assert stored | {"decay_ssl"} == set(pictures())
+    for name, figures in pictures().items():
+        for figure in figures:
+            path = ROOT / "docs" / "figures" / name / f"{figure}.png"
+            assert path.stat().st_size < 80_000
+            with Image.open(path) as image:
+                redraw = "python -m ssl_jax.reports.render_documents --figures draws it anew"
+                assert image.text["Source"] == digest_of(name), f"{path}: {redraw}"
+                assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+                assert 500 < image.width <= 1200
 
 
 def test_labels_are_those_of_the_run():

@@ -36,8 +36,9 @@ th { color: var(--soft); font-weight: 600; border-bottom-width: 2px; vertical-al
 tr.absent td { color: var(--pale); } tbody tr:hover { background: var(--wash); }
 img { max-width: 100%; height: auto; display: block; margin: .6rem 0; background: #fff;
   border-radius: 4px; }
-.several { display: flex; flex-wrap: wrap; gap: .6rem; align-items: flex-start; }
-.several img { flex: 1 1 18rem; min-width: 0; max-width: 23.3rem; margin: 0; }
+.several { display: grid; gap: .6rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); }
+.several img { width: 100%; max-width: 40rem; margin: 0; }
 details { border-top: 1px solid var(--line); padding: .35rem 0; font-size: .88rem; }
 summary { cursor: pointer; overflow-wrap: anywhere; }
 details div:target { background: var(--mark); }

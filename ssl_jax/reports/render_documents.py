@@ -1,4 +1,4 @@
-"""Render tables and pictures: `python -m ssl_jax.reports.render_documents [--figures [DIR]]`.
+"""Render tables and pictures: `python -m ssl_jax.reports.render_documents [--figures]`.
 
 The tables come from stored result files. In README.md and docs/*.md the table of NAME is between a
 mark and `<!-- end -->`:
@@ -23,7 +23,6 @@ import argparse
 import hashlib
 import io
 import re
-import tempfile
 from pathlib import Path
 
 from ssl_jax import files
@@ -41,7 +40,6 @@ from ssl_jax.workdir.directory import read_json
 from ssl_jax.workdir.schema import FLAG, KNOWN, NUMBER, SHARE, TEXT, WHOLE, Shape, require
 
 ROOT = Path(__file__).parents[2]
-PAGES = Path("docs/figures")
 PICTURE = re.compile(r"\]\(figures/(\w+)/([\w-]+)\.png\)")
 ACCURACIES = ("linear_accuracy", "ridge_accuracy", "knn_accuracy")
 UNTRAINED = "random_init_linear_accuracy"
@@ -208,15 +206,12 @@ def render(text: str, root: Path = ROOT) -> str:
     return MARKED.sub(lambda m: m[1] + RENDERERS[m[2]](m[3], root) + m[4], text)
 
 
-def sources(name: str, root: Path = ROOT) -> list[Path]:
-    """Return the stored files that pictures of NAME are drawn from."""
+def digest_of(name: str, root: Path = ROOT) -> str:
+    """Return a digest of the stored files of NAME, which a picture of them carries."""
     path = root / "results" / "experiments" / f"{name}.json"
-    return [path] if path.is_file() else sorted((root / "results" / name).glob("*/seed-*.json"))
-
-
-def digest_of(paths: list[Path]) -> str:
-    """Return a digest of the files' content, which a picture of them carries."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+    seeds = sorted((root / "results" / name).glob("*/seed-*.json"))
+    content = (one.read_bytes() for one in ([path] if path.is_file() else seeds))
+    return hashlib.sha256(b"".join(content)).hexdigest()
 
 
 def pictures(root: Path = ROOT) -> dict[str, list[str]]:
@@ -233,20 +228,21 @@ def draw_pictures(root: Path = ROOT) -> None:
     from PIL import Image, PngImagePlugin
 
     for name, figures in pictures(root).items():
-        paths, note = sources(name, root), PngImagePlugin.PngInfo()
-        note.add_text("Source", digest_of(paths))
-        with tempfile.TemporaryDirectory() as folder:
-            if paths[0].stem == name:
-                registry.draw_stored(paths[0], Path(folder))
-            else:
-                draw_seeds(read_results(name, root), Path(folder))
-            for figure in figures:
-                content, out = io.BytesIO(), root / "docs" / "figures" / name
-                with Image.open(Path(folder) / f"{figure}.png") as image:
-                    small = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
-                small.save(content, "PNG", optimize=True, pnginfo=note)
-                files.make_folder(out)
-                files.write_whole(out / f"{figure}.png", content.getvalue())
+        note, out = PngImagePlugin.PngInfo(), files.make_folder(root / "docs" / "figures" / name)
+        note.add_text("Source", digest_of(name, root))
+        if name in registry.REPORTS:
+            registry.draw_stored(root / "results" / "experiments" / f"{name}.json", out)
+        else:
+            draw_seeds(read_results(name, root), out)
+        for path in out.glob("*.png"):
+            if path.stem not in figures:  # which no page shows
+                path.unlink()
+                continue
+            with Image.open(path) as image:
+                small = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+            content = io.BytesIO()
+            small.save(content, "PNG", optimize=True, pnginfo=note)
+            files.write_whole(path, content.getvalue())
 
 
 def documents(root: Path = ROOT) -> list[Path]:
@@ -259,16 +255,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    words = "also draw every stored experiment's figures into DIR/NAME/; without DIR, the pages'"
-    parser.add_argument("--figures", type=Path, nargs="?", const=PAGES, metavar="DIR", help=words)
-    folder = parser.parse_args().figures
+    parser.add_argument("--figures", action="store_true", help="also draw the pages' figures")
+    given = parser.parse_args()
     for path in documents():
         files.write_whole(path, render(files.read_text(path, "a document")))
-    if folder == PAGES:
+    if given.figures:
         draw_pictures()
-    elif folder:
-        for path in sorted((ROOT / "results" / "experiments").glob("*.json")):
-            registry.draw_stored(path, folder / path.stem)
 
 
 if __name__ == "__main__":

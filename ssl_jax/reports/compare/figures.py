@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ssl_jax import intervals
+from ssl_jax.intervals import Estimate
 from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.compare.runs import (
     MEASURES,
@@ -155,6 +156,7 @@ class Line(NamedTuple):
     values: list[float]  # one for each seed
     published: float | None = None
     first: bool = False  # whether a new table begins
+    ours: Estimate | None = None  # where it is not that over `values`
 
 
 def draw_rows(lines: Sequence[Line], xlabel: str, untrained: float | None = None) -> "Figure":
@@ -173,10 +175,13 @@ def draw_rows(lines: Sequence[Line], xlabel: str, untrained: float | None = None
         if line.published is not None:
             style = {"ms": 5.5, "mfc": "none", "mec": THEIRS, "mew": 1.4}
             axis.plot(line.published, y, "D", label="published", **style)
-        style = {"ms": 4, "color": OURS, "alpha": 0.45 if len(line.values) > 1 else 1, "mew": 0}
-        axis.plot(line.values, [y] * len(line.values), "o", label="each seed", **style)
-        if len(line.values) > 1:
-            ours = intervals.estimate(line.values)
+        if line.values:
+            style = {"alpha": 0.45 if len(line.values) > 1 else 1, "color": OURS}
+            axis.scatter(
+                line.values, [y] * len(line.values), s=16, lw=0, label="each seed", **style
+            )
+        ours = line.ours or (intervals.estimate(line.values) if len(line.values) > 1 else None)
+        if ours is not None:
             style = {"fmt": "|", "color": OURS, "ms": 11, "mew": 1.8, "lw": 1.4}
             axis.errorbar(ours.mean, y, xerr=ours.width, label="mean, 95%", **style)
         if y and line.first:

@@ -146,7 +146,7 @@ def curves(
             draw_curve(axis, places, curve, label=label)
         axis.set(xlabel=xlabel, xscale="log" if log else "linear")
         if log and x is not None:
-            axis.set_xticks(x, [f"{place:,}" for place in x])
+            axis.set_xticks(x, [f"{place:,}" for place in x], fontsize=7)
             axis.minorticks_off()
         axis.set_title(name, fontsize=9)
         axis.grid(alpha=0.3)

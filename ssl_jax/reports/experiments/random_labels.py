@@ -18,13 +18,8 @@ def report(result: dict) -> str:
         return "yes" if flag else "no"
 
     rows = [
-        [
-            r["labels"],
-            word(r["augmented"]),
-            word(r["weight_decay"]),
-            percent(r["train"]),
-            percent(r["test"]),
-        ]
+        [r["labels"], *(word(r[key]) for key in ("augmented", "weight_decay"))]
+        + [percent(r[key]) for key in ("train", "test")]
         for r in result["rows"]
     ]
     head = ["labels", "augmentation", "weight decay", "train accuracy, %", "test accuracy, %"]

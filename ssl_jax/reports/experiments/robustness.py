@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssl_jax.reports.compare.figures import panel
 from ssl_jax.reports.experiments.parts import (
+    curve_of,
     curves,
     floats,
     heat_maps,
@@ -83,18 +83,12 @@ def report_pair(r: dict) -> str:
     )
 
 
-def draw_pair(r: dict) -> "dict[str, Figure]":
-    """Return pwd_rwd, the paper's figure 3b, with the intervals over the seeds."""
-    figure, axis = panel(6.2, 3.2)
-    for label, key in (("last epoch", "last_epoch"), ("best 10 epochs", "best_10_epochs")):
-        mean = 100 * floats(r["pwd_rwd"][key]["mean"])
-        interval = r["pwd_rwd"][key]["interval"]
-        error = None if interval is None else 100 * floats(interval)
-        axis.errorbar(r["weight_decays"], mean, error, marker="o", ms=4, capsize=2, label=label)
-    axis.axhline(0, color="grey", lw=0.8)
-    axis.set(xscale="log", xlabel="weight decay", ylabel="PWD - RWD, points of test accuracy")
-    axis.legend(fontsize=8)
-    return {"pwd_rwd": figure}
+def draw_pair(r: dict) -> "Figure":
+    """Return the paper's figure 3b, with the intervals over the seeds."""
+    keys = {"last epoch": "last_epoch", "best 10 epochs": "best_10_epochs"}
+    lines = {label: curve_of(r["pwd_rwd"][key], 100) for label, key in keys.items()}
+    shown = {"PWD - RWD, points of test accuracy": lines}
+    return curves(shown, "weight decay", "", x=r["weight_decays"], log=True)
 
 
 def report_opposing(r: dict) -> str:
@@ -137,7 +131,7 @@ def draw(r: dict) -> "dict[str, Figure]":
     }
     title = f"the strongest penalty of the grid: learning rate {rates[i]:g}, decay {decays[j]:g}"
     figures |= {"strong_penalty": curves(shown, "epoch", title)}
-    return figures | (draw_pair(r) if "pwd_rwd" in r else {})
+    return figures | ({"pwd_rwd": draw_pair(r)} if "pwd_rwd" in r else {})
 
 
 def draw_opposing(r: dict, opposing: dict[str, np.ndarray]) -> "dict[str, Figure]":

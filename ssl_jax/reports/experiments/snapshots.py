@@ -28,20 +28,10 @@ def report(result: dict) -> str:
         for name, v in result["kinds"].items()
     ]
     seeds, config = result["ensemble_of_seeds"], result["config"]
-    rows.append(
-        [
-            f"ensemble of {config['seeds']} plain runs",
-            f"{100 * seeds['accuracy']:.2f}",
-            f"{seeds['nll']:.3f}",
-            "",
-        ]
-    )
-    head = [
-        "",
-        "test accuracy, %",
-        "negative log-likelihood, nats",
-        "snapshot ensemble minus it, points",
-    ]
+    several = f"ensemble of {config['seeds']} plain runs"
+    rows.append([several, f"{100 * seeds['accuracy']:.2f}", f"{seeds['nll']:.3f}", ""])
+    head = ["", "test accuracy, %", "negative log-likelihood, nats"]
+    head += ["snapshot ensemble minus it, points"]
     intro = (
         f"{config['cycles']} cycles in {config['epochs']} epochs on {result['dataset']}, "
         f"{config['seeds']} seeds; differences are paired by seed, with 95 % intervals."

@@ -72,11 +72,11 @@ def no_better(a: tuple[str, str], b: tuple[str, str]) -> Evaluate:
     The verdict is open where the difference is within its interval.
     """
 
+    compare = greater((a, b))
+
     def evaluate(cells: Cells) -> tuple[str, list[str]]:
-        if a not in cells or b not in cells:
-            return UNTESTED, []
-        d = difference(cells[a], cells[b])
-        return {HOLDS: FAILS, FAILS: HOLDS, OPEN: OPEN}[_sign(d)], [f"{a[1]} - {b[1]}: {d}"]
+        verdict, lines = compare(cells)
+        return {HOLDS: FAILS, FAILS: HOLDS}.get(verdict, verdict), lines
 
     return evaluate
 
