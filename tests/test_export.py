@@ -239,7 +239,7 @@ def test_a_folder_of_something_else_is_refused(run, out, capfd, tmp_path):
     write_json(other / "config.json", {"architecture": "resnet18"})
     assert "'config.json', which no export wrote" in refusal(capfd, other, run, out)
     write_json(other / "config.json", {"task": "probe"})
-    assert "holds a 'probe' task, not a 'export' one" in refusal(capfd, other, run, out)
+    assert "holds the task 'probe', not 'export'" in refusal(capfd, other, run, out)
     assert {p.name for p in other.iterdir()} == {"config.json"}
 
 

@@ -193,7 +193,7 @@ def test_the_conclusion_says_what_cannot_be_told():
 @pytest.mark.parametrize(
     "field, value, line",
     [
-        ("shares", (0.01,), r"data.labelled_share: got 0.01, 1 of 100 training images, .*"),
+        ("shares", (0.01,), r"shares: got 0.01, 1 of 100 training images, .*"),
         ("shares", (1.5,), r"shares: got \(1.5,\), takes numbers above 0, at most 1"),
         ("rates", (0.0,), r"rates: got \(0.0,\), takes numbers above 0, at most 1e\+06"),
         ("optimizer", "momentun", "optimizer.name: got 'momentun', did you mean 'momentum'.*"),

@@ -90,6 +90,10 @@ def test_a_range_has_two_ends(text):
             {"vary": "optimizer.learning_rate=1e+1,1e-1"},
             "vary: optimizer.learning_rate: 1e+1 and 1e-1 would both be the directory",
         ),
+        (
+            {"vary": "optimizer.learning_rate=0.1,0.3,0.10"},
+            "vary: optimizer.learning_rate=0.1 and optimizer.learning_rate=0.10 are the same run",
+        ),
         ({"pair": True, "vary": "epochs=1,2; seed_=1"}, "vary: seed_: no such field"),
         ({"pair": True, "vary": "epochs=1,2; batch_size=8,16,32"}, "pair: got epochs 2, batch_"),
     ],

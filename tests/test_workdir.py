@@ -205,7 +205,7 @@ def test_nesting_without_end_is_damage(tmp_path, opening, closing, deep, taken):
 
 def test_other_task_is_refused_in_few_words(tmp_path):
     workdir.open_workdir(str(tmp_path), CONFIG)
-    with pytest.raises(UserError, match="holds a 'pretrain' task, not a 'probe' one"):
+    with pytest.raises(UserError, match="holds the task 'pretrain', not 'probe'"):
         workdir.open_workdir(str(tmp_path), {"task": "probe", "step": 3})
 
 

@@ -171,7 +171,9 @@ def labelled_count(count: int, share: float) -> int:
     return max(1, round(count * share))
 
 
-def keep_labelled(train: Split, share: float, seed: int) -> Split:
+def keep_labelled(
+    train: Split, share: float, seed: int, field: str = "data.labelled_share"
+) -> Split:
     """Return the images of `train` that keep their labels, drawn by class.
 
     Runs of one seed on the same training images have the same ones, and those of a smaller share
@@ -181,6 +183,7 @@ def keep_labelled(train: Split, share: float, seed: int) -> Split:
         train: images and labels, none of them held out.
         share: of each class, `data.labelled_share`.
         seed: of the draw.
+        field: that the share is given in, for the message.
 
     Returns:
         The images that are drawn.
@@ -196,7 +199,7 @@ def keep_labelled(train: Split, share: float, seed: int) -> Split:
         # of the rarest class, whose part of a draw is its share of the whole
         least = 1 / counts.min()
         raise UserError(
-            f"data.labelled_share: got {share:g}, {len(rows)} of {len(train.label)} training "
+            f"{field}: got {share:g}, {len(rows)} of {len(train.label)} training "
             f"images, which leaves none of class {lacking[0]}; takes at least {least:.3g}, one "
             "example of each class"
         )

@@ -78,7 +78,7 @@ def pretrain_cells(config: Config, dataset: Dataset) -> dict[str, Cell]:
     train, _ = hold_out(dataset, config.data.validation_size)
     for share in config.shares:  # refused before anything is trained
         for seed in seeds_of(config):
-            keep_labelled(train, share, seed)
+            keep_labelled(train, share, seed, "shares")
     whole = pretraining_of(config, config.seed)
     steps = whole.epochs * steps_per_epoch(len(train.label), whole.batch_size)
     return {

@@ -19,12 +19,12 @@ from ssl_jax.builders.fields import configured, flat, read_config
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.sweeps.jobs import TRAINERS, Grid
 from ssl_jax.types import Config
+from ssl_jax.workdir.directory import flatten
 
 FORM = "takes FIELD=VALUE,VALUE,...; FIELD=..., e.g. target.tau=0,0.9; optimizer.learning_rate=0.1"
 DRAWN_DIGITS = 3  # of a number drawn from a range: it names a directory
 LONGEST = 100  # characters of a cell's name
 MOST = 10_000  # cells of a sweep
-MOST = 10_000  # cells
 
 
 class Range(NamedTuple):
@@ -79,11 +79,14 @@ def varied_grid(config: Config) -> Grid:
         settings = pairs(lists) if config.pair else combinations(lists)
     varying = [f for f, values in fields.items() if isinstance(values, Range) or len(values) > 1]
     cells: dict[str, Config] = {}
+    same: dict[str, str] = {}
     for name, setting in named(settings, varying).items():
         try:
             cells[name] = configured(config.of, setting)
         except UserError as error:
             raise UserError(f"vary: {error}") from error
+        if (other := same.setdefault(repr(flatten(cells[name])), name)) != name:
+            raise UserError(f"vary: {other} and {name} are the same run; takes each value once")
     return Grid(
         title=f"{len(cells)} cells of {config.of}",
         marks={},

@@ -172,8 +172,8 @@ def refuse_other(
     old, new = flatten(complete(earlier, defaults or {}, config)), flatten(config)
     if old.get("task") != new.get("task"):
         raise UserError(
-            f"--workdir: {directory} holds a {old.get('task')!r} task, "
-            f"not a {new.get('task')!r} one; take another directory"
+            f"--workdir: {directory} holds the task {old.get('task')!r}, "
+            f"not {new.get('task')!r}; take another directory"
         )
     differing = [
         name
