@@ -87,7 +87,7 @@ def wrapped(
     """
     figure, axes = panels(-(-count // columns), min(count, columns), width, height, **options)
     for axis in axes.flat[count:]:
-        axis.set_axis_off()
+        axis.remove()
     return figure, list(axes.flat[:count])
 
 
