@@ -26,11 +26,11 @@ def main() -> None:
     steps = 10 if jax.default_backend() == "cpu" else 100
     contenders = {
         f"recorded {on}": compiled(changed(config, {"dynamics.every": on}), steps).run
-        for on in (0, EVERY)
+        for on in (0, EVERY, 1)  # the last: the views' correlation at every step
     }
     contenders |= {"record": one_record(config)}
     times = alternate(contenders, repeats=7 if args.quick else 21)
-    plain, tracked = (times[name]["median_s"] / steps for name in list(contenders)[:2])
+    plain, tracked, whole = (times[name]["median_s"] / steps for name in list(contenders)[:3])
     record = times["record"]["median_s"]
     row = {
         "encoder": config.encoder.name,
@@ -38,8 +38,10 @@ def main() -> None:
         "plain_ms": 1e3 * plain,
         "tracked_ms": 1e3 * tracked,
         "record_ms": 1e3 * record,
+        "views_ms": 1e3 * (whole - tracked),
         "step_share": tracked / plain - 1,
         "record_share": record / EVERY / plain,
+        "views_share": (whole - tracked) / EVERY / plain,
     }
     finish(args, "dynamics", [row], every=EVERY, target_share=TARGET)
 

@@ -86,6 +86,15 @@ def test_one_mode_is_the_arcsine():
             cosine.expected_cosine, one, one, one, c=c * one, variance=one, mean=0 * one
         )
         np.testing.assert_allclose(found, 2 / np.pi * np.arcsin(c), atol=1e-6)
+        with jax.enable_x64(True):  # no p and no m changes a sign: the gradient is 0
+            data = {"c": c * one, "variance": one, "mean": 0 * one, "nodes": cosine.LEAST}
+            value, by = jax.value_and_grad(cosine.expected_cosine)(one, one, one, **data)
+            value, by = float(value), np.asarray(by)
+        assert abs(value - 2 / np.pi * np.arcsin(c)) < 1e-4 and np.abs(by) < 1e-3
+    with pytest.raises(UserError, match="^nodes: got 16, takes a whole number from 24"):
+        data = {"c": one, "variance": one, "mean": 0 * one, "nodes": 16}
+        with jax.enable_x64(True):
+            cosine.expected_cosine(one, one, one, **data)
 
 
 def test_two_and_three_equal_modes_are_bessel_series():

@@ -18,7 +18,7 @@ from ssl_jax import launch
 from ssl_jax.diagnosis import course as course_module
 from ssl_jax.diagnosis.advice import advise, decay_time, flow_of
 from ssl_jax.diagnosis.course import Course
-from ssl_jax.diagnosis.facts import COLLAPSED, MEANING, Facts
+from ssl_jax.diagnosis.facts import COLLAPSED, MEANING, Facts, SetBy
 from ssl_jax.diagnosis.history import Watch, facts_of
 from ssl_jax.diagnosis.rows import HELD, LINE
 from ssl_jax.diagnosis.signs import (
@@ -31,7 +31,7 @@ from ssl_jax.diagnosis.signs import (
     trend,
 )
 from ssl_jax.diagnosis.state import diagnose, diagnose_course
-from ssl_jax.dynamics import theory
+from ssl_jax.dynamics import cosine, theory
 from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.errors import UserError
 from ssl_jax.losses import OBJECTIVES
@@ -48,6 +48,7 @@ FACTS = Facts(
 )
 BARE = FACTS._replace(tau=0.0)
 SYMMETRIC = BARE._replace(symmetric=True)
+EUCLIDEAN = FACTS._replace(loss="euclidean")
 
 
 def made_up(steps=1000, rows=40, noise=0.03, **columns):
@@ -560,7 +561,7 @@ def number_after(text, words):
     "settings", [{}, {"decay": "decoupled"}, {"momentum": 0.0, "loss_scale": 2.0}]
 )
 def test_decay_is_lowered_to_where_the_theory_has_something_to_learn(settings):
-    strong = FACTS._replace(weight_decay=40.0, **settings)
+    strong = EUCLIDEAN._replace(weight_decay=40.0, **settings)
     (line,) = [line for line in advice_of(strong) if "Lower optimizer.weight_decay" in line]
     border = number_after(line, "at ")
     names = {}
@@ -570,12 +571,14 @@ def test_decay_is_lowered_to_where_the_theory_has_something_to_learn(settings):
         names[factor] = [point.name for point in points]
     assert "learned" in names[0.99] and names[1.01] == ["collapsed"]
     assert number_after(line, f"from {strong.weight_decay:g} to ") < border
-    assert not any("Lower optimizer.weight_decay" in line for line in advice_of(FACTS))
+    assert not any("Lower optimizer.weight_decay" in line for line in advice_of(EUCLIDEAN))
 
 
 def test_decay_on_the_predictor_alone_collapses_from_nowhere():
     (line,) = [
-        line for line in advice_of(SYMMETRIC) if line.startswith("Decay the predictor alone")
+        line
+        for line in advice_of(SYMMETRIC._replace(loss="euclidean"))
+        if line.startswith("Decay the predictor alone")
     ]
     kept = number_after(line, "predictor.weight_decay=")
     flow, time = flow_of(SYMMETRIC._replace(weight_decay=0.0, predictor_weight_decay=kept))
@@ -588,13 +591,13 @@ def test_decay_on_the_predictor_alone_collapses_from_nowhere():
 
 
 def test_a_quicker_predictor_widens_the_basin_by_what_is_said():
-    (line,) = [line for line in advice_of(FACTS) if line.startswith("A quicker predictor")]
+    (line,) = [line for line in advice_of(EUCLIDEAN) if line.startswith("A quicker predictor")]
     now, then = number_after(line, "above an eigenvalue of "), number_after(line, "this makes it ")
     rate = number_after(line, "from 0.05 to ")
     decay = number_after(line, "from 0.02 to ")
     for facts, told in (
-        (FACTS, now),
-        (FACTS._replace(predictor_learning_rate=rate, predictor_weight_decay=decay), then),
+        (EUCLIDEAN, now),
+        (EUCLIDEAN._replace(predictor_learning_rate=rate, predictor_weight_decay=decay), then),
     ):
         flow = flow_of(facts)[0]
         points = theory.fixed_points(alpha_p=flow.alpha_p, eta_p=flow.eta_p, eta_s=flow.eta_s)
@@ -604,6 +607,109 @@ def test_a_quicker_predictor_widens_the_basin_by_what_is_said():
     # The predictor's decay the other way: its saddle rises, and so it must not be advised.
     flow = flow_of(FACTS._replace(predictor_weight_decay=0.2))[0]
     assert theory.fixed_points(alpha_p=1.0, eta_p=flow.eta_p, eta_s=flow.eta_s)[1].s > 5 * now
+
+
+def test_under_the_cosine_no_advice_is_of_the_squared_distance():
+    strong = SYMMETRIC._replace(weight_decay=40.0, kind="linear")
+    text = " ".join(advice_of(strong))
+    assert "Lower optimizer.weight_decay" not in text  # of the critical decay, which it has not
+    assert "theory:" not in text and text.count("theory of the cosine:") >= 3
+    other = " ".join(advice_of(strong._replace(loss="euclidean")))
+    assert "theory of the cosine" not in other and "critical tau" in other
+
+
+def test_under_the_cosine_the_predictors_decay_is_no_less_than_the_rests():
+    """The flow of the advised settings has α_eff = α e^(2 (η_p - η_s) t) that does not fall, where
+    that of the run does."""
+    slow = FACTS._replace(kind="linear", predictor_weight_decay=0.004)
+    (line,) = [line for line in advice_of(slow) if line.startswith("A quicker predictor")]
+    rate, decay = number_after(line, "from 0.05 to "), number_after(line, "from 0.004 to ")
+    late = []
+    for facts in (slow, slow._replace(predictor_weight_decay=decay)):
+        flow = flow_of(facts)[0]
+        numbers = {"alpha_p": flow.alpha_p, "eta_p": flow.eta_p, "eta_s": flow.eta_s}
+        late.append(cosine.alpha_without_decay(100.0, **numbers) / flow.alpha_p)
+    assert late[0] < 0.3 and late[1] == pytest.approx(1) and rate == 0.5
+    (line,) = [line for line in advice_of(FACTS) if line.startswith("A quicker predictor")]
+    assert "slows" not in line and "predictor.weight_decay" not in line
+
+
+def test_long_steps_are_shortened_where_no_average_holds_them():
+    """By the leading order's own steps, W_p = DirectPred of F: the mean's mode rises further in the
+    steps of the run than in those of the advice."""
+    direct = BARE._replace(kind="direct_pred", learning_rate=0.1)
+    (line,) = [line for line in advice_of(direct) if "Lower optimizer.learning_rate" in line]
+    advised = number_after(line, "from 0.1 to ")
+    assert number_after(line, "a step is ") == pytest.approx(0.1 / (1 - 0.9) * 2)
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(8, 32)) / 6
+    x = np.diag(np.r_[8.0, np.full(31, 0.1)])  # shared by the views: the first is the mean's
+    own = x + np.diag(np.r_[0.0, np.full(31, 0.4)])
+    risen = []
+    for rate in (0.1, advised):
+        w, speed, top = start, 0 * start, []
+        for _ in range(round(100 * 0.1 / rate)):
+            f, v = np.linalg.eigh(w @ own @ w.T)
+            u = (v * (np.sqrt(np.maximum(f, 0) / f.max()) + 0.1)) @ v.T
+            a, b, z = (np.trace(y) for y in (u @ w @ x @ w.T, u @ w @ own @ w.T @ u, w @ own @ w.T))
+            by = -2 * (u @ w @ x - a / b * u @ u @ w @ own) / np.sqrt(b * z)
+            speed = 0.9 * speed + by
+            w = w - rate * speed
+            top.append(np.linalg.eigvalsh(w @ own @ w.T)[-1])
+        risen.append(max(top) / np.linalg.eigvalsh(start @ own @ start.T)[-1])
+    assert risen[0] > 1.5 * risen[1]
+    for facts in (direct._replace(tau=0.99), direct._replace(loss="euclidean"), BARE):
+        assert "optimizer.learning_rate from 0.1" not in " ".join(advice_of(facts))
+    short = direct._replace(learning_rate=0.01)
+    assert "Lower optimizer.learning_rate" not in " ".join(advice_of(short))
+
+
+@pytest.mark.parametrize("norm, power", [("max", 0.5), ("frobenius", 1.0)])
+def test_eps_is_lowered_where_the_flow_loses_modes_by_it(norm, power):
+    """By the law's own flow: with the run's eps the modes below the threshold die, with the advised
+    one those live that the advice says."""
+    pytest.importorskip("diffrax")
+    direct = FACTS._replace(dim=4, kind="direct_set", set_by=SetBy(power, 0.5, norm))
+    c = np.array([1.0, 0.8, 0.3, 0.15])
+    (line,) = [
+        line
+        for line in advise("dimensional collapse", read_signs(made_up(), 4), direct, c)
+        if line.startswith("Lower predictor.eps")
+    ]
+    eps = number_after(line, "from 0.5 to ")
+    now, then = number_after(line, "measured "), number_after(line, "with the smaller ")
+    for value, told in ((0.5, now), (eps, then)):
+        curves = cosine.simulate_direct(
+            s=np.full(4, 0.5),
+            c=c,
+            eps=value,
+            norm=norm,
+            power=power,
+            times=(0, 3000),
+            order="leading",
+        )
+        s = curves.s[-1]
+        assert (s > 1e-6 * s.max()).sum() == told
+    every = advise("dimensional collapse", read_signs(made_up(), 4), direct, np.ones(4))
+    assert "predictor.eps" not in " ".join(every)  # none dies by it
+    assert "predictor.eps" not in " ".join(advice_of(FACTS))
+    euclidean = direct._replace(loss="euclidean")
+    assert "predictor.eps" not in " ".join(advice_of(euclidean))
+
+
+def test_what_views_share_is_read_from_the_records():
+    history = made_up(effective_rank=(5, 1))
+    c = np.linspace(1, 0.02, 64)
+    seen = np.stack([c / c, c, c * np.nan])
+    records = {"step": np.array([0, 500, 1000]), "view_correlation": seen}
+    facts = FACTS._replace(kind="direct_pred", set_by=SetBy(0.5, 0.1, "max"))
+    blind, seeing = (
+        " ".join(diagnose(history | {"dynamics": dynamics}, facts).advice)
+        for dynamics in ({}, records)
+    )
+    alive = int((c > 0.1 / 1.1).sum())
+    assert f"by what was measured {alive} of 64 modes live" in seeing
+    assert "below 0.091 of what" in blind and "measured" not in blind.split("eps is a threshold")[1]
 
 
 def test_nothing_is_advised_that_is_so_already_or_has_no_say():
@@ -893,6 +999,16 @@ def test_facts_are_those_of_the_configuration():
         and facts.tau == 0.99
         and facts.predictor_learning_rate is None
     )
+    assert facts.set_by == SetBy(0.5, config["predictor"]["eps"], "max")
+    for fields, expected in (
+        ({"centre": True}, None),
+        ({"eps_mode": "literal"}, None),  # its eps is in units of F's size
+        ({"kind": "direct_copy", "eps": 0.2}, SetBy(1.0, 0.2, "frobenius")),
+        ({"kind": "direct_set", "power": 2.0, "norm": "trace"}, SetBy(2.0, 0.1, "trace")),
+        ({"kind": "mlp"}, None),
+    ):
+        other = config | {"predictor": config["predictor"] | fields}
+        assert facts_of(other, 936).set_by == expected
     config["optimizer"] |= {"name": "adamw", "decay": "auto"}
     assert facts_of(config, 936).decay == "decoupled"
     with pytest.raises(UserError, match="lacks effective_rank"):

@@ -37,6 +37,9 @@ SMALL = {
         devices=1 data.image_size=32 encoder.stem=imagenet batch_size=32 epochs=2
         projector.hidden=16 projector.out=8 predictor.hidden=16 log_every=2 checkpoint_every=1
     """,
+    "finetune": """
+        devices=1 epochs=2 log_every=1 checkpoint_every=0 data.labelled_share=0.6
+    """,
     "supervised": """
         devices=1 data.image_size=32 epochs=2 log_every=1 checkpoint_every=0 data.labelled_share=0.6
     """,
@@ -79,7 +82,8 @@ COMMANDS = page_commands()
 
 def words_of(name: str, pictures: Path, *fields: str) -> list[str]:
     words = [word.replace("=DIR", f"={pictures}") for word in COMMANDS[name]]
-    small = SMALL.get(words[words.index("--config") + 1], "").split()
+    name, _, _ = words[words.index("--config") + 1].partition(":")
+    small = SMALL.get(name, "").split()
     return [*words, *(f"--config.{field}" for field in (*small, *fields))]
 
 

@@ -33,6 +33,7 @@ SMALL = {
 def drawn(tmp_path_factory):
     """{name: (arrays, pixels)}, each figure drawn once."""
     folder = tmp_path_factory.mktemp("figures")
+    plt.close("all")  # those of other files' tests
     return {
         name: (FIGURES[name](folder / f"{name}.png", **SMALL[name]), read(folder / f"{name}.png"))
         for name in FIGURES

@@ -1,6 +1,8 @@
 """Advice for a run in trouble: which setting to change, from what to what, and why.
 
-Each sentence says whether it rests on theory or on experience.
+Each sentence says whether it rests on theory or on experience. "theory" is that of the squared
+distance, `dynamics.theory`, and has a say for losses that see scale alone; "theory of the cosine"
+is `dynamics.cosine`, for those that do not.
 """
 
 from typing import TYPE_CHECKING
@@ -18,16 +20,23 @@ if TYPE_CHECKING:
 USUAL_START = 1e3
 # Of the replication's weights, and of the predictor alone where it helped (its table 3).
 PUBLISHED_DECAY = 4e-4
+# The flow's time in a step of DirectPred without an average, above which the mean's direction
+# overshoots: at 2 it grew 35-fold by the theory and buried the rest, at 0.2 8-fold and did not
+# (benchmarks/cosine_forecast.py and runs on digits).
+LONG_STEP = 0.5
 MARGIN = 10  # the factor between advice and a border, where nothing better is known
 
 
-def advise(state: str, signs: Signs, facts: Facts) -> tuple[str, ...]:
+def advise(
+    state: str, signs: Signs, facts: Facts, shared: np.ndarray | None = None
+) -> tuple[str, ...]:
     """Return advice for a run in a state, the most certain first.
 
     Args:
         state: the state of `Diagnosis`.
         signs: the run's signs.
         facts: the run's configuration.
+        shared: correlation of the two views in each mode, (D,), where the run recorded it.
 
     Returns:
         Sentences; none for a state that needs no change.
@@ -36,15 +45,17 @@ def advise(state: str, signs: Signs, facts: Facts) -> tuple[str, ...]:
         return lower_rates(signs, facts)
     if state not in COLLAPSED:
         return ()
-    parts = (
-        lower_decay,
-        average_target,
-        allow_asymmetry,
-        learn_predictor,
-        raise_predictor_rate,
-        decay_predictor_alone,
-    )
-    lines = [line for part in parts if (line := part(facts))]
+    lines = [
+        lower_decay(facts),
+        average_target(facts),
+        allow_asymmetry(facts),
+        shorten_steps(facts),
+        learn_predictor(facts),
+        lower_eps(facts, shared),
+        raise_predictor_rate(facts),
+        decay_predictor_alone(facts),
+    ]
+    lines = [line for line in lines if line]
     return tuple(lines) or (
         (
             "Change the seed, or train longer: every knob that is known to matter already stands "
@@ -95,13 +106,13 @@ def decay_time(facts: Facts) -> float:
 def lower_decay(facts: Facts) -> str:
     """Advise less weight decay where it is above the critical decay, at which no mode survives.
 
-    η_s is proportional to weight_decay.
+    η_s is proportional to weight_decay. Under the cosine there is no critical decay.
     """
     from ssl_jax.dynamics import theory
 
     found = flow_of(facts)
     critical = float(theory.critical_decay())
-    if not found or found[0].eta_s <= critical:
+    if not facts.sees_scale or not found or found[0].eta_s <= critical:
         return ""
     border = facts.weight_decay * critical / found[0].eta_s
     return (
@@ -120,11 +131,16 @@ def average_target(facts: Facts) -> str:
     if facts.tau > 0:
         return ""
     tau = 1 - float(np.clip(10 / max(facts.total_steps, 1), 0.004, 0.1))
+    why = (
+        "theory: a target that lags behind shrinking weights is larger than they are, tau > 1, "
+        "which raises the critical decay tau²/(4a)"
+        if facts.sees_scale
+        else "theory of the cosine: an average changes no end, but delays the loss of modes"
+    )
     return (
         f"Average the target: target.tau from 0 to {tau:.3g}, a memory of {1 / (1 - tau):.0f} of "
         f"your {facts.total_steps} steps (experience: symmetric predictor 20.3 % without, 85.7 % "
-        "with, replication, CIFAR-10; theory: a target that lags behind shrinking weights is "
-        "larger than they are, tau > 1, which raises the critical decay tau²/(4a))"
+        f"with, replication, CIFAR-10; {why})"
     )
 
 
@@ -145,7 +161,8 @@ def decay_predictor_alone(facts: Facts) -> str:
     """Advise weak weight decay of the predictor alone.
 
     With η_s = 0 < η_p `theory.collapses` is False for every start, and s grows at
-    `theory.asymptotic_growth`. The decay is that of the published success, or the run's own where
+    `theory.asymptotic_growth`. Under the cosine it is a predictor that learns ever quicker,
+    `cosine.alpha_without_decay`. The decay is that of the published success, or the run's own where
     that is smaller.
     """
     from ssl_jax.dynamics import theory
@@ -155,13 +172,22 @@ def decay_predictor_alone(facts: Facts) -> str:
     if not (found and facts.learned and facts.tau == 0 and facts.weight_decay > 0 and kept > 0):
         return ""
     flow, time = found
-    growth = float(theory.asymptotic_growth(alpha_p=flow.alpha_p, eta_p=flow.eta_p)) * time
+    if facts.sees_scale:
+        growth = float(theory.asymptotic_growth(alpha_p=flow.alpha_p, eta_p=flow.eta_p)) * time
+        why = (
+            "theory: with eta_s = 0 < eta_p no direction collapses; but there is no finite resting "
+            f"point, eigenvalues grow by up to {growth:.2g} a step"
+        )
+    else:
+        quicker = 2 * flow.eta_p * time * facts.total_steps
+        why = (
+            "theory of the cosine: as a predictor that learns ever quicker, e to the "
+            f"{quicker:.2g} times by the end at a constant rate"
+        )
     return (
         f"Decay the predictor alone, weakly: optimizer.weight_decay from {facts.weight_decay:g} to "
-        f"0 with optimizer.predictor.weight_decay={kept:g} (theory: with eta_s = 0 < eta_p no "
-        "direction collapses; but there is no finite resting point, eigenvalues grow by up to "
-        f"{growth:.2g} a step; experience: symmetric SimSiam 79.1 % against 20.3 % with a "
-        "predictor at 10 times the rate, replication, CIFAR-10)"
+        f"0 with optimizer.predictor.weight_decay={kept:g} ({why}; experience: symmetric SimSiam "
+        "79.1 % against 20.3 % with a predictor at 10 times the rate, replication, CIFAR-10)"
     )
 
 
@@ -176,16 +202,74 @@ def learn_predictor(facts: Facts) -> str:
     )
 
 
+def shorten_steps(facts: Facts) -> str:
+    """Advise a lower learning rate for a predictor in closed form without an average, cosine loss.
+
+    The mean's direction, which the views share whole, grows first. In long steps it overshoots.
+    """
+    found = flow_of(facts)
+    if facts.sees_scale or facts.learned or facts.tau > 0 or not found or found[1] <= LONG_STEP:
+        return ""
+    rate = facts.learning_rate
+    return (
+        f"Lower optimizer.learning_rate from {rate:g} to {rate / MARGIN:g}: a step is "
+        f"{found[1]:.2g} of the flow's time (theory of the cosine: in long steps the mean's "
+        "direction overshoots in the first of them, and without an average twice as far; "
+        "experience: directpred_noema on digits, effective rank 9.2 and 9.7 at rate 0.01 against "
+        "1.0 to 1.7 at 0.1; CIFAR-10 at the mini scale, 1.5 against 1.6, no help)"
+    )
+
+
+def lower_eps(facts: Facts, shared: np.ndarray | None) -> str:
+    """Advise a smaller eps of a predictor in closed form, a threshold under the cosine.
+
+    A mode dies where q c_j <= eps, see `cosine.direct_spectrum`.
+
+    Args:
+        facts: the run's configuration.
+        shared: correlation of the two views in each mode, (D,), where the run recorded it.
+
+    Returns:
+        The advice; "" where the theory has no spectrum, or a smaller eps gives no mode more.
+    """
+    from ssl_jax.dynamics import cosine
+
+    if facts.sees_scale or facts.set_by is None:
+        return ""
+    power, eps, norm = facts.set_by
+    if eps == 0:
+        return ""
+    least = eps / MARGIN
+    why = "theory of the cosine: eps is a threshold on what the two views share of a mode"
+    if norm == "max":
+        why += f", which dies below {eps / (1 + eps):.2g} of what they share of the strongest"
+    if shared is not None:
+        now, then = (
+            int((cosine.direct_spectrum(shared, power=power, eps=x, norm=norm) > 0).sum())
+            for x in (eps, least)
+        )
+        if then <= now:
+            return ""
+        why += f"; by what was measured {now} of {facts.dim} modes live, with the smaller {then}"
+    return f"Lower predictor.eps from {eps:g} to {least:g} ({why})"
+
+
 def raise_predictor_rate(facts: Facts) -> str:
     """Advise a higher learning rate of the predictor.
 
-    A mode dies below the saddle's s₋ = η_p p₋² / (α_p η_s). It falls with 1 / α_p for constant η_p,
-    but rises with η_p. So the rate is raised and, where the rate multiplies the decay, the decay is
-    lowered.
+    Under the cosine α_p s / p² at the start is the water that modes live of (`cosine.fate`), and
+    with decay α_p acts as α_p e^(2 (η_p - η_s) t): the predictor's decay, which the rate
+    multiplies, helps it, and below η_s the predictor stops.
+
+    Under the squared distance a mode dies below the saddle's s₋ = η_p p₋² / (α_p η_s). It falls
+    with 1 / α_p for constant η_p, but rises with η_p. So the rate is raised and, where the rate
+    multiplies the decay, the decay is lowered.
     """
     from ssl_jax.dynamics import theory
 
     found, rate = flow_of(facts), _predictor(facts, "learning_rate")
+    if not facts.sees_scale:
+        return _quicker_under_the_cosine(facts, found, rate)
     if not (
         found
         and facts.learned
@@ -209,6 +293,37 @@ def raise_predictor_rate(facts: Facts) -> str:
         f"{MARGIN * rate:g}{keep} (theory: a direction survives only above an eigenvalue of "
         f"{border:.2g}, and this makes it {border / MARGIN:.2g}; a stronger decay of the predictor "
         "alone would raise it)"
+    )
+
+
+def _quicker_under_the_cosine(
+    facts: Facts, found: "tuple[theory.Flow, float] | None", rate: float
+) -> str:
+    """Return the advice of `raise_predictor_rate` for a loss that sees no scale.
+
+    Args:
+        facts: the run's configuration.
+        found: the flow and the time of a step, of `flow_of`.
+        rate: the predictor's.
+
+    Returns:
+        The advice; "" where no predictor is learned, or the theory has no flow.
+    """
+    if not (found and facts.learned):
+        return ""
+    flow, decay = found[0], _predictor(facts, "weight_decay")
+    slows, keep = "", ""
+    if flow.eta_p < flow.eta_s:
+        border = decay * flow.eta_s / flow.eta_p if flow.eta_p else facts.weight_decay
+        slows = (
+            f"; its decay eta_p = {flow.eta_p:.3g} below eta_s = {flow.eta_s:.3g} of the rest "
+            "slows it as training goes on"
+        )
+        keep = f", and optimizer.predictor.weight_decay from {decay:g} to {border:.3g} or more"
+    return (
+        f"A quicker predictor: optimizer.predictor.learning_rate from {rate:g} to "
+        f"{MARGIN * rate:g}{keep} (theory of the cosine: modes live of alpha_p s/p², the rate over "
+        f"the rest's times the size of the features over the predictor's{slows})"
     )
 
 

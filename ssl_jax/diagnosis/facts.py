@@ -6,6 +6,14 @@ from ssl_jax.losses import OBJECTIVES
 from ssl_jax.predictors import make_predictor
 
 
+class SetBy(NamedTuple):
+    """How a predictor in closed form follows from F, p = (f / ‖f‖)^power + eps."""
+
+    power: float
+    eps: float
+    norm: str  # of f, as `dynamics.cosine.direct_spectrum` takes it
+
+
 class Facts(NamedTuple):
     """The part of a run's configuration that a diagnosis needs; names as in its table of fields."""
 
@@ -25,6 +33,8 @@ class Facts(NamedTuple):
     total_steps: int
     # The theory is of gradient descent: it has numbers for "sgd" and "momentum" only.
     optimizer: str = "momentum"
+    # None: the predictor is learned, or its spectrum depends on the start
+    set_by: SetBy | None = None
 
     @property
     def learned(self) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.diagnosis.course import Course
-from ssl_jax.diagnosis.facts import COLLAPSED, Diagnosis, Facts
+from ssl_jax.diagnosis.facts import COLLAPSED, Diagnosis, Facts, SetBy
 from ssl_jax.diagnosis.signs import NEEDED
 from ssl_jax.diagnosis.state import diagnose, diagnose_course, state_of_run
 from ssl_jax.errors import UserError
@@ -83,7 +83,25 @@ def facts_of(settings: dict, steps: int) -> Facts:
         loss=settings["loss"],
         total_steps=steps,
         optimizer=optimizer["name"],
+        set_by=set_by(predictor),
     )
+
+
+def set_by(predictor: dict) -> SetBy | None:
+    """Return how a predictor follows from F, by the fields of its configuration, or None.
+
+    None where it is learned, or where its spectrum depends on the size of F or on its centring.
+    """
+    kind, eps = predictor["kind"], predictor["eps"]
+    if predictor["centre"]:
+        return None
+    if kind == "direct_pred" and predictor["eps_mode"] == "relative":
+        return SetBy(0.5, eps, "max")
+    if kind == "direct_copy":
+        return SetBy(1.0, eps, "frobenius")
+    if kind == "direct_set" and predictor["norm"] != "none":
+        return SetBy(predictor["power"], eps, predictor["norm"])
+    return None
 
 
 def total_steps(settings: dict, rows: Rows) -> int:

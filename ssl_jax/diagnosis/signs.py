@@ -105,6 +105,18 @@ def mean_share(step: np.ndarray, spread: np.ndarray, dynamics: dict) -> np.ndarr
     return np.where(np.isnan(measured), by_spread, measured)
 
 
+def shared_by_views(dynamics: dict) -> np.ndarray | None:
+    """Return the correlation c_j of the two views in each mode of F, (D,), or None.
+
+    It is the mean of the last quarter of the records: that of one batch scatters.
+    """
+    c = dynamics.get("view_correlation", np.zeros((0, 0)))
+    known = c[np.isfinite(c).all(axis=1)]
+    if not len(known):
+        return None
+    return np.clip(known[-max(1, round(len(known) / 4)) :].mean(0), 0, 1)
+
+
 def running_median(values: np.ndarray, before: int = 0, width: int = ROWS) -> np.ndarray:
     """Return the median of the last `width` values up to each, (..., T - before).
 

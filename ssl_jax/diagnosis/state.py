@@ -18,11 +18,11 @@ Pure NumPy. It reads the numbers that every run logs. Two of them distinguish th
                 runs of this project learn at 3 to 5 of 64.
 
 A third number separates a mode that runs away from dimensions that fade: whether the largest
-eigenvalue of F has grown since the start. Advice is of two kinds, and says which. *Theory* is
-`dynamics.theory` with the run's own settings: the flow of one eigenvalue s of F and p of the
-predictor under the Euclidean loss, while image runs use the cosine. *Experience* is what was
-measured: Tian et al. 2021 (arXiv 2102.06810), its replication (Höppe et al. 2022), and this
-project's results.
+eigenvalue of F has grown since the start. Advice is of two kinds, and says which. *Theory* has the
+run's own settings: for a loss that sees scale `dynamics.theory`, the flow of one eigenvalue s of F
+and p of the predictor; for a loss that does not `dynamics.cosine`, and then the advice says "theory
+of the cosine". *Experience* is what was measured: Tian et al. 2021 (arXiv 2102.06810), its
+replication (Höppe et al. 2022), and this project's results.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ from ssl_jax.diagnosis.certainty import Doubt, certainty_of, newer, over, spacin
 from ssl_jax.diagnosis.course import Course
 from ssl_jax.diagnosis.facts import Diagnosis, Facts
 from ssl_jax.diagnosis.rows import LINE, ONE, POINT, RUNAWAY
-from ssl_jax.diagnosis.signs import NEEDED, ROWS, TREND, Signs, recent, trend
+from ssl_jax.diagnosis.signs import NEEDED, ROWS, TREND, Signs, recent, shared_by_views, trend
 
 # --- Constants ------------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ def diagnose_course(course: Course) -> Diagnosis:
         float(signs.rank[-1]),
         facts.dim,
         describe_signs(signs, state, course.dynamics, facts),
-        advise(state, signs, facts),
+        advise(state, signs, facts, shared_by_views(course.dynamics)),
         certainty,
         settles,
     )

@@ -4,6 +4,7 @@ from ssl_jax.errors import UserError, nearest
 from ssl_jax.experiments import (
     ablation,
     adam_l2,
+    cosine_borders,
     cosine_flow,
     model_scale,
     optimizers,
@@ -25,6 +26,7 @@ from ssl_jax.types import Config, Interrupted
 EXPERIMENTS: dict[str, Experiment] = {
     "ablation": ablation.EXPERIMENT,
     "adam_l2": adam_l2.EXPERIMENT,
+    "cosine_borders": cosine_borders.EXPERIMENT,
     "cosine_flow": cosine_flow.EXPERIMENT,
     "model_scale": model_scale.EXPERIMENT,
     "optimizers": optimizers.EXPERIMENT,

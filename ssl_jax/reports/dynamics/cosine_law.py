@@ -80,15 +80,18 @@ LAWS: dict[str, Callable[..., tuple[np.ndarray, float] | None]] = {
 }
 
 
-def compare(run: Run) -> Comparison | None:
-    """Return a run's modes beside the law; None where another loss, or no record, leaves none."""
+def compare(run: Run, share: float = LAST) -> Comparison | None:
+    """Return a run's modes beside the law; None where another loss, or no record, leaves none.
+
+    The modes are the mean of the last `share` of the records.
+    """
     a = run.arrays
     whole = (a["view_correlation"], a["mode_predictor"], a["corr_eigenvalues"])
     known = np.flatnonzero(np.all([np.isfinite(x).all(1) for x in whole], axis=0))
     # IsoLoss has other rates and the same rest
     if run.config["loss"] not in ("cosine", "iso_cosine") or not len(known):
         return None
-    last = known[-max(1, round(LAST * len(known))) :]
+    last = known[-max(1, round(share * len(known))) :]
     c, p, f = (x[last].mean(0) for x in whole)
     c, f = np.clip(c, 0, 1), np.maximum(f, 0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -15,6 +15,7 @@ from ssl_jax.errors import UserError, nearest
 from ssl_jax.reports.experiments import (
     ablation,
     adam_l2,
+    cosine_borders,
     cosine_flow,
     model_scale,
     optimizers,
@@ -42,6 +43,7 @@ ROOM = 60  # characters that these figures have room for
 REPORTS: dict[str, ModuleType] = {
     "ablation": ablation,
     "adam_l2": adam_l2,
+    "cosine_borders": cosine_borders,
     "cosine_flow": cosine_flow,
     "model_scale": model_scale,
     "optimizers": optimizers,

@@ -17,6 +17,10 @@ SCORE = {"mean": KNOWN, "interval": WIDTH}
 SCORES = {"mean": CURVE, "interval": WIDTH}
 GRID = {"mean": TABLE, "interval": WIDTH}
 RUNS = {"epochs": WHOLE, "seeds": WHOLE}  # of the configuration
+LIVES = {"alive": TABLE, "rank": TABLE}
+FORECAST = LIVES | dict.fromkeys(
+    ("agreement", "difference", "rank_difference", "correlation"), NUMBER
+)
 MAP = {"predicted": TABLE, "measured": TABLE, "agreement": NUMBER, "difference": NUMBER}
 
 SHAPES: dict[str, dict[str, Shape]] = {
@@ -52,6 +56,17 @@ SHAPES: dict[str, dict[str, Shape]] = {
             }
         },
         "distance_between_kinds": {"SGD": SCORES, "Adam": SCORES},
+    },
+    "cosine_borders": {
+        "steps": [WHOLE],
+        "scans": {
+            str: {
+                "x": [NUMBER],
+                "early": LIVES | {"forecasts": {str: FORECAST}},
+                "end": LIVES | {"forecasts": {str: FORECAST}},
+            }
+        },
+        "config": {"seeds": WHOLE, "grid": {"seeds": WHOLE}},
     },
     "cosine_flow": {
         "kinds": {
