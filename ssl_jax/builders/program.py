@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.stages import Wrapped
 
-from ssl_jax.builders.checks import check_batch_norm
+from ssl_jax.builders.checks import check_micro_batches
 from ssl_jax.data.batches import load
 from ssl_jax.errors import UserError
 from ssl_jax.files import size
@@ -114,11 +114,12 @@ def compile_program(step: Step, data: dict, devices: list, key: jax.Array, size:
 def pick_devices(config: Config) -> list:
     """Return the devices to train on.
 
-    UserError where batch or steps of a call do not fit them, or where BatchNorm would have a single
-    example on each.
+    UserError where batch, micro-batches or steps of a call do not fit them, or where BatchNorm
+    would have a single example.
     """
     devices = parallel.pick_devices(config.devices)
-    check_batch_norm(config, parallel.per_device(config.batch_size, devices))
+    examples = parallel.per_device(config.batch_size, devices)
+    check_micro_batches(config, examples, config.batch_size // examples)
     steps_per_call(config, devices)
     return devices
 

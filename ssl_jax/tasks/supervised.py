@@ -115,6 +115,7 @@ def compile_step(session: Session, augment: Callable) -> Callable:
         num_classes=plan.data.num_classes,
         consistency=config.augment.consistency,
         penalty=penalty_kind(config, parts.rules),
+        accumulate=config.accumulate,
         axis_name=plan.axis,
     )
     key, size = jax.random.key(config.seed), steps_per_call(config, plan.devices)
