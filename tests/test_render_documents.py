@@ -97,7 +97,7 @@ def test_every_stored_experiment_is_told_and_shown():
                 redraw = "python -m ssl_jax.reports.render_documents --figures draws it anew"
                 assert image.text["Source"] == digest_of(name), f"{path}: {redraw}"
                 assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-                assert 500 < image.width <= 1600
+                assert 500 < image.width <= 1400
 
 
 def test_labels_are_those_of_the_run():
