@@ -94,7 +94,7 @@ def draw(result: dict) -> "dict[str, Figure]":
     for column, (name, part) in enumerate(shown.items()):
         for axis, number in zip(axes[:, column], ("alive", "rank"), strict=True):
             _panel(axis, part, number)
-        axes[0, column].set_title(named(name), fontsize=9)
+        axes[0, column].set_title(named(name), fontsize=8)
         axes[1, column].set_xlabel(SCANS[name.partition("-")[0]][1])
     axes[0, 0].set_ylabel("share of modes that live")
     axes[1, 0].set_ylabel("effective rank of F")
