@@ -44,8 +44,8 @@ def run(values):
     import jax
     from ssl_jax.tasks import training
 
-    def one_step(run, state, batches, **rest):
-        jax.block_until_ready(run(state, next(iter(batches))))
+    def one_step(held, batches, **rest):
+        jax.block_until_ready((yield next(iter(batches))))
         print(json.dumps({"import_s": imported, "at": time.time()}))
         raise SystemExit(0)
 

@@ -26,6 +26,9 @@ def get_config():
     config.random = 0
     config.draw_seed = 0
     config.seeds = (0,)
+    # cells that differ in numbers alone (rates, decays, tau, rho, eps, seeds) train by one program:
+    # so many at once; 1 or False: each by itself; auto: as many as fit an accelerator, 1 on a CPU
+    config.together = "auto"
     # after so many, the cell at work is saved and left, to be gone on with; 0: no end
     config.minutes = 0.0
     # for cells at which other processes are, to take them over should those end; False: leave them

@@ -13,17 +13,29 @@ class Estimate(NamedTuple):
     width: float | None  # half-width of the interval; None for one seed
     count: int  # number of seeds
     digits: int = 2  # behind the point, as text
+    signed: bool = False  # whether a positive mean has a plus, as text
 
     def __str__(self) -> str:
         width = "" if self.width is None else f" ± {self.width:.{self.digits}f}"
-        return f"{self.mean:.{self.digits}f}{width}"
+        return f"{self.mean:{'+' if self.signed else ''}.{self.digits}f}{width}"
 
 
-def estimate(values: Iterable[float], digits: int = 2) -> Estimate:
-    """Return the mean of the values, at least one, with Student's 95% interval."""
+def estimate(values: Iterable[float], digits: int = 2, signed: bool = False) -> Estimate:
+    """Return the mean of the values with Student's 95% interval.
+
+    Args:
+        values: one for each seed, at least one.
+        digits: behind the point, as text.
+        signed: whether a positive mean has a plus, as text.
+
+    Returns:
+        The estimate, in the values' units.
+    """
     numbers = np.array(list(values), np.float64)
-    mean, width = student_interval(numbers)
-    return Estimate(float(mean), None if width is None else float(width), len(numbers), digits)
+    with np.errstate(over="ignore"):  # foreign numbers may be any
+        mean, width = student_interval(numbers)
+    half = None if width is None else float(width)
+    return Estimate(float(mean), half, len(numbers), digits, signed)
 
 
 def student_interval(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray | None]:

@@ -81,6 +81,33 @@ def test_one_example_a_device_has_no_statistics(name, fields, refused):
 
 
 @pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"batch_size": 12, "devices": 2, "accumulate": 4}, "got 4, takes a divisor of 6"),
+        ({"batch_size": 12, "devices": 1, "accumulate": 24}, "got 24, takes a divisor of 12"),
+        ({"batch_size": 4, "devices": 1, "accumulate": 4}, "one example, takes at most 2"),
+        (
+            {"batch_size": 16, "devices": 4, "accumulate": 4, "sync_batch_norm": False},
+            "one example, takes at most 2",
+        ),
+        ({"batch_size": 16, "devices": 4, "accumulate": 4}, ""),  # four examples, one a device
+        (
+            {"batch_size": 4, "devices": 1, "accumulate": 4, "encoder.norm": "group"}
+            | {"projector.norm": "layer"},
+            "",
+        ),
+    ],
+)
+def test_micro_batches_that_a_device_cannot_make(fields, words):
+    config = config_of("quickstart", **fields)
+    if words:
+        line = line_of(program.pick_devices, config)
+        assert line.startswith("accumulate: got") and words in line
+    else:
+        program.pick_devices(config)
+
+
+@pytest.mark.parametrize(
     "name, check", [("quickstart", check_counts), ("supervised", check_supervised)]
 )
 @pytest.mark.parametrize("damaged", [False, True])
@@ -107,6 +134,7 @@ KINDS = {
         "seed": SEED,
         "epochs": COUNT,
         "batch_size": ((1, 2), None),  # BatchNorm has no variance of one example
+        "accumulate": COUNT,
         "log_every": COUNT,
         "dynamics.every": WHOLE_FROM_0,
         "eval_every": WHOLE_FROM_0,

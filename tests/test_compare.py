@@ -15,7 +15,14 @@ from ssl_jax import launch
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.errors import UserError
 from ssl_jax.reports import pyplot as plt
-from ssl_jax.reports.compare.figures import draw_curves, draw_fields, draw_spectra, independent
+from ssl_jax.reports.compare.figures import (
+    OTHERS,
+    colours,
+    draw_curves,
+    draw_fields,
+    draw_spectra,
+    independent,
+)
 from ssl_jax.reports.compare.page import Compared, main_table, more_table, page, text_of
 from ssl_jax.reports.compare.runs import (
     difference,
@@ -25,6 +32,7 @@ from ssl_jax.reports.compare.runs import (
     main_measure,
     read_runs,
     states,
+    values,
 )
 from ssl_jax.tasks.compare import compare
 from ssl_jax.workdir import metrics_csv
@@ -111,7 +119,7 @@ def test_numbers_are_those_of_scipy(tau):
     found = difference(other, one, "linear_accuracy")
     low, high = scipy.stats.t.interval(0.95, 1, 1.5, scipy.stats.sem([1, 2]))
     assert (found.mean, found.width) == pytest.approx((1.5, (high - low) / 2))
-    assert str(found) == f"1.50 ± {(high - low) / 2:.2f}"
+    assert str(found) == f"+1.50 ± {(high - low) / 2:.2f}"
     assert estimate(one, "knn_accuracy") is None
 
 
@@ -193,7 +201,9 @@ def test_the_page_is_whole_and_its_links_lead_somewhere(tau):
     compared = Compared(groups_of(tau), ["x: <b>damaged</b>"])
     text = page(compared)
     parsed = check_page(text)
-    assert sum(tag == "img" for tag, _ in parsed.found) == 2 + 3  # two figures; one a group
+    assert (
+        sum(tag == "img" for tag, _ in parsed.found) == 3 + 3
+    )  # two figures and names; one a group
     assert "http" not in text.replace("http-equiv", "") and "&lt;b&gt;damaged" in text
     assert text == page(compared)
     assert "54.00 ± 9.94" in text_of(compared) and "## Left out" in text_of(compared)
@@ -233,17 +243,42 @@ def test_figures_by_the_number_of_fields(tau, tmp_path, closed):
     values = draw_fields(groups, "linear_accuracy").axes[0].images[0].get_array()
     found = np.asarray(values.filled(np.nan)).ravel()
     np.testing.assert_allclose(np.sort(found), [0, 10, 20, np.nan])
-    curves = draw_curves(groups).axes[0].lines[0].get_xydata()
-    np.testing.assert_allclose(curves, [[10, -0.1], [20, -0.2]])
+    legend, curves = draw_curves(groups)
+    np.testing.assert_allclose(curves.axes[0].lines[0].get_xydata(), [[10, -0.1], [20, -0.2]])
+    names = [text.get_text() for text in legend.axes[0].get_legend().get_texts()]
+    assert names == [one.label({}, last=True) for one in groups]
     spectra = draw_spectra(groups).axes[0].lines
     np.testing.assert_allclose(spectra[0].get_ydata(), [3, 1, np.nan])
     assert len(spectra) >= 3
 
 
-def test_a_run_that_has_just_begun_hides_no_curve_of_the_others(tau):
+def test_many_fields_are_rows_and_of_many_groups_three_have_colours(tmp_path, closed):
+    fields = ("epochs", "batch_size", "encoder.width", "target.tau")
+    for i in range(11):
+        changes = {fields[i % 4]: 0.5 if i % 4 == 3 else 40 + i} if i else {}
+        changes |= {"loss_scale": 3.0} if i == 3 else {}
+        for seed in range(2):
+            linear = 0.5 + 0.01 * (i * 7 % 11) + 0.002 * seed
+            write_run(tmp_path / f"{i}-{seed}", seed, linear, changes)
+    groups = groups_of(tmp_path)
+    rows = draw_fields(groups, "linear_accuracy").axes[0]
+    points = [one for one in rows.collections if hasattr(one, "get_sizes")]
+    found = [one.get_offsets()[:, 0] for one in points]
+    want = [list(values(one, "linear_accuracy").values()) for one in groups]
+    np.testing.assert_allclose(found, want)
+    names = [tick.get_text() for tick in rows.get_yticklabels()]
+    assert names[0] == "as most" and len(names) == len(groups) == 11
+    means = [np.mean(one) for one in want]
+    special = {0, int(np.argmax(means)), int(np.argmin(means))}
+    assert [k for k, colour in enumerate(colours(groups)) if colour != OTHERS] == sorted(special)
+    legend = draw_curves(groups)[0].axes[0].get_legend().get_texts()
+    assert len(legend) == len(special) + 1 and legend[-1].get_text() == "the others"
+
+
+def test_a_run_that_has_just_begun_hides_no_curve_of_the_others(tau, closed):
     run = write_run(tau / "a/seed-3", 3, None, {"target.tau": 0.0})
     (run / "metrics.csv").write_text(metrics_csv.table([]))
-    curves = draw_curves(groups_of(tau)).axes[0].lines
+    curves = draw_curves(groups_of(tau))[1].axes[0].lines
     np.testing.assert_allclose(curves[0].get_xydata(), [[10, -0.1], [20, -0.2]])
 
 

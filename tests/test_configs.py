@@ -28,9 +28,9 @@ from ssl_jax.workdir.directory import flatten
 ROOT = Path(__file__).parent.parent
 # What users' command lines name: none of these may vanish or be renamed.
 FIELDS = """
-    task seed method epochs batch_size loss_scale precision steps_per_call devices log_every
-    eval_every checkpoint_every data.name data.data_dir data.train_size data.image_size views.recipe
-    encoder.name encoder.width encoder.stem encoder.norm projector.hidden projector.out
+    task seed method epochs batch_size accumulate loss_scale precision steps_per_call devices
+    log_every eval_every checkpoint_every data.name data.data_dir data.train_size data.image_size
+    views.recipe encoder.name encoder.width encoder.stem encoder.norm projector.hidden projector.out
     predictor.kind predictor.symmetric predictor.every predictor.phase predictor.eps
     predictor.eps_mode predictor.rho target.tau optimizer.name optimizer.learning_rate
     optimizer.momentum optimizer.weight_decay optimizer.decay optimizer.exclude

@@ -87,7 +87,8 @@ TECHNICAL = (
     "tensorboard dynamics.every data.name data.data_dir data.train_size data.image_size "
     "data.resident "
     "data.labels data.fit data.background data.damaged data.test_share data.test_split "
-    "sync_batch_norm weights weights_step snapshots data.random_labels data.labelled_share"
+    "sync_batch_norm weights weights_step snapshots data.random_labels data.labelled_share "
+    "accumulate"
 ).split()
 
 

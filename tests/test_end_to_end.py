@@ -88,9 +88,10 @@ def run(finished, tmp_path, monkeypatch):
 def no_training(monkeypatch):
     """Lets no step be taken: the loop may only find that nothing is left to do."""
 
-    def nothing_left(run, state, batches, **rest):
+    def nothing_left(held, batches, **rest):
         assert not list(batches), "there was something left to train"
-        return state, rest["start"]
+        yield from ()
+        return rest["start"]
 
     monkeypatch.setattr(training, "train_loop", nothing_left)
 

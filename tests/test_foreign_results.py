@@ -22,6 +22,7 @@ from ssl_jax.errors import UserError
 from ssl_jax.experiments.harness import experiment
 from ssl_jax.reports import doctor, figure, front_figure, render_documents, run_figures
 from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.compare.page import section
 from ssl_jax.reports.experiments import registry
 from ssl_jax.reports.replication import page as pages
 from ssl_jax.reports.replication.page import page
@@ -357,14 +358,12 @@ OURS = {
     "ul": {"class"},
     "li": {"class"},
     "tr": {"class"},
-    "div": {"class"},
+    "div": {"class", "id"},
     "a": {"href"},
-    "span": {"title"},
-    "details": {"id"},
     "img": {"alt", "src"},
     **dict.fromkeys("th td summary".split(), {"class"}),
     **dict.fromkeys("head title style body h1 h2 h3 table thead tbody".split(), set()),
-    **dict.fromkeys("b i small br".split(), set()),
+    **dict.fromkeys("b i small br details".split(), set()),
 }
 
 
@@ -460,10 +459,11 @@ def test_a_wrong_result_is_named_and_left_out_or_harmless(tmp_path, bad):
         path = tmp_path / "table1" / "mini" / "byol" / "seed-1.json"
         path.write_text(json.dumps(replaced(sound, place, bad)))
         gathered = gather([tmp_path])
-        runs = gathered.cells["mini"]["table1", "byol"]
-        assert len(runs) + len(gathered.left_out) == 2, place
+        cells = gathered.cells["mini"]
+        assert len(cells["table1", "byol"].runs) + len(gathered.left_out) == 2, place
         assert all(str(path) in line and "\n" not in line for line in gathered.left_out)
-        text = markdown(gathered, "mini") + "".join(pages.runs_of(gathered.cells["mini"], "mini"))
+        text = markdown(gathered, "mini")
+        text += "".join(section("x", "y", one) for one in cells.values())
         assert "<b>" not in text and "nan" not in text
     check_page(page(gathered))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssl_jax.errors import UserError
-from ssl_jax.train.loop import Cadence, Hooks, plan_calls, train_loop
+from ssl_jax.train.loop import Cadence, Hooks, drive, hold, plan_calls, train_loop
 
 CADENCE = Cadence(total=12, log=2, evaluate=6, save=4)
 
@@ -30,6 +30,7 @@ class Recorder:
         )
         self.stop_at, self.give_up_at = stop_at, give_up_at
         self.owed = None
+        self.saved_rows = []
 
     def hooks(self):
         return Hooks(
@@ -57,6 +58,7 @@ class Recorder:
     def save(self, state, step, row):
         assert state["step"] == step == row["step"]
         self.saved.append(step)
+        self.saved_rows.append(row)
 
     def track(self, state, step, metrics):
         assert state["step"] == step
@@ -94,10 +96,9 @@ class Recorder:
             {"position": np.tile(np.arange(first, first + count)[:, None], (1, 8))}
             for first, count in plan_calls(start, cadence, size)
         )
-        state = {"step": start, "weight": np.float32(0)}
-        return train_loop(
-            run,
-            state,
+        held = hold({"step": start, "weight": np.float32(0)})
+        steps = train_loop(
+            held,
             batches,
             start=start,
             cadence=cadence,
@@ -106,6 +107,8 @@ class Recorder:
             hooks=self.hooks(),
             owed=owed,
         )
+        reached = drive(run, steps, held)
+        return held.get(), reached
 
 
 # --- When things happen ---------------------------------------------------------------------------
@@ -195,6 +198,36 @@ def test_a_signal_saves_at_once_and_stops():
     assert [row["step"] for row in going_on.rows] == [6, 8, 10, 12] and going_on.rows[0][
         "loss"
     ] == 5.0
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 6, 8])
+def test_a_run_stops_at_an_event_because_another_one_does(calls):
+    """Which trains with it: there is no call, and the step is saved once, with all of its row."""
+    seen = Recorder()
+    held = hold({"step": 0, "weight": np.float32(0)})
+    batches = ({"position": np.full((2, 8), n)} for n in range(0, 12, 2))
+    steps = train_loop(
+        held,
+        batches,
+        start=0,
+        cadence=Cadence(12, 2, 6, 8),
+        batch_size=8,
+        seconds_before=0.0,
+        hooks=seen.hooks(),
+    )
+    next(steps)
+    for step in range(2, calls + 1, 2):
+        held.put({"step": step, "weight": np.float32(0)})
+        steps.send({"loss": np.zeros(2)})
+    with pytest.raises(StopIteration) as end:
+        steps.send(None)
+    reached = calls // 2 * 2
+    assert end.value.value == reached and seen.saved == [reached] * (reached > 0)
+    assert (
+        seen.rows[-1:] == seen.saved_rows[-1:] and ("accuracy" in seen.rows[-1]) == (reached == 6)
+        if reached
+        else not seen.rows
+    )
 
 
 TIMES = ("seconds", "images_per_second")

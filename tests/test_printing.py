@@ -13,7 +13,7 @@ from ssl_jax.train.loop import Cadence
 
 def run_config(**fields) -> ConfigDict:
     known = {"method": "byol", "batch_size": 64, "epochs": 3, "seed": 7, "precision": "float32"}
-    return ConfigDict(known | {"sync_batch_norm": True} | fields)
+    return ConfigDict(known | {"sync_batch_norm": True, "accumulate": 1} | fields)
 
 
 DEVICES = [SimpleNamespace(device_kind="Abacus")] * 2
@@ -26,6 +26,13 @@ def test_print_training(capsys):
         "60 steps (3 epochs), seed 7, float32",
         "2 x Abacus; BatchNorm statistics: over all devices",
     ]
+
+
+def test_print_training_in_micro_batches(capsys):
+    print_training(run_config(accumulate=4), "digits", 1297, DEVICES, Cadence(60, 20, 60, 60), 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(", batch 64 in 4 micro-batches")
+    assert lines[2].endswith(": over all devices, of each micro-batch")
 
 
 def test_print_training_of_several_processes_that_go_on(capsys, monkeypatch):

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import stats
 
 from ssl_jax.reports import front_figure
 from ssl_jax.reports.render_documents import (
     CONTENDERS,
+    digest_of,
     documents,
     labels_table,
     measures_table,
+    pictures,
     render,
     seeds_table,
 )
@@ -29,6 +33,7 @@ TABLES = (
 )
 RESULT = {
     "method": "byol",
+    "seed": 0,
     "collapsed": False,
     "linear_accuracy": 0.5,
     "ridge_accuracy": 0.4,
@@ -49,19 +54,22 @@ def test_only_what_stands_between_the_marks_is_written(tmp_path):
 
 
 def test_seeds_of_a_method_share_a_row():
-    runs = [RESULT | {"linear_accuracy": x, "collapsed": x < 0.3} for x in (0.2, 0.4, 0.6)]
+    accuracies = (0.2, 0.4, 0.6)
+    runs = [RESULT | {"linear_accuracy": x, "seed": i} for i, x in enumerate(accuracies)]
+    low, high = stats.t.interval(0.95, 2, 40, stats.sem([20, 40, 60]))
+    runs[0]["collapsed"] = True
     lines = seeds_table([*runs, RESULT | {"method": "other"}]).splitlines()
+    assert lines[0].split(" | ")[1:3] == ["seeds", "linear, %"] and "labels" not in lines[0]
     assert lines[2] == (
-        "| byol | 3 | 40.00 ± 20.00 | 40.00 ± 0.00 | 25.00 ± 0.00 | 0.70 ± 0.00 | 12.34 ± 0.00 "
-        "| 1 |"
+        f"| byol | 0, 1, 2 | 40.00 ± {(high - low) / 2:.2f} | 40.00 ± 0.00 | 25.00 ± 0.00 "
+        "| 0.700 ± 0.000 | 12.34 ± 0.00 | 1 collapsed, 2 healthy |"
     )
-    assert lines[3] == "| other | 1 | 50.00 | 40.00 | 25.00 | 0.70 | 12.34 | 0 |"
+    assert lines[3] == "| other | 0 | 50.00 | 40.00 | 25.00 | 0.700 | 12.34 | healthy |"
     few = {"few_label": {"labels_per_class": 10, "pretrained": {"mean": 0.9}}}
-    lines = seeds_table([RESULT | few]).splitlines()
-    assert lines[0].split(" | ")[4:6] == ["kNN", "10 labels a class"]
-    assert lines[2] == "| byol | 1 | 50.00 | 40.00 | 25.00 | 90.00 | 0.70 | 12.34 | 0 |"
-    lines = seeds_table([RESULT, RESULT | few]).splitlines()  # not all have it
-    assert "labels" not in lines[0] and lines[2].startswith("| byol | 2 | 50.00 ± 0.00 | 40.00")
+    lines = seeds_table([RESULT | few, RESULT | {"method": "other"}]).splitlines()
+    assert lines[0].split(" | ")[4:6] == ["kNN, %", "few labels, %"]
+    assert lines[2] == "| byol | 0 | 50.00 | 40.00 | 25.00 | 90.00 | 0.700 | 12.34 | healthy |"
+    assert lines[3].startswith("| other | 0 | 50.00 | 40.00 | 25.00 |  | 0.700 |")
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
@@ -71,7 +79,7 @@ def test_documents_are_up_to_date(path):
     assert render(text) == text, "python -m ssl_jax.reports.render_documents renews it"
 
 
-def test_every_stored_experiment_is_told():
+def test_every_stored_experiment_is_told_and_shown():
     stored = {path.stem for path in (ROOT / "results" / "experiments").glob("*.json")}
     told = [
         name
@@ -79,6 +87,17 @@ def test_every_stored_experiment_is_told():
         for name in re.findall(r"<!-- experiment: (\w+) -->", path.read_text())
     ]
     assert stored == set(told)
+    # ... and drawn: pictures of these results, small ones on white
+    assert stored | {"decay_ssl"} == set(pictures())
+    for name, figures in pictures().items():
+        for figure in figures:
+            path = ROOT / "docs" / "figures" / name / f"{figure}.png"
+            assert path.stat().st_size < 80_000
+            with Image.open(path) as image:
+                redraw = "python -m ssl_jax.reports.render_documents --figures draws it anew"
+                assert image.text["Source"] == digest_of(name), f"{path}: {redraw}"
+                assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+                assert 500 < image.width <= 1400
 
 
 def test_labels_are_those_of_the_run():
@@ -104,7 +123,7 @@ def test_measures_are_those_of_the_benchmark():
     row |= {"byol_rho": None, "byol_p": None, "byol_runs": 2}
     cells = [{"cell": str(share), "linear_accuracy": share} for share in (0.5, 0.9123)]
     lines = measures_table({"rows": cells, "correlations": [row]}).splitlines()
-    assert lines[1] == "|---" * 7 + "|"
+    assert lines[1] == "| --- " * 7 + "|"
     assert lines[2] == "| `\\|alpha - 1\\|` | -0.12 | 0.012 | 9 |  |  | 2 |"
     assert lines[4] == "The 2 runs have linear accuracies of 50.0 to 91.2%."
 

@@ -12,12 +12,13 @@ from commands import ROOT
 from scipy import stats
 
 from ssl_jax import launch
+from ssl_jax.reports.compare.runs import Group, Run
 from ssl_jax.reports.replication import claims
 from ssl_jax.reports.replication.claims import CLAIMS, FAILS, HOLDS, OPEN, UNTESTED, evaluate_claims
 from ssl_jax.reports.replication.page import page
 from ssl_jax.reports.replication.published import PUBLISHED, TITLES
 from ssl_jax.reports.replication.results import gather
-from ssl_jax.reports.replication.tables import markdown, rows_of
+from ssl_jax.reports.replication.tables import markdown, table_of
 
 
 def write_run(folder, sweep="table1", scale="mini", cell="byol", seed=0, accuracy=0.4, **fields):
@@ -65,7 +66,7 @@ def verdicts(gathered, scale="mini"):
 def test_everything_sound_is_gathered(store):
     gathered = gather([store])
     assert gathered.left_out == [] and gathered.cells.keys() == {"mini"}
-    assert {key: len(runs) for key, runs in gathered.cells["mini"].items()} == {
+    assert {key: len(one.runs) for key, one in gathered.cells["mini"].items()} == {
         (sweep, p.cell): 3 for sweep in ("table1", "table2", "table3") for p in PUBLISHED[sweep]
     }
 
@@ -105,8 +106,8 @@ def test_what_is_left_out_is_told_and_nothing_else(store, words):
         and words in gathered.left_out[0]
         and str(path) in gathered.left_out[0]
     )
-    assert [run["seed"] for run in gathered.cells["mini"]["table1", "byol"]] == [0, 2]
-    assert len(gathered.cells["mini"]["table1", "simsiam"]) == 3
+    assert [run.seed for run in gathered.cells["mini"]["table1", "byol"].runs] == [0, 2]
+    assert len(gathered.cells["mini"]["table1", "simsiam"].runs) == 3
     assert words in page(gathered).replace("&#x27;", "'")
 
 
@@ -144,17 +145,35 @@ def test_a_seed_that_is_there_twice_counts_once(store, tmp_path_factory):
     write_run(other, seed=0, accuracy=0.9)
     gathered = gather([store, other])
     assert "seed 0 is there already, with another accuracy" in gathered.left_out[0]
-    assert len(gathered.cells["mini"]["table1", "byol"]) == 3
+    assert len(gathered.cells["mini"]["table1", "byol"].runs) == 3
 
 
 def test_scales_are_never_mixed(store):
     write_run(store, scale="full", accuracy=0.84)
     gathered = gather([store])
-    assert len(gathered.cells["full"]["table1", "byol"]) == 1
+    assert len(gathered.cells["full"]["table1", "byol"].runs) == 1
     assert "84.00" not in markdown(gathered, "mini") and "84.00" in markdown(gathered, "full")
 
 
 # --- Numbers --------------------------------------------------------------------------------------
+
+
+def rows_of(folder, scale):
+    """The rows of table 1, by the titles of their columns."""
+    table = table_of("table1", gather([folder]).cells[scale], scale)
+    assert table.texts == 3
+    return [dict(zip(["row", "column", *table.header[2:]], row, strict=True)) for row in table.rows]
+
+
+def test_what_says_nothing_at_a_scale_has_no_column(store):
+    """Published numbers are of the full scale: nothing is subtracted from them at another."""
+    (row, *_) = rows_of(store, "mini")
+    assert list(row)[3:] == ["published", "ours", "ridge, %", "kNN, %", RANK, "state"]
+    write_run(store, scale="full", accuracy=0.84)
+    assert "within interval" in rows_of(store, "full")[0]
+
+
+RANK = "effective rank of projections"
 
 
 def test_mean_and_interval_are_scipy_s(tmp_path):
@@ -162,12 +181,11 @@ def test_mean_and_interval_are_scipy_s(tmp_path):
     for seed, value in enumerate(values):
         write_run(tmp_path, scale="full", seed=seed, accuracy=value)
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
-    row = next(
-        r for r in rows_of("table1", gather([tmp_path]).cells["full"], "full") if r[1] == "regular"
-    )
-    assert row[3] == f"{100 * np.mean(values):.2f} ± {50 * (high - low):.2f}" and row[4] == "3"
-    assert row[5] == f"{100 * np.mean(values) - 84.2:+.2f}"
-    assert row[6] == ("yes" if 100 * low <= 84.2 <= 100 * high else "no")
+    row = next(row for row in rows_of(tmp_path, "full") if row["column"] == "regular")
+    assert row["ours"] == f"{100 * np.mean(values):.2f} ± {50 * (high - low):.2f}"
+    assert row["seeds"] == "0, 1, 2" and row["published"] == "84.2*"
+    assert row["ours - published"] == f"{100 * np.mean(values) - 84.2:+.2f}"
+    assert row["within interval"] == ("yes" if 100 * low <= 84.2 <= 100 * high else "no")
 
 
 @pytest.mark.parametrize(
@@ -176,15 +194,18 @@ def test_mean_and_interval_are_scipy_s(tmp_path):
 def test_the_mark(tmp_path, accuracies, mark):
     for seed, value in enumerate(accuracies):
         write_run(tmp_path, scale="full", seed=seed, accuracy=value)
-    rows = rows_of("table1", gather([tmp_path]).cells["full"], "full")
-    assert [r[6] for r in rows if r[3] != "not run"] == [mark]
-    assert len(rows) == 4 and sum(r[3] == "not run" for r in rows) == 3
+    rows = rows_of(tmp_path, "full")
+    assert [row["within interval"] for row in rows if row["ours"]] == [mark]
+    assert len(rows) == 4 and sum(row["seeds"] == "not run" for row in rows) == 3
 
 
 def test_difference_is_welch_s(tmp_path):
     a, b = [0.40, 0.42, 0.47], [0.31, 0.35, 0.36]
-    runs = [[{"linear_accuracy": x} for x in values] for values in (a, b)]
-    found = claims.difference(*runs)
+    ours, theirs = (
+        Group({}, [Run(None, i, {}, {"linear_accuracy": x}, {}, {}) for i, x in enumerate(values)])
+        for values in (a, b)
+    )
+    found = claims.difference(ours, theirs)
     va, vb = np.var(a, ddof=1) / 3, np.var(b, ddof=1) / 3
     degrees = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 2)
     np.testing.assert_allclose(found.mean, 100 * (np.mean(a) - np.mean(b)))

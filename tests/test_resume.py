@@ -90,6 +90,20 @@ def test_killed_again_and_again(tmp_path, unbroken):
     assert seconds == sorted(seconds)
 
 
+def test_killed_in_micro_batches(tmp_path, shared_cache):
+    """Two micro-batches a step, in bfloat16."""
+    fields = [*FIELDS, "--config.accumulate=2", "--config.precision=bfloat16"]
+    process = start_command(tmp_path / "killed", *fields)
+    wait_for(process, tmp_path / "killed", 8)
+    process.kill()
+    process.communicate()
+    text = finish_command(start_command(tmp_path / "killed", *fields))
+    assert "batch 64 in 2 micro-batches" in text and "going on from step" in text
+    finish_command(start_command(tmp_path / "unbroken", *fields))
+    assert_same_end(tmp_path / "killed", tmp_path / "unbroken")
+    assert_same_dynamics(tmp_path / "killed", tmp_path / "unbroken")
+
+
 def test_asked_to_stop(tmp_path, unbroken):
     process = start_command(tmp_path, *FIELDS)
     wait_for(process, tmp_path, 8)

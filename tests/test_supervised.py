@@ -388,9 +388,10 @@ def test_a_run_that_is_stopped_in_an_evaluation_ends_as_one_that_never_stopped(
 
 
 def test_a_run_that_is_stopped_in_its_last_evaluation_has_not_finished(tmp_path, monkeypatch):
-    def stopped(run, state, batches, *, cadence, hooks, **rest):
-        hooks.postpone(state, cadence.total, {"step": cadence.total, "loss": 1.0})
-        return state, cadence.total
+    def stopped(held, batches, *, cadence, hooks, **rest):
+        hooks.postpone(held.get(), cadence.total, {"step": cadence.total, "loss": 1.0})
+        yield from ()
+        return cadence.total
 
     monkeypatch.setattr(supervised.training, "train_loop", stopped)
     assert train(tmp_path) is None

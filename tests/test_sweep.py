@@ -450,7 +450,7 @@ def test_directory_and_store_of_another_sweep_are_refused(config, tmp_path):
     config.mini.optimizer.predictor.learning_rate, config.sweep = None, "table2"
     with pytest.raises(UserError, match="--workdir: .*'table1' -> 'table2'"):
         run(config, tmp_path / "w", Pretend())
-    with pytest.raises(UserError, match="--workdir: .*'pretrain' task"):
+    with pytest.raises(UserError, match="--workdir: .*holds the task 'pretrain'"):
         run(config, tmp_path / "w/mini/byol/seed-0", Pretend())
     config.sweep = "table1"
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before

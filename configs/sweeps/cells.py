@@ -198,6 +198,8 @@ def sweep_config(name: str) -> ConfigDict:
     config.scale = "mini"  # mini | full, of the family digits, too
     config.seeds = (0, 1, 2)
     config.cells = ",".join(cell.name for cell in TABLES[name])  # which of them, and in which order
+    # cells that differ in numbers alone train by one program, as configs/sweep.py has it
+    config.together = "auto"
     # after so many, the cell at work is saved and left, to be gone on with; 0: no end
     config.minutes = 0.0
     # for cells at which other processes are, to take them over should those end; False: leave them

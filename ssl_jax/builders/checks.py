@@ -24,6 +24,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "epochs": (1, math.inf),
     "batch_size": (2, math.inf),
+    "accumulate": (1, math.inf),
     "log_every": (1, math.inf),
     "dynamics.every": (0, math.inf),
     "eval_every": (0, math.inf),
@@ -203,15 +204,33 @@ def check_ranges(config: Config, ranges: dict[str, tuple[float, float]]) -> None
                 raise UserError(f"{field}: got {value}, takes whole numbers of 64 bits")
 
 
-def check_batch_norm(config: Config, examples: int) -> None:
-    """UserError where BatchNorm's statistics would be those of one example: it has no variance.
+def check_micro_batches(config: Config, examples: int, devices: int) -> None:
+    """Raise a UserError where the batch of a device does not divide into micro-batches.
 
-    `examples` of a batch are on each device.
+    Also where BatchNorm's statistics would be those of one example: it has no variance.
+
+    Args:
+        config: of a run that trains.
+        examples: of a batch on each device.
+        devices: of all processes.
     """
+    if examples % config.accumulate:
+        raise UserError(
+            f"accumulate: got {config.accumulate}, takes a divisor of {examples}, the examples a "
+            f"device: batch_size (got {config.batch_size}) by {devices} device(s)"
+        )
+    examples //= config.accumulate
     name, norm = config.encoder.name, config.encoder.norm
     own = ENCODERS[name].norm if norm == "auto" and name in ENCODERS else norm
     norms = [own, config.projector.norm] if "projector" in config else [own]
-    if not config.sync_batch_norm and examples == 1 and "batch" in norms:
+    if "batch" not in norms or examples > 1:
+        return
+    if config.accumulate > 1 and (devices == 1 or not config.sync_batch_norm):
+        raise UserError(
+            f"accumulate: got {config.accumulate}, which leaves BatchNorm one example, takes at "
+            f"most {config.accumulate // 2}, two a micro-batch"
+        )
+    if not config.sync_batch_norm:
         raise UserError(
             f"batch_size: got {config.batch_size}, one example a device, takes at least 2 a device "
             "without shared statistics: set sync_batch_norm=True, or a larger batch"

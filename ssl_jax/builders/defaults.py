@@ -41,6 +41,7 @@ def default_config() -> Config:
     # VICReg's hinge on the standard deviation of the projections
     config.regularisers.variance = 0.0
     config.devices = 0  # 0: all
+    config.accumulate = 1  # micro-batches that a batch passes in: less memory, as many examples
     config.sync_batch_norm = True  # BatchNorm statistics over all devices, or each its own
     config.steps_per_call = "auto"  # steps in one compiled call: auto is 1 on the CPU, 10 elsewhere
     config.log_every = 50  # steps
@@ -280,6 +281,7 @@ def default_supervised() -> Config:
     config.init = "pytorch"  # pytorch | glorot | gaussian | he | orthogonal
     config.precision = "float32"  # float32 | bfloat16 (forward and backward only)
     config.devices = 0  # 0: all
+    config.accumulate = 1  # micro-batches that a batch passes in: less memory, as many examples
     config.sync_batch_norm = True  # BatchNorm statistics over all devices, or each its own
     config.steps_per_call = "auto"  # steps in one compiled call: auto is 1 on the CPU, 10 elsewhere
     config.log_every = 50  # steps

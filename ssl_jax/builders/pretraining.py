@@ -200,6 +200,7 @@ def build_step(config: Config, parts: Parts, views: Callable, axis_name: str | N
         loss_scale=config.loss_scale,
         tracked=config.dynamics.every,
         penalty=penalty_kind(config, parts.rules),
+        accumulate=config.accumulate,
         axis_name=axis_name,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.stages import Wrapped
 
-from ssl_jax.builders.checks import check_batch_norm
+from ssl_jax.builders.checks import check_micro_batches
 from ssl_jax.data.batches import load
 from ssl_jax.errors import UserError
 from ssl_jax.files import size
@@ -15,7 +15,7 @@ from ssl_jax.optim.decay import check_mask
 from ssl_jax.runtime.memory import host_memory
 from ssl_jax.train import parallel
 from ssl_jax.train.state import init_key
-from ssl_jax.types import Config, PyTree, Step
+from ssl_jax.types import Config, PyTree
 from ssl_jax.workdir.directory import flatten
 
 # The fields that decide how large each part of the parameters is.
@@ -93,14 +93,16 @@ def count_bytes(tree: PyTree) -> int:
     )
 
 
-def compile_program(step: Step, data: dict, devices: list, key: jax.Array, size: int) -> Callable:
+def compile_program(
+    step: Callable, data: dict, devices: list, key: jax.Array | PyTree, size: int
+) -> Callable:
     """Compile a step for all devices, with a copy of the data on each.
 
     Args:
         step: step(state, batch, key), which averages over `parallel.axis(devices)`.
         data: arrays that a step gathers its images from, see `data.batches.Feed`.
         devices: devices to train on.
-        key: key of the run.
+        key: what the step takes beside state and batch: the run's key.
         size: most steps of a call.
 
     Returns:
@@ -114,11 +116,12 @@ def compile_program(step: Step, data: dict, devices: list, key: jax.Array, size:
 def pick_devices(config: Config) -> list:
     """Return the devices to train on.
 
-    UserError where batch or steps of a call do not fit them, or where BatchNorm would have a single
-    example on each.
+    UserError where batch, micro-batches or steps of a call do not fit them, or where BatchNorm
+    would have a single example.
     """
     devices = parallel.pick_devices(config.devices)
-    check_batch_norm(config, parallel.per_device(config.batch_size, devices))
+    examples = parallel.per_device(config.batch_size, devices)
+    check_micro_batches(config, examples, config.batch_size // examples)
     steps_per_call(config, devices)
     return devices
 

@@ -17,6 +17,7 @@ from ssl_jax.builders.optimizer import (
     Rule,
     build_optimizer,
     build_rules,
+    penalty_kind,
     schedules_append,
     schedules_of,
 )
@@ -25,10 +26,11 @@ from ssl_jax.builders.program import compile_once, fresh_key
 from ssl_jax.data.dataset import Description
 from ssl_jax.data.splits import check_held_out, labelled_count
 from ssl_jax.errors import UserError
+from ssl_jax.losses import LOSSES
 from ssl_jax.models import Classifier, call_order, make_classifier
 from ssl_jax.optim import Optimizer, Schedule
-from ssl_jax.train.supervised import SupervisedState, init_supervised
-from ssl_jax.types import Config
+from ssl_jax.train.supervised import SupervisedState, init_supervised, make_supervised_step
+from ssl_jax.types import Config, Step
 
 CLASSIFIER_GROUPS = ("encoder", "head")
 
@@ -179,3 +181,35 @@ def make_init(parts: ClassifierParts, data: Description) -> Wrapped:
 def fresh_state(config: Config, init: Wrapped) -> SupervisedState:
     """Return the state at step 0, a function of the seed."""
     return init(fresh_key(config))
+
+
+def build_step(
+    config: Config,
+    parts: ClassifierParts,
+    augment: Callable,
+    num_classes: int,
+    axis_name: str | None,
+) -> Step:
+    """Return the supervised step of these parts.
+
+    Args:
+        config: configuration of the run.
+        parts: its parts.
+        augment: augment(keys, images, one-hot labels), see `build_augment`.
+        num_classes: number of classes.
+        axis_name: axis that the step averages over, or None.
+
+    Returns:
+        step(state, batch, key) -> (state, metrics).
+    """
+    return make_supervised_step(
+        augment=augment,
+        classifier=parts.classifier,
+        optimizer=parts.optimizer,
+        loss=LOSSES[config.loss],
+        num_classes=num_classes,
+        consistency=config.augment.consistency,
+        penalty=penalty_kind(config, parts.rules),
+        accumulate=config.accumulate,
+        axis_name=axis_name,
+    )

@@ -7,7 +7,7 @@ import numpy as np
 from ssl_jax.diagnosis.facts import MEANING, Diagnosis, Facts
 from ssl_jax.diagnosis.rows import LINE, POINT
 from ssl_jax.diagnosis.signs import NEEDED, read_signs
-from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.compare.figures import panels
 from ssl_jax.reports.figure import label, save
 from ssl_jax.text import MOST, printable
 
@@ -55,7 +55,7 @@ def draw(history: dict, diagnosis: Diagnosis, facts: Facts, title: str, path: Pa
     finite = np.isfinite([history[name] for name in NEEDED]).all(axis=0)
     known = {name: history[name][finite] for name in (*NEEDED, "predictor_norm")}
     signs = read_signs(known | {"dynamics": history.get("dynamics", {})}, facts.dim)
-    panels = {
+    shown = {
         "effective rank": (known["effective_rank"], signs.rank, None),
         "rank beside the mean direction": (None, signs.content, LINE[0]),
         "mean cosine of different images": (
@@ -66,10 +66,8 @@ def draw(history: dict, diagnosis: Diagnosis, facts: Facts, title: str, path: Pa
         "largest eigenvalue": (known["top_eigenvalue"], None, None),
         "loss": (known["loss"], signs.loss, None),
     }
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(3.4 * len(panels), 3.1), layout="constrained"
-    )
-    for axis, (name, (raw, smooth, alarm)) in zip(axes, panels.items(), strict=True):
+    figure, axes = panels(1, len(shown), 3.4, 3.1)
+    for axis, (name, (raw, smooth, alarm)) in zip(axes[0], shown.items(), strict=True):
         for values, style in (
             (raw, {"alpha": 0.35, "marker": ".", "ms": 3}),
             (smooth, {"lw": 1.6}),

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5a6472; --line: #d9dee5; --wash: #f5f7fa;
-  --blue: #0b5fa5; --paper: #fff; --mark: #fff8e1; --good: #2a8a4a; --bad: #c0392b; --open: #9a7500;
-  --pale: #9aa3ae; }
+  --blue: #0b5fa5; --paper: #fff; --mark: #fff8e1; --good: #217a3f; --bad: #c0392b; --open: #866500;
+  --pale: #697382; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ee; --soft: #a3adba; --line: #363d48;
   --wash: #222831; --blue: #7ab8f5; --paper: #171b21; --mark: #3a3420; --good: #6fcf8f;
-  --bad: #ff8f80; --open: #e0bd50; --pale: #6d7683; } }
+  --bad: #ff8f80; --open: #e0bd50; --pale: #8b95a4; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 74rem; padding: 1.5rem 1.25rem 4rem; color: var(--ink);
   background: var(--paper);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.3rem; margin: 2.5rem 0 .5rem; } h3 { font-size: 1.02rem; margin: 1.8rem 0 .4rem; }
-p { max-width: 44rem; } .soft { color: var(--soft); }
+p { max-width: 44rem; } p, li { overflow-wrap: anywhere; } .soft { color: var(--soft); }
 a { color: var(--blue); text-decoration-thickness: 1px; text-underline-offset: 2px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; width: 100%; }
 th, td { padding: .34rem .5rem; text-align: right; border-bottom: 1px solid var(--line);
@@ -36,14 +36,18 @@ th { color: var(--soft); font-weight: 600; border-bottom-width: 2px; vertical-al
 tr.absent td { color: var(--pale); } tbody tr:hover { background: var(--wash); }
 img { max-width: 100%; height: auto; display: block; margin: .6rem 0; background: #fff;
   border-radius: 4px; }
-.several { display: flex; flex-wrap: wrap; gap: .6rem; } .several img { width: 20rem; margin: 0; }
+.several { display: grid; gap: .6rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); }
+.several img { width: 100%; max-width: 40rem; margin: 0; }
 details { border-top: 1px solid var(--line); padding: .35rem 0; font-size: .88rem; }
-summary { cursor: pointer; overflow-wrap: anywhere; } details:target { background: var(--mark); }
+summary { cursor: pointer; overflow-wrap: anywhere; }
+details div:target { background: var(--mark); }
 pre { overflow-x: auto; background: var(--wash); padding: .7rem; font-size: .8rem;
   border-radius: 4px; }
 pre.command { white-space: pre-wrap; overflow-wrap: anywhere; }
 @media (max-width: 40rem) { body { padding: 1rem .9rem 3rem; font-size: 15px; }
-  h1 { font-size: 1.35rem; } th, td { padding: .3rem .35rem; } }
+  h1 { font-size: 1.35rem; } th, td { padding: .3rem .35rem; }
+  .wide img { max-width: 30rem; } }
 """
 
 
@@ -102,28 +106,33 @@ def table(
     return f'<div class="wide">{body}</div>'
 
 
-def image(draw: "Callable[[], Figure | None]", words: str, page: str = "report.html") -> str:
-    """Return a figure as SVG inside the page, or a sentence where it cannot be drawn.
+def image(
+    draw: "Callable[[], Figure | Sequence[Figure] | None]", words: str, page: str = "report.html"
+) -> str:
+    """Return figures as SVG inside the page, or a sentence where they cannot be drawn.
 
     Args:
-        draw: returns the figure, or None where there is nothing to draw.
-        words: its alternative text.
+        draw: returns a figure, several that stand beside each other, or nothing.
+        words: their alternative text.
         page: name of the page, for the warning.
 
     Returns:
         The element; "" where there is nothing to draw.
     """
-    content = b""
+    parts: list[str] = []
     with optional(Path(page)):
-        figure = draw()
-        if figure is None:
+        drawn = draw()
+        if not drawn:
             return ""
+        figures = drawn if isinstance(drawn, Sequence) else [drawn]
         with plt.rc_context({"svg.hashsalt": "page"}):  # the same figures, the same page
-            options = {"bbox_inches": "tight", "metadata": {"Date": None}}
-            content = render(figure, format="svg", **options)
-    if not content:
+            options = {"metadata": {"Date": None}}
+            contents = [render(figure, format="svg", **options) for figure in figures]
+        parts = [embedded(content, "svg+xml", words) for content in contents]
+    if not parts:
         return f"<p>{in_html(words)}: could not be drawn.</p>"
-    return f'<div class="wide">{embedded(content, "svg+xml", words)}</div>'
+    kind = "wide" if len(parts) == 1 else "several"
+    return f'<div class="{kind}">{"".join(parts)}</div>'
 
 
 def embedded(content: bytes, kind: str, words: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from ssl_jax.augment.views import to_display, to_unit
 from ssl_jax.data.splits import choose
 from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.compare.figures import draw_band, draw_spectrum, panel, panels
 from ssl_jax.reports.figure import label, save
 from ssl_jax.workdir.directory import read_json
 from ssl_jax.workdir.metrics_csv import read_rows
@@ -30,13 +31,13 @@ def draw_run(directory: Path) -> None:
     result = read_result(directory, NAMED | {"correlation_eigenvalues": [REAL]})
     title = title_of(result)
     figures = directory / "figures"
-    panels = {
+    shown = {
         "loss": "loss",
         "knn_validation": "kNN accuracy, training images",
         "rankme": "RankMe, features of training images",
         "lidar": "LiDAR, features of training images",
     }
-    known = {n: words for n, words in panels.items() if n == "loss" or _is_known(columns, n)}
+    known = {n: words for n, words in shown.items() if n == "loss" or _is_known(columns, n)}
     _curves(columns, known, title, figures / "training.png")
     _curves(
         columns,
@@ -50,7 +51,10 @@ def draw_run(directory: Path) -> None:
         figures / "collapse.png",
         from_zero=True,  # collapse is a fall to zero, which an axis that fits the curve would hide
     )
-    _spectrum(np.array(result["correlation_eigenvalues"]), title, figures / "spectrum.png")
+    figure, axis = panel(4.6, 3.4)
+    draw_spectrum(axis, result["correlation_eigenvalues"], marker=".", ms=3)
+    axis.set_title(title, fontsize=9)
+    save(figure, figures / "spectrum.png", DPI)
 
 
 def _is_known(columns: dict[str, np.ndarray], name: str) -> bool:
@@ -63,21 +67,21 @@ def draw_supervised(directory: Path) -> None:
     rows = read_rows(directory / "metrics.csv")
     columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in rows[0]}
     title = title_of(read_result(directory, NAMED))
-    panels = {"loss": "training loss", "train_accuracy": "accuracy on augmented training images"}
-    panels |= {
+    shown = {"loss": "training loss", "train_accuracy": "accuracy on augmented training images"}
+    shown |= {
         "validation_loss": "loss, held-out training images",
         "validation_accuracy": "accuracy, held-out training images",
         "test_accuracy": "accuracy, test images",
     }
-    panels |= {"learning_rate": "learning rate"}
-    known = {name: words for name, words in panels.items() if _is_known(columns, name)}
+    shown |= {"learning_rate": "learning rate"}
+    known = {name: words for name, words in shown.items() if _is_known(columns, name)}
     _curves(columns, known, title, directory / "figures" / "training.png")
     if np.isfinite(columns["opposing_ratio"]).any():
-        panels = {"opposing_ratio": "opposing penalty A (share of the penalty's size)"}
-        panels |= {"opposing_fraction": "share of weights that decay pushes up"}
-        of_wd = {f"wd_{name}": f"of WD: {label}" for name, label in panels.items()}
-        panels |= {name: label for name, label in of_wd.items() if np.isfinite(columns[name]).any()}
-        _curves(columns, panels, title, directory / "figures" / "opposing.png", from_zero=True)
+        shown = {"opposing_ratio": "opposing penalty A (share of the penalty's size)"}
+        shown |= {"opposing_fraction": "share of weights that decay pushes up"}
+        of_wd = {f"wd_{name}": f"of WD: {label}" for name, label in shown.items()}
+        shown |= {name: label for name, label in of_wd.items() if np.isfinite(columns[name]).any()}
+        _curves(columns, shown, title, directory / "figures" / "opposing.png", from_zero=True)
 
 
 def read_result(directory: Path, fields: dict) -> dict:
@@ -93,48 +97,22 @@ def title_of(result: dict) -> str:
 
 def _curves(
     columns: dict[str, np.ndarray],
-    panels: dict[str, str],
+    shown: dict[str, str],
     title: str,
     path: Path,
     from_zero: bool = False,
 ) -> None:
     """Draw one panel for each column against the epoch."""
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels), 3.2), layout="constrained", squeeze=False
-    )
-    for axis, (name, words) in zip(axes[0], panels.items(), strict=True):
+    figure, axes = panels(1, len(shown), 4.2, 3.2)
+    for axis, (name, words) in zip(axes[0], shown.items(), strict=True):
         known = np.isfinite(columns[name])
-        axis.plot(
-            columns["epoch"][known],
-            columns[name][known],
-            marker="o" if known.sum() < 30 else None,
-            ms=3,
-        )
+        draw_band(axis, columns["epoch"][known], columns[name][known], None)
         axis.set(xlabel="epoch", title=words, xlim=(0, columns["epoch"].max() * 1.02))
         if from_zero:
             axis.set_ylim(0, max(np.nanmax(columns[name], initial=0) * 1.08, 1e-3))
         axis.title.set_fontsize(9)
         axis.grid(alpha=0.3)
     figure.suptitle(title, fontsize=10)
-    save(figure, path, DPI)
-
-
-def _spectrum(eigenvalues: np.ndarray, title: str, path: Path) -> None:
-    """Draw the eigenvalues of the correlation, largest first, on a log scale.
-
-    Rounding errors at or below 0 are left out.
-    """
-    figure, axis = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
-    floor = eigenvalues.max(initial=0) * 1e-9
-    axis.semilogy(
-        np.arange(1, len(eigenvalues) + 1),
-        np.where(eigenvalues > floor, eigenvalues, np.nan),
-        ".-",
-        ms=3,
-    )
-    axis.set(xlabel="rank", ylabel="eigenvalue of F", title=title)
-    axis.title.set_fontsize(9)
-    axis.grid(alpha=0.3)
     save(figure, path, DPI)
 
 
@@ -185,13 +163,7 @@ def draw_neighbours(query: np.ndarray, neighbours: np.ndarray, path: Path) -> No
         path: the file; its folder is created.
     """
     count = neighbours.shape[1]
-    figure, axes = plt.subplots(
-        len(query),
-        1 + count,
-        figsize=(0.8 * (1 + count) + 0.4, 0.8 * len(query) + 0.4),
-        layout="constrained",
-        squeeze=False,
-    )
+    figure, axes = panels(len(query), 1 + count, 0.85, 0.83)
     for row, own, others in zip(axes, query, neighbours, strict=True):
         for axis, picture in zip(row, (own, *others), strict=True):
             axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
@@ -213,7 +185,7 @@ def draw_transfer(results: Sequence[dict], trained_on: str, path: Path) -> None:
         trained_on: name of the set of the run.
         path: the file; its folder is created.
     """
-    figure, axis = plt.subplots(figsize=(6.4, 0.55 * len(results) + 1.5), layout="constrained")
+    figure, axis = panel(6.4, 0.55 * len(results) + 1.5)
     for name, words, colour in (("linear", "linear", "tab:blue"), ("knn", "kNN", "tab:orange")):
         for prefix, of, filled in (("", "", colour), ("random_init_", ", untrained", "none")):
             known = [
@@ -232,7 +204,6 @@ def draw_transfer(results: Sequence[dict], trained_on: str, path: Path) -> None:
         yticklabels=[label(result["dataset"]) for result in results],
         title=f"pretrained on {label(trained_on)}",
     )
-    axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     save(figure, path, DPI)
@@ -267,9 +238,7 @@ def draw_views(
         np.asarray(to_unit(image)),
         *(np.asarray(to_display(view, mean, std)) for view in pairs),
     ]
-    figure, axes = plt.subplots(
-        3, len(image), figsize=(1.2 * len(image), 3.9), layout="constrained", squeeze=False
-    )
+    figure, axes = panels(3, len(image), 1.2, 1.3)
     for row, pictures, words in zip(axes, rows, ("image", "view 1", "view 2"), strict=True):
         for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)

@@ -12,6 +12,8 @@ a newer number beside its own when it wakes: it has lost the lease.
 A lease file that names no holder (empty, garbage, of a process that died while it wrote it) is held
 for TAKING seconds after the last touch. A date further ahead than that of a touch can be counts as
 old, and what is no file at all holds nothing.
+
+docs/cluster.md says why no library has taken its place.
 """
 
 import contextlib

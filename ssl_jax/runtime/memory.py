@@ -61,7 +61,14 @@ def accelerator_expected() -> bool:
 # Files with the memory that a container may use, in bytes.
 CONTAINER = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # Fields that change how much memory a run needs, the most helpful first.
-HELPFUL = ("batch_size", "encoder.width", "data.resident", "steps_per_call", "together")
+HELPFUL = (
+    "batch_size",
+    "accumulate",
+    "encoder.width",
+    "data.resident",
+    "steps_per_call",
+    "together",
+)
 
 
 def host_memory() -> int | None:

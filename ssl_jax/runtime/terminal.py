@@ -8,6 +8,8 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
 from ssl_jax.files import size
@@ -48,10 +50,23 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
+_name: ContextVar[str] = ContextVar("name", default="")
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put a name before every line that is said within this context: of several runs, which one."""
+    token = _name.set(f"{name}: ")
+    try:
+        yield
+    finally:
+        _name.reset(token)
+
+
 def say(line: str) -> None:
     """Print a line, or a table of lines, above the progress bar, once for all processes."""
     if is_writer():
-        _write("\n".join(printable(part) for part in line.split("\n")), sys.stdout)
+        _write("\n".join(printable(_name.get() + part) for part in line.split("\n")), sys.stdout)
 
 
 def warn(line: str) -> None:
@@ -66,7 +81,12 @@ def complain(error: Exception) -> None:
 
 
 def progress_bar(
-    total: int, start: int, unit: str = "step", title: str = "", delay: float = 0
+    total: int,
+    start: int,
+    unit: str = "step",
+    title: str = "",
+    delay: float = 0,
+    shown: bool = True,
 ) -> Progress:
     """Return the progress of a long work; only the writer shows it.
 
@@ -76,11 +96,12 @@ def progress_bar(
         unit: what is counted; "B" for bytes, which are shown in kB, MB and so on.
         title: what is being done.
         delay: seconds before the bar is shown.
+        shown: whether it is shown at all.
 
     Returns:
         A bar at a terminal; elsewhere a line now and then.
     """
-    shown, title = is_writer(), printable(title)
+    shown, title = shown and is_writer(), printable(title)
     if shown and not _at_terminal():
         return ProgressLines(total, start, unit, title)
     return _bar(total, start, unit, title, delay, shown)

@@ -17,6 +17,7 @@ from ssl_jax.builders.optimizer import layer_table
 from ssl_jax.builders.program import check_exclude, check_memory, fresh_key
 from ssl_jax.builders.weights import find_weights, read_weights
 from ssl_jax.data.batches import make_feed
+from ssl_jax.data.dataset import Dataset
 from ssl_jax.diagnosis import history
 from ssl_jax.diagnosis.history import facts_of
 from ssl_jax.dynamics.collapse import collapse_signs
@@ -33,7 +34,7 @@ from ssl_jax.tasks.printing import (
     print_training,
 )
 from ssl_jax.tasks.probe import draw_representation, run_probes
-from ssl_jax.tasks.training import Session, TrainingJob, train
+from ssl_jax.tasks.training import Session, Training, TrainingJob, train
 from ssl_jax.tasks.views import draw_views
 from ssl_jax.train.loop import Row
 from ssl_jax.train.state import PretrainState
@@ -56,10 +57,35 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
     Raises:
         UserError: a field is wrong, or the work directory belongs to another run.
     """
+    train(make_training(config, directory, interrupted))
+
+
+def make_training(
+    config: Config,
+    directory: str,
+    interrupted: Interrupted,
+    read: Callable[[Config], Dataset] = read_dataset,
+    members: int = 1,
+) -> Training:
+    """Return a run that is ready to pretrain, after all checks.
+
+    Args:
+        config: configuration of the task.
+        directory: work directory of the task.
+        interrupted: asked after each call of the compiled program; true saves and stops.
+        read: reads the data set.
+        members: runs that train together, this one included.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: a field is wrong, or the work directory belongs to another run.
+    """
     source = find_weights(config, Path(directory))
     prepared, dataset = pretraining.prepare(config), None
     if config.data.damaged == "skip":  # how many images there are is known when they are decoded
-        dataset = read_dataset(prepared.config)
+        dataset = read(prepared.config)
         prepared = pretraining.prepare(config, dataset.description)
     config, plan, parts, lines = prepared
     appends = partial(pretraining.appends, config, plan.steps_per_epoch)
@@ -71,7 +97,7 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
     weights = source and read_weights(source, config, init.trace(fresh_key(config)).out_info)
     for line in lines:
         say(line)
-    dataset = dataset or read_dataset(config)
+    dataset = dataset or read(config)
     check_few_labels(config.probe, dataset)
     config, lines = choices.measure_statistics(config, dataset)
     parts = parts._replace(recipe=pretraining.build_recipe(config))
@@ -82,13 +108,13 @@ def pretrain(config: Config, directory: str, interrupted: Interrupted = lambda: 
 
     feed = make_feed(dataset.pretrain.image, config.batch_size, config.seed, plan.resident)
     fresh = jax.device_get(pretraining.fresh_state(config, init))
-    session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted, weights)
+    session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted, weights, members)
     encode = accuracies.make_encode(parts.network, evaluation_view(parts.recipe))
     measure = label_free.make_measure(
         parts.network, make_views(parts.recipe, dataset.side), jax.random.key(config.seed)
     )
     job = make_job(session, encode, measure)
-    train(session, job, lambda state: finish(session, state, encode, measure))
+    return Training(session, job, lambda state: finish(session, state, encode, measure))
 
 
 def make_job(
@@ -105,10 +131,8 @@ def make_job(
         The job.
     """
     config, plan, parts, dataset = session.config, session.plan, session.parts, session.dataset
-    key, matrix = jax.random.key(config.seed), parts.predictor.matrix
-    run = pretraining.compile_step(
-        config, parts, session.feed.data, plan.devices, key, dataset.side
-    )
+    matrix = parts.predictor.matrix
+    views = make_views(parts.recipe, dataset.side)
     signs_of = jax.jit(
         lambda state: collapse_signs(state.memory["correlation"], matrix(state.params["predictor"]))
     )
@@ -148,7 +172,7 @@ def make_job(
     shown = ("loss", "relative_spread", "images_per_second")
     track = make_track(matrix)
     return TrainingJob(
-        run=run,
+        step=pretraining.build_step(config, parts, views, plan.axis),
         best=ranking.column,
         header=header,
         signs=signs,
@@ -224,7 +248,8 @@ def finish(
         | {"steps": int(state.step)}
         | result
     )
-    result |= result_json.spent(rows, int(state.step)) | result_json.environment()
+    result |= result_json.spent(rows, int(state.step), session.members)
+    result |= result_json.environment()
     result |= {
         "collapsed": diagnosis.collapsed,
         "state": diagnosis.state,

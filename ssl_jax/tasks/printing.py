@@ -27,8 +27,11 @@ def print_training(
     """
     total = len(devices) * jax.process_count()
     norm = "over all devices" if config.sync_batch_norm else "each device its own"
+    parts = ""
+    if config.accumulate > 1:
+        parts, norm = f" in {config.accumulate} micro-batches", f"{norm}, of each micro-batch"
     method, name = printable(config.method), printable(name)
-    say(f"{method} on {name}: {images} images, batch {config.batch_size}")
+    say(f"{method} on {name}: {images} images, batch {config.batch_size}{parts}")
     say(f"{cadence.total} steps ({config.epochs} epochs), seed {config.seed}, {config.precision}")
     say(f"{total} x {devices[0].device_kind}; BatchNorm statistics: {norm}")
     if start:

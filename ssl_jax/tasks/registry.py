@@ -46,7 +46,7 @@ class Task(NamedTuple):
 MANY = "a --config of that task"
 TASKS = {
     "pretrain": Task(pretrain, needs="views", several=True, configs=MANY),
-    "supervised": Task(supervised, needs="augment", several=True),
+    "supervised": Task(supervised, needs="augment", several=True, configs=MANY),
     "probe": Task(probe, needs="checkpoint probe", several=True),
     "embed": Task(embed, needs="map"),
     "views": Task(views, needs="views", several=True, configs=MANY),

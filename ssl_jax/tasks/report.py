@@ -5,12 +5,13 @@ from pathlib import Path
 from ssl_jax import files
 from ssl_jax.builders.defaults import defaults_of
 from ssl_jax.errors import UserError
+from ssl_jax.reports.compare.tables import left_out
 from ssl_jax.reports.replication.claims import evaluate_claims
 from ssl_jax.reports.replication.page import page
 from ssl_jax.reports.replication.results import SCALES, Gathered, gather
 from ssl_jax.reports.replication.tables import markdown
 from ssl_jax.runtime.terminal import say
-from ssl_jax.text import in_markdown, printable
+from ssl_jax.text import printable
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import result_json
 from ssl_jax.workdir.directory import open_workdir
@@ -47,11 +48,7 @@ def report(config: Config, directory: str, interrupted: Interrupted = lambda: Fa
 def text_of(gathered: Gathered) -> str:
     """Return the text of report.md."""
     parts = [f"## {scale.capitalize()} scale\n\n{markdown(gathered, scale)}" for scale in SCALES]
-    if gathered.left_out:
-        parts.append(
-            "## Left out\n\n" + "".join(f"* {in_markdown(line)}\n" for line in gathered.left_out)
-        )
-    return "\n".join(parts)
+    return "\n".join([*parts, *filter(None, [left_out(gathered.left_out, text=True)])])
 
 
 def summary(gathered: Gathered) -> dict:
@@ -59,7 +56,7 @@ def summary(gathered: Gathered) -> dict:
     content: dict = {"task": "report", "left_out": gathered.left_out, "scales": {}}
     for scale, cells in gathered.cells.items():
         content["scales"][scale] = {
-            "runs": sum(map(len, cells.values())),
+            "runs": sum(len(one.runs) for one in cells.values()),
             "claims": [
                 {"claim": claim.statement, "verdict": verdict, "cells": lines}
                 for claim, verdict, lines in evaluate_claims(cells)

@@ -20,16 +20,15 @@ from ssl_jax import files
 from ssl_jax.augment.views import make_normalise
 from ssl_jax.builders.checks import WATCHED
 from ssl_jax.builders.data import read_dataset
-from ssl_jax.builders.optimizer import layer_table, penalty_kind, schedule_options, warmup_steps
+from ssl_jax.builders.optimizer import layer_table, schedule_options, warmup_steps
 from ssl_jax.builders.program import (
     check_exclude,
     check_memory,
-    compile_program,
     fresh_key,
-    steps_per_call,
 )
 from ssl_jax.builders.supervised import (
     appends,
+    build_step,
     earlier_defaults,
     fixed_fields,
     fresh_state,
@@ -52,9 +51,9 @@ from ssl_jax.reports.figure import optional
 from ssl_jax.runtime.terminal import is_writer, say
 from ssl_jax.tasks import training
 from ssl_jax.tasks.printing import print_layers, print_training
-from ssl_jax.tasks.training import Session, TrainingJob
+from ssl_jax.tasks.training import Session, Training, TrainingJob
 from ssl_jax.train.loop import Row
-from ssl_jax.train.supervised import SupervisedState, make_supervised_step
+from ssl_jax.train.supervised import SupervisedState
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir import metrics_csv, result_json
 from ssl_jax.workdir.directory import check_workdir
@@ -74,6 +73,31 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     Raises:
         UserError: a field is wrong, or the work directory belongs to another run.
     """
+    training.train(make_training(config, directory, interrupted))
+
+
+def make_training(
+    config: Config,
+    directory: str,
+    interrupted: Interrupted,
+    read: Callable[[Config], Dataset] = read_dataset,
+    members: int = 1,
+) -> Training:
+    """Return a run that is ready to train, after all checks.
+
+    Args:
+        config: configuration of the task.
+        directory: work directory of the task.
+        interrupted: asked after each call of the compiled program; true saves and stops.
+        read: reads the data set.
+        members: runs that train together, this one included.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: a field is wrong, or the work directory belongs to another run.
+    """
     source = find_weights(config, Path(directory))
     plan, parts, augment = prepare(config)
     snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
@@ -84,7 +108,7 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     check_memory(config, init, plan.devices)
     check_exclude(config, init)
     weights = source and read_weights(source, config, init.trace(fresh_key(config)).out_info)
-    dataset = read_dataset(config)
+    dataset = read(config)
     if dataset.damaged:  # there are fewer images than were described
         plan, parts, augment = prepare(config, dataset.description)
         snapshots = snapshot_steps(config, plan.cadence.total, plan.steps_per_epoch)
@@ -96,29 +120,12 @@ def supervised(config: Config, directory: str, interrupted: Interrupted = lambda
     )
     feed = make_feed(train.image, config.batch_size, config.seed, plan.resident, label=train.label)
     fresh = jax.device_get(fresh_state(config, init))
-    session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted, weights)
+    session = Session(config, out, plan, parts, dataset, feed, fresh, interrupted, weights, members)
     job = make_job(session, augment, validation, snapshots)
-    training.train(session, job, lambda state: finish(session, state, snapshots))
+    return Training(session, job, lambda state: finish(session, state, snapshots))
 
 
 # --- Before training ------------------------------------------------------------------------------
-
-
-def compile_step(session: Session, augment: Callable) -> Callable:
-    """Return run(state, batches) -> (state, metrics) on all devices."""
-    config, plan, parts = session.config, session.plan, session.parts
-    step = make_supervised_step(
-        augment=augment,
-        classifier=parts.classifier,
-        optimizer=parts.optimizer,
-        loss=LOSSES[config.loss],
-        num_classes=plan.data.num_classes,
-        consistency=config.augment.consistency,
-        penalty=penalty_kind(config, parts.rules),
-        axis_name=plan.axis,
-    )
-    key, size = jax.random.key(config.seed), steps_per_call(config, plan.devices)
-    return compile_program(step, session.feed.data, plan.devices, key, size)
 
 
 def snapshot_steps(config: Config, total: int, steps_per_epoch: int) -> tuple[int, ...]:
@@ -165,7 +172,6 @@ def make_job(
         The compiled program, and what happens at its events.
     """
     config, plan, parts, dataset = session.config, session.plan, session.parts, session.dataset
-    run = compile_step(session, augment)
     normalise = make_normalise(config.augment.mean, config.augment.std)
     logits = jax.jit(
         lambda params, stats, image: parts.classifier.logits(params, stats, normalise(image))
@@ -211,7 +217,8 @@ def make_job(
         return state, bool(stops)
 
     shown = ("loss", "train_accuracy", "images_per_second")
-    return TrainingJob(run, VALIDATION, header, signs, evaluate, adjust, shown)
+    step = build_step(config, parts, augment, dataset.num_classes, plan.axis)
+    return TrainingJob(step, VALIDATION, header, signs, evaluate, adjust, shown, labelled=True)
 
 
 def mean_loss(loss: str, logits: np.ndarray, label: np.ndarray) -> float:
@@ -292,7 +299,8 @@ def finish(session: Session, state: SupervisedState, snapshots: tuple[int, ...])
         result["snapshot_ensemble"] = ensemble(
             out, [step for step in snapshots if step <= state.step], session.dataset
         )
-    result |= result_json.spent(rows, int(state.step)) | result_json.environment()
+    result |= result_json.spent(rows, int(state.step), session.members)
+    result |= result_json.environment()
     result_json.write(out, {k: None if v != v else v for k, v in result.items()})
     with optional(out / "figures"):
         run_figures.draw_supervised(out)

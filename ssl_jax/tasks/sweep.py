@@ -7,6 +7,9 @@ The same command on the same directory runs what is not finished: first one seed
 the next of every one. Any number of processes may run it at once, on machines that share the
 directory; none takes a cell that another works on (`runtime.lease`).
 
+Cells that differ in numbers alone may train together, as one program (`together`). Each is the
+ordinary run that it would be by itself, in its own directory.
+
 A cell that fails stops no other. The command prints the failure at once and again at the end;
 seed-N.failed.txt beside the run has the traceback, and the next start tries the cell again. The
 exit status is then 1; 2: the command itself is wrong, and nothing ran; 75: `minutes` are over, and
@@ -22,21 +25,26 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
 from ssl_jax import files
+from ssl_jax.builders.data import read_dataset
+from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
 from ssl_jax.runtime import lease, stops
-from ssl_jax.runtime.memory import reporting_out_of_memory
+from ssl_jax.runtime.memory import is_out_of_memory, reporting_out_of_memory
 from ssl_jax.runtime.terminal import say, spell
 from ssl_jax.sweeps.jobs import Grid, Job, check_all, check_fields, is_done, plan
 from ssl_jax.sweeps.store import keep
 from ssl_jax.sweeps.tables import table_grid
+from ssl_jax.sweeps.together import Form, company, wanted
 from ssl_jax.sweeps.vary import varied_grid
-from ssl_jax.tasks.pretrain import pretrain
-from ssl_jax.tasks.supervised import supervised
+from ssl_jax.tasks import pretrain, supervised
+from ssl_jax.tasks.training import Group, Training, groups_of, train, train_together
 from ssl_jax.text import printable
 from ssl_jax.types import Config, Interrupted
 from ssl_jax.workdir.directory import check_workdir, flatten, write_json
@@ -44,12 +52,25 @@ from ssl_jax.workdir.lock import DirectoryTaken, locked
 
 LOOK = 10.0  # seconds between two looks at what other processes hold
 Run = Callable[[Config, str, Interrupted], None]
-TASKS: dict[str, Run] = {"pretrain": pretrain, "supervised": supervised}
+# make(configuration, directory, interrupted, reader of its data, cells of its group)
+MAKERS: dict[str, Callable[..., Training]] = {
+    "pretrain": pretrain.make_training,
+    "supervised": supervised.make_training,
+}
 
 
 def run_cell(config: Config, directory: str, interrupted: Interrupted) -> None:
     """Run the task that the cell's configuration names."""
-    TASKS[config.task](config, directory, interrupted)
+    train(MAKERS[config.task](config, directory, interrupted))
+
+
+class Ways(NamedTuple):
+    """How the cells run."""
+
+    alone: Run  # the task that runs one cell
+    together: int | None  # most cells of a program; None: as many as it is worth
+    forms: dict[str, Form]  # of cells, as far as they are known
+    apart: set[str]  # names of jobs that did not run together with others
 
 
 def sweep(
@@ -70,6 +91,7 @@ def sweep(
         UserError: a field is wrong, or the directory belongs to another sweep.
     """
     check_fields(config)
+    ways = Ways(run, wanted(config.together), {}, set())
     grid = varied_grid(config) if "of" in config else table_grid(config)
     jobs = plan(grid, config.seeds, Path(directory))
     content = {"task": "sweep", "sweep": config.sweep}
@@ -95,7 +117,7 @@ def sweep(
 
     failed: dict[str, str] = {}
     try:
-        run_all(grid, jobs, stop, run, began, failed, config.wait)
+        run_all(grid, jobs, stop, ways, began, failed, config.wait)
     except KeyboardInterrupt:
         end(grid, jobs, failed)
         raise
@@ -109,7 +131,7 @@ def run_all(
     grid: Grid,
     jobs: list[Job],
     stop: Callable[[], bool],
-    run: Run,
+    ways: Ways,
     began: float,
     failed: dict[str, str],
     patient: bool,
@@ -120,7 +142,7 @@ def run_all(
         grid: whose cells they are.
         jobs: the cells in the order in which they run.
         stop: whether to stop.
-        run: the task that runs a cell.
+        ways: how they run.
         began: time of the directory's file system, in seconds; older failures do not count.
         failed: takes the reason of each failure, by name of the job.
         patient: whether to wait for cells at which other processes are.
@@ -133,66 +155,233 @@ def run_all(
         if not left:
             break
         begun = time.monotonic()
-        job = next((job for job in left if run_if_free(grid, job, stop, run, failed)), None)
-        if job is None and not patient:
+        tries = (run_if_free(grid, job, left, stop, ways, failed) for job in left)
+        worked = next(filter(None, tries), [])
+        if not worked and not patient:
             break
-        elif job is None:
+        elif not worked:
             wait(left, announced, stop)
-        elif is_done(job, grid.again):
+        elif ended := [job for job in worked if is_done(job, grid.again)]:
             done = sum(is_done(job, grid.again) for job in jobs)
             now = time.monotonic()
             to_go = (now - start) / (done - before) * (len(jobs) - done - len(failed))
             rest = f"; about {spell(to_go)} to go" if done + len(failed) < len(jobs) else ""
-            say(f"{done} of {len(jobs)} cells done; {job.name} took {spell(now - begun)}{rest}")
+            names = ended[0].name if len(worked) == 1 else f"{len(ended)} together"
+            say(f"{done} of {len(jobs)} cells done; {names} took {spell(now - begun)}{rest}")
 
 
-def run_if_free(grid: Grid, job: Job, stop: Callable[[], bool], run: Run, failed: dict) -> bool:
-    """Run or resume a job, unless another process works on it.
+def run_if_free(
+    grid: Grid,
+    job: Job,
+    left: list[Job],
+    stop: Callable[[], bool],
+    ways: Ways,
+    failed: dict[str, str],
+) -> list[Job]:
+    """Run or resume a job, and others together with it, unless another process works on it.
 
     Args:
         grid: whose cell it is.
         job: the cell to run.
+        left: all jobs that are left, in their order.
+        stop: whether to stop.
+        ways: how they run.
+        failed: takes the reason under the job's name where it fails.
+
+    Returns:
+        The jobs that were worked on; [] where the first was not free.
+    """
+    with contextlib.ExitStack() as held:
+        checks: dict[str, Callable[[], None]] = {}
+        taken: list[Job] = []
+
+        def take(one: Job) -> bool:
+            """Take a job's lease; return whether it was free."""
+            path = lease.claim(lease_of(one))
+            if path is None:
+                return False
+            checks[one.name] = held.enter_context(lease.holding(path))
+            taken.append(one)
+            return True
+
+        if not take(job):
+            return []
+        if is_done(job, grid.again):  # another process ended it between our look and our claim
+            return taken
+        if job.name not in ways.apart:
+            others = [other for other in left if other.name not in ways.apart]
+            for other in company(job, others, ways.together, ways.forms)[1:]:
+                if take(other) and is_done(other, grid.again):
+                    taken.pop()
+        if len(taken) > 1:
+            run_together(grid, taken, checks, stop, ways, failed)
+        elif not run_alone(grid, job, checks[job.name], stop, ways.alone, failed):
+            return []
+    jax.clear_caches()  # else every run leaves some 50 MB of compiled programs behind
+    gc.collect()
+    return taken
+
+
+def run_alone(
+    grid: Grid,
+    job: Job,
+    check: Callable[[], None],
+    stop: Callable[[], bool],
+    run: Run,
+    failed: dict[str, str],
+) -> bool:
+    """Run a job whose lease is held.
+
+    Args:
+        grid: whose cell it is.
+        job: the cell to run.
+        check: raises LeaseLost where another process has taken the lease.
         stop: whether to stop.
         run: the task that runs it.
         failed: takes the reason under the job's name where it fails.
 
     Returns:
-        Whether the job was free.
+        Whether its directory was free.
     """
-    path = lease.claim(lease_of(job))
-    if path is None:
+    say(f"--- {grid.title}: {job.name} ---")
+
+    def ask() -> bool:
+        check()
+        return stop()
+
+    try:
+        with (
+            locked(job.out),  # against a start on the cell by itself
+            reporting_out_of_memory(flatten(job.config.to_dict())),
+        ):
+            run(job.config, str(job.out), ask)
+        settle(grid, job, stop)
+    except DirectoryTaken:  # by a start on the cell itself, or by a holder that only slept
         return False
-    with lease.holding(path) as check:
-        if is_done(job, grid.again):  # another process ended it between our look and our claim
-            return True
-        say(f"--- {grid.title}: {job.name} ---")
-
-        def ask() -> bool:
-            check()
-            return stop()
-
-        try:
-            with (
-                locked(job.out),  # against a start on the cell by itself
-                reporting_out_of_memory(flatten(job.config.to_dict())),
-            ):
-                run(job.config, str(job.out), ask)
-            if job.has_result:
-                job.failure.unlink(missing_ok=True)
-                keep(grid, job)
-            elif not stop():
-                raise RuntimeError("ended without a result")
-        except DirectoryTaken:  # by a start on the cell itself, or by a holder that only slept
-            return False
-        except lease.LeaseLost as lost:
-            say(f"{job.name}: {lost}")
-        except Exception as error:  # whatever it is: the other cells can do without this one
-            failed[job.name] = one_line(error)
-            write_failure(job, failed[job.name])
-            say(f"failed: {job.name}: {failed[job.name]}")
-    jax.clear_caches()  # else every run leaves some 50 MB of compiled programs behind
-    gc.collect()
+    except Exception as error:  # whatever it is: the other cells can do without this one
+        fail(job, error, failed)
     return True
+
+
+def run_together(
+    grid: Grid,
+    jobs: list[Job],
+    checks: dict[str, Callable[[], None]],
+    stop: Callable[[], bool],
+    ways: Ways,
+    failed: dict[str, str],
+) -> None:
+    """Run jobs whose leases are held, by one program as far as their steps are alike.
+
+    Cells that do not fit the memory together, or whose program breaks, are left for the next look,
+    each by itself.
+
+    Args:
+        grid: whose cells they are.
+        jobs: the cells to run.
+        checks: by name, what raises LeaseLost where another process has taken the lease.
+        stop: whether to stop.
+        ways: how they run; takes the names of those that have to run apart.
+        failed: takes the reason under the job's name where one fails.
+    """
+    say(f"--- {grid.title}: {len(jobs)} together: {', '.join(job.name for job in jobs)} ---")
+    stopping = [False]  # asked once a step: all stop at the same one
+
+    def look() -> None:
+        stopping[0] = stopping[0] or stop()
+
+    def ask(check: Callable[[], None]) -> bool:
+        check()
+        return stopping[0]
+
+    by_name = {job.name: job for job in jobs}
+    errors: dict[str, Exception] = {}
+    with contextlib.ExitStack() as locks:
+        trainings: dict[str, Training] = {}
+        read = one_at_a_time(read_dataset)
+        for name, job in by_name.items():
+            try:
+                locks.enter_context(locked(job.out))
+                make, asked = MAKERS[job.config.task], partial(ask, checks[name])
+                trainings[name] = make(job.config, str(job.out), asked, read, len(jobs))
+            except Exception as error:
+                errors[name] = error
+        try:
+            for group in groups_of(trainings):
+                if not stop():
+                    errors |= run_group(group, look)
+        except Exception as error:  # of the program itself, which all share
+            say(f"together: {one_line(error)}; the {len(jobs)} cells go on by themselves")
+            ways.apart.update(by_name)
+        for name in trainings.keys() - errors.keys() - ways.apart:
+            try:
+                settle(grid, by_name[name], stop)
+            except Exception as error:
+                errors[name] = error
+    for name, error in errors.items():
+        if isinstance(error, DirectoryTaken):
+            continue
+        if is_out_of_memory(error):
+            say(f"{name}: out of memory beside {len(jobs) - 1} others, goes on by itself")
+            ways.apart.add(name)
+        else:
+            fail(by_name[name], error, failed)
+
+
+def run_group(group: Group, look: Callable[[], None]) -> dict[str, Exception]:
+    """Train and finish the runs of a group; return the errors of those that broke, by name.
+
+    Args:
+        group: runs that are alike.
+        look: called after each call of the program.
+    """
+    if len(group.trainings) > 1:
+        return train_together(group, look)
+    ((name, training),) = group.trainings.items()
+    try:
+        train(training)
+    except Exception as error:
+        return {name: error}
+    return {}
+
+
+def one_at_a_time(read: Callable[[Config], Dataset]) -> Callable[[Config], Dataset]:
+    """Return the reader, which keeps the last set: cells of the same data share its images."""
+    kept: dict[str, Dataset] = {}
+
+    def keeping(config: Config) -> Dataset:
+        asked = config.data.to_json()
+        if asked not in kept:
+            kept.clear()
+            kept[asked] = read(config)
+        return kept[asked]
+
+    return keeping
+
+
+def settle(grid: Grid, job: Job, stop: Callable[[], bool]) -> None:
+    """Store a job that ended; RuntimeError where it has no result though nobody stopped it."""
+    if job.has_result:
+        job.failure.unlink(missing_ok=True)
+        keep(grid, job)
+    elif not stop():
+        raise RuntimeError("ended without a result")
+
+
+def fail(job: Job, error: Exception, failed: dict[str, str]) -> None:
+    """Print why a job failed, and write it beside the job.
+
+    Args:
+        job: that failed.
+        error: why.
+        failed: takes the reason under the job's name.
+    """
+    if isinstance(error, lease.LeaseLost):
+        say(f"{job.name}: {error}")
+        return
+    failed[job.name] = one_line(error)
+    write_failure(job, error)
+    say(f"failed: {job.name}: {failed[job.name]}")
 
 
 def lease_of(job: Job) -> Path:
@@ -206,11 +395,12 @@ def one_line(error: Exception) -> str:
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-def write_failure(job: Job, line: str) -> None:
-    """Write the line and the traceback to the job's failed.txt."""
+def write_failure(job: Job, error: Exception) -> None:
+    """Write the error's line and its traceback to the job's failed.txt."""
     with contextlib.suppress(UserError):  # of a full disk; the line is printed all the same
         files.make_folder(job.failure.parent)
-        text = f"{line}\n\n{printable(traceback.format_exc(), lines=True)}"
+        whole = "".join(traceback.format_exception(error))
+        text = f"{one_line(error)}\n\n{printable(whole, lines=True)}"
         files.write_whole(job.failure, text)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from orbax.checkpoint import CheckpointManager
 
 from ssl_jax.builders.plan import Plan
-from ssl_jax.builders.program import steps_per_call
+from ssl_jax.builders.program import compile_program, steps_per_call
 from ssl_jax.builders.recorders import make_recorders
 from ssl_jax.builders.trained_run import IMAGE
 from ssl_jax.builders.weights import Weights, begin_with
@@ -21,12 +21,12 @@ from ssl_jax.data.dataset import Dataset
 from ssl_jax.errors import UserError
 from ssl_jax.files import make_folder, write_whole
 from ssl_jax.runtime import stops
-from ssl_jax.runtime.terminal import Progress, is_writer, progress_bar, say
+from ssl_jax.runtime.terminal import Progress, is_writer, naming, progress_bar, say
 from ssl_jax.runtime.threads import lapack_on_one_thread
 from ssl_jax.tasks.printing import print_weights
-from ssl_jax.train import parallel
-from ssl_jax.train.loop import Hooks, Row, plan_calls, train_loop
-from ssl_jax.types import Config, Interrupted, Metrics, PyTree
+from ssl_jax.train import parallel, together
+from ssl_jax.train.loop import Held, Hooks, Row, drive, hold, plan_calls, train_loop
+from ssl_jax.types import Config, Interrupted, Metrics, PyTree, Step
 from ssl_jax.workdir import checkpoints, metrics_csv, result_json
 from ssl_jax.workdir.dynamics_npz import Record, digest, resume_dynamics, write_dynamics
 from ssl_jax.workdir.recorder import Recorder
@@ -43,8 +43,8 @@ OWED = "owed"  # and the row of its own step, where a stop did not let the evalu
 class TrainingJob(NamedTuple):
     """What differs between the tasks that train."""
 
-    # The compiled program: run(state, batches) -> (state, metrics, each (count,)).
-    run: Callable
+    # step(state, batch, key) -> (state, metrics), which averages over `Plan.axis`.
+    step: Step
     # The metric that ranks checkpoints.
     best: str
     # header(start): prints what is about to run, before the first step.
@@ -66,6 +66,8 @@ class TrainingJob(NamedTuple):
     others: tuple[str, ...] = ()
     # message(all rows so far) -> a line to print after a row, or None.
     message: Callable[[list[Row]], str | None] = lambda rows: None
+    # Whether a batch has labels.
+    labelled: bool = False
 
 
 class Session(NamedTuple):
@@ -80,6 +82,12 @@ class Session(NamedTuple):
     fresh: PyTree  # the state as drawn from the seed, on the host
     interrupted: Interrupted  # asked after each call of the compiled program
     weights: Weights | None = None  # what takes the place of parts of `fresh` at step 0
+    members: int = 1  # runs that train together, this one included
+
+    @property
+    def key(self) -> jax.Array:
+        """The key of the run, from which its steps draw."""
+        return jax.random.key(self.config.seed)
 
     def epoch(self, step: int) -> float:
         """Return the epochs that `step` steps are."""
@@ -99,33 +107,64 @@ class Log(NamedTuple):
     recorders: list[Recorder]  # to which every row is handed; [] in a process that writes no files
 
 
-def train(session: Session, job: TrainingJob, finish: Callable[[PyTree], None]) -> None:
+class Training(NamedTuple):
+    """A run that is ready to train."""
+
+    session: Session
+    job: TrainingJob
+    finish: Callable[[PyTree], None]  # finish(the state at the end, on the host)
+
+
+# Yields the batches of each call, takes its metrics; returns the state at the end, on the host.
+Course = Generator[parallel.HostBatches, "Metrics | None", "PyTree | None"]
+
+
+def train(training: Training) -> None:
     """Train to the end, and finish, unless training was interrupted and saved.
 
     A signal raises `Stopped`, after saving where there is something to save.
+    """
+    held = hold()
+    with stops.saving_first() as begin, lapack_on_one_thread():
+        program = compile_alone(training)
+
+        def run(state: Any, batches: parallel.HostBatches) -> tuple[Any, Metrics]:
+            result = program(state, batches)
+            begin()
+            return result
+
+        state = drive(run, course(training, held), held)
+    if state is not None:
+        training.finish(state)
+
+
+def compile_alone(training: Training) -> Callable:
+    """Return run(state, batches) -> (state, metrics of every step), on all devices."""
+    session = training.session
+    size = steps_per_call(session.config, session.plan.devices)
+    return compile_program(
+        training.job.step, session.feed.data, session.plan.devices, session.key, size
+    )
+
+
+def course(training: Training, held: Held, shown: bool = True) -> Course:
+    """Go through a run from its last checkpoint to its end; whoever drives it runs the calls.
 
     Args:
-        session: this start.
-        job: the task.
-        finish: finish(the state at the end, on the host), which draws the figures.
+        training: the run.
+        held: takes the state at the start, and has it after each call.
+        shown: whether what is about to run, and its progress, are shown.
+
+    Yields:
+        The batches of each call.
+
+    Returns:
+        The state at the end, on the host; None where training was interrupted and saved.
     """
-    with contextlib.ExitStack() as closing:
-        state = _train(session, job, closing)
-        if state is not None:
-            finish(state)
-
-
-def _train(session: Session, job: TrainingJob, closing: contextlib.ExitStack) -> PyTree | None:
-    """Return the state at the end, on the host; None where training was interrupted and saved.
-
-    Args:
-        session: this start.
-        job: the task.
-        closing: closes the recorders.
-    """
+    session, job, _ = training
     config, out, cadence = session.config, session.out, session.plan.cadence
     with (
-        stops.saving_first() as begin,
+        contextlib.ExitStack() as closing,
         checkpoints.open_manager(out / "checkpoints", job.best, job.score) as manager,
     ):
         start = manager.latest_step() or 0
@@ -149,17 +188,207 @@ def _train(session: Session, job: TrainingJob, closing: contextlib.ExitStack) ->
         owed = [notes[OWED]] if OWED in notes else []
         log = Log(manager, start, rows, records, owed, recorders)
         state, enough = job.adjust(state, rows)
+        held.put(state)
         if not enough:
-            job.header(start)
-            state, step = _loop(session, job, log, state, begin)
+            if shown:
+                job.header(start)
+            step = yield from _loop(session, job, log, held, shown)
             checkpoints.finish(manager)
-            if log.owed or (step < cadence.total and not job.adjust(state, rows)[1]):
+            if log.owed or (step < cadence.total and not job.adjust(held.get(), rows)[1]):
                 say(
                     f"stopped at step {step} of {cadence.total}, saved; "
                     "the same command goes on from here"
                 )
                 return None
-    return jax.device_get(state)
+    return jax.device_get(held.get())
+
+
+# --- Several at once ------------------------------------------------------------------------------
+
+
+class Group(NamedTuple):
+    """Runs that can train together, by their names."""
+
+    trainings: dict[str, Training]
+    traces: dict[str, together.Traced]  # of their steps
+
+
+class Together(NamedTuple):
+    """Runs whose steps are one program."""
+
+    # call(batches of each by its number) -> metrics of each by its number
+    call: Callable[[Mapping[int, parallel.HostBatches]], dict[int, Metrics]]
+    held: list[Held]  # the place of each run's state
+
+
+def groups_of(trainings: Mapping[str, Training]) -> list[Group]:
+    """Return the runs in groups that can train together, in the order of their first ones.
+
+    Those of a group do the same things at the same steps, to the same images, by steps that differ
+    in numbers alone, and have gone equally far.
+    """
+    groups: list[tuple[tuple, Group]] = []
+    for name, training in trainings.items():
+        session, traced = training.session, trace(training)
+        form = (
+            session.plan.cadence,
+            rounding(session),
+            latest(session.out),
+            traced.form,
+        )
+        for known, group in groups:
+            first = next(iter(group.trainings.values())).session
+            if known == form and same_images(session.feed.data, first.feed.data):
+                group.trainings[name], group.traces[name] = training, traced
+                break
+        else:
+            groups.append((form, Group({name: training}, {name: traced})))
+    return [group for _, group in groups]
+
+
+def same_images(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    """Return whether two feeds gather from the same images, or both from none on the device."""
+    return one.keys() == other.keys() and all(
+        one[name] is other[name] or np.array_equal(one[name], other[name]) for name in one
+    )
+
+
+def trace(training: Training) -> together.Traced:
+    """Trace the step of a run, which computes nothing."""
+    session, plan = training.session, training.session.plan
+    return together.trace_step(
+        training.job.step,
+        session.fresh,
+        plan.data.image,
+        parallel.per_device(session.config.batch_size, plan.devices),
+        labelled=training.job.labelled,
+        devices=len(plan.devices),
+    )
+
+
+def latest(out: Path) -> int:
+    """Return the step of the newest checkpoint in a work directory; 0: there is none."""
+    folder = out / "checkpoints"
+    return max(checkpoints.steps_in(folder)) if checkpoints.has_any(folder) else 0
+
+
+def train_together(group: Group, look: Callable[[], None]) -> dict[str, Exception]:
+    """Train runs by one program, and finish each; what breaks one run stops no other.
+
+    A run that ends or breaks keeps its place in the program, whose width is fixed, and its result
+    there is not looked at. Where one run stops, all do, at the same step.
+
+    Args:
+        group: the runs.
+        look: called after each call, before any run is asked whether to stop.
+
+    Returns:
+        The errors of those that broke, by name.
+    """
+    failed: dict[str, Exception] = {}
+    for name, state in _train_together(group, look, failed).items():
+        say(f"--- {name} ---")
+        try:
+            group.trainings[name].finish(state)
+        except Exception as error:
+            failed[name] = error
+    return failed
+
+
+def _train_together(
+    group: Group, look: Callable[[], None], failed: dict[str, Exception]
+) -> dict[str, PyTree]:
+    """Return the states at the end, on the host, of the runs that came there.
+
+    Args:
+        group: the runs.
+        look: called after each call.
+        failed: takes the errors of those that broke, by name.
+    """
+    names, runs = list(group.trainings), list(group.trainings.values())
+    ended: dict[str, PyTree] = {}  # None where training was interrupted and saved
+    wanted: dict[int, parallel.HostBatches] = {}  # of the next call, by the run's number
+    with (
+        stops.saving_first() as begin,
+        lapack_on_one_thread(),
+        contextlib.ExitStack() as closing,
+    ):
+        program = compile_together(runs, list(group.traces.values()))
+        courses = [
+            course(run, held, shown=not number)
+            for number, (run, held) in enumerate(zip(runs, program.held, strict=True))
+        ]
+        for one in courses:
+            closing.callback(one.close)
+
+        def advance(number: int, metrics: Metrics | None) -> None:
+            """Let a run go on to its next call; None: to its end."""
+            name = names[number]
+            wanted.pop(number, None)
+            with naming(name):
+                try:
+                    wanted[number] = courses[number].send(metrics)
+                except StopIteration as end:
+                    ended[name] = end.value
+                except Exception as error:  # whatever it is: the others can do without this one
+                    failed[name] = error
+
+        for number in range(len(runs)):
+            advance(number, None)
+        while wanted:
+            if any(state is None for state in ended.values()):
+                for number in list(wanted):
+                    advance(number, None)
+                break
+            found = program.call(wanted)
+            begin()
+            look()
+            for number in list(wanted):
+                advance(number, found[number])
+    return {name: state for name, state in ended.items() if state is not None}
+
+
+def compile_together(runs: list[Training], traces: list[together.Traced]) -> Together:
+    """Return the program of all runs, of whose steps there are traces; the first call compiles."""
+    session = runs[0].session
+    size, devices = steps_per_call(session.config, session.plan.devices), session.plan.devices
+    axes = together.state_axes(session.fresh)
+    take = jax.jit(lambda states, n: together.take_state(states, axes, n))
+    put = jax.jit(lambda states, n, state: together.put_state(states, axes, n, state))
+    split = jax.jit(lambda rows: [{k: x[:, n] for k, x in rows.items()} for n in range(len(runs))])
+    joined = together.join(traces, [run.session.key for run in runs], session.fresh)
+    program = compile_program(joined.step, session.feed.data, devices, joined.own, size)
+    first: list[PyTree] = [run.session.fresh for run in runs]  # until the first call
+    states: list[PyTree] = []  # of all runs, one array a leaf
+
+    def call(wanted: Mapping[int, parallel.HostBatches]) -> dict[int, Metrics]:
+        if not states:
+            stacked = together.stack_states([jax.device_get(state) for state in first])
+            states.append(parallel.replicate(stacked, devices))
+            first.clear()
+        model = next(iter(wanted.values()))
+        # Nobody looks at a run that has ended: what it gets need only be of the right size.
+        rows = [wanted.get(number, model) for number in range(len(runs))]
+        batches = jax.tree.map(lambda *xs: np.stack(xs, axis=2), *rows)
+        states[0], metrics = program(states[0], batches)
+        return {number: found for number, found in enumerate(split(metrics)) if number in wanted}
+
+    def place(number: int) -> Held:
+        def get() -> PyTree:
+            return take(states[0], number) if states else first[number]
+
+        def replace(state: PyTree) -> None:
+            if states:
+                states[0] = put(states[0], number, state)
+            else:
+                first[number] = state
+
+        return Held(get, replace)
+
+    return Together(call, [place(number) for number in range(len(runs))])
+
+
+# --- The start of a run ---------------------------------------------------------------------------
 
 
 def first_state(session: Session) -> PyTree:
@@ -232,40 +461,38 @@ def begin_dynamics(
 
 
 def _loop(
-    session: Session, job: TrainingJob, log: Log, state: PyTree, begin: Callable[[], None]
-) -> tuple[PyTree, int]:
-    """Run the loop; return the last state and the step reached.
+    session: Session, job: TrainingJob, log: Log, held: Held, shown: bool
+) -> Generator[parallel.HostBatches, "Metrics | None", int]:
+    """Run the loop; return the step reached.
 
     Args:
         session: this start.
         job: the task.
         log: what was written so far.
-        state: the state at step `log.start`.
-        begin: called after each call; from the first on, which compiles, a stop saves.
+        held: where the state is, that of step `log.start`.
+        shown: whether the progress is.
     """
     config, devices, cadence = session.config, session.plan.devices, session.plan.cadence
+    if session.members == 1:
+        held.put(parallel.replicate(held.get(), devices))
     size = steps_per_call(config, devices)
     calls = session.feed.batches(
         plan_calls(log.start, cadence, size), parallel.process_rows(config.batch_size)
     )
-
-    def run(state: Any, batches: parallel.HostBatches) -> tuple[Any, Metrics]:
-        result = job.run(state, batches)
-        begin()
-        return result
-
     last = [*log.rows[-1:], *log.owed]
-    with progress_bar(cadence.total, log.start) as bar, lapack_on_one_thread():
-        return train_loop(
-            run,
-            parallel.replicate(state, devices),
-            calls,
-            start=log.start,
-            cadence=cadence,
-            batch_size=config.batch_size,
-            seconds_before=last[-1]["seconds"] if last else 0.0,
-            hooks=_hooks(session, job, log, bar),
-            owed=log.owed[0] if log.owed else None,
+    title = f"{session.members} together" if session.members > 1 else ""
+    with progress_bar(cadence.total, log.start, title=title, shown=shown) as bar:
+        return (
+            yield from train_loop(
+                held,
+                calls,
+                start=log.start,
+                cadence=cadence,
+                batch_size=config.batch_size,
+                seconds_before=last[-1]["seconds"] if last else 0.0,
+                hooks=_hooks(session, job, log, bar),
+                owed=log.owed[0] if log.owed else None,
+            )
         )
 
 

@@ -9,7 +9,7 @@ callables.
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -95,9 +95,20 @@ def plan_calls(first: int, cadence: Cadence, size: int) -> Iterable[tuple[int, i
         first += count
 
 
+class Held(NamedTuple):
+    """Where the state of a run is: by itself, or one of several in one array."""
+
+    get: Callable[[], Any]  # () -> the state
+    put: Callable[[Any], None]  # replaces it
+
+
+# Yields the batches of each call, takes the metrics of its steps, each (count, ...), and returns
+# the step reached. None in place of metrics: there was no call, save and stop here.
+Steps = Generator[HostBatches, "Metrics | None", int]
+
+
 def train_loop(
-    run: Callable[[Any, HostBatches], tuple[Any, Metrics]],
-    state: Any,
+    held: Held,
     batches: Iterable[HostBatches],
     *,
     start: int,
@@ -106,15 +117,14 @@ def train_loop(
     seconds_before: float,
     hooks: Hooks,
     owed: Row | None = None,
-) -> tuple[Any, int]:
-    """Run from step `start` to the end, or until a hook stops it.
+) -> Steps:
+    """Go from step `start` to the end, or until a hook stops it; whoever drives it runs the calls.
 
     Rows hold the mean over the steps since the last event, and the wall time of all starts
     together.
 
     Args:
-        run: state, batches -> state, metrics of every step, each (count, ...).
-        state: the state at step `start`.
+        held: where the state is, before the first call that of step `start`.
         batches: for each call, arrays (count, B, ...) of its `count` steps, "position" among them.
         start: steps taken before.
         cadence: what happens when.
@@ -123,26 +133,43 @@ def train_loop(
         hooks: what to call at an event.
         owed: the row of step `start` where its evaluation was postponed.
 
+    Yields:
+        The batches of each call.
+
     Returns:
-        The last state, and the step reached.
+        The step reached.
 
     Raises:
         UserError: a loss or a state is not finite. Nothing is saved after it.
     """
-    step = start
+    step = saved = start
     pending: list[Metrics] = []
+    row: Row = {}
     begin = mark = time.perf_counter()
     marked = start
-    if owed:
-        state, stopping = _end_event(state, owed, False, cadence, hooks, save=True)
-        if stopping:
-            return state, step
+
+    def end_event(known: Row, stopping: bool, save: bool = False) -> bool:
+        """End the event of which `known` is known; return whether to stop here."""
+        nonlocal row, saved
+        before = held.get()
+        ended = _end_event(before, known, stopping, cadence, hooks, save)
+        if ended.state is not before:
+            held.put(ended.state)
+        row, saved = ended.row, step if ended.saved else saved
+        return ended.stopping
+
+    if owed and end_event(owed, False, save=True):
+        return step
     for batch in batches:
-        state, metrics = run(state, batch)
+        metrics = yield batch
+        if metrics is None:  # others that train with this run stop at this event
+            if saved < step:
+                hooks.save(held.get(), step, row)
+            break
         step += len(batch["position"])
         pending.append(metrics)
         if cadence.track and cadence.due(step, cadence.track):
-            hooks.track(state, step, jax.tree.map(lambda x: x[-1], metrics))
+            hooks.track(held.get(), step, jax.tree.map(lambda x: x[-1], metrics))
         event = step == cadence.next_event(step - 1)
         stopping = hooks.stop(event)
         if not (stopping or event):
@@ -154,22 +181,63 @@ def train_loop(
             # blank in metrics.csv: where a divergence can be read
             hooks.record({"step": step, "loss": float("nan")})
             raise
-        row: Row = {"step": step, **means, **hooks.signs(state)}
+        known: Row = {"step": step, **means, **hooks.signs(held.get())}
         now = time.perf_counter()
-        row |= {
+        known |= {
             "images_per_second": (step - marked) * batch_size / (now - mark),
             "seconds": seconds_before + now - begin,
         }
-        state, stopping = _end_event(state, row, stopping, cadence, hooks)
+        stopping = end_event(known, stopping)
         pending, marked, mark = [], step, time.perf_counter()
         if stopping:
             break
-    return state, step
+    return step
+
+
+def drive(
+    run: Callable[[Any, HostBatches], tuple[Any, Metrics]],
+    steps: Generator[HostBatches, "Metrics | None", Any],
+    held: Held,
+) -> Any:
+    """Run the calls of a run that trains by itself; return what `steps` returns.
+
+    Args:
+        run: state, batches -> state, metrics of every step, each (count, ...).
+        steps: of the run, see `train_loop`.
+        held: where its state is.
+    """
+    try:
+        batch = next(steps)
+        while True:
+            state, metrics = run(held.get(), batch)
+            held.put(state)
+            batch = steps.send(metrics)
+    except StopIteration as end:
+        return end.value
+
+
+def hold(state: Any = None) -> Held:
+    """Return a place for the state of one run."""
+    kept = [state]
+
+    def put(state: Any) -> None:
+        kept[0] = state
+
+    return Held(lambda: kept[0], put)
+
+
+class _Ended(NamedTuple):
+    """What came of an event."""
+
+    state: Any
+    row: Row  # with what was evaluated
+    stopping: bool  # whether to stop here
+    saved: bool  # whether the state is saved
 
 
 def _end_event(
-    state: Any, row: Row, stopping: bool, cadence: Cadence, hooks: Hooks, save: bool = False
-) -> tuple[Any, bool]:
+    state: Any, row: Row, stopping: bool, cadence: Cadence, hooks: Hooks, save: bool
+) -> _Ended:
     """Evaluate where that is due, record the row, and save where that is due.
 
     Args:
@@ -181,7 +249,7 @@ def _end_event(
         save: whether to save in any case.
 
     Returns:
-        The state, and whether to stop here.
+        What came of it.
     """
     step = int(row["step"])
     evaluates = cadence.due(step, cadence.evaluate)
@@ -190,17 +258,18 @@ def _end_event(
         found = None if stopping else hooks.evaluate(state, step)
         if found is None:
             hooks.postpone(state, step, row)
-            return state, True
+            return _Ended(state, row, True, True)
         row = row | found
     hooks.record(row)
     if evaluates:
         state, enough = hooks.adjust(state)
         stopping = stopping or enough
-    if save or stopping or cadence.due(step, cadence.save):
+    is_saved = save or stopping or cadence.due(step, cadence.save)
+    if is_saved:
         require_finite(state, step)
         hooks.save(state, step, row)
     hooks.progress(step, row)
-    return state, stopping
+    return _Ended(state, row, stopping, is_saved)
 
 
 def require_finite(state: Any, step: int) -> None:

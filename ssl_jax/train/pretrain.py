@@ -23,6 +23,7 @@ from ssl_jax.losses import OBJECTIVES, Pair, PairLoss
 from ssl_jax.models import Network
 from ssl_jax.optim import Optimizer, Schedule
 from ssl_jax.predictors import Predictor
+from ssl_jax.train.accumulate import in_micro_batches
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Batch, Mean, Metrics, Params, PyTree, Scalar, Step
 
@@ -41,6 +42,7 @@ def make_pretrain_step(
     loss_scale: float = 1.0,
     tracked: int = 0,
     penalty: str = "",
+    accumulate: int = 1,
     axis_name: str | None = None,
 ) -> Step:
     """Build the pure function step(state, batch, key) -> (state, metrics).
@@ -61,6 +63,8 @@ def make_pretrain_step(
             what `measure_views` says. 0: neither.
         penalty: the kind of the weight decay, of which `opposing_of_step` measures where it pushes
             weights up. "": nothing is measured.
+        accumulate: number of micro-batches that a device's batch passes in, see `in_micro_batches`.
+            Optimizer, target and predictor move once, by the gradient and the projections of all.
         axis_name: the mapped device axis. None: a single device.
 
     Returns:
@@ -74,10 +78,11 @@ def make_pretrain_step(
     mean: Mean = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
 
     def step(state: PretrainState, batch: Batch, key: jax.Array) -> tuple[PretrainState, Metrics]:
-        view1, view2 = views(example_keys(key, state.step, batch["position"]), batch["image"])
         params = optimizer.pre(state.params, state.opt_state)
 
-        def loss_of(params: Params) -> tuple[jax.Array, tuple[PyTree, Pair, Pair, Metrics]]:
+        def loss_of(
+            params: Params, view1: jax.Array, view2: jax.Array
+        ) -> tuple[jax.Array, tuple[PyTree, Pair, Pair, Metrics]]:
             # Each view passes by itself: BatchNorm's statistics are one view's, never both
             # together.
             z1, stats = network.train(params, state.stats, view1)
@@ -97,7 +102,15 @@ def make_pretrain_step(
         def target_projection(view: jax.Array) -> jax.Array:
             return network.train(state.target, state.stats, view)[0]
 
-        (loss, (stats, z, t, terms)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        def gradient_of(
+            batch: Batch, n: jax.Array | int
+        ) -> tuple[tuple[Params, jax.Array, Metrics, PyTree], tuple[Pair, Pair]]:
+            pair = views(example_keys(key, state.step, batch["position"]), batch["image"])
+            gradient = jax.value_and_grad(loss_of, has_aux=True)
+            (loss, (stats, z, t, terms)), grads = gradient(params, *pair)
+            return (grads, loss, terms, stats), (z, t)
+
+        (grads, loss, terms, stats), (z, t) = in_micro_batches(gradient_of, batch, accumulate)
         grads: Params = mean(grads)
         opposing: Metrics = (
             opposing_of_step(optimizer, grads, state.opt_state, params, penalty) if penalty else {}

@@ -17,6 +17,7 @@ import optax
 from ssl_jax.losses import jensen_shannon
 from ssl_jax.models import Classifier
 from ssl_jax.optim import Optimizer
+from ssl_jax.train.accumulate import in_micro_batches
 from ssl_jax.train.pretrain import example_keys, opposing_of_step
 from ssl_jax.types import Batch, Mean, Metrics, Params, PyTree, Step
 
@@ -60,6 +61,7 @@ def make_supervised_step(
     num_classes: int,
     consistency: float = 0.0,
     penalty: str = "",
+    accumulate: int = 1,
     axis_name: str | None = None,
 ) -> Step:
     """Build the pure function step(state, batch, key) -> (state, metrics).
@@ -76,6 +78,8 @@ def make_supervised_step(
         consistency: weight of the Jensen-Shannon divergence between the versions.
         penalty: the kind of the weight decay, of which `opposing_of_step` measures where it pushes
             weights up. "": nothing is measured.
+        accumulate: number of micro-batches that a device's batch passes in, see `in_micro_batches`.
+            `augment` mixes images of the same micro-batch.
         axis_name: the mapped device axis. None: a single device.
 
     Returns:
@@ -89,16 +93,14 @@ def make_supervised_step(
     def step(
         state: SupervisedState, batch: Batch, key: jax.Array
     ) -> tuple[SupervisedState, Metrics]:
-        target = jax.nn.one_hot(batch["label"], num_classes)
-        images, target = augment(
-            example_keys(key, state.step, batch["position"]), batch["image"], target
-        )
         params = optimizer.pre(state.params, state.opt_state)
+        dropout_key = batch_key(key, state.step, axis_name)
 
-        def loss_of(params: Params) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
+        def loss_of(
+            params: Params, images: Sequence[jax.Array], target: jax.Array, dropout_key: jax.Array
+        ) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
             # All versions pass together: BatchNorm's statistics are those of the whole mixture, as
             # AugMix has it.
-            dropout_key = batch_key(key, state.step, axis_name)
             logits, stats = classifier.train(
                 params, state.stats, jnp.concatenate(images), dropout_key
             )
@@ -108,7 +110,20 @@ def make_supervised_step(
                 value += consistency * jnp.mean(jensen_shannon(versions))
             return value, (stats, versions[0])
 
-        (value, (stats, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        def gradient_of(
+            batch: Batch, n: jax.Array | int
+        ) -> tuple[tuple[Params, jax.Array, PyTree], tuple[jax.Array, jax.Array]]:
+            images, target = augment(
+                example_keys(key, state.step, batch["position"]),
+                batch["image"],
+                jax.nn.one_hot(batch["label"], num_classes),
+            )
+            own_key = dropout_key if accumulate == 1 else jax.random.fold_in(dropout_key, n)
+            gradient = jax.value_and_grad(loss_of, has_aux=True)
+            (value, (stats, logits)), grads = gradient(params, images, target, own_key)
+            return (grads, value, stats), (logits, target)
+
+        (grads, value, stats), (logits, target) = in_micro_batches(gradient_of, batch, accumulate)
         grads: Params = mean(grads)
         opposing: Metrics = (
             opposing_of_step(optimizer, grads, state.opt_state, params, penalty) if penalty else {}

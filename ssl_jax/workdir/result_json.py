@@ -78,14 +78,25 @@ def fields(config: dict) -> dict:
     }
 
 
-def spent(rows: list[dict[str, float]], step: int) -> dict:
-    """Return wall time and speed of training up to `step`, from the rows of metrics.csv."""
+def spent(rows: list[dict[str, float]], step: int, members: int = 1) -> dict:
+    """Return wall time and speed of training up to `step`, from the rows of metrics.csv.
+
+    Args:
+        rows: of metrics.csv.
+        step: the last one that counts.
+        members: runs that trained together in the last start, this one included.
+
+    Returns:
+        "seconds" and "images_per_second", None where there are no rows; and, of several members,
+        how many: "together".
+    """
     rows = [row for row in rows if row["step"] <= step]
+    together = {"together": members} if members > 1 else {}
     if not rows:
-        return {"seconds": None, "images_per_second": None}
+        return {"seconds": None, "images_per_second": None} | together
     # The first interval of a start compiles, so the middle one speaks for all.
     speed = float(np.median([row["images_per_second"] for row in rows]))
-    return {"seconds": rows[-1]["seconds"], "images_per_second": speed}
+    return {"seconds": rows[-1]["seconds"], "images_per_second": speed} | together
 
 
 def processor() -> str:

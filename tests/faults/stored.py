@@ -356,7 +356,7 @@ def report_sweep(where: tuple, bad: object, place: Place) -> None:
     write_cell(place.folder, **WHOLE_RUN)
     path = write_cell(place.folder, seed=1, **replaced(WHOLE_RUN, where, bad))
     gathered = gather([place.folder])
-    runs = gathered.cells["mini"]["table1", "byol"]
+    runs = gathered.cells["mini"]["table1", "byol"].runs
     assert len(runs) + len(gathered.left_out) == 2
     assert all(str(path) in line and "\n" not in line for line in gathered.left_out)
     text = markdown(gathered, "mini")

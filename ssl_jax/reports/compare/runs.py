@@ -15,7 +15,17 @@ from ssl_jax.text import shown
 from ssl_jax.workdir import metrics_csv
 from ssl_jax.workdir.directory import FREE, is_free, read_json, spread
 from ssl_jax.workdir.dynamics_npz import read_dynamics
-from ssl_jax.workdir.schema import CURVE, NUMBER, SECTION, TEXT, WHOLE, fault, is_number
+from ssl_jax.workdir.schema import (
+    CURVE,
+    FLAG,
+    NUMBER,
+    SECTION,
+    TEXT,
+    WHOLE,
+    Shape,
+    fault,
+    is_number,
+)
 
 FEW = 3  # fields that vary and have a column each
 # In which runs of one group differ, beside what starts of one run may differ in.
@@ -35,8 +45,10 @@ ACCURACIES = {
     "linear_accuracy": Measure("linear, %", 2, 100),
     "knn_accuracy": Measure("kNN, %", 2, 100),
     "ridge_accuracy": Measure("ridge, %", 2, 100),
+    "few_label.pretrained.mean": Measure("few labels, %", 2, 100),
     "test_accuracy": Measure("test, %", 2, 100),
     "best_validation_epoch_test_accuracy": Measure("test, best epoch, %", 2, 100),
+    "original_best_test_epoch_accuracy": Measure("linear, best epoch, %", 2, 100),
     "random_init_linear_accuracy": Measure("untrained, %", 2, 100),
 }
 LABEL_FREE = {
@@ -49,13 +61,17 @@ LABEL_FREE = {
     "relative_spread": Measure("spread of projections", 3),
     "loss": Measure("loss", 3),
 }
-MEASURES = ACCURACIES | LABEL_FREE
-FIELDS = {
-    "task": TEXT,
+UNTRAINED = {
+    f"random_init_{name}_accuracy": Measure(name, 2, 100) for name in ("ridge", "knn")
+}  # of no table of runs
+MEASURES = ACCURACIES | LABEL_FREE | UNTRAINED
+# What tables and pages read of a result.
+FIELDS: dict[str, Shape] = {
+    "task?": TEXT,
     "seed?": WHOLE,
     "state?": TEXT,
-    "verdict?": TEXT,
-    "device?": TEXT,
+    "collapsed?": FLAG,
+    **{f"{name}?": TEXT for name in ("verdict", "command", "device")},
     "seconds?": NUMBER,
     "images_per_second?": NUMBER,
     "steps?": NUMBER,
@@ -235,8 +251,7 @@ def short(field: str) -> str:
 
 def measures_of(groups: Sequence[Group]) -> list[str]:
     """Return the measures that some run has."""
-    have = {name for one in groups for run in one.runs for name in run.result}
-    return [name for name in MEASURES if name in have]
+    return [name for name in MEASURES if any(values(one, name) for one in groups)]
 
 
 def main_measure(groups: Sequence[Group]) -> str | None:
@@ -250,8 +265,11 @@ def values(one: Group, name: str) -> dict[int, float]:
     scale = MEASURES[name].scale
     found: dict[int, list[float]] = {}
     for run in one.runs:
-        if is_number(run.result.get(name)):
-            found.setdefault(run.seed, []).append(scale * run.result[name])
+        value: Any = run.result
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if is_number(value):
+            found.setdefault(run.seed, []).append(scale * value)
     return {seed: float(np.mean(several)) for seed, several in found.items()}
 
 
@@ -265,12 +283,19 @@ def difference(one: Group, other: Group, name: str) -> Estimate | None:
     """Return the mean of `one` minus `other` over their shared seeds; None: there are none."""
     ours, theirs = values(one, name), values(other, name)
     found = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
-    return intervals.estimate(found, MEASURES[name].digits) if found else None
+    return intervals.estimate(found, MEASURES[name].digits, signed=True) if found else None
 
 
 def states(one: Group) -> str:
     """Return the doctor's states of the runs, counted where they differ."""
-    found = [run.result.get("state") or "-" if run.result else "unfinished" for run in one.runs]
+
+    def state(result: dict) -> str:
+        if not result:
+            return "unfinished"
+        known = {True: "collapsed", False: "healthy"}  # results of earlier versions have no state
+        return result.get("state") or known.get(result.get("collapsed", ""), "-")
+
+    found = [state(run.result) for run in one.runs]
     counted = {state: found.count(state) for state in found}
     if len(counted) == 1:
         return found[0]

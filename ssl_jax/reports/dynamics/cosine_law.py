@@ -8,7 +8,8 @@ import numpy as np
 
 from ssl_jax.dynamics import cosine
 from ssl_jax.reports import pyplot as plt
-from ssl_jax.reports.dynamics.figures import DPI, PROXY, Run, ranks
+from ssl_jax.reports.compare.figures import panels
+from ssl_jax.reports.dynamics.figures import DPI, PROXY, Run, draw_nothing, ranks
 from ssl_jax.reports.figure import label, save
 
 if TYPE_CHECKING:
@@ -115,10 +116,8 @@ def draw(runs: Sequence[Run], path: Path) -> Path:
     """
     shown = {run.name: found for run in runs if (found := compare(run)) is not None}
     laws = any(found.law is not None for found in shown.values())
-    rows, size = (2 if laws else 1), (max(3.3 * len(shown) + 1.2, 5.5), 6.6 if laws else 3.7)
-    figure, axes = plt.subplots(
-        rows, len(shown), figsize=size, layout="constrained", squeeze=False, sharey="row"
-    )
+    rows, wide = 2 if laws else 1, max(3.3 + 1.2 / len(shown), 5.5 / len(shown))
+    figure, axes = panels(rows, len(shown), wide, 3.3 if laws else 3.7, sharey="row")
     for column, (name, found) in enumerate(shown.items()):
         _rest(axes[0, column], found)
         axes[0, column].set_title(label(name), fontsize=10)
@@ -156,15 +155,7 @@ def _spectrum(axis: "Axes", found: Comparison) -> None:
     """Draw the measured spectrum by the law's, dead modes of the law at the left edge."""
     axis.grid(alpha=0.25)
     if found.law is None:
-        axis.text(
-            0.5,
-            0.5,
-            "decided by the start",
-            transform=axis.transAxes,
-            ha="center",
-            color="0.4",
-            fontsize=8,
-        )
+        draw_nothing(axis, "decided by the start")
         return
     floor = 1e-5
     axis.plot([floor, 1], [floor, 1], color="0.5", lw=0.8)

@@ -14,6 +14,7 @@ import numpy as np
 from ssl_jax.losses import OBJECTIVES, Objective
 from ssl_jax.predictors import Predictor, make_predictor
 from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.compare.figures import panels
 from ssl_jax.reports.figure import label, save
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def figure3(runs: Sequence[Run], path: Path) -> Path:
                 run.arrays["epoch"][known], np.arange(1, run.size + 1), values, **colours
             )
         else:
-            _none(bottom)
+            draw_nothing(bottom)
         bottom.grid(False)
         bottom.set(xlabel="epoch", ylim=(run.size + 0.5, 0.5))
     cosine = plt.cm.ScalarMappable(plt.Normalize(-1, 1), "RdBu")
@@ -106,12 +107,12 @@ def figure3(runs: Sequence[Run], path: Path) -> Path:
 
 def figure4(runs: Sequence[Run], path: Path) -> Path:
     """Draw the asymmetry of W_p in both norms, from before training on, all runs in one panel."""
-    panels = {
+    shown = {
         "asymmetry_l1": "$Σ|W_p - W_p^⊤|\\;/\\;Σ|W_p|$ (as the replication)",
         "asymmetry": "$‖W_p - W_p^⊤‖_F\\;/\\;‖W_p‖_F$",
     }
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.7), layout="constrained", sharey=True)
-    for axis, (name, words) in zip(axes, panels.items(), strict=True):
+    for axis, (name, words) in zip(axes, shown.items(), strict=True):
         _each(axis, runs, name)
         axis.axhline(np.sqrt(2), color="0.5", lw=0.8, ls=":")
         axis.set(xlabel="epoch", ylim=(-0.04, 1.55))
@@ -132,7 +133,7 @@ def figure4(runs: Sequence[Run], path: Path) -> Path:
 
 def signs(runs: Sequence[Run], path: Path) -> Path:
     """Draw the numbers that separate learning from collapse over time, all runs in one panel."""
-    panels = {
+    shown = {
         "effective_rank": "effective rank of F",
         "relative_spread": "relative spread of projections",
         "mean_share": "share of the mean direction",
@@ -146,7 +147,7 @@ def signs(runs: Sequence[Run], path: Path) -> Path:
         "update_norm": "norm of update",
     }
     figure, axes = plt.subplots(3, 3, figsize=(11, 8), layout="constrained", sharex=True)
-    for axis, (name, words) in zip(axes.flat, (panels | norms).items(), strict=True):
+    for axis, (name, words) in zip(axes.flat, (shown | norms).items(), strict=True):
         if name in norms:
             for part, style in enumerate(PARTS.values()):
                 _each(axis, runs, name, part, style)
@@ -155,7 +156,7 @@ def signs(runs: Sequence[Run], path: Path) -> Path:
             _each(axis, runs, name)
         axis.set_title(words, fontsize=10)
         if not axis.lines:
-            _none(axis)
+            draw_nothing(axis)
     parts = [plt.Line2D([], [], color="0.3", ls=style, label=word) for word, style in PARTS.items()]
     axes[2, 0].legend(handles=parts, fontsize=7.5)
     _legend(figure, *axes.flat[:6])
@@ -169,9 +170,7 @@ FIGURES = {"figure2": figure2, "figure3": figure3, "figure4": figure4, "signs": 
 def _columns(runs: Sequence[Run], title: str) -> tuple["Figure", np.ndarray]:
     """Return a figure and its axes (2, R), one column a run."""
     wide = max(3.3 * len(runs) + 1.2, 5.5)
-    figure, axes = plt.subplots(
-        2, len(runs), figsize=(wide, 6.2), layout="constrained", sharex="col", squeeze=False
-    )
+    figure, axes = panels(2, len(runs), wide / len(runs), 3.1, sharex="col")
     figure.suptitle(_title(title, runs), fontsize=11)
     for axis in axes.flat:
         axis.grid(alpha=0.25)
@@ -190,13 +189,12 @@ def _lines(axis: "Axes", run: Run, curves: np.ndarray) -> None:
         colour = ranks()(rank / max(run.size - 1, 1))
         axis.plot(run.arrays["epoch"][known], curves[known, rank], color=colour, lw=1.0, alpha=0.9)
     if not known.any():
-        _none(axis)
+        draw_nothing(axis)
 
 
-def _none(axis: "Axes") -> None:
-    axis.text(
-        0.5, 0.5, "none recorded", transform=axis.transAxes, ha="center", color="0.4", fontsize=8
-    )
+def draw_nothing(axis: "Axes", words: str = "none recorded") -> None:
+    """Write why a panel is empty."""
+    axis.text(0.5, 0.5, words, transform=axis.transAxes, ha="center", color="0.4", fontsize=8)
 
 
 def _share(axes: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from ssl_jax.dynamics import theory
 from ssl_jax.dynamics.theory_fit import ALIVE, Calibration, Forecast
 from ssl_jax.reports import pyplot as plt
-from ssl_jax.reports.dynamics.figures import COLOURS, DPI, Run, ranks
+from ssl_jax.reports.dynamics.figures import COLOURS, DPI, Run, draw_nothing, ranks
 from ssl_jax.reports.dynamics.theory_fit import Fit, describe_fit
 from ssl_jax.reports.figure import label, save
 
@@ -57,15 +57,7 @@ def trajectories(axis: "Axes", run: Run, fit: Fit) -> None:
     """
     x, y, known = plane(run, fit)
     if not len(known):
-        axis.text(
-            0.5,
-            0.5,
-            "none recorded",
-            transform=axis.transAxes,
-            ha="center",
-            color="0.4",
-            fontsize=8,
-        )
+        draw_nothing(axis)
         return
     x, y = x[known], np.maximum(y[known], LOWEST)
     left, right = span(x, (-0.25, 1.25) if fit.units else (0, 0))

@@ -2,7 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from ssl_jax.reports.experiments.parts import numbers_table, panels, percent
+import numpy as np
+
+from ssl_jax.intervals import Estimate
+from ssl_jax.reports.compare.figures import Line, draw_rows
+from ssl_jax.reports.experiments.parts import at, numbers_table, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -10,14 +14,8 @@ if TYPE_CHECKING:
 
 def report(r: dict) -> str:
     """Return the tables of methods, gaps and deviations."""
-    header = [
-        "method",
-        "learning rate",
-        "decay",
-        "d of a step",
-        "last epoch",
-        "best epoch by validation",
-    ]
+    header = ["method", "learning rate", "decay", "d of a step"]
+    header += ["last epoch", "best epoch by validation"]
     rows = [
         [name, f"{m['learning_rate']:g}", f"{m['weight_decay']:g}"]
         + [f"{r['share'][name]:.3g}" if name in r["share"] else "-"]
@@ -50,24 +48,11 @@ def report(r: dict) -> str:
 
 def draw(r: dict) -> "dict[str, Figure]":
     """Return the figure gaps: the terms of the gap between neighbouring methods."""
-    figure, axes = panels(1, 1, 7.2, 4.4)
-    axis = axes[0, 0]
-    labels, places, place = [], [], 0.0
+    lines = []
     for gap, terms in r["gaps"].items():
-        for term, value in terms.items():
-            width = [[100 * (value["interval"] or 0)]] * 2
-            colour = (
-                "black" if term == "whole" else "tab:blue" if "rounding" in term else "tab:orange"
-            )
-            axis.errorbar(
-                [100 * value["mean"]], [place], xerr=width, fmt="o", ms=4, capsize=2, color=colour
-            )
-            labels.append(f"{gap}: {term}")
-            places.append(place)
-            place -= 1
-        place -= 0.6
-    axis.axvline(0, color="grey", lw=0.8)
-    axis.set_yticks(places, labels, fontsize=8)
-    axis.set_xlabel("points of test accuracy, 95% interval of paired differences")
-    axis.grid(alpha=0.3, axis="x")
-    return {"gaps": figure}
+        for number, (term, score) in enumerate(terms.items()):
+            mean, width = (None if x is None else 100 * x for x in at(score))
+            known = Estimate(np.nan if mean is None else mean, width, 0)
+            lines.append(Line(f"{gap}: {term}", [], first=not number, ours=known))
+    xlabel = "points of test accuracy, paired by seed"
+    return {"gaps": draw_rows(lines, xlabel)}

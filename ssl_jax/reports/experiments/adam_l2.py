@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssl_jax.reports.experiments.parts import at, draw_percent, floats, panels, paragraphs, percent
+from ssl_jax.reports.experiments.parts import (
+    at,
+    curve_of,
+    draw_curve,
+    floats,
+    panels,
+    paragraphs,
+    percent,
+)
 from ssl_jax.reports.markdown import table
 
 if TYPE_CHECKING:
@@ -104,7 +112,7 @@ def draw(result: dict) -> "dict[str, Figure]":
             mfc="none",
             label=name,
         )
-        draw_percent(right, x, v["test"], marker=mark, ms=4, label=name)
+        draw_curve(right, x, curve_of(v["test"], 100), marker=mark, ms=4, label=name)
     left.set(
         xlabel="root mean square of a weight's gradient",
         ylabel=r"shrinkage a step / ($\eta\lambda$)",

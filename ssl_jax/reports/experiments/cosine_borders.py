@@ -90,16 +90,16 @@ def border(x: list[float], alive: list[list[float]]) -> str:
 def draw(result: dict) -> "dict[str, Figure]":
     """Return the figure cosine_borders: share of living modes and effective rank by scan."""
     shown = {name: part for name, part in result["scans"].items() if not name.startswith("grid")}
-    figure, axes = panels(2, len(shown), 3.3)
+    figure, axes = panels(2, len(shown), 2.3, 2.6)
     for column, (name, part) in enumerate(shown.items()):
         for axis, number in zip(axes[:, column], ("alive", "rank"), strict=True):
             _panel(axis, part, number)
-        axes[0, column].set_title(named(name), fontsize=9)
+        axes[0, column].set_title(named(name), fontsize=8)
         axes[1, column].set_xlabel(SCANS[name.partition("-")[0]][1])
     axes[0, 0].set_ylabel("share of modes that live")
     axes[1, 0].set_ylabel("effective rank of F")
-    axes[0, 0].legend(fontsize=6.5)
-    axes[0, -1].legend(fontsize=6.5)
+    axes[0, 0].legend(fontsize=5.5)
+    axes[0, -1].legend(fontsize=5.5)
     figure.suptitle("Where modes die under the cosine loss: small network on digits", fontsize=11)
     return {"cosine_borders": figure}
 

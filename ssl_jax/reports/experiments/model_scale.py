@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ssl_jax.reports.experiments.parts import Curve, curves, floats, numbers_table, percent
+from ssl_jax.reports.experiments.parts import Curve, curves, numbers_table, percent, stacked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,13 +36,11 @@ def draw(r: dict) -> "dict[str, Figure]":
     sizes, names = list(r["sizes"].values()), list(next(iter(r["sizes"].values()))["arms"])
 
     def line(name: str, key: str) -> Curve:
-        values = [size["arms"][name][key] for size in sizes]
-        widths = [v["interval"] for v in values]
-        return floats([v["mean"] for v in values]), None if None in widths else floats(widths)
+        return stacked([size["arms"][name][key] for size in sizes], 100)
 
     shown = {
-        "test accuracy": {name: line(name, "test") for name in names},
-        "ahead of WD": {name: line(name, "ahead_of_WD") for name in names if name != "WD"},
+        "test accuracy, %": {name: line(name, "test") for name in names},
+        "ahead of WD, points": {name: line(name, "ahead_of_WD") for name in names if name != "WD"},
     }
     x = [size["parameters"] for size in sizes]
     return {"model_scale": curves(shown, "parameters", "model scale", x=x, log=True)}

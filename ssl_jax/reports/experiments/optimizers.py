@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ssl_jax.reports import pyplot as plt
+from ssl_jax.reports.compare.figures import draw_cells
 from ssl_jax.reports.experiments.parts import at, panels, paragraphs, percent
 from ssl_jax.reports.markdown import table
 
@@ -125,22 +126,11 @@ def draw(result: dict) -> "dict[str, Figure]":
     errors = 100 * np.array([row["test"]["mean"] for _, row in ranked])
     figure, axes = panels(1, 1, 1.8 + 0.62 * len(rates), 1.2 + 0.3 * len(ranked))
     axis = axes[0, 0]
-    shown = axis.imshow(np.log10(np.maximum(errors, 0.5)), aspect="auto", cmap="viridis_r")
+    scale = plt.matplotlib.colors.LogNorm(0.5, 100, clip=True)
+    draw_cells(axis, errors, ".1f", cmap="viridis_r", norm=scale)
     for i, (_, row) in enumerate(ranked):
-        for j, error in enumerate(errors[i]):
-            chosen = rates[j] == row["best_rate"]
-            dark = np.log10(max(error, 0.5)) > np.mean(shown.get_clim())
-            style = {
-                "color": "white" if dark else "black",
-                "weight": "bold" if chosen else "normal",
-            }
-            axis.text(j, i, f"{error:.1f}", ha="center", va="center", fontsize=7, **style)
-            if chosen:
-                axis.add_patch(
-                    plt.Rectangle(
-                        (j - 0.46, i - 0.44), 0.92, 0.88, fill=False, ec="crimson", lw=1.6
-                    )
-                )
+        box = {"width": 0.92, "height": 0.88, "fill": False, "ec": "crimson", "lw": 1.6}
+        axis.add_patch(plt.Rectangle((rates.index(row["best_rate"]) - 0.46, i - 0.44), **box))
     axis.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], fontsize=8)
     axis.set_yticks(range(len(ranked)), [name for name, _ in ranked], fontsize=8)
     axis.set_xlabel("learning rate", fontsize=8)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ssl_jax.reports import pyplot as plt
+from ssl_jax.intervals import Estimate
+from ssl_jax.reports.compare.figures import draw_band, draw_cells, wrapped
+from ssl_jax.reports.compare.figures import panels as panels
 from ssl_jax.reports.markdown import NUMBER, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
     from matplotlib.lines import Line2D
 
 Curve = tuple[Any, Any]  # means (N,), half-widths (N,) or None
@@ -47,11 +48,27 @@ def percent(score: dict, i: int | None = None, digits: int = 1, signed: bool = F
     Returns:
         The text; "not finite" where the mean is not, and no interval for a single seed.
     """
-    mean, interval = at(score, i)
+    return spelled(score, i, digits, signed, scale=100)
+
+
+def spelled(
+    score: dict, i: int | None = None, digits: int = 1, signed: bool = False, scale: float = 1
+) -> str:
+    """Return mean and interval of a score, `scale` times; arguments as of `percent`."""
+    mean, width = at(score, i)
     if mean is None:
         return "not finite"
-    text = f"{100 * mean:{'+' if signed else ''}.{digits}f}"
-    return text if interval is None else f"{text} ± {100 * interval:.{digits}f}"
+    half = None if width is None else scale * width
+    return str(Estimate(scale * mean, half, 0, digits, signed))
+
+
+def points(score: dict, digits: int = 1) -> str:
+    """Return a paired difference in words: points, and whether its interval holds zero."""
+    mean, width = at(score)
+    if mean is None:
+        return percent(score)
+    sure = "" if width is None or abs(mean) > width else ", an interval that holds zero"
+    return f"{percent(score, digits=digits, signed=True)} points{sure}"
 
 
 def at(score: dict, i: int | None = None) -> tuple[Any, Any]:
@@ -73,68 +90,34 @@ def spread(count: int) -> list[int]:
 # --- Figures --------------------------------------------------------------------------------------
 
 
-def panels(
-    rows: int, columns: int, width: float = 4.4, height: float = 3.4, **options: Any
-) -> "tuple[Figure, np.ndarray]":
-    """Return a figure of empty panels.
-
-    Args:
-        rows: number of rows.
-        columns: number of columns.
-        width: of each panel, in inches.
-        height: of each panel, in inches.
-        **options: further arguments of `pyplot.subplots`.
-
-    Returns:
-        The figure, and its axes (rows, columns).
-    """
-    size = width * columns, height * rows
-    return plt.subplots(
-        rows, columns, figsize=size, dpi=120, layout="constrained", squeeze=False, **options
-    )
+def curve_of(score: dict, scale: float = 1) -> Curve:
+    """Return a score of N numbers, `scale` times, as a curve."""
+    width = score["interval"]
+    return scale * floats(score["mean"]), None if width is None else scale * floats(width)
 
 
-def curve_of(score: dict) -> Curve:
-    """Return a score of N numbers as a curve."""
-    return floats(score["mean"]), None if score["interval"] is None else floats(score["interval"])
+def stacked(scores: Sequence[dict], scale: float = 1) -> Curve:
+    """Return scores of one number each, `scale` times, as a curve."""
+    means, widths = zip(*map(at, scores), strict=True)
+    return curve_of({"mean": means, "interval": None if None in widths else widths}, scale)
 
 
-def draw_curve(
-    axis: "Axes", x: ArrayLike, curve: Curve, alpha: float = 0.15, **style: Any
-) -> "Line2D":
-    """Draw a line with its band.
+def draw_curve(axis: "Axes", x: ArrayLike, curve: Curve, **style: Any) -> "Line2D":
+    """Draw a curve, with its band.
 
     Args:
         axis: to draw on.
         x: (N,).
         curve: N means, and half-widths or None.
-        alpha: opacity of the band, 0..1.
         **style: of the line, as `Axes.plot` takes it.
 
     Returns:
         The line.
     """
     mean, width = curve
-    (line,) = axis.plot(x, mean, **style)
-    if width is not None:
-        axis.fill_between(x, mean - width, mean + width, color=line.get_color(), alpha=alpha, lw=0)
-    return line
-
-
-def draw_percent(axis: "Axes", x: ArrayLike, score: dict, **style: Any) -> "Line2D":
-    """Draw the curve of a score in percent, with its band.
-
-    Args:
-        axis: to draw on.
-        x: (N,).
-        score: of N fractions.
-        **style: as `draw_curve` takes it.
-
-    Returns:
-        The line.
-    """
-    mean, width = curve_of(score)
-    return draw_curve(axis, x, (100 * mean, None if width is None else 100 * width), **style)
+    return draw_band(
+        axis, x, mean, None if width is None else (mean - width, mean + width), **style
+    )
 
 
 def curves(
@@ -154,22 +137,17 @@ def curves(
         log: whether x has a logarithmic scale.
 
     Returns:
-        The figure, one row of panels.
+        The figure, two panels a row.
     """
-    figure, axes = panels(1, len(shown), 4.6)
-    for axis, (name, lines) in zip(axes[0], shown.items(), strict=True):
+    figure, axes = wrapped(len(shown))
+    for axis, (name, lines) in zip(axes, shown.items(), strict=True):
         for label, curve in lines.items():
             places = np.arange(1, len(curve[0]) + 1) if x is None else np.asarray(x)
-            draw_curve(
-                axis,
-                places,
-                curve,
-                0.2,
-                marker="o" if len(places) < 30 else None,
-                ms=3,
-                label=label,
-            )
+            draw_curve(axis, places, curve, label=label)
         axis.set(xlabel=xlabel, xscale="log" if log else "linear")
+        if log and x is not None:
+            axis.set_xticks(x, [f"{place:,}" for place in x], fontsize=7)
+            axis.minorticks_off()
         axis.set_title(name, fontsize=9)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
@@ -199,7 +177,7 @@ def heat_maps(
         shared: whether all panels but `difference` have one scale of colours.
 
     Returns:
-        The figure, one row of panels.
+        The figure, two panels a row.
     """
     everything = np.concatenate([values.ravel() for values in shown.values()])
     maps = [
@@ -208,14 +186,9 @@ def heat_maps(
     for name, values in (difference or {}).items():
         width = max(np.abs(limits(values)))
         maps.append((name, values, "RdBu", (-width, width), False))
-    figure, axes = panels(1, len(maps))
-    for axis, (name, values, colours, (low, high), circled) in zip(axes[0], maps, strict=True):
-        label_cells(
-            axis,
-            values,
-            axis.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto"),
-            form,
-        )
+    figure, axes = wrapped(len(maps), height=2.9)
+    for axis, (name, values, colours, (low, high), circled) in zip(axes, maps, strict=True):
+        draw_cells(axis, values, form, "NaN", cmap=colours, vmin=low, vmax=high)
         axis.set_xticks(range(len(decays)), [f"{decay:g}" for decay in decays], fontsize=7)
         axis.set_yticks(range(len(rates)), [f"{rate:.3g}" for rate in rates], fontsize=7)
         axis.set(xlabel="weight decay", ylabel="learning rate")
@@ -232,21 +205,3 @@ def limits(values: np.ndarray) -> tuple[float, float]:
     known = values[np.isfinite(values)]
     low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
     return float(low), float(max(high, low + 1e-9))
-
-
-def label_cells(axis: "Axes", values: np.ndarray, drawn: "AxesImage", form: str) -> None:
-    """Write each cell's number in black or white, whichever contrasts with its colour.
-
-    Args:
-        axis: of the map.
-        values: (R, D).
-        drawn: the map.
-        form: format specification of the numbers.
-    """
-    for (i, j), value in np.ndenumerate(values):
-        red, green, blue, _ = drawn.cmap(drawn.norm(value)) if np.isfinite(value) else (1, 1, 1, 1)
-        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-        text = format(value, form) if np.isfinite(value) else "NaN"
-        axis.text(
-            j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black"
-        )

@@ -18,13 +18,8 @@ def report(result: dict) -> str:
         return "yes" if flag else "no"
 
     rows = [
-        [
-            r["labels"],
-            word(r["augmented"]),
-            word(r["weight_decay"]),
-            percent(r["train"]),
-            percent(r["test"]),
-        ]
+        [r["labels"], *(word(r[key]) for key in ("augmented", "weight_decay"))]
+        + [percent(r[key]) for key in ("train", "test")]
         for r in result["rows"]
     ]
     head = ["labels", "augmentation", "weight decay", "train accuracy, %", "test accuracy, %"]
@@ -69,7 +64,7 @@ def conclude_random_labels(result: dict) -> str:
 
 def draw(result: dict) -> "dict[str, Figure]":
     """Return the figure random_labels: accuracies and loss over the epochs."""
-    figure, axes = panels(1, 3, 4.0, 3.4)
+    figure, axes = panels(1, 3, 3.0, 3.1)
     for axis, (name, title) in zip(
         axes[0],
         {
@@ -106,5 +101,6 @@ def draw(result: dict) -> "dict[str, Figure]":
         axis.grid(alpha=0.3)
     axes[0, 1].axhline(100 * result["largest_class"], color="black", lw=0.8, ls=":")
     axes[0, 2].set(yscale="log", ylim=(1e-4, None))
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=4, fontsize=8)
     return {"random_labels": figure}

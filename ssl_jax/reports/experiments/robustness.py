@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ssl_jax.reports.experiments.parts import (
+    curve_of,
     curves,
     floats,
     heat_maps,
     numbers_table,
-    panels,
     percent,
     spread,
 )
@@ -21,18 +21,13 @@ if TYPE_CHECKING:
 def report(r: dict) -> str:
     """Return test accuracy in every cell, arm by arm, then opposing penalties and a summary."""
     parts = []
-    header = ["learning rate \\ decay", *(f"{decay:g}" for decay in r["weight_decays"])]
     tables = {name: (arm["test"], ".1f") for name, arm in r["arms"].items()} | {
         "LPWD - WD": (r["difference"], "+.1f")
     }
     for name, (values, form) in tables.items():
-        rows = [
-            [f"{rate:g}", *("not finite" if x is None else f"{100 * x:{form}}" for x in row)]
-            for rate, row in zip(r["learning_rates"], values["mean"], strict=True)
-        ]
+        grid = grid_table(r, 100 * floats(values["mean"]), form)
         parts.append(
-            f"{name}, test accuracy after the last epoch, %, mean of "
-            f"{r['seeds']}\n\n{numbers_table(header, rows)}"
+            f"{name}, test accuracy after the last epoch, %, mean of {r['seeds']}\n\n{grid}"
         )
     parts.append(report_opposing(r))
     if "pwd_rwd" in r:  # older results have none
@@ -64,6 +59,16 @@ def report(r: dict) -> str:
     return "\n".join([*parts, best, words])
 
 
+def grid_table(r: dict, values: np.ndarray, form: str) -> str:
+    """Return values (R, D) in a table of learning rates by decays, as `form` spells them."""
+    header = ["learning rate \\ decay", *(f"{decay:g}" for decay in r["weight_decays"])]
+    rows = [
+        [f"{rate:g}", *(format(x, form) if np.isfinite(x) else "not finite" for x in row)]
+        for rate, row in zip(r["learning_rates"], values, strict=True)
+    ]
+    return numbers_table(header, rows)
+
+
 def report_pair(r: dict) -> str:
     """Return PWD - RWD by decay, the paper's figure 3b."""
     pair, places = r["pwd_rwd"], range(len(r["weight_decays"]))
@@ -78,32 +83,19 @@ def report_pair(r: dict) -> str:
     )
 
 
-def draw_pair(r: dict) -> "dict[str, Figure]":
-    """Return pwd_rwd, the paper's figure 3b, with the intervals over the seeds."""
-    figure, axes = panels(1, 1)
-    axis = axes[0][0]
-    for label, key in (("last epoch", "last_epoch"), ("best 10 epochs", "best_10_epochs")):
-        mean = 100 * floats(r["pwd_rwd"][key]["mean"])
-        interval = r["pwd_rwd"][key]["interval"]
-        error = None if interval is None else 100 * floats(interval)
-        axis.errorbar(r["weight_decays"], mean, error, marker="o", ms=4, capsize=2, label=label)
-    axis.axhline(0, color="grey", lw=0.8)
-    axis.set(xscale="log", xlabel="weight decay", ylabel="PWD - RWD, points of test accuracy")
-    axis.legend()
-    axis.grid(alpha=0.3)
-    return {"pwd_rwd": figure}
+def draw_pair(r: dict) -> "Figure":
+    """Return the paper's figure 3b, with the intervals over the seeds."""
+    keys = {"last epoch": "last_epoch", "best 10 epochs": "best_10_epochs"}
+    lines = {label: curve_of(r["pwd_rwd"][key], 100) for label, key in keys.items()}
+    shown = {"PWD - RWD, points of test accuracy": lines}
+    return curves(shown, "weight decay", "", x=r["weight_decays"], log=True)
 
 
 def report_opposing(r: dict) -> str:
     """Return WD's opposing penalty in every cell and, where it is largest, by layer."""
     shares = floats(r["opposing"]["ratio"])  # (R, D, E, n + 1), the whole network last
     over_training = np.nanmean(shares, axis=2)
-    header = ["learning rate \\ decay", *(f"{decay:g}" for decay in r["weight_decays"])]
-    rows = [
-        [f"{rate:g}", *(f"{1000 * cell[-1]:.2f}" for cell in row)]
-        for rate, row in zip(r["learning_rates"], over_training, strict=True)
-    ]
-    table = numbers_table(header, rows)
+    table = grid_table(r, 1000 * over_training[..., -1], ".2f")
     most = over_training[
         np.unravel_index(np.nanargmax(over_training[..., -1]), over_training.shape[:2])
     ]
@@ -131,12 +123,15 @@ def draw(r: dict) -> "dict[str, Figure]":
     figures |= draw_opposing(r, {name: floats(values) for name, values in r["opposing"].items()})
     i, j = int(np.argmax(rates)), int(np.argmax(decays))
     shown = {
-        label: {name: (floats(arm[key])[i, j], None) for name, arm in r["arms"].items()}
-        for label, key in (("training loss", "loss_curves"), ("test accuracy", "test_curves"))
+        label: {name: (scale * floats(arm[key])[i, j], None) for name, arm in r["arms"].items()}
+        for label, key, scale in (
+            ("training loss", "loss_curves", 1),
+            ("test accuracy, %", "test_curves", 100),
+        )
     }
     title = f"the strongest penalty of the grid: learning rate {rates[i]:g}, decay {decays[j]:g}"
     figures |= {"strong_penalty": curves(shown, "epoch", title)}
-    return figures | (draw_pair(r) if "pwd_rwd" in r else {})
+    return figures | ({"pwd_rwd": draw_pair(r)} if "pwd_rwd" in r else {})
 
 
 def draw_opposing(r: dict, opposing: dict[str, np.ndarray]) -> "dict[str, Figure]":

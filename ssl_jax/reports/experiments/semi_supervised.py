@@ -4,7 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssl_jax.reports.experiments.parts import at, draw_percent, panels, paragraphs, percent
+from ssl_jax.reports.experiments.parts import (
+    draw_curve,
+    panels,
+    paragraphs,
+    percent,
+    points,
+    stacked,
+)
 from ssl_jax.reports.markdown import table
 
 if TYPE_CHECKING:
@@ -50,19 +57,9 @@ def conclude_semi_supervised(result: dict) -> str:
     sentences = []
     for share in sorted({row["share"] for row in result["rows"]}):
         ahead = {row["arm"]: row["ahead"] for row in result["rows"] if row["share"] == share}
-        words = [f"{arm} {_against(ahead[arm])}" for arm in ARMS[:-1]]
+        words = [f"{arm} {points(ahead[arm])}" for arm in ARMS[:-1]]
         sentences.append(f"{100 * share:g} % of the labels: {', '.join(words)}.")
     return "Ahead of the same network from scratch, with " + " With ".join(sentences)
-
-
-def _against(score: dict) -> str:
-    mean, width = at(score)
-    if mean is None:
-        return percent(score)
-    if width is None:
-        return f"{percent(score, signed=True)} points"
-    sure = "" if abs(mean) > width else ", an interval that holds zero"
-    return f"{percent(score, signed=True)} points{sure}"
 
 
 def draw(result: dict) -> "dict[str, Figure]":
@@ -72,12 +69,8 @@ def draw(result: dict) -> "dict[str, Figure]":
     for arm in ARMS:
         rows = [row for row in ordered(result) if row["arm"] == arm]
         shares = np.array([100 * row["share"] for row in rows])
-        known = all(row["test"]["interval"] is not None for row in rows)
-        score = {
-            "mean": [row["test"]["mean"] for row in rows],
-            "interval": [row["test"]["interval"] for row in rows] if known else None,
-        }
-        draw_percent(axis, shares, score, marker="o", ms=4, label=arm)
+        curve = stacked([row["test"] for row in rows], 100)
+        draw_curve(axis, shares, curve, marker="o", ms=4, label=arm)
     ticks = sorted({100 * row["share"] for row in result["rows"]})
     axis.set(xscale="log", xlabel="labels, %", ylabel="test accuracy, %")
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

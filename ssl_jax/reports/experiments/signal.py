@@ -101,7 +101,7 @@ def draw(result: dict) -> "dict[str, Figure]":
     )
     cells = {(m["depth"], m["activation"], m["init"]): m for m in members}
 
-    figure, axes = panels(len(depths), len(activations), 2.6, 2.2, sharex="row", sharey=True)
+    figure, axes = panels(len(depths), len(activations), 1.8, 1.7, sharex="row", sharey=True)
     for row, depth in zip(axes, depths, strict=True):
         for axis, activation in zip(row, activations, strict=True):
             for init in inits:

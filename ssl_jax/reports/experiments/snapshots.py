@@ -4,7 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssl_jax.reports.experiments.parts import at, draw_percent, panels, paragraphs, percent
+from ssl_jax.reports.experiments.parts import (
+    curve_of,
+    draw_curve,
+    panels,
+    paragraphs,
+    percent,
+    points,
+)
 from ssl_jax.reports.markdown import table
 
 if TYPE_CHECKING:
@@ -21,20 +28,10 @@ def report(result: dict) -> str:
         for name, v in result["kinds"].items()
     ]
     seeds, config = result["ensemble_of_seeds"], result["config"]
-    rows.append(
-        [
-            f"ensemble of {config['seeds']} plain runs",
-            f"{100 * seeds['accuracy']:.2f}",
-            f"{seeds['nll']:.3f}",
-            "",
-        ]
-    )
-    head = [
-        "",
-        "test accuracy, %",
-        "negative log-likelihood, nats",
-        "snapshot ensemble minus it, points",
-    ]
+    several = f"ensemble of {config['seeds']} plain runs"
+    rows.append([several, f"{100 * seeds['accuracy']:.2f}", f"{seeds['nll']:.3f}", ""])
+    head = ["", "test accuracy, %", "negative log-likelihood, nats"]
+    head += ["snapshot ensemble minus it, points"]
     intro = (
         f"{config['cycles']} cycles in {config['epochs']} epochs on {result['dataset']}, "
         f"{config['seeds']} seeds; differences are paired by seed, with 95 % intervals."
@@ -44,18 +41,11 @@ def report(result: dict) -> str:
 
 def conclude_snapshots(result: dict) -> str:
     """Return the conclusion: what the ensemble gains over its last member and a plain run."""
-
-    def against(name: str) -> str:
-        mean, width = at(result["ensemble_minus"][name])
-        if width is None:
-            return f"{100 * mean:+.2f} points"
-        sure = "" if abs(mean) > width else ", an interval that holds zero"
-        return f"{100 * mean:+.2f} ± {100 * width:.2f} points{sure}"
-
     members = result["members"]["accuracy"]["mean"]
+    last, plain = (points(result["ensemble_minus"][k], 2) for k in ("its last member", "plain run"))
     return (
-        f"The ensemble against its last member: {against('its last member')}; against the plain "
-        f"run of the same cost: {against('plain run')}. Two members name different classes for "
+        f"The ensemble against its last member: {last}; against the plain "
+        f"run of the same cost: {plain}. Two members name different classes for "
         f"{100 * result['disagreement']['mean']:.1f} % of the test images; the first one alone has "
         f"{100 * members[0]:.1f} %, the last {100 * members[-1]:.1f} %."
     )
@@ -67,29 +57,18 @@ def draw(result: dict) -> "dict[str, Figure]":
     left, right = axes[0]
     for name, label in (("plain", "plain run, one cosine"), ("cyclic", "warm restarts")):
         curve = result["curves"][name]
-        draw_percent(left, np.arange(1, len(curve["mean"]) + 1), curve, label=label, lw=1.2)
+        epochs = np.arange(1, len(curve["mean"]) + 1)
+        draw_curve(left, epochs, curve_of(curve, 100), marker=None, label=label)
     left.set(xlabel="epoch", ylabel="test accuracy, %")
     mean = result["curves"]["plain"]["mean"]
     left.set_ylim(100 * np.quantile(mean, 0.05) - 2, 100 * max(mean) + 2)
     cycles = np.arange(1, len(result["members"]["accuracy"]["mean"]) + 1)
-    draw_percent(
-        right,
-        cycles,
-        result["members"]["accuracy"],
-        marker="o",
-        ms=4,
-        color="C1",
-        label="snapshot of cycle m alone",
-    )
-    draw_percent(
-        right,
-        cycles,
-        result["last_members"],
-        marker="s",
-        ms=4,
-        color="C2",
-        label="ensemble of the last m",
-    )
+    for score, mark, colour, label in (
+        (result["members"]["accuracy"], "o", "C1", "snapshot of cycle m alone"),
+        (result["last_members"], "s", "C2", "ensemble of the last m"),
+    ):
+        style = {"marker": mark, "ms": 4, "color": colour, "label": label}
+        draw_curve(right, cycles, curve_of(score, 100), **style)
     right.axhline(
         100 * result["kinds"]["plain run"]["accuracy"]["mean"],
         color="C0",

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ssl_jax.reports.experiments.model_scale import ahead
-from ssl_jax.reports.experiments.parts import curve_of, curves, numbers_table, percent
+from ssl_jax.reports.experiments.parts import curve_of, curves, numbers_table, percent, spelled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ def report(r: dict) -> str:
         [
             f"{optimizer}, {fields['learning_rate']:g}",
             name,
-            loss(arm),
+            spelled(arm["loss"], digits=3),
             percent(arm["test"], digits=2),
             ahead(name, arm),
         ]
@@ -26,22 +26,17 @@ def report(r: dict) -> str:
     return f"Decay {r['weight_decay']:g}, last epoch\n\n{numbers_table(header, rows)}"
 
 
-def loss(arm: dict) -> str:
-    """Return an arm's training loss with its interval, in nats."""
-    mean, interval = arm["loss"]["mean"], arm["loss"]["interval"]
-    return (
-        "not finite"
-        if mean is None
-        else f"{mean:.3f}" + (f" ± {interval:.3f}" if interval is not None else "")
-    )
-
-
 def draw(r: dict) -> "dict[str, Figure]":
     """Return the figure strong_penalty: loss and accuracy over the epochs."""
     shown = {
-        f"{optimizer}, {label}": {name: curve_of(arm[key]) for name, arm in fields["arms"].items()}
+        f"{optimizer}, {label}": {
+            name: curve_of(arm[key], scale) for name, arm in fields["arms"].items()
+        }
         for optimizer, fields in r["optimizers"].items()
-        for label, key in (("training loss", "loss_curve"), ("test accuracy", "test_curve"))
+        for label, key, scale in (
+            ("training loss", "loss_curve", 1),
+            ("test accuracy, %", "test_curve", 100),
+        )
     }
     return {
         "strong_penalty": curves(shown, "epoch", f"strong penalty: decay {r['weight_decay']:g}")

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl_jax.intervals import Estimate
-from ssl_jax.reports.replication.results import Cells, Runs, accuracy, final, state
+from ssl_jax.reports.compare.runs import Group, Run, estimate, states, values
+from ssl_jax.reports.replication.results import Cells, final
 
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not", "undecided", "not tested"
 
@@ -26,7 +27,7 @@ def greater(*pairs: tuple[tuple[str, str], tuple[str, str]]) -> Evaluate:
     """Return the test that each first cell is more accurate than its second."""
 
     def evaluate(cells: Cells) -> tuple[str, list[str]]:
-        known = [(a, b) for a, b in pairs if cells.get(a) and cells.get(b)]
+        known = [(a, b) for a, b in pairs if a in cells and b in cells]
         differences = [difference(cells[a], cells[b]) for a, b in known]
         lines = [f"{a[1]} - {b[1]}: {d}" for (a, b), d in zip(known, differences, strict=True)]
         return combine_verdicts([_sign(d) for d in differences]), lines
@@ -34,19 +35,19 @@ def greater(*pairs: tuple[tuple[str, str], tuple[str, str]]) -> Evaluate:
     return evaluate
 
 
-def difference(ours: Runs, theirs: Runs) -> Estimate:
+def difference(ours: Group, theirs: Group) -> Estimate:
     """Return the difference of mean accuracies, in points, with Welch's 95% interval.
 
     Welch's test assumes independent noise: cells may share seeds, but not their noise.
     """
     from scipy.stats import ttest_ind  # half a second of import
 
-    a, b = ([100 * run["linear_accuracy"] for run in runs] for runs in (ours, theirs))
-    mean = float(np.mean(a) - np.mean(b))
-    if min(len(a), len(b)) < 2 or np.ptp(a) == np.ptp(b) == 0:
-        return Estimate(mean, None, min(len(a), len(b)))
-    interval = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-    return Estimate(mean, float(interval.high - interval.low) / 2, min(len(a), len(b)))
+    a, b = (list(values(one, "linear_accuracy").values()) for one in (ours, theirs))
+    mean, width, count = float(np.mean(a) - np.mean(b)), None, min(len(a), len(b))
+    if count > 1 and not np.ptp(a) == np.ptp(b) == 0:
+        interval = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+        width = float(interval.high - interval.low) / 2
+    return Estimate(mean, width, count, signed=True)
 
 
 def _sign(d: Estimate) -> str:
@@ -71,11 +72,11 @@ def no_better(a: tuple[str, str], b: tuple[str, str]) -> Evaluate:
     The verdict is open where the difference is within its interval.
     """
 
+    compare = greater((a, b))
+
     def evaluate(cells: Cells) -> tuple[str, list[str]]:
-        if not (cells.get(a) and cells.get(b)):
-            return UNTESTED, []
-        d = difference(cells[a], cells[b])
-        return {HOLDS: FAILS, FAILS: HOLDS, OPEN: OPEN}[_sign(d)], [f"{a[1]} - {b[1]}: {d}"]
+        verdict, lines = compare(cells)
+        return {HOLDS: FAILS, FAILS: HOLDS}.get(verdict, verdict), lines
 
     return evaluate
 
@@ -86,12 +87,11 @@ def rescued(cell: tuple[str, str], without: tuple[str, str]) -> Evaluate:
 
     def evaluate(cells: Cells) -> tuple[str, list[str]]:
         verdict, lines = compare(cells)
-        runs = cells.get(cell, [])
-        down = any(run.get("collapsed") for run in runs)
-        return FAILS if down and verdict != UNTESTED else verdict, [
-            *lines,
-            f"{cell[1]}: {state(runs)}",
-        ] if runs else []
+        if cell not in cells:
+            return verdict, []
+        down = any(run.result.get("collapsed") for run in cells[cell].runs)
+        verdict = FAILS if down and verdict != UNTESTED else verdict
+        return verdict, [*lines, f"{cell[1]}: {states(cells[cell])}"]
 
     return evaluate
 
@@ -103,26 +103,27 @@ def collapses(cell: tuple[str, str]) -> Evaluate:
     """
 
     def evaluate(cells: Cells) -> tuple[str, list[str]]:
-        runs = cells.get(cell)
-        if not runs:
+        if cell not in cells:
             return UNTESTED, []
-        line = f"{cell[1]}: {state(runs)}; linear {accuracy(runs)}"
-        if all("random_init_linear_accuracy" in run for run in runs):
-            line += f", untrained {accuracy(runs, 'random_init_linear_accuracy')}"
-            below = [run["linear_accuracy"] < run["random_init_linear_accuracy"] for run in runs]
-        else:
-            below = [True for _ in runs]
-        down = [run.get("collapsed", False) and low for run, low in zip(runs, below, strict=True)]
+        one, results = cells[cell], [run.result for run in cells[cell].runs]
+        line = f"{cell[1]}: {states(one)}; linear {estimate(one, 'linear_accuracy')}"
+        untrained = estimate(one, "random_init_linear_accuracy")
+        line += f", untrained {untrained}" if untrained else ""
+        down = [
+            result.get("collapsed", False)
+            and result["linear_accuracy"] < result.get("random_init_linear_accuracy", np.inf)
+            for result in results
+        ]
         return HOLDS if all(down) else FAILS if not any(down) else OPEN, [line]
 
     return evaluate
 
 
-def recorded(runs: Runs, when: str, name: str) -> np.ndarray:
+def recorded(runs: list[Run], when: str, name: str) -> np.ndarray:
     """Return what dynamics.npz held in its first or last record.
 
     Args:
-        runs: the runs of a cell.
+        runs: of a cell.
         when: "first" or "last".
         name: name of the array.
 
@@ -133,9 +134,9 @@ def recorded(runs: Runs, when: str, name: str) -> np.ndarray:
     return np.array([value for value in values if value is not None], np.float64)
 
 
-def has_both(run: dict, name: str) -> bool:
-    """Return whether the first and the last record have an array."""
-    return None not in (final(run, name, "first"), final(run, name))
+def runs_of(cells: Cells, cell: tuple[str, str]) -> list[Run]:
+    """Return the runs of a cell; none where it was not run."""
+    return cells[cell].runs if cell in cells else []
 
 
 def symmetric(published: dict[tuple[str, str], float]) -> Evaluate:
@@ -147,14 +148,12 @@ def symmetric(published: dict[tuple[str, str], float]) -> Evaluate:
     def evaluate(cells: Cells) -> tuple[str, list[str]]:
         lines, verdicts = [], []
         for cell, theirs in published.items():
-            first, last = (
-                recorded(
-                    [run for run in cells.get(cell, []) if has_both(run, "asymmetry_l1")],
-                    when,
-                    "asymmetry_l1",
-                )
-                for when in ("first", "last")
-            )
+            known = [
+                run
+                for run in runs_of(cells, cell)
+                if None not in (final(run, "asymmetry_l1", when) for when in ("first", "last"))
+            ]
+            first, last = (recorded(known, when, "asymmetry_l1") for when in ("first", "last"))
             if len(last):
                 lines.append(
                     f"{cell[1]}: {first.mean():.2f} -> {last.mean():.2f} (published: 1.41 -> "
@@ -175,7 +174,7 @@ def aligned(published: dict[tuple[str, str], int]) -> Evaluate:
     def evaluate(cells: Cells) -> tuple[str, list[str]]:
         lines, verdicts = [], []
         for cell, theirs in published.items():
-            alignment = recorded(cells.get(cell, []), "last", "alignment")
+            alignment = recorded(runs_of(cells, cell), "last", "alignment")
             if len(alignment):
                 share = np.mean(alignment > 0.95, axis=1)
                 text = f"{100 * share.mean():.0f}% of {alignment.shape[1]} modes above .95"

@@ -1,16 +1,18 @@
-"""Results of sweeps, read from their files, and the statistics of one cell."""
+"""Results of sweeps, read from their files into the runs and groups of compared runs."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ssl_jax.errors import UserError
-from ssl_jax.intervals import Estimate, estimate
+from ssl_jax.reports.compare import runs
+from ssl_jax.reports.compare.runs import Group, Run
 from ssl_jax.text import printable, shortened
 from ssl_jax.workdir.directory import FREE, is_free, read_json, spread
 from ssl_jax.workdir.schema import (
     CURVE,
-    FLAG,
     NUMBER,
     SECTION,
     SHARE,
@@ -40,21 +42,18 @@ FIELDS: dict[str, Shape] = {
     "config": SECTION,
     **{f"{name}?": SHARE for name in ACCURACIES[1:]},
     **{f"random_init_{name}?": SHARE for name in ACCURACIES},
-    "collapsed?": FLAG,
-    **{f"{name}?": TEXT for name in ("state", "verdict", "command", "device")},
-    "seconds?": NUMBER,
     "dynamics?": {
         "first?": {"asymmetry_l1?": NUMBER},
         "last?": {"asymmetry_l1?": NUMBER, "alignment?": MODES},
         "history?": {"step?": [NUMBER], "epoch?": [NUMBER], "corr_eigenvalues?": [CURVE]},
     },
 }
+FIELDS |= {name: shape for name, shape in runs.FIELDS.items() if name not in FIELDS}
 PROTOCOL = {
     "original_table8": "original_best_test_epoch_accuracy"
 }  # the accuracy that its paper publishes
 
-Runs = list[dict]  # result files of one cell at one scale, one a seed
-Cells = dict[tuple[str, str], Runs]  # by (sweep, cell)
+Cells = dict[tuple[str, str], Group]  # of one scale, by (sweep, cell)
 
 
 class Gathered(NamedTuple):
@@ -79,19 +78,19 @@ def gather(folders: Iterable[Path], defaults: dict[str, Any] | None = None) -> G
         run = _read(path, left_out)
         if run is None:
             continue
-        runs = by_scale.setdefault(run["scale"], {}).setdefault((run["sweep"], run["cell"]), [])
-        reason = next(
-            (why for other in runs if (why := _conflict(run, other, defaults or {}))), None
-        )
-        if reason:
+        names = {name: run.result[name] for name in ("sweep", "cell")}
+        cells = by_scale.setdefault(run.result["scale"], {})
+        cell = cells.setdefault(tuple(names.values()), Group(names, []))
+        others = (_conflict(run, other, spread(defaults or {})) for other in cell.runs)
+        if reason := next(filter(None, others), None):
             left_out.append(f"{path}: {reason}")
         else:
-            runs.append(run | {"path": str(path)})
+            cell.runs.append(run)
     return Gathered(by_scale, left_out)
 
 
-def _read(path: Path, left_out: list[str]) -> dict | None:
-    """Return a result file's content; None, and a line in `left_out`, where it is unusable."""
+def _read(path: Path, left_out: list[str]) -> Run | None:
+    """Return a result file's run; None, and a line in `left_out`, where it is unusable."""
     sweep, scale, cell, name = path.parts[-4:]
     place = {
         "sweep": sweep,
@@ -112,7 +111,10 @@ def _read(path: Path, left_out: list[str]) -> dict | None:
         said = shortened(repr(run[moved[0]]))
         left_out.append(f"{path}: says {moved[0]} {said}, but is stored under {place[moved[0]]!r}")
     else:
-        return run
+        history = (run.get("dynamics") or {}).get("history") or {}
+        names = ("epoch", "corr_eigenvalues") if history.get("corr_eigenvalues") else ()
+        dynamics = {name: np.array(history[name], np.float64) for name in names}
+        return Run(path, run["seed"], spread(run["config"]), run, {}, dynamics)
     return None
 
 
@@ -139,45 +141,27 @@ def accuracy_of(sweep: str) -> str:
     return PROTOCOL.get(sweep, "linear_accuracy")
 
 
-def _conflict(run: dict, other: dict, defaults: dict[str, Any]) -> str | None:
+def _conflict(run: Run, other: Run, defaults: dict[str, Any]) -> str | None:
     """Return why two runs cannot be in one cell; None where they can."""
-    if run["seed"] == other["seed"]:
-        same = "the same" if run["linear_accuracy"] == other["linear_accuracy"] else "another"
-        return f"seed {run['seed']} is there already, with {same} accuracy ({other['path']})"
-    modes, others = (len(final(r, "alignment") or []) for r in (run, other))
+    if run.seed == other.seed:
+        ours, theirs = (one.result["linear_accuracy"] for one in (run, other))
+        same = "the same" if ours == theirs else "another"
+        return f"seed {run.seed} is there already, with {same} accuracy ({other.path})"
+    modes, others = (len(final(one, "alignment") or []) for one in (run, other))
     if modes and others and modes != others:
-        return f"dynamics.last.alignment has {modes} modes, and {others} in {other['path']}"
-    ours, theirs = (spread(defaults) | spread(r["config"]) for r in (run, other))
+        return f"dynamics.last.alignment has {modes} modes, and {others} in {other.path}"
+    ours, theirs = defaults | run.fields, defaults | other.fields
     apart = sorted(
         field
         for field in ours.keys() & theirs.keys()
-        if ours[field] != theirs[field] and not is_free(field, FREE + OWN)
+        if ours[field] != theirs[field] and not is_free(field, FREE + runs.OWN)
     )
-    return (
-        f"{apart[0]} is {ours[apart[0]]}, and {theirs[apart[0]]} in {other['path']}"
-        if apart
-        else None
+    said = (
+        f"{apart[0]} is {ours[apart[0]]}, and {theirs[apart[0]]} in {other.path}" if apart else ""
     )
+    return said or None
 
 
-def final(run: dict, name: str, when: str = "last") -> Any:
+def final(run: Run, name: str, when: str = "last") -> Any:
     """Return what dynamics.npz held under `name` in its last or "first" record; None: nothing."""
-    return ((run.get("dynamics") or {}).get(when) or {}).get(name)
-
-
-OWN = ("seed",)  # in which runs of one cell differ, beside what starts of one run may differ in
-
-
-def accuracy(runs: Runs, field: str = "linear_accuracy") -> Estimate:
-    """Return the estimate of an accuracy over the runs, in per cent."""
-    return estimate(100 * run[field] for run in runs)
-
-
-def state(runs: Runs) -> str:
-    """Return the states of the runs' own diagnoses, counted where they differ."""
-    names = [run.get("state", "collapsed" if run.get("collapsed") else "healthy") for run in runs]
-    counted = {name: names.count(name) for name in names}
-    return ", ".join(
-        name if count == len(names) else f"{name} ({count} of {len(names)})"
-        for name, count in counted.items()
-    )
+    return ((run.result.get("dynamics") or {}).get(when) or {}).get(name)

@@ -5,77 +5,69 @@ Accuracies are fractions in a file and per cent in a table. ± is the half-width
 interval over the seeds.
 """
 
-from collections.abc import Iterable
-
-import numpy as np
-
 from ssl_jax.intervals import Estimate
-from ssl_jax.reports.markdown import table
+from ssl_jax.reports import markdown as md
+from ssl_jax.reports.compare.runs import Group, estimate
+from ssl_jax.reports.compare.tables import STATE, Column, Table, in_text, measured, seeds, tabulate
 from ssl_jax.reports.replication.claims import evaluate_claims
 from ssl_jax.reports.replication.published import PUBLISHED, TITLES, Published
-from ssl_jax.reports.replication.results import (
-    Cells,
-    Gathered,
-    Runs,
-    accuracy,
-    accuracy_of,
-    estimate,
-    state,
-)
+from ssl_jax.reports.replication.results import PROTOCOL, Cells, Gathered
 from ssl_jax.text import in_markdown
-from ssl_jax.workdir.schema import is_number
+
+HOPPE = ("table1", "table2")  # one network and one probe; that of table 3 has half as many epochs
+OTHERS = [*measured(("ridge_accuracy", "knn_accuracy", "effective_rank")), STATE]
 
 
-def against(ours: Estimate, published: Published, scale: str) -> tuple[str, str]:
-    """Compare an estimate with a published number.
-
-    Args:
-        ours: our estimate, in per cent.
-        published: the published cell.
-        scale: name of our runs' scale.
-
-    Returns:
-        The difference in points, and whether the published number is within our interval. The
-        second is "yes", "no" or the reason why there is no answer. Both are "" where nothing is
-        published.
-    """
-    if published.accuracy is None:
-        return "", ""
-    difference = f"{ours.mean - published.accuracy:+.2f}"
-    if scale != "full":
-        return difference, "other scale"
-    if ours.width is None:
-        return difference, "one seed"
-    return difference, "yes" if abs(ours.mean - published.accuracy) <= ours.width else "no"
+def accuracy_of(sweep: str) -> str:
+    """Return the name of the accuracy that the sweep's paper publishes."""
+    return PROTOCOL.get(sweep, "linear_accuracy")
 
 
-HEADER = (
-    "",
-    "",
-    "published",
-    "ours",
-    "seeds",
-    "difference",
-    "in interval",
-    "ridge",
-    "kNN",
-    "rank",
-    "state",
-)
-
-
-def rows_of(sweep: str, cells: Cells, scale: str) -> list[list[str]]:
-    """Return the rows of a published table.
+def table_of(sweep: str, cells: Cells, scale: str) -> Table:
+    """Return a published table with our results.
 
     Args:
         sweep: name of the sweep.
         cells: results at the scale.
-        scale: name of the scale.
+        scale: name of the scale; at "full" alone there is a difference to what is published.
 
     Returns:
-        A row for each cell, with texts under `HEADER`; "not run" where there is no result.
+        A row for each cell; its seeds are "not run" where there is no result.
     """
-    return [_row(sweep, p, cells.get((sweep, p.cell), []), scale) for p in lines_of(sweep, cells)]
+
+    def ours(line: tuple[Published, Group]) -> Estimate | None:
+        return estimate(line[1], accuracy_of(sweep))
+
+    def against(line: tuple[Published, Group]) -> tuple[str, str]:
+        found, published = ours(line), line[0].accuracy
+        if scale != "full" or not found or published is None:
+            return "", ""
+        ahead = found.mean - published
+        within = "yes" if abs(ahead) <= (found.width or 0) else "no"
+        return f"{ahead:+.2f}", "one seed" if found.width is None else within
+
+    left: list[Column] = [
+        ("", lambda line: line[0].row),
+        ("", lambda line: line[0].column),
+        ("seeds", lambda line: seeds(line[1]) or "not run"),
+    ]
+    right: list[Column] = [
+        ("published", lambda line: theirs(line[0])),
+        ("ours", lambda line: str(ours(line) or "")),
+        ("ours - published", lambda line: against(line)[0]),
+        ("within interval", lambda line: against(line)[1]),
+    ]
+    right += [(title, lambda line, cell=cell: cell(line[1])) for title, cell in OTHERS]
+    lines = [(p, cells.get((sweep, p.cell), Group({}, []))) for p in lines_of(sweep, cells)]
+    return tabulate(lines, left, right)
+
+
+def theirs(published: Published) -> str:
+    """Return a published number; * marks one with a note."""
+    if published.accuracy is None:
+        return ""
+    spread = "" if published.std is None else f" ± {published.std:g}"
+    return f"{published.accuracy:g}{spread}{'*' if published.note else ''}"
 
 
 def lines_of(sweep: str, cells: Cells) -> tuple[Published, ...]:
@@ -96,80 +88,6 @@ def not_run(cells: Cells) -> str:
     return "; ".join(TITLES[sweep] for sweep in PUBLISHED if sweep not in known)
 
 
-def _row(sweep: str, published: Published, runs: Runs, scale: str) -> list[str]:
-    theirs = "" if published.accuracy is None else f"{published.accuracy:g}"
-    theirs += "" if published.std is None else f" ± {published.std:g}"
-    place = [published.row, published.column, theirs]
-    if not runs:
-        return [*place, "not run", "", "", "", "", "", "", ""]
-    ours = accuracy(runs, accuracy_of(sweep))
-    others = [
-        str(accuracy(runs, f"{name}_accuracy"))
-        if all(is_number(run.get(f"{name}_accuracy")) for run in runs)
-        else ""
-        for name in PROBES
-    ]
-    rank = f"{np.mean([run['effective_rank'] for run in runs]):.1f}"
-    return [
-        *place,
-        str(ours),
-        str(ours.count),
-        *against(ours, published, scale),
-        *others,
-        rank,
-        state(runs),
-    ]
-
-
-PROBES = ("ridge", "knn")
-
-
-HOPPE = ("table1", "table2")  # one network and one probe; that of table 3 has half as many epochs
-
-
-def baseline(cells: Cells) -> dict[str, Estimate]:
-    """Return the accuracy of the untrained encoder by each probe.
-
-    There is one value a seed, the same in every cell of one configuration.
-    """
-    runs = [run for (sweep, _), runs in cells.items() for run in runs if sweep in HOPPE]
-    estimates = {}
-    for name in ("linear", *PROBES):
-        field = f"random_init_{name}_accuracy"
-        by_seed = {run["seed"]: 100 * run[field] for run in runs if run.get(field) is not None}
-        if by_seed:
-            estimates[name] = estimate(by_seed.values())
-    return estimates
-
-
-# --- Markdown -------------------------------------------------------------------------------------
-
-
-def markdown(gathered: Gathered, scale: str) -> str:
-    """Return the tables and the claims at one scale."""
-    cells = gathered.cells.get(scale, {})
-    parts = [
-        f"**{in_markdown(TITLES.get(sweep, sweep))}**\n\n"
-        f"{table(HEADER, escaped_rows(rows_of(sweep, cells, scale)))}{notes_below(sweep, cells)}"
-        for sweep in sweeps_of(cells)
-    ]
-    if titles := not_run(cells):
-        parts.append(f"Not run at this scale: {titles}.\n")
-    if lines := baseline_line(cells):
-        parts.append(f"{lines}\n")
-    claims = escaped_rows(
-        [c.statement, c.source, verdict, "; ".join(lines)]
-        for c, verdict, lines in evaluate_claims(cells)
-    )
-    parts.append(f"**Claims**\n\n{table(('claim', 'where', 'here', 'on what it rests'), claims)}")
-    return "\n".join(parts)
-
-
-def escaped_rows(rows: Iterable[list[str]]) -> list[list[str]]:
-    """Return rows as cells of Markdown that show their texts and nothing else."""
-    return [[in_markdown(cell) for cell in row] for row in rows]
-
-
 def notes_of(sweep: str, cells: Cells) -> list[str]:
     """Return what is doubtful about the table's published numbers.
 
@@ -182,13 +100,39 @@ def notes_of(sweep: str, cells: Cells) -> list[str]:
     return [f"{', '.join(names)}: {note}" for note, names in notes.items()]
 
 
-def notes_below(sweep: str, cells: Cells) -> str:
-    """Return the notes as a list in Markdown."""
-    lines = notes_of(sweep, cells)
-    return "".join(f"\n* {in_markdown(line)}" for line in lines) + "\n" if lines else ""
+def baseline(cells: Cells) -> dict[str, Estimate]:
+    """Return the accuracy of the untrained encoder by each probe.
+
+    There is one value a seed, the same in every cell of one configuration.
+    """
+    runs = [run for (sweep, _), cell in cells.items() for run in cell.runs if sweep in HOPPE]
+    names = ("linear", "ridge", "knn")
+    found = {x: estimate(Group({}, runs), f"random_init_{x}_accuracy") for x in names}
+    return {name: value for name, value in found.items() if value}
 
 
 def baseline_line(cells: Cells) -> str:
     """Return a sentence on the untrained encoder's accuracy, or ""."""
     values = [f"{name} {value}" for name, value in baseline(cells).items()]
     return f"The untrained encoder: {', '.join(values)}." if values else ""
+
+
+def markdown(gathered: Gathered, scale: str) -> str:
+    """Return the tables and the claims at one scale."""
+    cells = gathered.cells.get(scale, {})
+    parts = []
+    for sweep in sweeps_of(cells):
+        title = in_markdown(TITLES.get(sweep, sweep))
+        notes = "".join(f"\n* {in_markdown(line)}" for line in notes_of(sweep, cells))
+        text = f"**{title}**\n\n{in_text(table_of(sweep, cells, scale))}{notes}"
+        parts.append(text if text.endswith("\n") else f"{text}\n")
+    if titles := not_run(cells):
+        parts.append(f"Not run at this scale: {titles}.\n")
+    if line := baseline_line(cells):
+        parts.append(f"{line}\n")
+    claims = [
+        [in_markdown(text) for text in (claim.statement, claim.source, verdict, "; ".join(lines))]
+        for claim, verdict, lines in evaluate_claims(cells)
+    ]
+    header = ("claim", "where", "here", "on what it rests")
+    return "\n".join([*parts, f"**Claims**\n\n{md.table(header, claims)}"])
