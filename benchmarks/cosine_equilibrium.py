@@ -259,7 +259,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         middle.plot([], [], color=colour, label=f"law, $η_p/η_s$ = {ratio:g}")
     for batch, mark in ((1, "s"), (8, "o"), (64, "^")):
         middle.plot([], [], mark, color="0.3", mfc="none", label=f"batch {batch}")
-    middle.set(xscale="log", xlabel="sqrt(rate · decay / batch)", ylabel="$s_{bad}/s_{good}$")
+    middle.set(
+        xscale="log",
+        xticks=[0.003, 0.01, 0.03],
+        xticklabels=["0.003", "0.01", "0.03"],
+        xlabel="sqrt(rate · decay / batch)",
+        ylabel="$s_{bad}/s_{good}$",
+    )
     middle.set_title("$c_{bad}/c_{good}$ = .475 / .95, two good of eight", fontsize=10)
     middle.set_ylim(0, 0.4)
     wide = [row for row in small if row["c"] == list(WIDE)]

@@ -219,6 +219,7 @@ def start(config: str, out: Path, *fields: str) -> int:
     )
 
 
+@pytest.mark.slow
 def test_own_images_train_go_on_and_are_probed(tmp_path, monkeypatch, capsys):
     """Views of 6 pixels of 8 stored; more epochs; the statistics are in the work directory."""
     monkeypatch.chdir(ROOT)

@@ -400,6 +400,7 @@ def farthest(one, other):
 
 
 @pytest.mark.parametrize("steps", [1, 6])
+@pytest.mark.slow
 def test_training_is_the_same(monkeypatch, steps):
     """As near to XLA's as XLA's is to itself when its outputs are rounded otherwise.
 

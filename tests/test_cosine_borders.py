@@ -118,6 +118,7 @@ def test_the_mean_is_no_living_mode():
     assert not lives[..., 0].any() and lives[..., 1:].all()
 
 
+@pytest.mark.slow
 def test_modes_are_measured_as_numpy_measures_them():
     given = config(width=6)
     parts = experiment.build(given, 0.5)

@@ -187,6 +187,7 @@ def finished_ablation(tmp_path_factory, programs):
     return directory, run(tiny("ablation"), directory)
 
 
+@pytest.mark.slow
 def test_ablation_shows_the_identities(finished_ablation):
     _, result = finished_ablation
     deviations = result["deviations"]
@@ -199,6 +200,7 @@ def test_ablation_shows_the_identities(finished_ablation):
         assert result["gaps"][gap]["identity: rounding"]["mean"] == 0
 
 
+@pytest.mark.slow
 def test_the_terms_of_a_gap_add_up_to_it(finished_ablation):
     for gap, terms in finished_ablation[1]["gaps"].items():
         if gap != "control":
@@ -206,6 +208,7 @@ def test_the_terms_of_a_gap_add_up_to_it(finished_ablation):
             assert terms["whole"]["mean"] == pytest.approx(parts, abs=1e-9), gap
 
 
+@pytest.mark.slow
 def test_no_decay_and_l2_stand_beside_the_methods(finished_ablation):
     """The first two rows of the paper's table 1."""
     directory, result = finished_ablation
@@ -228,6 +231,7 @@ def test_no_decay_and_l2_stand_beside_the_methods(finished_ablation):
     assert "ahead of no decay" in table and "| L2 | 0.05 |" in table
 
 
+@pytest.mark.slow
 def test_settings_are_chosen_on_held_out_images(finished_ablation):
     _, result = finished_ablation
     for name, method in result["methods"].items():

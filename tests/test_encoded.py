@@ -214,6 +214,7 @@ if __name__ == "__main__":
 # --- a run ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_same_losses_and_goes_on_in_the_middle(tmp_path, monkeypatch):
     """Pretraining on a TFDS set: streamed, encoded, and encoded with a stop after three calls."""
     from test_continuation import assert_same_state, make_config, train

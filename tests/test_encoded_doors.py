@@ -162,6 +162,7 @@ def test_decoding_in_threads_leaves_warnings_as_they_were(sound):
     assert warnings.filters == before
 
 
+@pytest.mark.slow
 def test_a_run_has_the_same_losses_and_state_however_its_images_come(
     damaged, tmp_path, monkeypatch
 ):

@@ -14,6 +14,7 @@ def base(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", [name for name, group in GROUPS.items() if group.quick])
+@pytest.mark.slow
 def test_a_sample_of_each_group_survives(name, base, tmp_path):
     outcomes = [attempt(trial, base, tmp_path / str(i)) for i, trial in enumerate(sample(name))]
     assert len(outcomes) == GROUPS[name].quick
@@ -55,6 +56,7 @@ def test_what_counts_as_surviving(attack, kind, base, tmp_path):
     assert not (tmp_path / "trial").exists()
 
 
+@pytest.mark.slow
 def test_a_reader_that_takes_a_flipped_bit_does_not_survive(base, tmp_path, monkeypatch):
     """Without the manifest's digests Orbax hands the wrong numbers out, as if nothing were."""
     monkeypatch.setattr(checkpoints, "_read_manifest", lambda folder: {})

@@ -40,6 +40,7 @@ def check(out):
     assert json.loads((out / "result.json").read_text())["steps"] == STEPS
 
 
+@pytest.mark.slow
 def test_pretraining_goes_on_without_the_damaged_pictures(pictures, tmp_path):
     views = ["views.recipe=cifar", "views.blur=0", "probe.validation_size=10"]
     fields = [*TINY, *FOLDER, *views]

@@ -104,6 +104,7 @@ def test_replicas_are_equal():
         np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_are_the_same_steps():
     parts, single = program(4)
     _, several = program(4, size=STEPS)

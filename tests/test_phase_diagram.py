@@ -46,6 +46,7 @@ def finished(tmp_path_factory):
     return directory, config
 
 
+@pytest.mark.slow
 def test_from_command_to_files(finished, monkeypatch):
     directory, config = finished
     assert {p.name for p in directory.iterdir()} == {

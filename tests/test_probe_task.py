@@ -275,6 +275,7 @@ def permute(tree) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.slow
 def test_features_of_anything_else_are_not_read_back(tmp_path, change):
     """Afterwards the features are those of a fresh directory, bit for bit."""
     fields = {"probe.random_init": False, "probe.few_labels": 0}
@@ -285,6 +286,7 @@ def test_features_of_anything_else_are_not_read_back(tmp_path, change):
     assert any((before.features[n] != x).any() for n, x in after[0].features.items())
 
 
+@pytest.mark.slow
 def test_features_of_another_normalisation_or_network_are_not_read_back(tmp_path):
     fields = {"probe.random_init": False, "probe.few_labels": 0}
     others = {"views.mean": (0.3,)}, {"views.std": (0.4,)}, {"encoder.activation": "tanh"}

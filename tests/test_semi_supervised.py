@@ -59,6 +59,7 @@ def cell(folder, name):
         return dict(arrays)
 
 
+@pytest.mark.slow
 def test_from_command_to_files(finished):
     folder, _ = finished
     result = json.loads((folder / "result.json").read_text())

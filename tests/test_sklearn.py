@@ -48,6 +48,7 @@ class OfTables(Encoder):
 
 
 @pytest.mark.parametrize("kind", [Encoder, OfTables])
+@pytest.mark.slow
 def test_checks_of_scikit_learn(kind, workdir):
     """All of them; the plain encoder those that hand over no table."""
     found = check_estimator(kind(workdir), on_fail=None, on_skip=None)

@@ -66,6 +66,7 @@ def tiny(name: str, **fields):
 
 
 @pytest.mark.parametrize("name", TINY)
+@pytest.mark.slow
 def test_from_command_to_files(name, tmp_path, capsys, monkeypatch):
     config = tiny(name)
     run_experiment(config, str(tmp_path), lambda: False)

@@ -47,12 +47,14 @@ def read(path):
         return np.asarray(picture.convert("L"))
 
 
+@pytest.mark.slow
 def test_every_figure_is_a_picture_with_something_on_it(drawn):
     assert set(FIGURES) == set(SMALL) and not plt.get_fignums()
     for name, (_, pixels) in drawn.items():
         assert min(pixels.shape) > 450 and pixels.std() > 5, name
 
 
+@pytest.mark.slow
 def test_water_settles_at_one_height_and_the_flow_ends_there(drawn):
     shown = drawn["water"][0]
     alive, end = shown["alive"], shown["s"][-1]
@@ -63,6 +65,7 @@ def test_water_settles_at_one_height_and_the_flow_ends_there(drawn):
     assert 0 < alive.sum() < len(alive)
 
 
+@pytest.mark.slow
 def test_spectrum_falls_with_what_views_share_and_is_cut_by_eps(drawn, tmp_path):
     shown = drawn["direct_spectrum"][0]
     wider = FIGURES["direct_spectrum"](tmp_path / "wider.png", modes=8)
@@ -88,6 +91,7 @@ def test_decay_and_size_decide_under_the_squared_distance_alone(drawn):
     assert (shown["cosine_decay"] == shown["cosine_decay"][:, :1]).all()
 
 
+@pytest.mark.slow
 def test_phase_portrait_shades_the_basin_of_collapse(drawn):
     shown = drawn["figure3"][0]
     free, weak, strong = shown["collapses"]
@@ -98,6 +102,7 @@ def test_phase_portrait_shades_the_basin_of_collapse(drawn):
     assert weak[s == 0].all()
 
 
+@pytest.mark.slow
 def test_the_curve_on_the_parabola_has_its_zeros_where_the_roots_are(drawn):
     shown = drawn["figure4"][0]
     weak = shown["dp"][1]  # eta = .1
@@ -110,6 +115,7 @@ def test_the_curve_on_the_parabola_has_its_zeros_where_the_roots_are(drawn):
         assert np.isfinite(small[exist]).all() and np.isnan(large[~exist]).all()
 
 
+@pytest.mark.slow
 def test_curves_over_time_end_at_rest(drawn):
     """The two weakest decays have come to p₊ of a p² - p + η = 0, the strongest has collapsed."""
     shown = drawn["figure5"][0]
@@ -124,6 +130,7 @@ def test_curves_over_time_end_at_rest(drawn):
     assert (np.diff(halfway) < 0).all()  # the quicker the target, the sooner a mode is learned
 
 
+@pytest.mark.slow
 def test_target_stays_in_proportion(drawn):
     """At once W_a = β t W, at last W_a = W; between them it need not."""
     correlation = drawn["figure7"][0]["correlation"]
@@ -132,6 +139,7 @@ def test_target_stays_in_proportion(drawn):
     assert 0.9 < correlation.min() < 0.999 and (correlation[..., -1] > 0.99).all()
 
 
+@pytest.mark.slow
 def test_decay_makes_the_predictor_symmetric_and_aligned(drawn):
     shown = drawn["figure8"][0]
     assert (shown["antisymmetric"][..., 0] > 0.3).all() and shown["antisymmetric"][
@@ -142,6 +150,7 @@ def test_decay_makes_the_predictor_symmetric_and_aligned(drawn):
     assert (commutator[..., -1] < 1e-3 * commutator[..., 0]).all()
 
 
+@pytest.mark.slow
 def test_flows_of_one_coordinate(drawn):
     shown = drawn["figure10"][0]
     w, y = np.meshgrid(shown["w"], shown["y"])
@@ -151,6 +160,7 @@ def test_flows_of_one_coordinate(drawn):
     np.testing.assert_allclose(plain, [y / 2 - w, w - y], atol=1e-14)
 
 
+@pytest.mark.slow
 def test_phase_diagram_has_both_phases_and_a_quick_predictor_learns(drawn):
     shown = drawn["phase_diagram"][0]
     for dies in shown["collapses"]:

@@ -323,12 +323,14 @@ def whole(trained, tmp_path_factory):
 
 
 @pytest.mark.parametrize("age", AGES)
+@pytest.mark.slow
 def test_an_older_run_is_read_as_it_ran(age, whole, run, tmp_path):
     aged(run, AGES[age])
     assert results_of(run, tmp_path) == whole
 
 
 @pytest.mark.parametrize("age", AGES)
+@pytest.mark.slow
 def test_an_older_run_is_resumed(age, run, capfd):
     rows = (run / "metrics.csv").read_bytes()
     aged(run, AGES[age])

@@ -151,6 +151,7 @@ def test_a_set_smaller_than_the_run_s_batch_and_without_labels(run, pictures, tm
 # --- Several sets ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_several_sets_in_one_table(run, pictures, tmp_path, drawn, capsys):
     fields = [f"checkpoint={run}", *ALONE, "probe.random_init=True", "probe.knn_k=0"]
     several = ["data.name=folder,digits", f"data.data_dir={pictures},", "data.train_size=30"]

@@ -72,6 +72,7 @@ def check_no_accuracy(result: dict, text: str):
     assert "accuracy" not in text and "kNN" not in text
 
 
+@pytest.mark.slow
 def test_no_accuracy_is_printed_or_stored(unlabelled):
     folder, text = unlabelled
     check_no_accuracy(read(folder), text)
@@ -80,6 +81,7 @@ def test_no_accuracy_is_printed_or_stored(unlabelled):
     assert "probe.few_labels: 3 is left out, digits has no labels" in text
 
 
+@pytest.mark.slow
 def test_the_measures_stand_in_their_place(unlabelled):
     folder, text = unlabelled
     result = read(folder)
@@ -94,6 +96,7 @@ def test_the_measures_stand_in_their_place(unlabelled):
     assert all(math.isfinite(row[name]) for row in measured for name in COLUMNS)
 
 
+@pytest.mark.slow
 def test_labels_take_no_part_in_anything_else(unlabelled, labelled):
     """Loss and signs are the same numbers with and without them, and measures on test images."""
     ours, theirs = (
@@ -108,6 +111,7 @@ def test_labels_take_no_part_in_anything_else(unlabelled, labelled):
     assert other["linear_accuracy"] > 0 and "knn_accuracy" in other
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn(unlabelled, labelled):
     names = {"training", "collapse", "spectrum", "features", "neighbours", "views"}
     for folder, text in (unlabelled, labelled):
@@ -115,6 +119,7 @@ def test_every_figure_is_drawn(unlabelled, labelled):
         assert "not drawn" not in text
 
 
+@pytest.mark.slow
 def test_a_checkpoint_keeps_what_may_rank_it(unlabelled, labelled):
     for (folder, _), known in ((unlabelled, set(RANKINGS) - {"knn"}), (labelled, set(RANKINGS))):
         rows = {int(row["step"]): row for row in metrics_csv.read_rows(folder / "metrics.csv")}
@@ -127,6 +132,7 @@ def test_a_checkpoint_keeps_what_may_rank_it(unlabelled, labelled):
                 assert rows[step][name] == pytest.approx(value, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_by_another_measure(unlabelled, tmp_path):
     """`probe.best` may change, and the checkpoints of before are ranked by the new one, too."""
     folder = tmp_path / "run"
@@ -143,6 +149,7 @@ def test_a_run_goes_on_by_another_measure(unlabelled, tmp_path):
     assert read(folder)["rankme"] == read(unlabelled[0])["rankme"]
 
 
+@pytest.mark.slow
 def test_probe_doctor_and_report_run_over_it(unlabelled, tmp_path):
     folder, _ = unlabelled
     words = [f"--config.checkpoint={folder}", "--config.probe.epochs=1"]
