@@ -78,6 +78,7 @@ def test_spectrum_falls_with_what_views_share_and_is_cut_by_eps(drawn, tmp_path)
     np.testing.assert_allclose(shown["flow"][:, 0], shown["flow"][:, 1], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_decay_and_size_decide_under_the_squared_distance_alone(drawn):
     """Without decay a mode with p > 0 dies there iff p² - α_p s >= c². At rest with decay η it
     needs p (c - p) = η, which no p solves above η = c² / 4."""
