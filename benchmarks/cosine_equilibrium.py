@@ -268,6 +268,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     )
     middle.set_title("$c_{bad}/c_{good}$ = .475 / .95, two good of eight", fontsize=10)
     middle.set_ylim(0, 0.4)
+    middle.minorticks_off()
     wide = [row for row in small if row["c"] == list(WIDE)]
     for row, colour in zip(wide, colours, strict=False):
         ratio = row["setting"].rpartition("ratio ")[2] if "ratio" in row["setting"] else "1"
