@@ -464,7 +464,8 @@ def test_each_cell_is_the_run_that_it_is_alone(whole, tmp_path):
             np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-3, atol=1e-4)
             np.testing.assert_equal(two["learning_rate"], one["learning_rate"])
         results = [json.loads((at / "result.json").read_text()) for at in (run, other)]
-        assert results[0].keys() == results[1].keys()
+        assert results[1].keys() - results[0].keys() == {"together"}
+        assert results[1]["together"] == 4
         assert abs(results[0]["ridge_accuracy"] - results[1]["ridge_accuracy"]) < 0.05
         records = [np.load(at / "dynamics.npz") for at in (run, other)]
         np.testing.assert_array_equal(records[0]["step"], records[1]["step"])

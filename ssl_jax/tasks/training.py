@@ -125,17 +125,18 @@ def train(training: Training) -> None:
     A signal raises `Stopped`, after saving where there is something to save.
     """
     held = hold()
-    with stops.saving_first() as begin, lapack_on_one_thread():
-        program = compile_alone(training)
+    with contextlib.ExitStack() as closing:
+        with stops.saving_first() as begin, lapack_on_one_thread():
+            program = compile_alone(training)
 
-        def run(state: Any, batches: parallel.HostBatches) -> tuple[Any, Metrics]:
-            result = program(state, batches)
-            begin()
-            return result
+            def run(state: Any, batches: parallel.HostBatches) -> tuple[Any, Metrics]:
+                result = program(state, batches)
+                begin()
+                return result
 
-        state = drive(run, course(training, held), held)
-    if state is not None:
-        training.finish(state)
+            state = drive(run, course(training, held, closing), held)
+        if state is not None:
+            training.finish(state)
 
 
 def compile_alone(training: Training) -> Callable:
@@ -147,12 +148,15 @@ def compile_alone(training: Training) -> Callable:
     )
 
 
-def course(training: Training, held: Held, shown: bool = True) -> Course:
+def course(
+    training: Training, held: Held, closing: contextlib.ExitStack, shown: bool = True
+) -> Course:
     """Go through a run from its last checkpoint to its end; whoever drives it runs the calls.
 
     Args:
         training: the run.
         held: takes the state at the start, and has it after each call.
+        closing: closes the recorders, when the figures are drawn.
         shown: whether what is about to run, and its progress, are shown.
 
     Yields:
@@ -163,10 +167,7 @@ def course(training: Training, held: Held, shown: bool = True) -> Course:
     """
     session, job, _ = training
     config, out, cadence = session.config, session.out, session.plan.cadence
-    with (
-        contextlib.ExitStack() as closing,
-        checkpoints.open_manager(out / "checkpoints", job.best, job.score) as manager,
-    ):
+    with checkpoints.open_manager(out / "checkpoints", job.best, job.score) as manager:
         start = manager.latest_step() or 0
         if start > cadence.total:
             gone = start // session.plan.steps_per_epoch
@@ -286,17 +287,21 @@ def train_together(group: Group, look: Callable[[], None]) -> dict[str, Exceptio
         The errors of those that broke, by name.
     """
     failed: dict[str, Exception] = {}
-    for name, state in _train_together(group, look, failed).items():
-        say(f"--- {name} ---")
-        try:
-            group.trainings[name].finish(state)
-        except Exception as error:
-            failed[name] = error
+    with contextlib.ExitStack() as closing:
+        for name, state in _train_together(group, look, failed, closing).items():
+            say(f"--- {name} ---")
+            try:
+                group.trainings[name].finish(state)
+            except Exception as error:
+                failed[name] = error
     return failed
 
 
 def _train_together(
-    group: Group, look: Callable[[], None], failed: dict[str, Exception]
+    group: Group,
+    look: Callable[[], None],
+    failed: dict[str, Exception],
+    closing: contextlib.ExitStack,
 ) -> dict[str, PyTree]:
     """Return the states at the end, on the host, of the runs that came there.
 
@@ -304,6 +309,7 @@ def _train_together(
         group: the runs.
         look: called after each call.
         failed: takes the errors of those that broke, by name.
+        closing: closes the recorders, when the figures are drawn.
     """
     names, runs = list(group.trainings), list(group.trainings.values())
     ended: dict[str, PyTree] = {}  # None where training was interrupted and saved
@@ -311,15 +317,15 @@ def _train_together(
     with (
         stops.saving_first() as begin,
         lapack_on_one_thread(),
-        contextlib.ExitStack() as closing,
+        contextlib.ExitStack() as leaving,
     ):
         program = compile_together(runs, list(group.traces.values()))
         courses = [
-            course(run, held, shown=not number)
+            course(run, held, closing, shown=not number)
             for number, (run, held) in enumerate(zip(runs, program.held, strict=True))
         ]
         for one in courses:
-            closing.callback(one.close)
+            leaving.callback(one.close)
 
         def advance(number: int, metrics: Metrics | None) -> None:
             """Let a run go on to its next call; None: to its end."""
