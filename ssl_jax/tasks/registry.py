@@ -44,9 +44,10 @@ class Task(NamedTuple):
 
 
 MANY = "a --config of that task"
+TWO = "--config configs/supervised.py or --config configs/finetune.py:RUN"
 TASKS = {
     "pretrain": Task(pretrain, needs="views", several=True, configs=MANY),
-    "supervised": Task(supervised, needs="augment", several=True, configs=MANY),
+    "supervised": Task(supervised, needs="augment", several=True, configs=TWO),
     "probe": Task(probe, needs="checkpoint probe", several=True),
     "embed": Task(embed, needs="map"),
     "views": Task(views, needs="views", several=True, configs=MANY),
