@@ -28,8 +28,8 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; overflow-wrap: anywhe
 h2 { font-size: 1.3rem; margin: 2.5rem 0 .5rem; } h3 { font-size: 1.02rem; margin: 1.8rem 0 .4rem; }
 p { max-width: 44rem; } p, li { overflow-wrap: anywhere; } .soft { color: var(--soft); }
 a { color: var(--blue); text-decoration-thickness: 1px; text-underline-offset: 2px; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; width: 100%; }
-th, td { padding: .34rem .5rem; text-align: right; border-bottom: 1px solid var(--line);
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; width: 100%; }
+th, td { padding: .34rem .4rem; text-align: right; border-bottom: 1px solid var(--line);
   font-variant-numeric: tabular-nums; }
 td { white-space: nowrap; } td.text, th.text { text-align: left; } td.text { white-space: normal; }
 th { color: var(--soft); font-weight: 600; border-bottom-width: 2px; vertical-align: bottom; }
