@@ -27,6 +27,14 @@ def test_is_minus_the_cosine():
     )
 
 
+@pytest.mark.parametrize("size", [1e-8, 1e-11, 3e-13, 1e-15])
+def test_the_norm_is_floored_as_by_torchs_normalize(size):
+    """x / max(|x|, 1e-12)."""
+    x = size * np.array([0.6, -0.8])
+    expected = x / max(np.linalg.norm(x), 1e-12)
+    np.testing.assert_allclose(unit(jnp.float32(x)), expected, rtol=1e-5)
+
+
 def test_same_direction_is_minus_one_and_scale_does_not_matter():
     p, _ = pair()
     chex.assert_trees_all_close(
