@@ -380,7 +380,7 @@ def row(folder: Path) -> None:
 
 def failure(folder: Path) -> None:
     """Write why a cell failed."""
-    write_failure(SimpleNamespace(failure=folder / "x" / "failed.txt"), "line")  # pyright: ignore
+    write_failure(SimpleNamespace(failure=folder / "x" / "failed.txt"), ValueError("line"))  # pyright: ignore
 
 
 # What writes something into a folder.
