@@ -39,12 +39,11 @@ from ssl_jax.experiments.harness.cells import Advance, Arrays, Cell, in_turn
 from ssl_jax.experiments.harness.experiment import Experiment
 from ssl_jax.experiments.phase_diagram import ALIVE, AXES, Digits, over_seeds_and_cells
 from ssl_jax.intervals import rounded
-from ssl_jax.losses import OBJECTIVES, unit
+from ssl_jax.losses import unit
 from ssl_jax.models import MLPHead, make_encoder, make_network
 from ssl_jax.predictors import Predictor, make_predictor
 from ssl_jax.predictors.direct import direct_set
 from ssl_jax.predictors.predictor import in_closed_form
-from ssl_jax.train.pretrain import make_pretrain_step
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Config
 
@@ -268,21 +267,9 @@ def train(config: Config, scan: Scan, advance: Advance) -> Arrays:
     def some_steps(
         state: PretrainState, own: dict[str, jax.Array], key: jax.Array, index: jax.Array
     ) -> PretrainState:
-        step = make_pretrain_step(
-            views=parts.views,
-            network=parts.network,
-            predictor=predictor_of(config.dim, own.get("eps")),
-            optimizer=optimizer_of(own),
-            tau=(lambda step: tau) if scan.averaged else None,
-            objective=OBJECTIVES["cosine"],
-            loss_scale=0.5,  # of both directions of the views, so that it is the theory's J
-        )
-        position = jnp.arange(index.shape[1], dtype=jnp.int32)
-
-        def one(state: PretrainState, index: jax.Array) -> tuple[PretrainState, None]:
-            return step(state, {"image": parts.image[index], "position": position}, key)[0], None
-
-        return jax.lax.scan(one, state, index)[0]
+        of_kind = parts._replace(predictor=predictor_of(config.dim, own.get("eps")))
+        average = tau if scan.averaged else None
+        return phases.take_steps(of_kind, optimizer_of(own), average, "cosine", state, key, index)
 
     program = jax.jit(
         over_seeds_and_cells(some_steps, (AXES, None, 0, 0), (AXES, 0, None, None), AXES)

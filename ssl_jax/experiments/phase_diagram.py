@@ -382,21 +382,8 @@ def train_digits(
     def train_steps(
         state: PretrainState, settings: Settings, key: jax.Array, index: jax.Array
     ) -> PretrainState:
-        step = make_pretrain_step(
-            views=parts.views,
-            network=parts.network,
-            predictor=parts.predictor,
-            optimizer=linear_network.two_rates(**rates, **settings),
-            tau=(lambda step: tau) if averaged else None,
-            objective=OBJECTIVES[loss],
-            loss_scale=0.5,  # of both directions of the views, so that it is the theory's J
-        )
-        position = jnp.arange(index.shape[1], dtype=jnp.int32)
-
-        def one(state: PretrainState, index: jax.Array) -> tuple[PretrainState, None]:
-            return step(state, {"image": parts.image[index], "position": position}, key)[0], None
-
-        return jax.lax.scan(one, state, index)[0]
+        optimizer = linear_network.two_rates(**rates, **settings)
+        return take_steps(parts, optimizer, tau if averaged else None, loss, state, key, index)
 
     program = jax.jit(
         over_seeds_and_cells(train_steps, (AXES, None, 0, 0), (AXES, 0, None, None), AXES)
@@ -417,6 +404,46 @@ def train_digits(
         done += steps
         advance(steps)
     return digits_arrays(config, loss, begun, measure(state, keys))
+
+
+def take_steps(
+    parts: Digits,
+    optimizer: Optimizer,
+    tau: jax.Array | float | None,
+    loss: str,
+    state: PretrainState,
+    key: jax.Array,
+    index: jax.Array,
+) -> PretrainState:
+    """Train one member for some steps.
+
+    Args:
+        parts: what all members share.
+        optimizer: of the member.
+        tau: of the target's average; None: there is none.
+        loss: a name in `OBJECTIVES`.
+        state: its state.
+        key: its key.
+        index: (steps, B) examples of each batch.
+
+    Returns:
+        The state after them.
+    """
+    step = make_pretrain_step(
+        views=parts.views,
+        network=parts.network,
+        predictor=parts.predictor,
+        optimizer=optimizer,
+        tau=None if tau is None else lambda step: tau,
+        objective=OBJECTIVES[loss],
+        loss_scale=0.5,  # of both directions of the views, so that it is the theory's J
+    )
+    position = jnp.arange(index.shape[1], dtype=jnp.int32)
+
+    def one(state: PretrainState, index: jax.Array) -> tuple[PretrainState, None]:
+        return step(state, {"image": parts.image[index], "position": position}, key)[0], None
+
+    return jax.lax.scan(one, state, index)[0]
 
 
 def init_digits(
