@@ -245,6 +245,20 @@ def test_norms_feel_decay_alone():
     assert np.abs(curves.s[0, -1] - curves.s[0, 0]).max() > 0.1  # it did move
 
 
+def test_a_lone_mode_does_not_drift():
+    """The same holds of the sum in place of the integral: it takes u and z of size 1. Where one
+    mode lives, the exact gradient is 0, and an error along the weights would be all there is."""
+    p, m, c = np.array([1.0, 0.5, 0.2]), np.array([1.0, 1e-4, 1e-6]), np.array([0.9, 0.5, 0.3])
+    data = {"c": c, "variance": np.ones(3), "mean": np.zeros(3), "nodes": cosine.LEAST}
+    still = {"alpha_p": 1.0, "eta_p": 0.0, "eta_s": 0.0}
+    dp, dm, _ = doubles(cosine.mode_rates, p, m, m, **data, **still)
+    assert abs(p @ dp) < 1e-14 and abs(m @ dm) < 1e-14
+    data = {"x": np.diag(c), "x_prime": np.diag(1 - c), "mean": np.zeros(3), "nodes": cosine.LEAST}
+    w, w_p = np.diag(m), np.diag(p)
+    dw, dw_p, _ = doubles(cosine.matrix_rates, w, w_p, w, **data, **still)
+    assert abs(np.sum(w * dw)) < 1e-14 and abs(np.sum(w_p * dw_p)) < 1e-14
+
+
 def test_balance_changes_by_decay_alone():
     """u depends on p m alone, so p ∂J/∂p = m ∂J/∂m, for any target. Then d(s - p²/α)/dt =
     -2 η_s s + 2 η_p p²/α, which under equal decays is -2 η times itself."""

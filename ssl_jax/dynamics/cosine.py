@@ -31,10 +31,9 @@ cov(u, z) = V and means μ_u, μ_z it has the factors
 
 The integral is a sum over t = exp(w - e^(-w)), trapezoids in w, after u and z are scaled to
 E|u|² = E|z|² = 1. Its error is below 1e-14 for four modes and more, 1e-11 for three, 1e-9 for two
-and 1e-6 for one (64 nodes each), and below 1e-4 with LEAST nodes, fewer than which are refused.
-What lives counts, not D: where all modes but one have died, the flow of either drifts by 5e-7 in a
-unit of time, since the exact gradient there is 0. (80 nodes up to w = 20 bring that to 1e-9, and
-cost LEAST nodes their accuracy.) `fate` and `direct_spectrum` say what is left.
+and 1e-5 for one (64 nodes each; 5e-4 for one with c = 1), and below 1e-4 with LEAST nodes, fewer
+than which are refused. What lives counts, not D. Its gradient is orthogonal to the weights whatever
+the error, so that the conserved norms stay when all modes but one have died.
 
 "leading" is the first term in one over the number of modes. With N = E u·z, X = E|u|² and
 Z = E|z|² it is E cos = N / sqrt(X Z), and with q = X / N (sums over modes, n = m)
@@ -140,10 +139,11 @@ def _integrand(
     """Return the integrand's two factors at all pairs of nodes, (nodes, nodes) each.
 
     The first is that of E exp(-t₁|u|² - t₂|z|²), the second E u·z under that weight. u and z are
-    scaled here, which changes no cosine: the scale is a constant to a gradient.
+    scaled here, which changes no cosine. A gradient goes through the scale, too: so it is orthogonal
+    to the weights however few the nodes, and a flow keeps their norms.
     """
-    u_size = jax.lax.stop_gradient(jnp.sqrt(jnp.sum(u_var + u_mean**2)))
-    z_size = jax.lax.stop_gradient(jnp.sqrt(jnp.sum(z_var + z_mean**2)))
+    u_size = jnp.sqrt(jnp.sum(u_var + u_mean**2))
+    z_size = jnp.sqrt(jnp.sum(z_var + z_mean**2))
     one, two = t[:, None, None], t[None, :, None]
     u, z, v, u_mean, z_mean = (
         x[None, None, :]
@@ -239,7 +239,7 @@ def expected_cosine_of_matrices(
             else None,
         )
     sizes = jnp.sqrt(jnp.stack([jnp.trace(u) + a @ a, jnp.trace(z) + b @ b]))
-    scale = jax.lax.stop_gradient(jnp.repeat(1 / sizes, size, total_repeat_length=2 * size))
+    scale = jnp.repeat(1 / sizes, size, total_repeat_length=2 * size)
     cov, mu = cov * scale[:, None] * scale[None, :], mu * scale
     t, weight = _nodes(nodes)
     one, two = (jnp.broadcast_to(x, (nodes, nodes)) for x in (t[:, None], t[None, :]))
