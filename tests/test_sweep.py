@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import cifar10, cifar10_small, quickstart
-from configs.sweeps.cells import TABLES, sweep_config
+from configs.sweeps.cells import BASES, TABLES, sweep_config
 from ssl_jax import launch
 from ssl_jax.builders import pretraining
 from ssl_jax.builders.fields import flat
@@ -77,7 +77,7 @@ def test_every_cell_can_be_built(name):
 def test_cells_are_what_their_single_configurations_are():
     """All but the recording and the length of the probe, which is the same written out."""
     for name in ("table1", "table2", "directcopy", "family"):
-        for scale, module in (("mini", cifar10_small), ("full", cifar10)):
+        for scale, module in BASES.items():
             for cell in TABLES[name]:
                 config, single = config_of(name, scale, cell.name), module.get_config(cell.name)
                 assert (config.probe.epochs, config.probe.protocol) in ((100, "seed"), (0, "seed"))
@@ -105,8 +105,8 @@ def rates(config) -> tuple:
 
 def test_table3_has_its_own_rates_and_decays():
     for cell in TABLES["table3"]:
-        decays = (0.0337, 4e-4) if "wdp" in cell.name else (0.0, 0.0)
-        for scale, decay, epochs in zip(("mini", "full"), decays, (6, 101), strict=True):
+        decays = (0.0337, 4e-4, 4e-4) if "wdp" in cell.name else (0.0, 0.0, 0.0)
+        for scale, decay, epochs in zip(BASES, decays, (6, 30, 101), strict=True):
             config = config_of("table3", scale, cell.name)
             assert rates(config) == (0.2, 0.0, 2.0, decay) and (
                 config.epochs,
@@ -129,6 +129,10 @@ def test_scales_that_were_fixed():
     assert (*rates(mini)[:2], mini.schedule.name, mini.target.tau) == (0.05, 0.02, "cosine", 0.99)
     assert (mini.dynamics.every, mini.log_every) == (26, 26)
     assert (*rates(full)[:2], full.epochs, full.encoder.name) == (0.03, 4e-4, 100, "resnet18")
+    midi = sweep_config("table1").midi
+    assert (midi.encoder.width, midi.epochs, midi.data.train_size) == (16, 30, 0)
+    full.encoder.width, full.epochs = midi.encoder.width, midi.epochs
+    assert midi.to_dict() == full.to_dict()  # the published protocol but for these two
     original = config_of("original_table8", "full", "directpred5_300")
     assert (original.loss_scale, original.init, original.probe.protocol) == (
         2.0,

@@ -139,8 +139,8 @@ def _integrand(
     """Return the integrand's two factors at all pairs of nodes, (nodes, nodes) each.
 
     The first is that of E exp(-t₁|u|² - t₂|z|²), the second E u·z under that weight. u and z are
-    scaled here, which changes no cosine. A gradient goes through the scale, too: so it is orthogonal
-    to the weights however few the nodes, and a flow keeps their norms.
+    scaled here, which changes no cosine. A gradient goes through the scale, too. So it is
+    orthogonal to the weights however few the nodes, and a flow keeps their norms.
     """
     u_size = jnp.sqrt(jnp.sum(u_var + u_mean**2))
     z_size = jnp.sqrt(jnp.sum(z_var + z_mean**2))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SCALE_WORDS = {
     "full": "The published protocol.",
+    "midi": "The published protocol with a quarter of the network's width and 30 epochs.",
     "mini": "Part of the data, a small network, a few epochs, for two CPU cores. Its numbers are "
     "to be held against each other; the published ones are of the full protocol.",
 }

@@ -25,7 +25,7 @@ from ssl_jax.workdir.schema import (
     is_number,
 )
 
-SCALES = ("full", "mini")
+SCALES = ("full", "midi", "mini")
 ACCURACIES = [f"{name}_accuracy" for name in ("linear", "ridge", "knn")]
 MODES = Leaf(
     "finite numbers, at least one",
