@@ -35,6 +35,8 @@ SHAPES = {
     "winograd, one image": (1, 4, 4, 32, 64, 3, 1),
     "winograd, tiles and images left over": (7, 6, 4, 32, 32, 3, 1),
     "winograd, many tiles": (5, 32, 32, 64, 64, 3, 1),
+    "winograd, one vector": (5, 6, 6, 16, 16, 3, 1),
+    "winograd, one vector, many tiles": (40, 32, 32, 16, 16, 3, 1),
     "one vector of outputs": (5, 7, 6, 3, 16, 3, 1),
     "two vectors": (3, 5, 7, 17, 32, 3, 1),
     "four vectors": (3, 7, 5, 9, 128, 3, 1),

@@ -194,12 +194,36 @@ void multiply_all(const float* from, float* to, const Pixels& pixels, int64_t co
   (weights.vectors == kWide ? multiply_all<6, kWide, 1> : narrow)(from, to, pixels, count, taps, weights);
 }
 
+// Rows of kLanes channels, one after the other, times a square of weights that registers hold: kRows at a time, from
+// `row` on. The row that is next.
+template <int kRows>
+int64_t multiply_square(const float* from, float* to, int64_t row, int64_t count, const Vector* weights) {
+  for (; row + kRows <= count; row += kRows) {
+    Vector sum[kRows] = {};
+#pragma GCC unroll 16
+    for (int c = 0; c < kLanes; ++c)
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) sum[r] += from[(row + r) * kLanes + c] * weights[c];
+    for (int r = 0; r < kRows; ++r) store(to + (row + r) * kLanes, sum[r]);
+  }
+  return row;
+}
+
+void multiply_square(const float* from, float* to, int64_t count, const float* weights) {
+  Vector square[kLanes];
+#pragma GCC unroll 16
+  for (int c = 0; c < kLanes; ++c) square[c] = load(weights + c * kLanes);
+  multiply_square<1>(from, to, multiply_square<8>(from, to, 0, count, square), count, square);
+}
+
 // --- Winograd's form -----------------------------------------------------------------------------------------------
 
 // F(2x2, 3x3) of Lavin and Gray 2016 (arXiv 1509.09308), section 4.1: a tile of 2x2 outputs is
 // A' [(G k G') o (B' x B)] A of the kernel k and the 4x4 inputs x around it. Summed over channels that is one matrix
 // product for each of the 16 places, 2.25 times fewer multiplications than by the definition. ' is the transpose.
 constexpr int64_t kPlaces = 16, kTiles = 72;
+// Tiles at a time where channels and outputs are one vector each: all of their places stay in a core's nearest cache.
+constexpr int64_t kSquareTiles = 8;
 
 // T x T' for a kIn x kIn tile of vectors: transform(from, s, to, t) makes of kIn vectors, s apart, kOut, t apart.
 template <int kIn, int kOut, typename Transform>
@@ -261,9 +285,12 @@ float* scratch(int which, int64_t size) {
   return memory[which].data();
 }
 
-bool suits_winograd(const Images& images, int64_t size, int64_t stride, int64_t outputs) {
+bool is_square(const Images& images, int64_t outputs) { return images.channels == kLanes && outputs == kLanes; }
+
+// Fewer than `least` channels or outputs lose more by the transforms than the products gain.
+bool suits_winograd(const Images& images, int64_t size, int64_t stride, int64_t outputs, int64_t least) {
   return size == 3 && stride == 1 && images.height % 2 == 0 && images.width % 2 == 0 &&
-         images.channels % kLanes == 0 && std::min(images.channels, outputs) >= 32;
+         images.channels % kLanes == 0 && std::min(images.channels, outputs) >= least;
 }
 
 // Where the tiles of `group` images begin: in padded images, and in images of so many outputs.
@@ -295,20 +322,28 @@ void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, co
       for (int64_t k = 0; k < kPlaces; ++k) store(weights.at(k, c, d), out[k]);
     }
   });
-  const int64_t in_one = images.height * images.width / 4, group = images.group(cores(pool), kTiles / in_one);
+  const bool square = is_square(images, outputs);
+  const int64_t together = square ? kSquareTiles : kTiles;
+  const int64_t in_one = images.height * images.width / 4, group = images.group(cores(pool), together / in_one);
   const Pixels tiles = tiles_of(images, group, outputs);
-  Pixels rows;  // of a matrix of kTiles rows
-  for (int64_t t = 0; t < kTiles; ++t) rows.from.push_back(t * channels), rows.to.push_back(t * outputs);
+  Pixels rows;  // of a matrix of as many rows
+  for (int64_t t = 0; t < together; ++t) rows.from.push_back(t * channels), rows.to.push_back(t * outputs);
   in_parallel(pool, (images.batch + group - 1) / group, [&](int64_t item) {
     const int64_t first = item * group, all = std::min(group, images.batch - first) * in_one;
     const float* padded = images.padded(from, first, all / in_one);
-    float *spread = scratch(0, kTiles * kPlaces * channels), *products = scratch(1, kTiles * kPlaces * outputs);
+    float *spread = scratch(0, together * kPlaces * channels), *products = scratch(1, together * kPlaces * outputs);
     float* y = to + first * images.height * images.width * outputs;
-    for (int64_t t = 0; t < all; t += kTiles) {
-      const int64_t count = std::min(kTiles, all - t);
+    for (int64_t t = 0; t < all; t += together) {
+      const int64_t count = std::min(together, all - t);
       to_tiles<4>(padded, &tiles.from[t], count, images.row(), channels, spread, spread_input);
-      for (int64_t k = 0; k < kPlaces; ++k)
-        multiply_all(spread + k * count * channels, products + k * count * outputs, rows, count, {{0, k}}, weights);
+      for (int64_t k = 0; k < kPlaces; ++k) {
+        const float* x = spread + k * count * channels;
+        float* product = products + k * count * outputs;
+        if (square)
+          multiply_square(x, product, count, weights.at(k, 0, 0));
+        else
+          multiply_all(x, product, rows, count, {{0, k}}, weights);
+      }
       from_tiles(products, &tiles.to[t], count, images.width * outputs, outputs, y);
     }
   });
@@ -365,7 +400,7 @@ ffi::Error Correlate(ffi::ThreadPool pool, Array x, Array kernel, Result y, int6
   const int64_t height = y->dimensions()[1], width = y->dimensions()[2], outputs = y->dimensions()[3];
   const Images images(x, size / 2);
   const float *from = x.typed_data(), *weights = kernel.typed_data();
-  if (suits_winograd(images, size, stride, outputs))
+  if (suits_winograd(images, size, stride, outputs, is_square(images, outputs) ? kLanes : 32))
     winograd(pool, images, from, weights, y->typed_data(), outputs, transposed);
   else
     direct(pool, images, from, weights, y->typed_data(), size, stride, height, width, outputs, transposed);
@@ -514,7 +549,7 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array gradient, Result 
   const int64_t height = gradient.dimensions()[1], width = gradient.dimensions()[2], outputs = gradient.dimensions()[3];
   const Images images(x, size / 2);
   const float *from = x.typed_data(), *gradients = gradient.typed_data();
-  if (suits_winograd(images, size, stride, outputs))
+  if (suits_winograd(images, size, stride, outputs, 32))
     winograd_kernel_gradient(pool, images, from, gradients, result->typed_data(), outputs);
   else
     direct_kernel_gradient(pool, images, from, gradients, result->typed_data(), size, stride, height, width, outputs);
