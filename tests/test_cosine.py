@@ -655,8 +655,12 @@ def test_equilibrium_of_equal_and_of_weak_modes():
     equal = cosine.equilibrium(np.full(4, 0.7), steps=100, samples=4096)
     np.testing.assert_allclose(equal.s, 1 / 4, rtol=0.15)
     np.testing.assert_allclose(equal.p, 1 / 2, rtol=0.05)
-    weak = cosine.equilibrium([0.9, 0.9, 0.9, 0.2, 0.1], steps=150, samples=4096)
+    c = [0.9, 0.9, 0.9, 0.2, 0.1]
+    weak = cosine.equilibrium(c, steps=150, samples=4096)
     assert 1e-4 < weak.s[4] < weak.s[3] < 0.03
+    # γ grows with η_p / η_s
+    more = cosine.equilibrium(c, decay_ratio=4.0, steps=150, samples=4096)
+    assert more.s[4] > 1.05 * weak.s[4]
 
 
 @pytest.mark.slow

@@ -199,6 +199,16 @@ def test_a_run_that_the_cosine_made():
     assert found.agreement()["all"] >= 5 / 6
 
 
+@pytest.mark.parametrize("unit", [0.01, 100.0])
+def test_who_lived_depends_on_no_unit_of_s(unit):
+    """Two modes keep their p. The second one's s falls to 0.04 of the even share at the start."""
+    ones, time = np.ones(3), np.arange(3.0)
+    s = unit * np.array([[1.0, 1.0], [0.9, 0.3], [0.8, 0.04]])
+    units = theory_fit.Calibration(0, ones, unit * ones, ones, 0.0, 0.0, 1.0, 1.0)
+    found = theory_fit.forecast(time, np.ones((3, 2)), s, np.ones((3, 2)), units, scale_free=False)
+    np.testing.assert_array_equal(found.lived, [True, False])
+
+
 def test_prediction_begins_once_modes_have_aligned():
     alignment = np.array(
         [[0.99] * 6, [0.0] * 6, [0.99] + [0.0] * 5, [0.99] * 3 + [0.9] * 3, [0.99] * 6]
