@@ -257,6 +257,11 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
         | {"solarize": 0.0, "solarize_second": 0.2},
         "Grill et al. 2020 (arXiv 2006.07733), appendix B, table 6",
     ),
+    (
+        "recipe digits",
+        {"crop_scale": (0.5, 1.0), "flip": 0.0, "saturation": 0.0, "hue": 0.0, "gray": 0.0},
+        "own choice: a mirrored digit is another sign, and a small crop shows no digit",
+    ),
     ("recipe photo", {"blur_kernel": 0}, "DeepMind's byol/utils/augmentations.py (blur_divider)"),
     ("augment.colour.solarize", {"threshold": 128}, "Grill et al. 2020, appendix B; Pillow's own"),
     ("augment.colour.random_solarize", {"probability": 0.2}, "Grill et al. 2020, table 6"),
