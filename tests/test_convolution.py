@@ -213,10 +213,13 @@ def test_processors_with_narrower_vectors(flags, tmp_path):
 BROKEN = {
     "no compiler": ({"PATH": "", "CXX": ""}, "no C++ compiler found as c++ or g++ or clang++ ("),
     "not the compiler that is named": ({"CXX": "g+-"}, "no C++ compiler found as g+- ("),
-    "a compiler that fails": ({"CXX": "false"}, "could not compile convolution.cc: ?"),
+    "a compiler that fails": (
+        {"CXX": "false"},
+        "could not compile batch_norm.cc and convolution.cc: ?",
+    ),
     "flags that it does not know": (
         {"SSL_JAX_CXXFLAGS": "-march=abacus"},
-        "could not compile convolution.cc: ",
+        "could not compile batch_norm.cc and convolution.cc: ",
     ),
     "flags that a shell cannot split": (
         {"SSL_JAX_CXXFLAGS": '-O3 "-march'},

@@ -685,8 +685,8 @@ def test_steps_of_noise_and_decay_end_at_the_equilibrium(ratio):
         if step > steps / 2 and step % 20 == 0:
             columns = np.sum(w**2, axis=1)
             shares.append(columns / columns.sum(-1, keepdims=True))
-    # the fluctuation of the fast directions is left, of the order of sqrt(rest / batch): 0.067 here,
-    # and 0.104 from a law whose M_j leaves |x|² out
+    # the fluctuation of the fast directions is left, of the order of sqrt(rest / batch): 0.067
+    # here, and 0.104 from a law whose M_j leaves |x|² out
     law = cosine.equilibrium(c, decay_ratio=ratio, samples=20_000).s
     np.testing.assert_allclose(np.mean(shares, (0, 1)), law, rtol=0.09)
 

@@ -210,7 +210,11 @@ def test_a_wheel_is_enough(tmp_path):
         assert done.returncode == 0, done.stderr
     site = tmp_path / "site"
     assert (site / "ssl_jax" / "py.typed").exists()
-    assert (site / "ssl_jax" / "models" / "cpu" / "convolution.cc").exists()
+    own, packaged = (
+        {path.name for path in (root / "ssl_jax" / "models" / "cpu").glob("*.[ch]*")}
+        for root in (ROOT, site)
+    )
+    assert own == packaged and len(own) > 2
     packaged = {p.name for p in (site / "ssl_jax" / "configs").rglob("*.py")}
     assert packaged == {p.name for p in (ROOT / "configs").rglob("*.py")}
 

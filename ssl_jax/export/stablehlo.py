@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from ssl_jax.models.cpu.convolution import portable
+from ssl_jax.models.cpu.native import portable
 
 NAME = "encoder.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -3,13 +3,19 @@
 Numbers and names of parameters and statistics are those of `flax.linen.BatchNorm`. Automatic
 differentiation of Flax's module keeps the centred input in float32 beside the input itself. At
 batch 1024 in bfloat16, ResNet-18's two views then hold 15.8 GB for the gradient, and 8.3 GB here
-(tests/test_batch_norm.py counts them).
+(tests/test_batch_norm.py counts them). On a CPU the sums over the batch are `native.py`'s, which
+read their input once; XLA's write what they add up to memory first.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from ssl_jax.models.cpu import native
 
 Arrays = tuple[jax.Array, ...]
 
@@ -76,10 +82,30 @@ def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     but in rounding. One example of B holds 1/B of the variance at most, (k - mean)² <= B var, so
     that B roundings are lost at worst. Both sums are still taken in one pass over x.
     """
-    shift = lax.stop_gradient(jnp.mean(x[:1], _pixels(x)))
-    centred = x - _across(x, shift)
-    mean, square = jnp.mean(centred, _pixels(x)), jnp.mean(centred * centred, _pixels(x))
-    return shift + mean, jnp.maximum(0.0, square - mean * mean)
+
+    def shifted(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        shift = lax.stop_gradient(jnp.mean(x[:1], _pixels(x)))
+        centred = x - _across(x, shift)
+        mean, square = jnp.mean(centred, _pixels(x)), jnp.mean(centred * centred, _pixels(x))
+        return shift + mean, jnp.maximum(0.0, square - mean * mean)
+
+    return _on_cpu(lambda x: native.moments(_rows(x)), shifted, x)(x)
+
+
+def _sums(x: jax.Array, g: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return Σ g and Σ g (x - mean), (C,) each, of x and g (B, ..., C) float32."""
+
+    def by_xla(x: jax.Array, g: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.sum(g, _pixels(x)), jnp.sum(g * (x - _across(x, mean)), _pixels(x))
+
+    def own(x: jax.Array, g: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return native.gradient_sums(_rows(x), _rows(g), mean)
+
+    return _on_cpu(own, by_xla, x)(x, g, mean)
+
+
+def _on_cpu(own: Callable[..., Any], xla: Callable[..., Any], x: jax.Array) -> Callable[..., Any]:
+    return native.on_cpu(own, xla, x.shape[-1]) if x.size else xla
 
 
 batch_norm = jax.custom_vjp(_batch_norm, nondiff_argnums=(3, 4, 5))
@@ -107,10 +133,11 @@ def _backward(
     dx = scale / sqrt(variance + epsilon) (g - mean(g) - h mean(g h)), dscale = Σ g h, dbias = Σ g.
     """
     x, mean, var, scale = saved
-    g, axes = gradients[0].astype(jnp.float32), _pixels(x)
     inverse = lax.rsqrt(var + epsilon)
-    h = (x.astype(jnp.float32) - _across(x, mean)) * _across(x, inverse)
-    dbias, dscale = jnp.sum(g, axes), jnp.sum(g * h, axes)
+    wide, g = x.astype(jnp.float32), gradients[0].astype(jnp.float32)
+    h = (wide - _across(x, mean)) * _across(x, inverse)
+    dbias, of_centred = _sums(wide, g, mean)
+    dscale = of_centred * inverse
     count = x.size // x.shape[-1]
     means = dbias / count, dscale / count
     of_g, of_gh = lax.pmean(means, axis_name) if axis_name else means
@@ -136,6 +163,11 @@ def _normalise(
 def _pixels(x: jax.Array) -> tuple[int, ...]:
     """Return all axes but the last."""
     return tuple(range(x.ndim - 1))
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """Return x (B, ..., C) as (N, C)."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def _across(x: jax.Array, of_channels: jax.Array) -> jax.Array:

@@ -5,71 +5,16 @@
 // channels) times a few vectors of outputs are summed in registers at a time: this is what lets the arithmetic run at
 // its full rate. What the innermost loops read lies in order and stays in a core's cache.
 
-#include <algorithm>
-#include <atomic>
-#include <condition_variable>
-#include <cstdint>
-#include <functional>
-#include <memory>
-#include <mutex>
-#include <vector>
+#include "common.h"
 
-#include "xla/ffi/api/ffi.h"
+namespace {
 
-namespace ffi = xla::ffi;
 using Array = ffi::BufferR4<ffi::F32>;
 using Result = ffi::Result<Array>;
-
-// How many floats a register holds, and how many registers wide a sum is at most: 6 x 4 or 6 x 2 sums fit in 32 or 16.
-#if defined(__AVX512F__)
-constexpr int kLanes = 16, kWide = 4;
-#elif defined(__AVX__)
-constexpr int kLanes = 8, kWide = 2;
-#elif defined(__aarch64__)
-constexpr int kLanes = 4, kWide = 4;
-#else
-constexpr int kLanes = 4, kWide = 2;
-#endif
-typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4)));
-
-inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
 
 constexpr int64_t kScratchBytes = 1 << 19;  // padded images that are worked on at a time: a part of a core's cache
 constexpr int64_t kPixels = 128;            // pixels whose products are summed before their sum is added to the others
 constexpr int64_t kMostShares = 16;         // sums over images that are held at a time, each as large as the kernel
-
-// --- Work on all cores ---------------------------------------------------------------------------------------------
-
-// work(0), ..., work(items - 1), each once, by this thread and whoever of the pool is free. This thread never waits for
-// one that has not begun: all of the pool may stand here, in other convolutions, at the same time.
-void in_parallel(ffi::ThreadPool& pool, int64_t items, std::function<void(int64_t)> work) {
-  struct Shared {
-    std::function<void(int64_t)> work;
-    int64_t items;
-    std::atomic<int64_t> next{0}, done{0};
-    std::mutex mutex;
-    std::condition_variable finished;
-  };
-  auto shared = std::make_shared<Shared>();
-  shared->work = std::move(work);
-  shared->items = items;
-  std::function<void()> take = [shared] {
-    for (int64_t item; (item = shared->next++) < shared->items;) {
-      shared->work(item);
-      if (++shared->done == shared->items) {
-        std::lock_guard<std::mutex> lock(shared->mutex);
-        shared->finished.notify_all();
-      }
-    }
-  };
-  for (int64_t i = 1; i < std::min(items, pool.num_threads()); ++i) pool.Schedule(std::function<void()>(take));
-  take();
-  std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->finished.wait(lock, [&] { return shared->done == items; });
-}
-
-int64_t cores(const ffi::ThreadPool& pool) { return std::max<int64_t>(1, pool.num_threads()); }
 
 // --- Images with a border of zeros ---------------------------------------------------------------------------------
 
@@ -555,6 +500,8 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array gradient, Result 
     direct_kernel_gradient(pool, images, from, gradients, result->typed_data(), size, stride, height, width, outputs);
   return ffi::Error::Success();
 }
+
+}  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(correlate, Correlate,
                               ffi::Ffi::Bind()

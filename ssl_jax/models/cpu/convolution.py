@@ -10,9 +10,7 @@ A convolution here has a gradient but, like every `jax.custom_vjp`, no forward-m
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,18 +24,6 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 # multiplications for each pixel.
 DENSE_PIXELS = 100
 Padding = Sequence[tuple[int, int]]  # (before, after) along both axes
-
-_portable: ContextVar[bool] = ContextVar("portable", default=False)
-
-
-@contextmanager
-def portable() -> Iterator[None]:
-    """Trace XLA's convolutions alone within this context: `native` serves one machine alone."""
-    token = _portable.set(True)
-    try:
-        yield
-    finally:
-        _portable.reset(token)
 
 
 def convolve(
@@ -91,7 +77,7 @@ def _plain(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     xla = functools.partial(_xla, stride=stride)
-    return _on_cpu(functools.partial(native.forward, stride=stride), xla, kernel.shape[3])(
+    return native.on_cpu(functools.partial(native.forward, stride=stride), xla, kernel.shape[3])(
         x, kernel
     )
 
@@ -118,27 +104,12 @@ def _convolve_backward(
 
     x, kernel = saved
     return (
-        _on_cpu(by_input, functools.partial(xla, 0), kernel.shape[2])(x, kernel, gradient),
-        _on_cpu(by_kernel, functools.partial(xla, 1), kernel.shape[3])(x, kernel, gradient),
+        native.on_cpu(by_input, functools.partial(xla, 0), kernel.shape[2])(x, kernel, gradient),
+        native.on_cpu(by_kernel, functools.partial(xla, 1), kernel.shape[3])(x, kernel, gradient),
     )
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
-
-
-def _on_cpu(
-    own: Callable[..., jax.Array], xla: Callable[..., jax.Array], outputs: int
-) -> Callable[..., Any]:
-    """Return `own` for a CPU where it is available for so many outputs, else `xla`.
-
-    Where the default device is an accelerator, the CPU computes too little to compile anything for
-    it.
-    """
-    if _portable.get():
-        return xla
-    if jax.default_backend() == "cpu" and native.fills_vectors(outputs) and native.available():
-        return functools.partial(lax.platform_dependent, cpu=own, default=xla)
-    return xla
 
 
 def _xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -252,4 +223,4 @@ def convolve_patches(
     return jnp.einsum("bhiwjc,ijcd->bhwd", patches, kernel)
 
 
-__all__ = ["convolve", "convolve_depthwise", "convolve_patches", "portable"]
+__all__ = ["convolve", "convolve_depthwise", "convolve_patches"]

@@ -1,9 +1,8 @@
-"""Calls from JAX to `convolution.cc`, which is compiled for this machine when it is first needed.
+"""Calls from JAX to the C++ files here, which are compiled for this machine when first needed.
 
 The compiled library is kept in the user's cache directory, where only this user can change it.
 XLA's foreign function interface (https://docs.jax.dev/en/latest/ffi.html) passes buffers and XLA's
-own threads. The calls are for the CPU backend alone. Check `available()` and `fills_vectors()`
-before a call.
+own threads. The calls are for the CPU backend alone: `on_cpu` decides whether one is made.
 """
 
 import ctypes
@@ -16,19 +15,49 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 
 from ssl_jax.runtime.cache_directory import is_private_file, private_folder
 from ssl_jax.runtime.terminal import warn
 
-SOURCE = Path(__file__).with_name("convolution.cc")
+FOLDER = Path(__file__).parent
+SOURCES = sorted(FOLDER.glob("*.cc"))
+FUNCTIONS = ("correlate", "kernel_gradient", "moments", "gradient_sums")
 OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-march=native")
 CHANNELS_PER_VECTOR = 16  # a multiple of it fills the vectors of every processor
+
+_portable: ContextVar[bool] = ContextVar("portable", default=False)
+
+
+@contextmanager
+def portable() -> Iterator[None]:
+    """Trace XLA's operations alone within this context: the library serves one machine alone."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
+def on_cpu(own: Callable[..., Any], xla: Callable[..., Any], channels: int) -> Callable[..., Any]:
+    """Return a function that is `own` on a CPU where it serves so many channels, else `xla`.
+
+    Where the default device is an accelerator, the CPU computes too little to compile anything for
+    it.
+    """
+    if _portable.get():
+        return xla
+    if jax.default_backend() == "cpu" and fills_vectors(channels) and available():
+        return functools.partial(lax.platform_dependent, cpu=own, default=xla)
+    return xla
 
 
 @functools.cache
@@ -43,9 +72,9 @@ def available() -> bool:
     try:
         library = load_library(private_folder("native"))
     except OSError as error:
-        warn(f"{error}; convolutions are XLA's own, less than half as fast on a CPU")
+        warn(f"{error}; convolutions and norms are XLA's own, less than half as fast on a CPU")
         return False
-    for name in ("correlate", "kernel_gradient"):
+    for name in FUNCTIONS:
         jax.ffi.register_ffi_target(
             f"ssl_jax_{name}", jax.ffi.pycapsule(getattr(library, name)), platform="cpu"
         )
@@ -53,7 +82,7 @@ def available() -> bool:
 
 
 def load_library(folder: Path) -> ctypes.CDLL:
-    """Load the library for this source, these versions and this processor from `folder`.
+    """Load the library for these sources, these versions and this processor from `folder`.
 
     It is compiled if it is missing, if another user owns or may write it, and if it does not load
     (a truncated file, other system libraries). An OSError says what is wrong. Take the folder from
@@ -66,8 +95,9 @@ def load_library(folder: Path) -> ctypes.CDLL:
         platform.libc_ver(),
         processor_features(),
     )
-    inputs = repr((SOURCE.read_text(), versions, command))
-    library = folder / f"convolution-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}.so"
+    texts = [path.read_text() for path in (*SOURCES, *sorted(FOLDER.glob("*.h")))]
+    inputs = repr((texts, versions, command))
+    library = folder / f"kernels-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}.so"
     if is_private_file(library):
         try:
             return ctypes.CDLL(str(library))
@@ -100,14 +130,15 @@ def words_of(variable: str) -> list[str]:
 
 
 def compile_library(library: Path, command: list[str]) -> None:
-    """Compile the source to `library`; an OSError if that fails.
+    """Compile the sources to `library`; an OSError if that fails.
 
     Any number of processes may do so at once: each replaces the file by an equal one.
     """
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         partial = Path(scratch) / library.name
-        whole = [*command, f"-I{jax.ffi.include_dir()}", str(SOURCE), "-o", str(partial)]
+        files = [*map(str, SOURCES), "-o", str(partial)]
+        whole = [*command, f"-I{jax.ffi.include_dir()}", *files]
         environment = os.environ | {
             "LC_ALL": "C"
         }  # messages in English, for the search for "error"
@@ -115,7 +146,8 @@ def compile_library(library: Path, command: list[str]) -> None:
         if run.returncode:
             messages = run.stderr.splitlines() or ["?"]
             cause = next((line for line in messages if "error" in line), messages[0])
-            raise OSError(f"{command[0]} could not compile {SOURCE.name}: {cause}")
+            names = " and ".join(path.name for path in SOURCES)
+            raise OSError(f"{command[0]} could not compile {names}: {cause}")
         partial.chmod(0o600)
         os.replace(partial, library)
 
@@ -185,8 +217,38 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) -
     return _call("kernel_gradient", shape)(x, gradient, stride=np.int64(stride))
 
 
-def _call(name: str, shape: tuple[int, ...]) -> Callable[..., Any]:
-    """Return the call of a function of the library whose output is float32 of `shape`."""
+def moments(x: jax.Array) -> tuple[jax.Array, ...]:
+    """Compute the mean and the biased variance of each channel.
+
+    Args:
+        x: (N, C) float32, of one row or more; C fills vectors.
+
+    Returns:
+        (C,) float32 each.
+    """
+    return tuple(_call("moments", x.shape[1:], x.shape[1:], vmap_method="broadcast_all")(x))
+
+
+def gradient_sums(x: jax.Array, gradient: jax.Array, mean: jax.Array) -> tuple[jax.Array, ...]:
+    """Compute the sums over rows of `gradient` and of `gradient` (x - mean).
+
+    Args:
+        x: (N, C) float32, of one row or more; C fills vectors.
+        gradient: (N, C) float32.
+        mean: (C,) float32.
+
+    Returns:
+        (C,) float32 each.
+    """
+    call = _call("gradient_sums", mean.shape, mean.shape, vmap_method="broadcast_all")
+    return tuple(call(x, gradient, mean))
+
+
+def _call(
+    name: str, *shapes: tuple[int, ...], vmap_method: str = "sequential"
+) -> Callable[..., Any]:
+    """Return the call of a function of the library whose outputs are float32 of the shapes."""
+    outputs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
     return jax.ffi.ffi_call(
-        f"ssl_jax_{name}", jax.ShapeDtypeStruct(shape, np.float32), vmap_method="sequential"
+        f"ssl_jax_{name}", outputs if len(outputs) > 1 else outputs[0], vmap_method=vmap_method
     )

@@ -1,0 +1,63 @@
+// What convolution.cc and batch_norm.cc share: registers of floats, and work on all of XLA's threads.
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+// How many floats a register holds, and how many registers wide a sum is at most: 6 x 4 or 6 x 2 sums fit in 32 or 16.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kWide = 4;
+#elif defined(__AVX__)
+constexpr int kLanes = 8, kWide = 2;
+#elif defined(__aarch64__)
+constexpr int kLanes = 4, kWide = 4;
+#else
+constexpr int kLanes = 4, kWide = 2;
+#endif
+typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4)));
+
+inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
+
+// --- Work on all cores ---------------------------------------------------------------------------------------------
+
+// work(0), ..., work(items - 1), each once, by this thread and whoever of the pool is free. This thread never waits for
+// one that has not begun: all of the pool may stand here, in other convolutions, at the same time.
+inline void in_parallel(ffi::ThreadPool& pool, int64_t items, std::function<void(int64_t)> work) {
+  struct Shared {
+    std::function<void(int64_t)> work;
+    int64_t items;
+    std::atomic<int64_t> next{0}, done{0};
+    std::mutex mutex;
+    std::condition_variable finished;
+  };
+  auto shared = std::make_shared<Shared>();
+  shared->work = std::move(work);
+  shared->items = items;
+  std::function<void()> take = [shared] {
+    for (int64_t item; (item = shared->next++) < shared->items;) {
+      shared->work(item);
+      if (++shared->done == shared->items) {
+        std::lock_guard<std::mutex> lock(shared->mutex);
+        shared->finished.notify_all();
+      }
+    }
+  };
+  for (int64_t i = 1; i < std::min(items, pool.num_threads()); ++i) pool.Schedule(std::function<void()>(take));
+  take();
+  std::unique_lock<std::mutex> lock(shared->mutex);
+  shared->finished.wait(lock, [&] { return shared->done == items; });
+}
+
+inline int64_t cores(const ffi::ThreadPool& pool) { return std::max<int64_t>(1, pool.num_threads()); }
