@@ -58,7 +58,9 @@ METHODS: dict[str, dict] = {
     "optimal": OPTIMAL,
     "optimal_noema": OPTIMAL | NO_EMA,
     "simsiam_sym_variance": NO_EMA | SYMMETRIC | VARIANCE,
-    "byol_gn": GROUP_NORM,
+    # Without batch statistics a slow predictor leaves the mean alone: docs/methods.md.
+    "byol_gn": GROUP_NORM
+    | {"optimizer.learning_rate": 0.02, "optimizer.predictor.learning_rate": 2.0},
 }
 
 
