@@ -25,10 +25,11 @@ from configs import defaults, supervised
 from ssl_jax import losses
 from ssl_jax.augment import augmix, colour, geometry, labelled, views
 from ssl_jax.data.sources import load_dataset
+from ssl_jax.dynamics import theory_fit
 from ssl_jax.models.batch_norm import BatchNorm
 from ssl_jax.optim import decay, directions, fisher, optimizer, schedules, stopping
 from ssl_jax.predictors import KINDS, direct
-from ssl_jax.probes import accuracies, knn, linear
+from ssl_jax.probes import accuracies, knn, label_free, linear
 from ssl_jax.workdir.directory import flatten
 
 
@@ -76,6 +77,11 @@ OWNERS: dict[str, dict[str, Any]] = {
 }
 OWNERS |= {f"recipe {name}": recipe._asdict() for name, recipe in views.RECIPES.items()}
 OWNERS["augment.augmix"] = {"WIDTH": augmix.WIDTH, "DEPTH": augmix.DEPTH}
+OWNERS["probes.label_free"] = {
+    name: getattr(label_free, name)
+    for name in ("EPSILON", "DELTA", "FIRST", "LAST", "VIEWS", "MOST")
+}
+OWNERS["dynamics.theory_fit"] = {"ALIGNED": theory_fit.ALIGNED}
 OWNERS["BatchNorm"] = {
     field.name: field.default
     for field in dataclasses.fields(BatchNorm)
@@ -269,6 +275,24 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
         "augment.views.measure",
         {"most": 10_000, "seed": 0},
         "own choice: the error of a mean is a hundredth of the images' deviation",
+    ),
+    # --- Measures ---
+    ("probes.label_free", {"EPSILON": 1e-7}, "Garrido et al. 2023 (arXiv 2210.02885), equation 1"),
+    (
+        "probes.label_free",
+        {"DELTA": 1e-4, "MOST": 1000},
+        "Thilak et al. 2024 (arXiv 2312.04000)",
+    ),
+    (
+        "probes.label_free",
+        {"FIRST": 6, "LAST": 100},
+        "Agrawal et al. 2022, the authors' library",
+    ),
+    ("probes.label_free", {"VIEWS": 2}, "own choice: docs/label_free.md has what it costs"),
+    (
+        "dynamics.theory_fit",
+        {"ALIGNED": 0.95},
+        "Höppe et al. 2022, the share of aligned modes",
     ),
     # --- Supervised augmentation ---
     ("augment.augmix", {"WIDTH": 3, "DEPTH": 3}, "google-research/augmix, cifar.py"),
