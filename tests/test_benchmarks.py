@@ -31,8 +31,8 @@ def test_feed_times_every_way_of_the_images(tmp_path):
     assert run.returncode == 0, run.stderr
     rows = {row["part"]: row for row in json.loads((tmp_path / "feed.json").read_text())["rows"]}
     assert rows["decode into the cache"]["mb_on_disk"] >= 40 * 32 * 32 * 3 / 1e6
-    assert (
-        rows["feed, streamed"]["images_per_s"] > 0 and rows["feed, encoded, threads"]["cores"] > 0
-    )
+    # no more of the clock: some reads take less processor time than it counts
+    for part in ("feed, streamed", "feed, encoded, threads"):
+        assert rows[part]["images_per_s"] > 0
     assert rows["index of 1500 empty files, second"]["paths_per_s"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["feed.json"]
