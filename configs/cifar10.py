@@ -14,7 +14,7 @@ configs/sweeps/table1.py). The same settings without a sweep:
     python launch.py --config configs/cifar10.py:byol --workdir runs/byol
     --config.precision=bfloat16
 
-On two CPU cores: 38 images/s (benchmarks/README.md), a day and a half for 100 epochs; not run.
+On two CPU cores: 40 images/s (benchmarks/README.md), a day and a half for 100 epochs; not run.
 """
 
 from configs import defaults

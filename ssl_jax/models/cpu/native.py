@@ -217,7 +217,7 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) -
     return _call("kernel_gradient", shape)(x, gradient, stride=np.int64(stride))
 
 
-def moments(x: jax.Array) -> tuple[jax.Array, ...]:
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Compute the mean and the biased variance of each channel.
 
     Args:
@@ -226,10 +226,14 @@ def moments(x: jax.Array) -> tuple[jax.Array, ...]:
     Returns:
         (C,) float32 each.
     """
-    return tuple(_call("moments", x.shape[1:], x.shape[1:], vmap_method="broadcast_all")(x))
+    call = _call("moments", x.shape[1:], x.shape[1:], vmap_method="broadcast_all")
+    mean, variance = call(x)
+    return mean, variance
 
 
-def gradient_sums(x: jax.Array, gradient: jax.Array, mean: jax.Array) -> tuple[jax.Array, ...]:
+def gradient_sums(
+    x: jax.Array, gradient: jax.Array, mean: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Compute the sums over rows of `gradient` and of `gradient` (x - mean).
 
     Args:
@@ -241,7 +245,8 @@ def gradient_sums(x: jax.Array, gradient: jax.Array, mean: jax.Array) -> tuple[j
         (C,) float32 each.
     """
     call = _call("gradient_sums", mean.shape, mean.shape, vmap_method="broadcast_all")
-    return tuple(call(x, gradient, mean))
+    of_gradient, of_product = call(x, gradient, mean)
+    return of_gradient, of_product
 
 
 def _call(
