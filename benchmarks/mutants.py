@@ -5,7 +5,7 @@
 A mutant is one file of the package with one change: a number, a comparison, an operator, a `not`, a
 term. The tests that import the file run on a copy of the repository, the most specific ones first,
 until one fails. A mutant that outlasts them has survived: either a test is missing, or the change
-changes nothing. With --slow it meets the tests that are marked slow as well.
+changes nothing.
 
 Each mutant is a line in FILE.jsonl beside the results as soon as it is done. The same command goes
 on from there. Without --sample all mutants run, some thousands of them, for days on two cores.
@@ -237,11 +237,11 @@ def copy_repository(to: Path) -> None:
             shutil.copyfile(ROOT / name, to / name)
 
 
-def run_tests(tree: Path, tests: list[str], timeout: float, marked: str = "not slow") -> str:
+def run_tests(tree: Path, tests: list[str], timeout: float) -> str:
     """Return "passed", "failed", "error" (nothing was run) or "timeout"."""
     # No .pyc: it is told from a changed file by its size and its second alone.
     more = {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-m", marked]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-m", "not slow"]
     command += ["-p", "no:cacheprovider", *tests]
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -270,18 +270,8 @@ def seconds_of(tree: Path, test: str) -> float:
     return time.monotonic() - begun
 
 
-def try_mutant(
-    tree: Path, mutant: Mutant, tests: list[str], timeout: float, slow: float = 0.0
-) -> str:
-    """Return what became of a mutant: "killed", "survived", "timeout" or "no tests".
-
-    Args:
-        tree: copy of the repository.
-        mutant: what to change there.
-        tests: test files, in this order.
-        timeout: of the quick tests in seconds.
-        slow: of the slow ones, which survivors meet afterwards; 0: they are left out.
-    """
+def try_mutant(tree: Path, mutant: Mutant, tests: list[str], timeout: float) -> str:
+    """Return what became of a mutant: "killed", "survived", "timeout" or "no tests"."""
     if not tests:
         return "no tests"
     path = tree / mutant.file
@@ -289,8 +279,6 @@ def try_mutant(
     path.write_text(mutated(source, mutant))
     try:
         found = run_tests(tree, tests, timeout)
-        if found == "passed" and slow:
-            found = run_tests(tree, tests, slow, "slow")
     finally:
         path.write_text(source)
     if found == "error":
@@ -345,7 +333,6 @@ def main() -> None:
     parser.add_argument("--folders", default=",".join(FOLDERS), help="with commas between them")
     parser.add_argument("--sample", type=int, default=0, help="so many mutants; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--slow", type=float, default=0.0, help="seconds for slow tests")
     parser.add_argument("--tests", type=int, default=8, help="most test files for a mutant")
     args = parser.parse_args()
     log = args.out.with_suffix(".jsonl")
@@ -365,8 +352,7 @@ def main() -> None:
                 if test not in clock:
                     clock[test] = seconds_of(tree, test)
             begun = time.monotonic()
-            timeout = 60 + 3 * sum(clock[test] for test in mine)
-            outcome = try_mutant(tree, mutant, mine, timeout, args.slow)
+            outcome = try_mutant(tree, mutant, mine, 60 + 3 * sum(clock[test] for test in mine))
             seconds = round(time.monotonic() - begun, 1)
             row = {"name": mutant.name, "folder": name, "outcome": outcome, "seconds": seconds}
             row |= mutant._asdict()

@@ -1,5 +1,5 @@
-"""CIFAR-10 between the two scales: `configs/cifar10_midi.py:METHOD`, the published protocol with a
-narrower ResNet-18 and fewer epochs.
+"""CIFAR-10 between mini and full scale: `configs/cifar10_midi.py:METHOD`, the published protocol
+with a narrower ResNet-18 and fewer epochs.
 
 All 50 000 images, width 16 in place of 64 (128 features), 30 epochs in place of 100: 11 700 steps.
 Everything else is `configs/cifar10.py`, rates and decays included. So rate * decay * steps is 0.14

@@ -259,6 +259,17 @@ def test_a_lone_mode_does_not_drift():
     assert abs(np.sum(w * dw)) < 1e-14 and abs(np.sum(w_p * dw_p)) < 1e-14
 
 
+@pytest.mark.parametrize("size", [1e-11, 1e10])
+def test_the_gradient_knows_no_size(size):
+    """Not in float32 either, which does not hold its fourth power. By m it goes as one over it."""
+    p, m, n, data = (jax.tree.map(jnp.float32, x) for x in modes())
+    by_m = compiled(cosine.mode_rates)
+    flow = {"alpha_p": 1.0, "eta_p": 0.0, "eta_s": 0.0}
+    _, here, _ = by_m(p, m, n, **data, **flow)
+    _, there, _ = by_m(p, size * m, size * n, **data, **flow)
+    np.testing.assert_allclose(size * there, here, rtol=1e-3, atol=1e-4 * np.abs(here).max())
+
+
 def test_balance_changes_by_decay_alone():
     """u depends on p m alone, so p ∂J/∂p = m ∂J/∂m, for any target. Then d(s - p²/α)/dt =
     -2 η_s s + 2 η_p p²/α, which under equal decays is -2 η times itself."""

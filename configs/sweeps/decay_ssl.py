@@ -2,7 +2,7 @@
 published of it.
 
 python launch.py --config configs/sweeps/decay_ssl.py --workdir runs/decay_ssl
-[--config.scale=mini|full]
+[--config.scale=mini|midi|full]
 """
 
 from configs.sweeps.cells import sweep_config

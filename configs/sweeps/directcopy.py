@@ -2,7 +2,7 @@
 target average.
 
 python launch.py --config configs/sweeps/directcopy.py --workdir runs/directcopy
-[--config.scale=mini|full]
+[--config.scale=mini|midi|full]
 """
 
 from configs.sweeps.cells import sweep_config

@@ -1,7 +1,7 @@
 """BYOL under one optimizer after another; nothing was published of it.
 
 python launch.py --config configs/sweeps/optimisers.py --workdir runs/optimisers
-[--config.scale=mini|full]
+[--config.scale=mini|midi|full]
 """
 
 from configs.sweeps.cells import sweep_config

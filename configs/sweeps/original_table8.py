@@ -2,7 +2,7 @@
 lengths.
 
 python launch.py --config configs/sweeps/original_table8.py --workdir runs/original_table8
-[--config.scale=mini|full]
+[--config.scale=mini|midi|full]
 """
 
 from configs.sweeps.cells import sweep_config

@@ -25,7 +25,8 @@ class BatchNorm(nn.Module):
 
     Ioffe and Szegedy 2015 (arXiv 1502.03167), algorithm 1, with PyTorch's constants. Statistics are
     float32, and keep their digits where the mean is large against the deviation. The running
-    variance is the biased one, as in Flax. There is no forward-mode derivative.
+    variance is the biased one, as in Flax. There is no forward-mode derivative. The native sums of
+    a CPU have no second derivative either; `SSL_JAX_NATIVE=0` turns those off.
     """
 
     axis_name: str | None = None  # mapped axis over which the statistics are shared
@@ -77,13 +78,14 @@ def _batch_norm(
 def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the mean and the biased variance, (C,) each, of x (B, ..., C) float32.
 
-    E x² - (E x)² has no digits left where the mean is large against the deviation. So a shift k is
-    subtracted first, the mean of one example: var = E (x - k)² - (E (x - k))². Neither depends on k
-    but in rounding. One example of B holds 1/B of the variance at most, (k - mean)² <= B var, so
-    that B roundings are lost at worst. Both sums are still taken in one pass over x.
+    E x² - (E x)² has no digits left where the mean is large against the deviation. So a shift is
+    subtracted first: natively the mean of each chunk of rows, else that of one example.
     """
 
     def shifted(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # var = E (x - k)² - (E (x - k))², both in one pass over x. The shift k changes rounding
+        # alone. One example of B holds 1/B of the variance at most, (k - mean)² <= B var, so that B
+        # roundings are lost at worst.
         shift = lax.stop_gradient(jnp.mean(x[:1], _pixels(x)))
         centred = x - _across(x, shift)
         mean, square = jnp.mean(centred, _pixels(x)), jnp.mean(centred * centred, _pixels(x))

@@ -1,9 +1,9 @@
 // The sums that batch normalisation and its gradient take over x (..., N, C), N a whole batch with all its pixels, in
 // float32 on the CPU. XLA's own sums there first write to memory what they add up, which takes most of their time; these
-// read every array once. native.py compiles this file, ../batch_norm.py uses it.
+// write nothing, and read every array from memory once. native.py compiles this file, ../batch_norm.py uses it.
 //
-// A chunk of rows is summed in float32, and stays in a core's nearest cache meanwhile. The chunks' sums are joined in
-// float64. Where they begin depends on the shape alone, so that any number of cores rounds alike.
+// A chunk of rows is summed in float32, and stays in a core's caches meanwhile. The chunks' sums are joined in float64.
+// Where they begin depends on the shape alone, so that any number of cores rounds alike.
 
 #include <numeric>
 
@@ -15,7 +15,7 @@ using Array = ffi::Buffer<ffi::F32>;
 using Result = ffi::Result<Array>;
 
 constexpr int kSums = 8;  // vectors that are added up side by side, as each addition waits for the one before
-constexpr int64_t kChunkFloats = 1 << 13;
+constexpr int64_t kChunkFloats = 1 << 13, kLeastRows = 64;  // of a chunk; it leaves two doubles a channel
 
 // Rows of C floats, C a multiple of kLanes. As many of them as fill all sums, end to end, are a line.
 struct Rows {
@@ -26,7 +26,7 @@ struct Rows {
     for (size_t axis = 0; axis + 2 < rank; ++axis) matrices *= sides[axis];
     count = sides[rank - 2], channels = sides[rank - 1];
     line = std::lcm<int64_t>(channels, kSums * kLanes);
-    chunk = line / channels * std::max<int64_t>(1, kChunkFloats / line);
+    chunk = std::max(kLeastRows, line / channels * (kChunkFloats / line));
     chunks = (count + chunk - 1) / chunk;
   }
   int64_t in_chunk(int64_t k) const { return std::min(chunk, count - k * chunk); }
@@ -103,7 +103,8 @@ ffi::Error Moments(ffi::ThreadPool pool, Array x, Result mean, Result variance) 
       const double off = sums[2 * k * channels] - middle;
       square += sums[(2 * k + 1) * channels] + rows.in_chunk(k) * off * off;
     }
-    mean->typed_data()[i] = middle, variance->typed_data()[i] = std::max(0., square / rows.count);
+    square = square < 0 ? 0 : square;  // NaN stays
+    mean->typed_data()[i] = middle, variance->typed_data()[i] = square / rows.count;
   }
   return ffi::Error::Success();
 }
