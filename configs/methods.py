@@ -60,7 +60,7 @@ METHODS: dict[str, dict] = {
     "simsiam_sym_variance": NO_EMA | SYMMETRIC | VARIANCE,
     # Without batch statistics a slow predictor leaves the mean alone: docs/methods.md.
     "byol_gn": GROUP_NORM
-    | {"optimizer.learning_rate": 0.02, "optimizer.predictor.learning_rate": 2.0},
+    | {"optimizer.learning_rate": 0.005, "optimizer.predictor.learning_rate": 2.0},
 }
 
 

@@ -33,6 +33,7 @@ from ssl_jax.reports.compare.tables import SEEDS, STATE, Column, in_text, measur
 from ssl_jax.reports.dynamics import table
 from ssl_jax.reports.experiments import registry
 from ssl_jax.reports.figure import label, save
+from ssl_jax.reports.replication.published import PUBLISHED
 from ssl_jax.reports.replication.results import gather
 from ssl_jax.reports.replication.tables import markdown
 from ssl_jax.text import in_markdown
@@ -125,6 +126,14 @@ def labels_table(result: dict) -> str:
 SHARES = ("10%", "25%", "50%")
 
 
+def replication_tables(scale: str, root: Path) -> str:
+    """Return the published tables and claims at a scale; sweeps of our own have other documents."""
+    gathered = gather([root / "results"])
+    cells = gathered.cells.get(scale, {})
+    published = {key: group for key, group in cells.items() if key[0] in PUBLISHED}
+    return markdown(gathered._replace(cells={scale: published}), scale)
+
+
 def doctor_table(result: dict) -> str:
     """Return the verdicts on unfinished runs against those at the end, by what the end was."""
     head, lines = ["the end", "runs", *(f"at {share}: sure, same" for share in SHARES)], []
@@ -197,7 +206,7 @@ RENDERERS = {
     ),
     "measures": lambda name, root: measures_table(read_measures(root / "results" / f"{name}.json")),
     "labels": lambda name, root: labels_table(read_labels(root / "results" / f"{name}.json")),
-    "replication": lambda name, root: markdown(gather([root / "results"]), name),
+    "replication": replication_tables,
 }
 
 
