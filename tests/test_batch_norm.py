@@ -1,9 +1,6 @@
 """Batch normalisation against float64 NumPy and Flax's own, and what it keeps for the gradient."""
 
 import functools
-import os
-import subprocess
-import sys
 
 import chex
 import flax.linen as nn
@@ -12,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from test_convolution import needs_native
+from native_library import check_definition, narrower, needs_native, x86
 
 from ssl_jax.models import MLPHead, make_encoder, make_network
 from ssl_jax.models.batch_norm import BatchNorm, batch_norm
@@ -133,15 +130,10 @@ def test_what_runs_natively():
 
 @needs_native
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx"])
+@x86
+@narrower
 def test_processors_with_narrower_vectors(flags, tmp_path):
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", __file__]
-    environment = os.environ | {"SSL_JAX_CXXFLAGS": flags, "SSL_JAX_CACHE": str(tmp_path)}
-    run = subprocess.run(
-        [*command, "-k", "by_definition"], env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0 and f"{len(SHAPES)} passed" in run.stdout, run.stdout
-    assert len(list((tmp_path / "native").iterdir())) == 1
+    check_definition(__file__, len(SHAPES), flags, tmp_path)
 
 
 @pytest.mark.parametrize("channels", [5, 16])

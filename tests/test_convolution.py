@@ -6,11 +6,7 @@ which are skipped.
 """
 
 import functools
-import os
-import platform
-import shutil
 import subprocess
-import sys
 
 import chex
 import flax.linen as nn
@@ -21,6 +17,7 @@ import pytest
 import tiny
 from jax import lax
 from jax.test_util import check_grads
+from native_library import check_definition, narrower, needs_native, x86
 
 from ssl_jax.models import layers
 from ssl_jax.models.cpu import native
@@ -51,8 +48,6 @@ SHAPES = {
     "one image": (1, 5, 7, 16, 32, 3, 1),
     "left to XLA": (4, 8, 6, 5, 7, 3, 2),
 }
-has_compiler = any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
-needs_native = pytest.mark.skipif(not has_compiler, reason="no C++ compiler")
 
 
 def draw(shape, seed=0):
@@ -197,17 +192,11 @@ def test_inside_a_loop_and_on_all_devices_at_once():
 
 @needs_native
 @pytest.mark.slow
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86")
-@pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx"])
+@x86
+@narrower
 def test_processors_with_narrower_vectors(flags, tmp_path):
     """The definition holds whatever the vectors' width is, on a processor that has them all."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", __file__]
-    environment = os.environ | {"SSL_JAX_CXXFLAGS": flags, "SSL_JAX_CACHE": str(tmp_path)}
-    run = subprocess.run(
-        [*command, "-k", "by_definition"], env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0 and f"{len(SHAPES)} passed" in run.stdout, run.stdout
-    assert len(list((tmp_path / "native").iterdir())) == 1
+    check_definition(__file__, len(SHAPES), flags, tmp_path)
 
 
 BROKEN = {

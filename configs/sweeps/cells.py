@@ -22,10 +22,10 @@ sweep:
   weight a step as L2 under heavy ball does in the long run, eta lambda / (1 - mu); Adam and RMSprop
   have L2 as momentum has it.
 * Family: the methods beside DirectPred, with mini's fields and those of their rows in
-  `configs/methods.py`. byol_gn's rates, which are among them, were chosen on digits. Scale
-  "digits", which it has besides, is configs/quickstart.py for 50 epochs, the dynamics recorded
-  every 20 steps. It has no probe of the untrained encoder, which is the same in all cells of a seed
-  but byol_gn.
+  `configs/methods.py`. byol_gn's rates, which are among them, were chosen by the spread, on digits
+  and at mini scale. Scale "digits", which it has besides, is configs/quickstart.py for 50 epochs,
+  the dynamics recorded every 20 steps. It has no probe of the untrained encoder, which is the same
+  in all cells of a seed but byol_gn.
 """
 
 from typing import NamedTuple
