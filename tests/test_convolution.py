@@ -28,12 +28,16 @@ from ssl_jax.runtime.cache_directory import private_folder
 
 # (batch, height, width, inputs, outputs, kernel size, stride)
 SHAPES = {
-    "winograd": (3, 8, 10, 64, 48, 3, 1),
-    "winograd, one image": (1, 4, 4, 32, 64, 3, 1),
-    "winograd, tiles and images left over": (7, 6, 4, 32, 32, 3, 1),
-    "winograd, many tiles": (5, 32, 32, 64, 64, 3, 1),
-    "winograd, one vector": (5, 6, 6, 16, 16, 3, 1),
-    "winograd, one vector, many tiles": (40, 32, 32, 16, 16, 3, 1),
+    "2x2 tiles": (3, 8, 10, 64, 48, 3, 1),
+    "2x2 tiles, left over": (7, 6, 4, 32, 32, 3, 1),
+    "2x2 tiles, one vector": (5, 6, 6, 16, 16, 3, 1),
+    "4x4 tiles": (3, 8, 12, 64, 48, 3, 1),
+    "4x4 tiles, one image": (1, 4, 4, 32, 64, 3, 1),
+    "4x4 tiles, left over": (7, 12, 8, 32, 32, 3, 1),
+    "4x4 tiles, many": (5, 32, 32, 64, 64, 3, 1),
+    "4x4 tiles, many channels": (80, 4, 4, 32, 288, 3, 1),
+    "4x4 tiles, one vector": (5, 4, 8, 16, 16, 3, 1),
+    "4x4 tiles, one vector, many": (40, 32, 32, 16, 16, 3, 1),
     "one vector of outputs": (5, 7, 6, 3, 16, 3, 1),
     "two vectors": (3, 5, 7, 17, 32, 3, 1),
     "four vectors": (3, 7, 5, 9, 128, 3, 1),
@@ -154,7 +158,7 @@ def test_what_runs_natively(name):
 
 @needs_native
 def test_the_same_bits_each_time():
-    shape = SHAPES["winograd, many tiles"]
+    shape = SHAPES["4x4 tiles, many"]
     x, kernel, gradient = draw(shape)
     both = jax.jit(lambda x, k, g: jax.vjp(functools.partial(ours, stride=1), x, k)[1](g))
     chex.assert_trees_all_equal(both(x, kernel, gradient), both(x, kernel, gradient))
@@ -178,7 +182,7 @@ def test_no_channels(shape):
 @needs_native
 def test_inside_a_loop_and_on_all_devices_at_once():
     """More convolutions at a time than there are threads: none may wait for another to begin."""
-    shape = SHAPES["winograd, one image"]
+    shape = SHAPES["4x4 tiles, one image"]
     xs, kernel = jnp.stack([draw(shape, seed)[0] for seed in range(12)]), draw(shape)[1]
     expected = jnp.stack([ours(x, kernel, 1) for x in xs])
 
@@ -230,8 +234,16 @@ def test_without_it_one_line_says_so(environment, message, tmp_path, monkeypatch
     assert not list(tmp_path.glob("native/*")), "nothing half made is left"
 
 
+@pytest.fixture
+def quick_to_compile(tmp_path, monkeypatch):
+    """The library is of one source of one line."""
+    source = tmp_path / "source.cc"
+    source.write_text('extern "C" int correlate() { return 0; }\n')
+    monkeypatch.setattr(native, "SOURCES", [source])
+
+
 @needs_native
-def test_a_library_that_does_not_load_is_made_anew(tmp_path):
+def test_a_library_that_does_not_load_is_made_anew(tmp_path, quick_to_compile):
     native.load_library(tmp_path / "whole")
     (whole,) = (tmp_path / "whole").iterdir()
     (tmp_path / "broken").mkdir()
@@ -245,10 +257,11 @@ def test_a_library_that_does_not_load_is_made_anew(tmp_path):
 
 @needs_native
 @pytest.mark.parametrize("planted", ["in a folder of all", "as a file of all", "as a link"])
-def test_a_library_that_others_can_write_is_not_executed(planted, tmp_path, monkeypatch, capfd):
+def test_a_library_that_others_can_write_is_not_executed(
+    planted, tmp_path, monkeypatch, capfd, quick_to_compile
+):
     """The planted library leaves a file when it is loaded."""
     monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("SSL_JAX_CXXFLAGS", "-O0")  # quick to compile
     cache_directory._warn.cache_clear()
     native.load_library(tmp_path / "model")
     (model,) = (tmp_path / "model").iterdir()
@@ -257,7 +270,7 @@ def test_a_library_that_others_can_write_is_not_executed(planted, tmp_path, monk
         "#include <cstdio>\n#include <cstdlib>\n"
         "__attribute__((constructor)) static void run() {\n"
         f'  if (FILE *file = std::fopen("{marker}", "w")) std::fclose(file);\n}}\n'
-        'extern "C" int correlate, kernel_gradient; int correlate, kernel_gradient;\n'
+        'extern "C" int correlate; int correlate;\n'
     )
     folder = tmp_path / "cache" / "native"
     folder.mkdir(parents=True, mode=0o700)
@@ -280,7 +293,7 @@ def test_a_library_that_others_can_write_is_not_executed(planted, tmp_path, monk
 
 
 @needs_native
-def test_without_a_cache_it_is_made_elsewhere(tmp_path, monkeypatch, capfd):
+def test_without_a_cache_it_is_made_elsewhere(tmp_path, monkeypatch, capfd, quick_to_compile):
     in_its_place = tmp_path / "file"
     in_its_place.touch()
     monkeypatch.setenv("SSL_JAX_CACHE", str(in_its_place))
@@ -290,7 +303,7 @@ def test_without_a_cache_it_is_made_elsewhere(tmp_path, monkeypatch, capfd):
     assert error.startswith(f"warning: {in_its_place}") and error.count("\n") == 1, error
 
 
-@pytest.mark.parametrize("name", ["winograd", "strided"])
+@pytest.mark.parametrize("name", ["4x4 tiles", "strided"])
 def test_xla_takes_its_place(name, monkeypatch):
     monkeypatch.setattr(native, "available", lambda: False)
     assert lowered("cpu", name).count("stablehlo.convolution") == 3
@@ -330,7 +343,7 @@ def lowered(platform, name):
     return jax.jit(pull).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
 
 
-@pytest.mark.parametrize("name", ["winograd", "strided"])
+@pytest.mark.parametrize("name", ["4x4 tiles", "strided"])
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_other_platforms_compile_xla(platform, name):
     text = lowered(platform, name)

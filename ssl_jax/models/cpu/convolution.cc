@@ -31,11 +31,12 @@ struct Images {
     return n * size() + (i + border) * row() + (j + border) * channels;
   }
   // How many fit in the scratch, and leave something to do for every core.
-  int64_t group(int64_t shares, int64_t at_least = 1) const {
-    return std::max<int64_t>(1, std::min(std::max(kScratchBytes / 4 / size(), at_least), batch / shares));
+  int64_t group(int64_t shares) const {
+    return std::max<int64_t>(1, std::min(kScratchBytes / 4 / size(), batch / shares));
   }
-  // Images first, first + 1, ... of x, padded, in memory that the thread keeps.
+  // Images first, first + 1, ... of x, padded, in memory that the thread keeps; x itself where there is no border.
   const float* padded(const float* x, int64_t first, int64_t count) const {
+    if (border == 0) return x + first * size();
     static thread_local std::vector<float> scratch;
     if (static_cast<int64_t>(scratch.size()) < count * size()) scratch.resize(count * size());
     float* to = scratch.data();
@@ -163,64 +164,139 @@ void multiply_square(const float* from, float* to, int64_t count, const float* w
 
 // --- Winograd's form -----------------------------------------------------------------------------------------------
 
-// F(2x2, 3x3) of Lavin and Gray 2016 (arXiv 1509.09308), section 4.1: a tile of 2x2 outputs is
-// A' [(G k G') o (B' x B)] A of the kernel k and the 4x4 inputs x around it. Summed over channels that is one matrix
-// product for each of the 16 places, 2.25 times fewer multiplications than by the definition. ' is the transpose.
-constexpr int64_t kPlaces = 16, kTiles = 72;
-// Tiles at a time where channels and outputs are one vector each: all of their places stay in a core's nearest cache.
-constexpr int64_t kSquareTiles = 8;
+// F(m x m, 3x3) of Lavin and Gray 2016 (arXiv 1509.09308), section 4: a tile of m x m outputs is A' [(G k G') o (B' x B)] A
+// of the kernel k and the (m + 2) x (m + 2) inputs x around it. Summed over channels that is one matrix product for each
+// of the (m + 2)^2 places: 2.25 times fewer multiplications than by the definition with m = 2, 4 times with m = 4. ' is
+// the transpose. Every matrix is a function here, of vectors that are s apart.
 
-// T x T' for a kIn x kIn tile of vectors: transform(from, s, to, t) makes of kIn vectors, s apart, kOut, t apart.
-template <int kIn, int kOut, typename Transform>
-inline void both_ways(const Vector* in, Vector* out, Transform transform) {
+// By the points 0, 1, -1 and infinity: their section 4.1.
+struct TwoByTwo {
+  static constexpr int kOut = 2, kIn = 4, kPlaces = 16;
+
+  static void spread_input(const Vector* x, int s, Vector* y) {  // B'
+    y[0] = x[0] - x[2 * s], y[1] = x[s] + x[2 * s], y[2] = x[2 * s] - x[s], y[3] = x[s] - x[3 * s];
+  }
+  static void gather_output(const Vector* x, int s, Vector* y) {  // A'
+    y[0] = x[0] + x[s] + x[2 * s], y[1] = x[s] - x[2 * s] - x[3 * s];
+  }
+  static void spread_gradient(const Vector* x, int s, Vector* y) {  // A
+    y[0] = x[0], y[1] = x[0] + x[s], y[2] = x[0] - x[s], y[3] = -x[s];
+  }
+  static void spread_kernel(const Vector* x, int s, Vector* y) {  // G
+    Vector even = .5f * (x[0] + x[2 * s]), odd = .5f * x[s];
+    y[0] = x[0], y[1] = even + odd, y[2] = even - odd, y[3] = x[2 * s];
+  }
+  static void gather_kernel(const Vector* x, int s, Vector* y) {  // G'
+    Vector even = .5f * (x[s] + x[2 * s]), odd = .5f * (x[s] - x[2 * s]);
+    y[0] = x[0] + even, y[1] = odd, y[2] = even + x[3 * s];
+  }
+};
+
+// By the points 0, 1/r, -1/r, r, -r and infinity, r the root of 2: the errors are a fifth of those of the usual 1, -1, 2
+// and -2, since no number in the matrices is large.
+struct FourByFour {
+  static constexpr int kOut = 4, kIn = 6, kPlaces = 36;
+  static constexpr float kRoot = 1.41421356237f;
+
+  static void spread_input(const Vector* x, int s, Vector* y) {  // B'
+    Vector even = x[4 * s] - 2.f * x[2 * s], odd = (.5f * kRoot) * x[3 * s] - kRoot * x[s];
+    Vector other_even = x[4 * s] - .5f * x[2 * s], other_odd = kRoot * x[3 * s] - (.5f * kRoot) * x[s];
+    y[0] = x[0] - 2.5f * x[2 * s] + x[4 * s], y[1] = even + odd, y[2] = even - odd;
+    y[3] = other_even + other_odd, y[4] = other_even - other_odd, y[5] = x[s] - 2.5f * x[3 * s] + x[5 * s];
+  }
+  static void gather_output(const Vector* x, int s, Vector* y) {  // A'
+    Vector even = x[s] + x[2 * s], odd = kRoot * (x[s] - x[2 * s]);
+    Vector other_even = x[3 * s] + x[4 * s], other_odd = kRoot * (x[3 * s] - x[4 * s]);
+    y[0] = x[0] + even + other_even, y[1] = .5f * odd + other_odd;
+    y[2] = .5f * even + 2.f * other_even, y[3] = .25f * odd + 2.f * other_odd + x[5 * s];
+  }
+  static void spread_gradient(const Vector* x, int s, Vector* y) {  // A
+    Vector even = x[0] + .5f * x[2 * s], odd = (.5f * kRoot) * x[s] + (.25f * kRoot) * x[3 * s];
+    Vector other_even = x[0] + 2.f * x[2 * s], other_odd = kRoot * x[s] + (2.f * kRoot) * x[3 * s];
+    y[0] = x[0], y[1] = even + odd, y[2] = even - odd;
+    y[3] = other_even + other_odd, y[4] = other_even - other_odd, y[5] = x[3 * s];
+  }
+  static void spread_kernel(const Vector* x, int s, Vector* y) {  // G
+    Vector even = (-2 / 3.f) * x[0] - (1 / 3.f) * x[2 * s], odd = (-kRoot / 3) * x[s];
+    Vector other_even = (1 / 6.f) * x[0] + (1 / 3.f) * x[2 * s], other_odd = (kRoot / 6) * x[s];
+    y[0] = x[0], y[1] = even + odd, y[2] = even - odd;
+    y[3] = other_even + other_odd, y[4] = other_even - other_odd, y[5] = x[2 * s];
+  }
+  static void gather_kernel(const Vector* x, int s, Vector* y) {  // G'
+    Vector even = (1 / 3.f) * (x[s] + x[2 * s]), odd = (kRoot / 3) * (x[s] - x[2 * s]);
+    Vector other_even = (1 / 6.f) * (x[3 * s] + x[4 * s]), other_odd = (kRoot / 6) * (x[3 * s] - x[4 * s]);
+    y[0] = x[0] - 2.f * even + other_even, y[1] = other_odd - odd, y[2] = 2.f * other_even - even + x[5 * s];
+  }
+};
+
+// T x T' for a kIn x kIn tile x of vectors, T a function that makes kOut of kIn.
+template <auto transform, int kIn, int kOut, typename Load, typename Store>
+inline void both_ways(Load load_from, Store store_to) {
   Vector half[kIn * kOut];
-  for (int i = 0; i < kIn; ++i) transform(in + i * kIn, 1, half + i * kOut, 1);
-  for (int j = 0; j < kOut; ++j) transform(half + j, kOut, out + j, kOut);
+#pragma GCC unroll 6
+  for (int i = 0; i < kIn; ++i) {
+    Vector in[kIn];
+#pragma GCC unroll 6
+    for (int j = 0; j < kIn; ++j) in[j] = load_from(i, j);
+    transform(in, 1, half + i * kOut);
+  }
+#pragma GCC unroll 6
+  for (int j = 0; j < kOut; ++j) {
+    Vector out[kOut];
+    transform(half + j, kOut, out);
+#pragma GCC unroll 6
+    for (int i = 0; i < kOut; ++i) store_to(i, j, out[i]);
+  }
 }
 
-const auto spread_input = [](const Vector* x, int s, Vector* y, int t) {  // B'
-  y[0] = x[0] - x[2 * s], y[t] = x[s] + x[2 * s], y[2 * t] = x[2 * s] - x[s], y[3 * t] = x[s] - x[3 * s];
-};
-const auto gather_output = [](const Vector* x, int s, Vector* y, int t) {  // A'
-  y[0] = x[0] + x[s] + x[2 * s], y[t] = x[s] - x[2 * s] - x[3 * s];
-};
-const auto spread_gradient = [](const Vector* x, int s, Vector* y, int t) {  // A
-  y[0] = x[0], y[t] = x[0] + x[s], y[2 * t] = x[0] - x[s], y[3 * t] = -x[s];
-};
-const auto spread_kernel = [](const Vector* x, int s, Vector* y, int t) {  // G
-  Vector even = .5f * (x[0] + x[2 * s]), odd = .5f * x[s];
-  y[0] = x[0], y[t] = even + odd, y[2 * t] = even - odd, y[3 * t] = x[2 * s];
-};
-const auto gather_kernel = [](const Vector* x, int s, Vector* y, int t) {  // G'
-  Vector even = .5f * (x[s] + x[2 * s]), odd = .5f * (x[s] - x[2 * s]);
-  y[0] = x[0] + even, y[t] = odd, y[2 * t] = even + x[3 * s];
+// The tiles of a batch of images, one after the other.
+struct Tiles {
+  int64_t batch, height, width, side;
+  Tiles(const Images& images, int64_t side)
+      : batch(images.batch), height(images.height), width(images.width), side(side) {}
+  int64_t in_one() const { return height * width / (side * side); }
+  int64_t all() const { return batch * in_one(); }
+  // Where the kSide x kSide pixels are read or written that begin `before` above and left of tile t; outside of the image
+  // it is `outside`. Float is float or const float.
+  template <int kSide, typename Float>
+  void pixels(int64_t t, int64_t before, int64_t channels, Float* images, Float* outside, Float** to) const {
+    const int64_t in_image = t % in_one(), across = width / side;
+    const int64_t top = in_image / across * side - before, left = in_image % across * side - before;
+    int64_t row = ((t / in_one() * height + top) * width + left) * channels;
+    for (int64_t i = 0; i < kSide; ++i, row += width * channels)
+      for (int64_t j = 0; j < kSide; ++j) {
+        bool inside = 0 <= top + i && top + i < height && 0 <= left + j && left + j < width;
+        to[i * kSide + j] = inside ? images + row + j * channels : outside;
+      }
+  }
 };
 
-// kIn x kIn pixels, from rows that are `row` apart, at each of `count` places: to [kPlaces][count][channels].
-template <int kIn, typename Transform>
-void to_tiles(const float* from, const int64_t* places, int64_t count, int64_t row, int64_t channels, float* to,
-              Transform transform) {
-  for (int64_t t = 0; t < count; ++t)
-    for (int64_t c = 0; c < channels; c += kLanes) {
-      Vector in[kIn * kIn], out[kPlaces];
-#pragma GCC unroll 16
-      for (int k = 0; k < kIn * kIn; ++k) in[k] = load(from + places[t] + k / kIn * row + k % kIn * channels + c);
-      both_ways<kIn, 4>(in, out, transform);
-#pragma GCC unroll 16
-      for (int k = 0; k < kPlaces; ++k) store(to + (k * count + t) * channels + c, out[k]);
-    }
+// kIn x kIn pixels around each of `count` tiles: to [kOut x kOut places][room for more tiles][channels].
+template <auto transform, int kIn, int kOut>
+void to_tiles(const Tiles& tiles, int64_t first, int64_t count, int64_t room, int64_t before, int64_t channels,
+              const float* from, const float* zeros, float* to) {
+  for (int64_t t = 0; t < count; ++t) {
+    const float* pixels[kIn * kIn];
+    tiles.pixels<kIn>(first + t, before, channels, from, zeros, pixels);
+    for (int64_t c = 0; c < channels; c += kLanes)
+      both_ways<transform, kIn, kOut>(
+          [&](int i, int j) { return load(pixels[i * kIn + j] + c); },
+          [&](int i, int j, Vector value) { store(to + ((i * kOut + j) * room + t) * channels + c, value); });
+  }
 }
 
-// Back from [kPlaces][count][channels] to 2x2 pixels at each place.
-void from_tiles(const float* from, const int64_t* places, int64_t count, int64_t row, int64_t channels, float* to) {
-  for (int64_t t = 0; t < count; ++t)
-    for (int64_t c = 0; c < channels; c += kLanes) {
-      Vector in[kPlaces], out[4];
-#pragma GCC unroll 16
-      for (int k = 0; k < kPlaces; ++k) in[k] = load(from + (k * count + t) * channels + c);
-      both_ways<4, 2>(in, out, gather_output);
-      for (int k = 0; k < 4; ++k) store(to + places[t] + k / 2 * row + k % 2 * channels + c, out[k]);
-    }
+// Back from [kIn x kIn places][room][channels] to the kOut x kOut pixels of each tile.
+template <auto transform, int kIn, int kOut>
+void from_tiles(const Tiles& tiles, int64_t first, int64_t count, int64_t room, int64_t channels, const float* from,
+                float* to) {
+  for (int64_t t = 0; t < count; ++t) {
+    float* pixels[kOut * kOut];
+    tiles.pixels<kOut, float>(first + t, 0, channels, to, nullptr, pixels);
+    for (int64_t c = 0; c < channels; c += kLanes)
+      both_ways<transform, kIn, kOut>(
+          [&](int i, int j) { return load(from + ((i * kIn + j) * room + t) * channels + c); },
+          [&](int i, int j, Vector value) { store(pixels[i * kOut + j] + c, value); });
+  }
 }
 
 // Memory that the thread keeps.
@@ -232,65 +308,61 @@ float* scratch(int which, int64_t size) {
 
 bool is_square(const Images& images, int64_t outputs) { return images.channels == kLanes && outputs == kLanes; }
 
-// Fewer than `least` channels or outputs lose more by the transforms than the products gain.
-bool suits_winograd(const Images& images, int64_t size, int64_t stride, int64_t outputs, int64_t least) {
-  return size == 3 && stride == 1 && images.height % 2 == 0 && images.width % 2 == 0 &&
-         images.channels % kLanes == 0 && std::min(images.channels, outputs) >= least;
+// Fewer channels or outputs lose more by the transforms than the products gain, unless both are one vector.
+template <typename Form>
+bool suits(const Images& images, int64_t size, int64_t stride, int64_t outputs) {
+  return size == 3 && stride == 1 && images.height % Form::kOut == 0 && images.width % Form::kOut == 0 &&
+         images.channels % kLanes == 0 && (is_square(images, outputs) || std::min(images.channels, outputs) >= 32);
 }
 
-// Where the tiles of `group` images begin: in padded images, and in images of so many outputs.
-Pixels tiles_of(const Images& images, int64_t group, int64_t outputs) {
-  Pixels tiles;
-  for (int64_t n = 0; n < group; ++n)
-    for (int64_t i = 0; i < images.height; i += 2)
-      for (int64_t j = 0; j < images.width; j += 2) {
-        tiles.from.push_back(images.at(n, i - 1, j - 1));
-        tiles.to.push_back(((n * images.height + i) * images.width + j) * outputs);
-      }
-  return tiles;
+// How many tiles are worked on at a time: so few that all of their places stay in a core's second cache, but enough to be
+// worth the reading of weights that do not fit there.
+template <typename Form>
+int64_t tiles_together(const Images& images, int64_t outputs) {
+  return Form::kOut == 2 || std::max(images.channels, outputs) > 256 ? 72 : 36;
 }
+constexpr int64_t kSquareTiles = 8;  // the same with weights in registers, for the nearest cache
 
+template <typename Form>
 void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, const float* kernel, float* to,
               int64_t outputs, bool transposed) {
+  constexpr int kIn = Form::kIn, kOut = Form::kOut, kPlaces = Form::kPlaces;
   const int64_t channels = images.channels;
   const Weights weights(kPlaces, channels, outputs);
   in_parallel(pool, outputs / kLanes, [&](int64_t vector) {
     const int64_t d = vector * kLanes;
     for (int64_t c = 0; c < channels; ++c) {
-      Vector in[9], out[kPlaces];
-      for (int64_t tap = 0; tap < 9; ++tap)
-        if (transposed)  // the same convolution, with the kernel turned round
-          for (int l = 0; l < kLanes; ++l) in[8 - tap][l] = kernel[(tap * outputs + d + l) * channels + c];
-        else
-          in[tap] = load(kernel + (tap * channels + c) * outputs + d);
-      both_ways<3, 4>(in, out, spread_kernel);
-      for (int64_t k = 0; k < kPlaces; ++k) store(weights.at(k, c, d), out[k]);
+      both_ways<Form::spread_kernel, 3, kIn>(
+          [&](int i, int j) {
+            if (!transposed) return load(kernel + ((i * 3 + j) * channels + c) * outputs + d);
+            Vector turned;  // the same convolution, with the kernel turned round
+            for (int l = 0; l < kLanes; ++l) turned[l] = kernel[((8 - i * 3 - j) * outputs + d + l) * channels + c];
+            return turned;
+          },
+          [&](int i, int j, Vector value) { store(weights.at(i * kIn + j, c, d), value); });
     }
   });
   const bool square = is_square(images, outputs);
-  const int64_t together = square ? kSquareTiles : kTiles;
-  const int64_t in_one = images.height * images.width / 4, group = images.group(cores(pool), together / in_one);
-  const Pixels tiles = tiles_of(images, group, outputs);
+  const int64_t together = square ? kSquareTiles : tiles_together<Form>(images, outputs);
+  const Tiles tiles(images, kOut);
+  const std::vector<float> zeros(channels);
   Pixels rows;  // of a matrix of as many rows
   for (int64_t t = 0; t < together; ++t) rows.from.push_back(t * channels), rows.to.push_back(t * outputs);
-  in_parallel(pool, (images.batch + group - 1) / group, [&](int64_t item) {
-    const int64_t first = item * group, all = std::min(group, images.batch - first) * in_one;
-    const float* padded = images.padded(from, first, all / in_one);
+  // As many items as there are cores, or twice, ...: all cores end at the same time.
+  const int64_t rounds = (tiles.all() + together * cores(pool) - 1) / (together * cores(pool)), items = rounds * cores(pool);
+  in_parallel(pool, items, [&](int64_t item) {
+    const int64_t first = tiles.all() * item / items, count = tiles.all() * (item + 1) / items - first;
     float *spread = scratch(0, together * kPlaces * channels), *products = scratch(1, together * kPlaces * outputs);
-    float* y = to + first * images.height * images.width * outputs;
-    for (int64_t t = 0; t < all; t += together) {
-      const int64_t count = std::min(together, all - t);
-      to_tiles<4>(padded, &tiles.from[t], count, images.row(), channels, spread, spread_input);
-      for (int64_t k = 0; k < kPlaces; ++k) {
-        const float* x = spread + k * count * channels;
-        float* product = products + k * count * outputs;
-        if (square)
-          multiply_square(x, product, count, weights.at(k, 0, 0));
-        else
-          multiply_all(x, product, rows, count, {{0, k}}, weights);
-      }
-      from_tiles(products, &tiles.to[t], count, images.width * outputs, outputs, y);
+    to_tiles<Form::spread_input, kIn, kIn>(tiles, first, count, together, 1, channels, from, zeros.data(), spread);
+    for (int64_t k = 0; k < kPlaces; ++k) {
+      const float* x = spread + k * together * channels;
+      float* product = products + k * together * outputs;
+      if (square)
+        multiply_square(x, product, count, weights.at(k, 0, 0));
+      else
+        multiply_all(x, product, rows, count, {{0, k}}, weights);
     }
+    from_tiles<Form::gather_output, kIn, kOut>(tiles, first, count, together, outputs, products, to);
   });
 }
 
@@ -345,8 +417,10 @@ ffi::Error Correlate(ffi::ThreadPool pool, Array x, Array kernel, Result y, int6
   const int64_t height = y->dimensions()[1], width = y->dimensions()[2], outputs = y->dimensions()[3];
   const Images images(x, size / 2);
   const float *from = x.typed_data(), *weights = kernel.typed_data();
-  if (suits_winograd(images, size, stride, outputs, is_square(images, outputs) ? kLanes : 32))
-    winograd(pool, images, from, weights, y->typed_data(), outputs, transposed);
+  if (suits<FourByFour>(images, size, stride, outputs))
+    winograd<FourByFour>(pool, images, from, weights, y->typed_data(), outputs, transposed);
+  else if (suits<TwoByTwo>(images, size, stride, outputs))
+    winograd<TwoByTwo>(pool, images, from, weights, y->typed_data(), outputs, transposed);
   else
     direct(pool, images, from, weights, y->typed_data(), size, stride, height, width, outputs, transposed);
   return ffi::Error::Success();
@@ -422,38 +496,35 @@ struct Shares {
 };
 
 // Winograd's form of it: dk = G' [sum over tiles of (B' x B) o (A g A')] G, the sum by one product for each place.
+template <typename Form>
 void winograd_kernel_gradient(ffi::ThreadPool& pool, const Images& images, const float* from, const float* gradients,
                               float* to, int64_t outputs) {
+  constexpr int kIn = Form::kIn, kOut = Form::kOut, kPlaces = Form::kPlaces;
+  const int64_t together = tiles_together<Form>(images, outputs);
   const int64_t channels = images.channels, matrix = channels * outputs;
   const Shares shares(pool, images.batch, kPlaces * matrix);
-  const int64_t in_one = images.height * images.width / 4, group = images.group(shares.count, kTiles / in_one);
-  const Pixels tiles = tiles_of(images, group, outputs);
+  const Tiles tiles(images, kOut);
+  const std::vector<float> zeros(channels);
   in_parallel(pool, shares.count, [&](int64_t share) {
-    float *sum = shares.zeroed(share), *spread = scratch(0, kTiles * kPlaces * channels);
-    float* others = scratch(1, kTiles * kPlaces * outputs);
-    const int64_t end = shares.begin(share + 1);
-    for (int64_t first = shares.begin(share); first < end; first += group) {
-      const int64_t all = std::min(group, end - first) * in_one;
-      const float* padded = images.padded(from, first, all / in_one);
-      const float* g = gradients + first * images.height * images.width * outputs;
-      for (int64_t t = 0; t < all; t += kTiles) {
-        const int64_t count = std::min(kTiles, all - t);
-        to_tiles<4>(padded, &tiles.from[t], count, images.row(), channels, spread, spread_input);
-        to_tiles<2>(g, &tiles.to[t], count, images.width * outputs, outputs, others, spread_gradient);
-        for (int64_t k = 0; k < kPlaces; ++k) {
-          const Rows rows{{spread + k * count * channels}, {others + k * count * outputs}, count, channels, channels,
-                          outputs};
-          accumulate_all(rows, 0, 1, 0, sum + k * matrix);
-        }
+    float *sum = shares.zeroed(share), *spread = scratch(0, together * kPlaces * channels);
+    float* others = scratch(1, together * kPlaces * outputs);
+    const int64_t end = shares.begin(share + 1) * tiles.in_one();
+    for (int64_t first = shares.begin(share) * tiles.in_one(); first < end; first += together) {
+      const int64_t count = std::min(together, end - first);
+      to_tiles<Form::spread_input, kIn, kIn>(tiles, first, count, together, 1, channels, from, zeros.data(), spread);
+      to_tiles<Form::spread_gradient, kOut, kIn>(tiles, first, count, together, 0, outputs, gradients, zeros.data(), others);
+      for (int64_t k = 0; k < kPlaces; ++k) {
+        const Rows rows{{spread + k * together * channels}, {others + k * together * outputs}, count, channels, channels,
+                        outputs};
+        accumulate_all(rows, 0, 1, 0, sum + k * matrix);
       }
     }
   });
   in_parallel(pool, channels, [&](int64_t c) {
     for (int64_t entry = c * outputs; entry < (c + 1) * outputs; entry += kLanes) {
-      Vector in[kPlaces], out[9];
-      for (int64_t k = 0; k < kPlaces; ++k) in[k] = shares.total(k * matrix + entry);
-      both_ways<4, 3>(in, out, gather_kernel);
-      for (int64_t tap = 0; tap < 9; ++tap) store(to + tap * matrix + entry, out[tap]);
+      both_ways<Form::gather_kernel, kIn, 3>(
+          [&](int i, int j) { return shares.total((i * kIn + j) * matrix + entry); },
+          [&](int i, int j, Vector value) { store(to + (i * 3 + j) * matrix + entry, value); });
     }
   });
 }
@@ -494,8 +565,10 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array gradient, Result 
   const int64_t height = gradient.dimensions()[1], width = gradient.dimensions()[2], outputs = gradient.dimensions()[3];
   const Images images(x, size / 2);
   const float *from = x.typed_data(), *gradients = gradient.typed_data();
-  if (suits_winograd(images, size, stride, outputs, 32))
-    winograd_kernel_gradient(pool, images, from, gradients, result->typed_data(), outputs);
+  if (suits<FourByFour>(images, size, stride, outputs))
+    winograd_kernel_gradient<FourByFour>(pool, images, from, gradients, result->typed_data(), outputs);
+  else if (suits<TwoByTwo>(images, size, stride, outputs))
+    winograd_kernel_gradient<TwoByTwo>(pool, images, from, gradients, result->typed_data(), outputs);
   else
     direct_kernel_gradient(pool, images, from, gradients, result->typed_data(), size, stride, height, width, outputs);
   return ffi::Error::Success();
