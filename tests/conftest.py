@@ -2,12 +2,19 @@
 errors.
 """
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# "" is no directory: neither the tests nor the commands that they start fill the user's own cache.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+# All workers, and the commands that tests start, compile each program once between them, and leave
+# the user's own cache alone. The first process of pytest makes the folder and takes it away.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="ssl_jax-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
 import pytest
@@ -35,12 +42,3 @@ def heeds_control_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory):
-    """Commands started by the tests compile each program once between them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        yield

@@ -105,7 +105,7 @@ def init(id=None, resume=None, name=None, config=None):
 
 
 @pytest.mark.slow
-def test_weights_and_biases_gets_the_numbers_of_metrics_csv(tmp_path, shared_cache):
+def test_weights_and_biases_gets_the_numbers_of_metrics_csv(tmp_path):
     copy_to(tmp_path)
     (tmp_path / "wandb.py").write_text(WANDB)
     *blocks, (_, command) = BLOCK.findall(sections()["Add a recorder"])
@@ -128,7 +128,7 @@ def test_weights_and_biases_gets_the_numbers_of_metrics_csv(tmp_path, shared_cac
 
 @pytest.mark.slow
 @pytest.mark.parametrize("title", [title for title in sections() if title != "Add a recorder"])
-def test_worked_example(title, tmp_path, shared_cache):
+def test_worked_example(title, tmp_path):
     copy_to(tmp_path)
     blocks = BLOCK.findall(sections()[title])
     assert {language for language, _ in blocks} == {"python", "bash"}

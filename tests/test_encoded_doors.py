@@ -8,7 +8,6 @@ import pytest
 from doors import write_doors
 from test_continuation import assert_same_state, make_config, train
 from test_decode import MIXED, PLACE, records_of
-from test_end_to_end import compiled_once  # noqa: F401  a fixture of this file, too
 from test_folder import fill, photo
 from test_pictures import DAMAGED, cut, encoded
 

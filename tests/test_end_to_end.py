@@ -7,10 +7,8 @@ import shutil
 import signal
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from ssl_jax import launch
@@ -50,25 +48,8 @@ def contents(workdir: Path) -> dict:
     return {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """The commands of this file share what they compile, as commands of one machine may."""
-    fields = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in fields}
-    for name, value in fields.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()  # it looks at its settings only once
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compiled_once):
+def finished(tmp_path_factory):
     """The directory of a finished run."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
     with pytest.MonkeyPatch.context() as patch:

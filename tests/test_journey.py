@@ -109,7 +109,7 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, pictures, shared_cache):
+def place(tmp_path_factory, pictures):
     """An empty folder, in which all commands are given; fifty labels lie there."""
     folder = tmp_path_factory.mktemp("empty")
     sound = sorted(path.name for path in pictures.iterdir() if path.name not in BAD)

@@ -197,7 +197,7 @@ def test_any_process_alone_is_itself():
 
 
 @pytest.mark.slow
-def test_two_processes_end_where_one_ends(tmp_path, shared_cache):
+def test_two_processes_end_where_one_ends(tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]

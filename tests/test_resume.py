@@ -23,7 +23,7 @@ TIMES = ("seconds", "images_per_second")
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, shared_cache):
+def unbroken(tmp_path_factory):
     """The work directory of a run that nobody stopped."""
     workdir = tmp_path_factory.mktemp("unbroken")
     finish_command(start_command(workdir, *FIELDS))
@@ -90,7 +90,7 @@ def test_killed_again_and_again(tmp_path, unbroken):
     assert seconds == sorted(seconds)
 
 
-def test_killed_in_micro_batches(tmp_path, shared_cache):
+def test_killed_in_micro_batches(tmp_path):
     """Two micro-batches a step, in bfloat16."""
     fields = [*FIELDS, "--config.accumulate=2", "--config.precision=bfloat16"]
     process = start_command(tmp_path / "killed", *fields)
@@ -120,7 +120,7 @@ def test_asked_to_stop(tmp_path, unbroken):
     assert steps == sorted({*range(2, STEPS + 1, 2), stopped})
 
 
-def test_a_loss_that_runs_away(tmp_path, shared_cache):
+def test_a_loss_that_runs_away(tmp_path):
     """A warm-up that starts from nothing: the first epoch is sound, then the rate is beyond
     float32.
     """

@@ -296,7 +296,7 @@ LONG = [*TINY, "--config.epochs=4000", "--config.checkpoint_every=4000"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_run_is_stopped_and_saved(tmp_path, shared_cache, number, status):
+def test_a_run_is_stopped_and_saved(tmp_path, number, status):
     command = ["--config", "configs/quickstart.py", "--workdir", str(tmp_path), *LONG]
     process = start("", *command)
     deadline = time.monotonic() + 240
@@ -317,7 +317,7 @@ def test_a_run_is_stopped_and_saved(tmp_path, shared_cache, number, status):
 
 
 @pytest.mark.slow
-def test_a_run_outlives_its_terminal(tmp_path, shared_cache):
+def test_a_run_outlives_its_terminal(tmp_path):
     """Nobody reads its output, standard error is closed, and a disk is full."""
     words = ["--config", "configs/quickstart.py", "--workdir"]
     for i, end in enumerate(("| head -1", "2>&-", ">/dev/full", ">&- 2>/dev/full </dev/null")):

@@ -556,7 +556,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_at_once(tmp_path, shared_cache):
+def test_killed_and_started_again_at_once(tmp_path):
     long = "epochs=10"
     process = start(tmp_path, long)
     wait_for(tmp_path / "w/mini/byol/seed-0/checkpoints/6", process)
@@ -571,7 +571,7 @@ def test_killed_and_started_again_at_once(tmp_path, shared_cache):
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_work(tmp_path, shared_cache):
+def test_two_processes_share_the_work(tmp_path):
     both = [start(tmp_path), start(tmp_path)]
     texts = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], texts
@@ -581,7 +581,7 @@ def test_two_processes_share_the_work(tmp_path, shared_cache):
 
 
 @pytest.mark.slow
-def test_asked_to_stop_it_saves_and_goes_on(tmp_path, shared_cache):
+def test_asked_to_stop_it_saves_and_goes_on(tmp_path):
     long = "epochs=10"
     process = start(tmp_path, long)
     wait_for(tmp_path / "w/mini/byol/seed-0/checkpoints/6", process)

@@ -24,7 +24,6 @@ from ssl_jax.reports import run_figures
 from ssl_jax.workdir import metrics_csv
 from ssl_jax.workdir.checkpoints import steps_in
 
-pytestmark = pytest.mark.usefixtures("shared_cache")
 # A part of the images would be drawn of a set without labels, and the first ones of the digits.
 FIELDS = [
     *TINY,
@@ -53,14 +52,14 @@ def read(folder) -> dict:
 
 
 @pytest.fixture(scope="module")
-def unlabelled(tmp_path_factory, shared_cache):
+def unlabelled(tmp_path_factory):
     """The run, and what it printed."""
     folder = tmp_path_factory.mktemp("unlabelled")
     return folder, run(folder, NONE, "--config.probe.few_labels=3")
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory, shared_cache):
+def labelled(tmp_path_factory):
     """The same run with labels."""
     folder = tmp_path_factory.mktemp("labelled")
     return folder, run(folder)
