@@ -27,7 +27,6 @@ from ssl_jax.workdir.result_json import processor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for the package and the configurations
 
-PAUSE = 0.05  # seconds; waiting threads of OpenMP hold a core for some milliseconds
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "lightly")
 
 
@@ -69,15 +68,13 @@ def alternate(
     """Runs every contender in turn, `repeats` times round, so that what disturbs the machine
     disturbs them alike.
 
-    A contender returns when its work is done; its threads may go on waiting for more, so the next
-    one begins a moment later. {name: {"median_s", "min_s", "max_s", "seconds":
+    A contender returns when its work is done. {name: {"median_s", "min_s", "max_s", "seconds":
     [...]}}.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(warmup + repeats):
         for name, run in contenders.items():
             say(f"{name}: {f'{turn + 1 - warmup} of {repeats}' if turn >= warmup else 'warm-up'}")
-            time.sleep(PAUSE)
             begin = time.perf_counter()
             run()
             if turn >= warmup:

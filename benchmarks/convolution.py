@@ -4,15 +4,18 @@ both gradients.
     python benchmarks/convolution.py [--quick] [--width N] [--batch N] [--out FILE]
 
 GFLOP/s by the definition's count, float32 on 32x32 images, each layer's contenders in alternation.
-On a CPU alone: elsewhere ours are XLA's. PyTorch's are in channels_last, its faster format here.
+"error" is the greatest deviation from float64 on 8 images, as a share of the largest number. On a
+CPU alone: elsewhere ours are XLA's. PyTorch's are in channels_last, its faster format here.
 """
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from common import alternate, finish, parse, wait
 
 from ssl_jax.models.cpu import convolution, native
@@ -21,6 +24,9 @@ try:
     import torch
 except ImportError:
     torch = None
+
+TURN = 0.15
+PRODUCTS = ("value", "by input", "by kernel")
 
 
 def main() -> None:
@@ -54,22 +60,28 @@ def measure(batch: int, inputs: int, outputs: int, side: int, size: int, stride:
     gradient = jax.random.normal(keys[2], (batch, side // stride, side // stride, outputs))
     flops = 2 * gradient.size * inputs * size**2
     pad = (size // 2,) * 2
-    ours = functools.partial(convolution.convolve, strides=(stride,) * 2, padding=(pad, pad))
-    sides = {
-        "ours": products(
-            functools.partial(ours, dimension_numbers=convolution.LAYOUT), x, kernel, gradient
+    forms = {
+        "ours": functools.partial(
+            convolution.convolve,
+            strides=(stride,) * 2,
+            padding=(pad, pad),
+            dimension_numbers=convolution.LAYOUT,
         ),
-        "XLA": products(functools.partial(convolution._xla, stride=stride), x, kernel, gradient),
+        "XLA": functools.partial(convolution._xla, stride=stride),
     }
+    few = [np.asarray(array) for array in (x[:8], kernel, gradient[:8])]
+    errors = {name: deviations(form, forms["XLA"], *few) for name, form in forms.items()}
+    sides = {name: products(form, x, kernel, gradient) for name, form in forms.items()}
     if torch:
         sides["PyTorch"] = theirs(x, kernel, gradient, stride)
     rows = []
     # images have no gradient
-    for product in ("value", "by input", "by kernel")[:: 2 if inputs == 3 else 1]:
-        times = alternate(
-            {name: each[product] for name, each in sides.items()}, repeats=7, warmup=2
-        )
-        rates = {name: flops / time["median_s"] / 1e9 for name, time in times.items()}
+    for product in PRODUCTS[:: 2 if inputs == 3 else 1]:
+        turns = {name: in_a_row(each[product]) for name, each in sides.items()}
+        times = alternate({name: turn for name, (turn, _) in turns.items()}, repeats=7)
+        rates = {
+            name: turns[name][1] * flops / each["median_s"] / 1e9 for name, each in times.items()
+        }
         layer = {
             "inputs": inputs,
             "outputs": outputs,
@@ -77,8 +89,36 @@ def measure(batch: int, inputs: int, outputs: int, side: int, size: int, stride:
             "kernel": size,
             "stride": stride,
         }
-        rows.append(layer | {"product": product} | rates | {"seconds": times})
+        wrong = {f"error, {name}": error[product] for name, error in errors.items()}
+        rows.append(layer | {"product": product} | rates | wrong | {"seconds": times})
     return rows
+
+
+def in_a_row(run: Callable) -> tuple[Callable, int]:
+    """As many calls as take TURN seconds, and their number: threads of PyTorch's last call wait
+    busily, and hold a core, for some milliseconds of the next contender's turn.
+    """
+    run()
+    begin = time.perf_counter()
+    run()
+    count = max(1, int(TURN / (time.perf_counter() - begin)))
+    return lambda: [run() for _ in range(count)], count
+
+
+def deviations(convolve: Callable, exact: Callable, *arrays: np.ndarray) -> dict[str, float]:
+    """How far `convolve` is from `exact` in float64, by product."""
+
+    def compute(form, x, kernel, gradient):
+        value, pull = jax.vjp(form, x, kernel)
+        return value, *pull(gradient)
+
+    found = jax.jit(functools.partial(compute, convolve))(*arrays)
+    with jax.enable_x64(True):
+        right = jax.jit(functools.partial(compute, exact))(*map(np.float64, arrays))
+        return {
+            product: float(np.max(np.abs(np.subtract(a, b))) / np.max(np.abs(b)))
+            for product, a, b in zip(PRODUCTS, found, right, strict=True)
+        }
 
 
 def products(

@@ -40,6 +40,7 @@ def refuse_at_length(place):
     raise UserError("a line\nand another")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack, kind",
     [

@@ -164,10 +164,10 @@ void multiply_square(const float* from, float* to, int64_t count, const float* w
 
 // --- Winograd's form -----------------------------------------------------------------------------------------------
 
-// F(m x m, 3x3) of Lavin and Gray 2016 (arXiv 1509.09308), section 4: a tile of m x m outputs is A' [(G k G') o (B' x B)] A
-// of the kernel k and the (m + 2) x (m + 2) inputs x around it. Summed over channels that is one matrix product for each
-// of the (m + 2)^2 places: 2.25 times fewer multiplications than by the definition with m = 2, 4 times with m = 4. ' is
-// the transpose. Every matrix is a function here, of vectors that are s apart.
+// F(m x m, 3x3) of Lavin and Gray 2016 (arXiv 1509.09308), section 4: a tile of m x m outputs is
+// A' [(G k G') o (B' x B)] A of the kernel k and the (m + 2) x (m + 2) inputs x around it. Summed over channels that is one
+// matrix product for each of the (m + 2)^2 places: 2.25 times fewer multiplications than by the definition with m = 2,
+// 4 times with m = 4. ' is the transpose. Every matrix is a function here, of vectors that are s apart.
 
 // By the points 0, 1, -1 and infinity: their section 4.1.
 struct TwoByTwo {
@@ -192,8 +192,8 @@ struct TwoByTwo {
   }
 };
 
-// By the points 0, 1/r, -1/r, r, -r and infinity, r the root of 2: the errors are a fifth of those of the usual 1, -1, 2
-// and -2, since no number in the matrices is large.
+// By the points 0, 1/r, -1/r, r, -r and infinity, r the root of 2: by the usual 1, -1, 2 and -2 the numbers in the matrices
+// are larger, and so are the errors.
 struct FourByFour {
   static constexpr int kOut = 4, kIn = 6, kPlaces = 36;
   static constexpr float kRoot = 1.41421356237f;
@@ -349,7 +349,7 @@ void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, co
   Pixels rows;  // of a matrix of as many rows
   for (int64_t t = 0; t < together; ++t) rows.from.push_back(t * channels), rows.to.push_back(t * outputs);
   // As many items as there are cores, or twice, ...: all cores end at the same time.
-  const int64_t rounds = (tiles.all() + together * cores(pool) - 1) / (together * cores(pool)), items = rounds * cores(pool);
+  const int64_t round = together * cores(pool), items = (tiles.all() + round - 1) / round * cores(pool);
   in_parallel(pool, items, [&](int64_t item) {
     const int64_t first = tiles.all() * item / items, count = tiles.all() * (item + 1) / items - first;
     float *spread = scratch(0, together * kPlaces * channels), *products = scratch(1, together * kPlaces * outputs);
@@ -512,7 +512,8 @@ void winograd_kernel_gradient(ffi::ThreadPool& pool, const Images& images, const
     for (int64_t first = shares.begin(share) * tiles.in_one(); first < end; first += together) {
       const int64_t count = std::min(together, end - first);
       to_tiles<Form::spread_input, kIn, kIn>(tiles, first, count, together, 1, channels, from, zeros.data(), spread);
-      to_tiles<Form::spread_gradient, kOut, kIn>(tiles, first, count, together, 0, outputs, gradients, zeros.data(), others);
+      to_tiles<Form::spread_gradient, kOut, kIn>(tiles, first, count, together, 0, outputs, gradients, zeros.data(),
+                                                 others);
       for (int64_t k = 0; k < kPlaces; ++k) {
         const Rows rows{{spread + k * together * channels}, {others + k * together * outputs}, count, channels, channels,
                         outputs};
