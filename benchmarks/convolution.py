@@ -25,7 +25,7 @@ try:
 except ImportError:
     torch = None
 
-TURN = 0.15
+TURN = 0.15  # seconds
 PRODUCTS = ("value", "by input", "by kernel")
 
 

@@ -14,7 +14,7 @@ using Result = ffi::Result<Array>;
 
 constexpr int64_t kScratchBytes = 1 << 19;  // padded images that are worked on at a time: a part of a core's cache
 constexpr int64_t kPixels = 128;            // pixels whose products are summed before their sum is added to the others
-constexpr int64_t kMostShares = 16;         // sums over images that are held at a time, each as large as the kernel
+constexpr int64_t kMostShares = 16;         // sums over images that are held at a time: each up to 4 times the kernel
 
 // --- Images with a border of zeros ---------------------------------------------------------------------------------
 
@@ -165,9 +165,9 @@ void multiply_square(const float* from, float* to, int64_t count, const float* w
 // --- Winograd's form -----------------------------------------------------------------------------------------------
 
 // F(m x m, 3x3) of Lavin and Gray 2016 (arXiv 1509.09308), section 4: a tile of m x m outputs is
-// A' [(G k G') o (B' x B)] A of the kernel k and the (m + 2) x (m + 2) inputs x around it. Summed over channels that is one
-// matrix product for each of the (m + 2)^2 places: 2.25 times fewer multiplications than by the definition with m = 2,
-// 4 times with m = 4. ' is the transpose. Every matrix is a function here, of vectors that are s apart.
+// A' [(G k G') o (B' x B)] A of the kernel k and the (m + 2) x (m + 2) inputs x around it. Summed over channels that is
+// one matrix product for each of the (m + 2)^2 places: 2.25 times fewer multiplications than by the definition with
+// m = 2, 4 times with m = 4. ' is the transpose. Every matrix is a function here, of vectors that are s apart.
 
 // By the points 0, 1, -1 and infinity: their section 4.1.
 struct TwoByTwo {
@@ -192,8 +192,8 @@ struct TwoByTwo {
   }
 };
 
-// By the points 0, 1/r, -1/r, r, -r and infinity, r the root of 2: by the usual 1, -1, 2 and -2 the numbers in the matrices
-// are larger, and so are the errors.
+// By the points 0, 1/r, -1/r, r, -r and infinity, r the root of 2: by the usual 1, -1, 2 and -2 the numbers in the
+// matrices are larger, and so are the errors.
 struct FourByFour {
   static constexpr int kOut = 4, kIn = 6, kPlaces = 36;
   static constexpr float kRoot = 1.41421356237f;
@@ -308,15 +308,15 @@ float* scratch(int which, int64_t size) {
 
 bool is_square(const Images& images, int64_t outputs) { return images.channels == kLanes && outputs == kLanes; }
 
-// Fewer channels or outputs lose more by the transforms than the products gain, unless both are one vector.
+// Fewer than 32 channels or outputs lose more by the transforms than the products gain, unless both are one vector.
 template <typename Form>
 bool suits(const Images& images, int64_t size, int64_t stride, int64_t outputs) {
   return size == 3 && stride == 1 && images.height % Form::kOut == 0 && images.width % Form::kOut == 0 &&
          images.channels % kLanes == 0 && (is_square(images, outputs) || std::min(images.channels, outputs) >= 32);
 }
 
-// How many tiles are worked on at a time: so few that all of their places stay in a core's second cache, but enough to be
-// worth the reading of weights that do not fit there.
+// How many tiles are worked on at a time: so few that all of their places stay in a core's second cache (2 MB: up to some
+// 200 channels), but with more channels enough to be worth the reading of their weights.
 template <typename Form>
 int64_t tiles_together(const Images& images, int64_t outputs) {
   return Form::kOut == 2 || std::max(images.channels, outputs) > 256 ? 72 : 36;
@@ -348,7 +348,7 @@ void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, co
   const std::vector<float> zeros(channels);
   Pixels rows;  // of a matrix of as many rows
   for (int64_t t = 0; t < together; ++t) rows.from.push_back(t * channels), rows.to.push_back(t * outputs);
-  // As many items as there are cores, or twice, ...: all cores end at the same time.
+  // As many items as there are cores, or twice, ...: cores that are alike end together.
   const int64_t round = together * cores(pool), items = (tiles.all() + round - 1) / round * cores(pool);
   in_parallel(pool, items, [&](int64_t item) {
     const int64_t first = tiles.all() * item / items, count = tiles.all() * (item + 1) / items - first;
