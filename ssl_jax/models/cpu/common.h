@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -25,10 +26,36 @@ constexpr int kLanes = 4, kWide = 4;
 #else
 constexpr int kLanes = 4, kWide = 2;
 #endif
-typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4)));
+typedef float Vector __attribute__((vector_size(4 * kLanes)));
+typedef float Anywhere __attribute__((vector_size(4 * kLanes), aligned(4)));  // a vector that may begin at any float
 
-inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
+inline Vector load(const float* from) { return *reinterpret_cast<const Anywhere*>(from); }
+inline void store(float* to, Vector value) { *reinterpret_cast<Anywhere*>(to) = value; }
+
+// Floats that begin with a line of the cache, so that no vector of them lies in two, which takes twice as long.
+class Floats {
+ public:
+  Floats() = default;
+  explicit Floats(int64_t size) { make_room(size); }
+  // At least as many; what they held is lost where there were fewer.
+  float* make_room(int64_t size) {
+    if (size > room_) {
+      memory_.reset(static_cast<float*>(std::aligned_alloc(kLine, (size * sizeof(float) + kLine - 1) / kLine * kLine)));
+      room_ = size;
+    }
+    return memory_.get();
+  }
+  float* get() const { return memory_.get(); }
+  float& operator[](int64_t place) const { return memory_[place]; }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  struct Free {
+    void operator()(float* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<float[], Free> memory_;
+  int64_t room_ = 0;
+};
 
 // --- Work on all cores ---------------------------------------------------------------------------------------------
 

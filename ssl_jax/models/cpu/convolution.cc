@@ -37,9 +37,8 @@ struct Images {
   // Images first, first + 1, ... of x, padded, in memory that the thread keeps; x itself where there is no border.
   const float* padded(const float* x, int64_t first, int64_t count) const {
     if (border == 0) return x + first * size();
-    static thread_local std::vector<float> scratch;
-    if (static_cast<int64_t>(scratch.size()) < count * size()) scratch.resize(count * size());
-    float* to = scratch.data();
+    static thread_local Floats scratch;
+    float* to = scratch.make_room(count * size());
     const float* from = x + first * height * width * channels;
     for (int64_t n = 0; n < count; ++n) {
       for (int64_t i = -border; i < height + border; ++i) {
@@ -51,7 +50,7 @@ struct Images {
         from += width * channels;
       }
     }
-    return scratch.data();
+    return scratch.get();
   }
 };
 
@@ -71,9 +70,9 @@ struct Pixels {
 // A slice is as many vectors wide as a sum can be and divides the outputs.
 struct Weights {
   int64_t numbers, channels, outputs, vectors;
-  std::unique_ptr<float[]> memory;
+  Floats memory;
   Weights(int64_t numbers, int64_t channels, int64_t outputs)
-      : numbers(numbers), channels(channels), outputs(outputs), memory(new float[numbers * channels * outputs]) {
+      : numbers(numbers), channels(channels), outputs(outputs), memory(numbers * channels * outputs) {
     for (vectors = kWide; outputs % (vectors * kLanes); vectors /= 2) continue;
   }
   int64_t slice() const { return vectors * kLanes; }
@@ -301,9 +300,8 @@ void from_tiles(const Tiles& tiles, int64_t first, int64_t count, int64_t room, 
 
 // Memory that the thread keeps.
 float* scratch(int which, int64_t size) {
-  static thread_local std::vector<float> memory[2];
-  if (static_cast<int64_t>(memory[which].size()) < size) memory[which].resize(size);
-  return memory[which].data();
+  static thread_local Floats memory[2];
+  return memory[which].make_room(size);
 }
 
 bool is_square(const Images& images, int64_t outputs) { return images.channels == kLanes && outputs == kLanes; }
@@ -478,11 +476,9 @@ void accumulate_all(const Rows& rows, size_t begin, size_t end, int64_t offset, 
 // round alike.
 struct Shares {
   int64_t batch, count, entries;
-  std::unique_ptr<float[]> memory;
+  Floats memory;
   Shares(const ffi::ThreadPool& pool, int64_t batch, int64_t entries)
-      : batch(batch), count(std::min({batch, cores(pool), kMostShares})), entries(entries) {
-    memory.reset(new float[count * entries]);
-  }
+      : batch(batch), count(std::min({batch, cores(pool), kMostShares})), entries(entries), memory(count * entries) {}
   int64_t begin(int64_t share) const { return batch * share / count; }
   float* zeroed(int64_t share) const {
     std::fill_n(&memory[share * entries], entries, 0.f);
