@@ -86,7 +86,7 @@ struct Weights {
 // pixel's address is fetched once for all of them.
 template <int kRows, int kVectors, int kDepth>
 void multiply(const float* const* from, float* const* to, const std::vector<Tap>& taps, const float* weights,
-              int64_t channels) {
+              int64_t channels, int64_t apart) {
   constexpr int kOutputs = kVectors * kLanes;
   Vector sum[kRows][kVectors] = {};
   for (const Tap& tap : taps) {
@@ -114,29 +114,30 @@ void multiply(const float* const* from, float* const* to, const std::vector<Tap>
         for (int v = 0; v < kVectors; ++v) sum[r][v] += x[r][c] * load(w + v * kLanes);
   }
   for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) store(to[r] + v * kLanes, sum[r][v]);
+    for (int v = 0; v < kVectors; ++v) store(to[r] + v * apart, sum[r][v]);
 }
 
 template <int kRows, int kVectors, int kDepth>
 void multiply_all(const float* from, float* to, const Pixels& pixels, int64_t count, const std::vector<Tap>& taps,
-                  const Weights& weights) {
+                  const Weights& weights, int64_t apart) {
   for (int64_t d = 0; d < weights.outputs; d += weights.slice())
     for (int64_t p = 0; p < count; p += kRows) {
       const float* x[kRows];
       float* y[kRows];
       for (int r = 0; r < kRows; ++r) {  // at the end the last pixel once more, to the same place
         x[r] = from + pixels.from[std::min(p + r, count - 1)];
-        y[r] = to + pixels.to[std::min(p + r, count - 1)] + d;
+        y[r] = to + pixels.to[std::min(p + r, count - 1)] + d / kLanes * apart;
       }
-      multiply<kRows, kVectors, kDepth>(x, y, taps, weights.at(0, 0, d), weights.channels);
+      multiply<kRows, kVectors, kDepth>(x, y, taps, weights.at(0, 0, d), weights.channels, apart);
     }
 }
 
-// The first `count` of the pixels, all outputs: sums of 6 x 4, 6 x 2, 12 x 2 or 8 x 1 vectors.
+// The first `count` of the pixels, all outputs, whose vectors are written `apart`: sums of 6 x 4, 6 x 2, 12 x 2 or 8 x 1
+// vectors.
 void multiply_all(const float* from, float* to, const Pixels& pixels, int64_t count, const std::vector<Tap>& taps,
-                  const Weights& weights) {
+                  const Weights& weights, int64_t apart) {
   auto narrow = weights.vectors == 1 ? multiply_all<8, 1, 8> : multiply_all<12, 2, 2>;
-  (weights.vectors == kWide ? multiply_all<6, kWide, 1> : narrow)(from, to, pixels, count, taps, weights);
+  (weights.vectors == kWide ? multiply_all<6, kWide, 1> : narrow)(from, to, pixels, count, taps, weights, apart);
 }
 
 // Rows of kLanes channels, one after the other, times a square of weights that registers hold: kRows at a time, from
@@ -230,7 +231,7 @@ struct FourByFour {
 
 // T x T' for a kIn x kIn tile x of vectors, T a function that makes kOut of kIn.
 template <auto transform, int kIn, int kOut, typename Load, typename Store>
-inline void both_ways(Load load_from, Store store_to) {
+[[gnu::always_inline]] inline void both_ways(Load load_from, Store store_to) {
   Vector half[kIn * kOut];
 #pragma GCC unroll 6
   for (int i = 0; i < kIn; ++i) {
@@ -255,46 +256,54 @@ struct Tiles {
       : batch(images.batch), height(images.height), width(images.width), side(side) {}
   int64_t in_one() const { return height * width / (side * side); }
   int64_t all() const { return batch * in_one(); }
-  // Where the kSide x kSide pixels are read or written that begin `before` above and left of tile t; outside of the image
-  // it is `outside`. Float is float or const float.
-  template <int kSide, typename Float>
-  void pixels(int64_t t, int64_t before, int64_t channels, Float* images, Float* outside, Float** to) const {
-    const int64_t in_image = t % in_one(), across = width / side;
-    const int64_t top = in_image / across * side - before, left = in_image % across * side - before;
-    int64_t row = ((t / in_one() * height + top) * width + left) * channels;
-    for (int64_t i = 0; i < kSide; ++i, row += width * channels)
-      for (int64_t j = 0; j < kSide; ++j) {
-        bool inside = 0 <= top + i && top + i < height && 0 <= left + j && left + j < width;
-        to[i * kSide + j] = inside ? images + row + j * channels : outside;
-      }
-  }
+  int64_t top(int64_t t) const { return t % in_one() / (width / side) * side; }
+  int64_t left(int64_t t) const { return t % (width / side) * side; }
+  // The first pixel, counted through all images.
+  int64_t pixel(int64_t t) const { return (t / in_one() * height + top(t)) * width + left(t); }
 };
 
-// kIn x kIn pixels around each of `count` tiles: to [kOut x kOut places][room for more tiles][channels].
-template <auto transform, int kIn, int kOut>
-void to_tiles(const Tiles& tiles, int64_t first, int64_t count, int64_t room, int64_t before, int64_t channels,
-              const float* from, const float* zeros, float* to) {
+// The numbers of some tiles: a block for each vector of channels, in it [place][tile][kLanes]. All distances within a block
+// are known when this is compiled.
+constexpr int64_t kRoom = 72;  // tiles that there is room for
+constexpr int64_t kPlace = kRoom * kLanes;
+
+// The kIn x kIn pixels of each of `count` tiles, of which a border of kBorder belongs to the tiles around it, to blocks of
+// kOut x kOut places. zeros: kIn pixels for what lies outside of the image.
+template <auto transform, int kIn, int kOut, int kBorder>
+void to_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t channels, const float* from, const float* zeros,
+               float* to) {
+  const int64_t row = tiles.width * channels;
   for (int64_t t = 0; t < count; ++t) {
-    const float* pixels[kIn * kIn];
-    tiles.pixels<kIn>(first + t, before, channels, from, zeros, pixels);
-    for (int64_t c = 0; c < channels; c += kLanes)
+    const int64_t top = tiles.top(first + t), left = tiles.left(first + t);
+    const float* corner = from + tiles.pixel(first + t) * channels - kBorder * (row + channels);
+    const float *inner[kIn], *begin[kIn], *end[kIn];  // of each row, where it is inside
+    for (int i = 0; i < kIn; ++i) {
+      const bool outside = i < kBorder - top || top + i - kBorder >= tiles.height;
+      inner[i] = outside ? zeros : corner + i * row;
+      begin[i] = left < kBorder ? zeros : inner[i];
+      end[i] = left + kIn - kBorder > tiles.width ? zeros : inner[i] + (kIn - 1) * channels;
+    }
+    float* block = to + t * kLanes;
+    for (int64_t c = 0; c < channels; c += kLanes, block += kOut * kOut * kPlace)
       both_ways<transform, kIn, kOut>(
-          [&](int i, int j) { return load(pixels[i * kIn + j] + c); },
-          [&](int i, int j, Vector value) { store(to + ((i * kOut + j) * room + t) * channels + c, value); });
+          [&](int i, int j) {
+            return load((j < kBorder ? begin[i] : j < kIn - kBorder ? inner[i] + j * channels : end[i]) + c);
+          },
+          [&](int i, int j, Vector value) { store(block + (i * kOut + j) * kPlace, value); });
   }
 }
 
-// Back from [kIn x kIn places][room][channels] to the kOut x kOut pixels of each tile.
+// Back from blocks of kIn x kIn places to the kOut x kOut pixels of each tile.
 template <auto transform, int kIn, int kOut>
-void from_tiles(const Tiles& tiles, int64_t first, int64_t count, int64_t room, int64_t channels, const float* from,
-                float* to) {
+void from_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t channels, const float* from, float* to) {
+  const int64_t row = tiles.width * channels;
   for (int64_t t = 0; t < count; ++t) {
-    float* pixels[kOut * kOut];
-    tiles.pixels<kOut, float>(first + t, 0, channels, to, nullptr, pixels);
-    for (int64_t c = 0; c < channels; c += kLanes)
+    float* corner = to + tiles.pixel(first + t) * channels;
+    const float* block = from + t * kLanes;
+    for (int64_t c = 0; c < channels; c += kLanes, block += kIn * kIn * kPlace)
       both_ways<transform, kIn, kOut>(
-          [&](int i, int j) { return load(from + ((i * kIn + j) * room + t) * channels + c); },
-          [&](int i, int j, Vector value) { store(pixels[i * kOut + j] + c, value); });
+          [&](int i, int j) { return load(block + (i * kIn + j) * kPlace); },
+          [&](int i, int j, Vector value) { store(corner + i * row + j * channels + c, value); });
   }
 }
 
@@ -317,7 +326,7 @@ bool suits(const Images& images, int64_t size, int64_t stride, int64_t outputs) 
 // 200 channels), but with more channels enough to be worth the reading of their weights.
 template <typename Form>
 int64_t tiles_together(const Images& images, int64_t outputs) {
-  return Form::kOut == 2 || std::max(images.channels, outputs) > 256 ? 72 : 36;
+  return Form::kOut == 2 || std::max(images.channels, outputs) > 256 ? kRoom : kRoom / 2;
 }
 constexpr int64_t kSquareTiles = 8;  // the same with weights in registers, for the nearest cache
 
@@ -325,8 +334,9 @@ template <typename Form>
 void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, const float* kernel, float* to,
               int64_t outputs, bool transposed) {
   constexpr int kIn = Form::kIn, kOut = Form::kOut, kPlaces = Form::kPlaces;
-  const int64_t channels = images.channels;
-  const Weights weights(kPlaces, channels, outputs);
+  constexpr int64_t kBlock = kPlaces * kPlace;
+  const int64_t channels = images.channels, blocks = channels / kLanes;
+  const Weights weights(kPlaces * blocks, kLanes, outputs);  // of each place, one matrix for each block of channels
   in_parallel(pool, outputs / kLanes, [&](int64_t vector) {
     const int64_t d = vector * kLanes;
     for (int64_t c = 0; c < channels; ++c) {
@@ -337,30 +347,32 @@ void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, co
             for (int l = 0; l < kLanes; ++l) turned[l] = kernel[((8 - i * 3 - j) * outputs + d + l) * channels + c];
             return turned;
           },
-          [&](int i, int j, Vector value) { store(weights.at(i * kIn + j, c, d), value); });
+          [&](int i, int j, Vector value) {
+            store(weights.at((i * kIn + j) * blocks + c / kLanes, c % kLanes, d), value);
+          });
     }
   });
   const bool square = is_square(images, outputs);
   const int64_t together = square ? kSquareTiles : tiles_together<Form>(images, outputs);
   const Tiles tiles(images, kOut);
-  const std::vector<float> zeros(channels);
+  const std::vector<float> zeros(kIn * channels);
   Pixels rows;  // of a matrix of as many rows
-  for (int64_t t = 0; t < together; ++t) rows.from.push_back(t * channels), rows.to.push_back(t * outputs);
+  for (int64_t t = 0; t < together; ++t) rows.from.push_back(t * kLanes), rows.to.push_back(t * kLanes);
+  std::vector<std::vector<Tap>> taps(kPlaces);
+  for (int64_t k = 0; k < kPlaces; ++k)
+    for (int64_t b = 0; b < blocks; ++b) taps[k].push_back({b * kBlock + k * kPlace, k * blocks + b});
   // As many items as there are cores, or twice, ...: cores that are alike end together.
   const int64_t round = together * cores(pool), items = (tiles.all() + round - 1) / round * cores(pool);
   in_parallel(pool, items, [&](int64_t item) {
     const int64_t first = tiles.all() * item / items, count = tiles.all() * (item + 1) / items - first;
-    float *spread = scratch(0, together * kPlaces * channels), *products = scratch(1, together * kPlaces * outputs);
-    to_tiles<Form::spread_input, kIn, kIn>(tiles, first, count, together, 1, channels, from, zeros.data(), spread);
-    for (int64_t k = 0; k < kPlaces; ++k) {
-      const float* x = spread + k * together * channels;
-      float* product = products + k * together * outputs;
+    float *spread = scratch(0, blocks * kBlock), *products = scratch(1, outputs / kLanes * kBlock);
+    to_blocks<Form::spread_input, kIn, kIn, 1>(tiles, first, count, channels, from, zeros.data(), spread);
+    for (int64_t k = 0; k < kPlaces; ++k)
       if (square)
-        multiply_square(x, product, count, weights.at(k, 0, 0));
+        multiply_square(spread + k * kPlace, products + k * kPlace, count, weights.at(k, 0, 0));
       else
-        multiply_all(x, product, rows, count, {{0, k}}, weights);
-    }
-    from_tiles<Form::gather_output, kIn, kOut>(tiles, first, count, together, outputs, products, to);
+        multiply_all(spread, products + k * kPlace, rows, count, taps[k], weights, kBlock);
+    from_blocks<Form::gather_output, kIn, kOut>(tiles, first, count, outputs, products, to);
   });
 }
 
@@ -404,7 +416,7 @@ void direct(ffi::ThreadPool& pool, const Images& images, const float* from, cons
     const float* padded = images.padded(from, first, count);
     float* y = to + first * height * width * outputs;
     for (int64_t k = 0; k < classes * classes; ++k)
-      multiply_all(padded, y, pixels[k], pixels[k].from.size() / group * count, taps[k], weights);
+      multiply_all(padded, y, pixels[k], pixels[k].from.size() / group * count, taps[k], weights, kLanes);
   });
 }
 
@@ -426,10 +438,17 @@ ffi::Error Correlate(ffi::ThreadPool pool, Array x, Array kernel, Result y, int6
 
 // --- The gradient by the kernel ------------------------------------------------------------------------------------
 
-// Rows of `width` pixels: where each begins in images whose pixels are `step` apart, and in the output's gradient.
+// Pixels, or tiles, as an array holds them: from one to the next, and from one vector of their channels to the next.
+struct Steps {
+  int64_t pixel, vector;
+  int64_t at(int64_t channel) const { return channel / kLanes * vector + channel % kLanes; }
+};
+
+// Rows of `width` pixels: where each begins in what is read and in the output's gradient.
 struct Rows {
   std::vector<const float*> x, gradient;
-  int64_t width, step, channels, outputs;
+  int64_t width, channels, outputs;
+  Steps of_x, of_gradient;
 };
 
 // kInputs channels from c times kVectors vectors of outputs from d, summed over rows [begin, end), added to `to`.
@@ -437,15 +456,15 @@ template <int kInputs, int kVectors>
 void accumulate(const Rows& rows, size_t begin, size_t end, int64_t offset, int64_t c, int64_t d, float* to) {
   Vector sum[kInputs][kVectors] = {};
   for (size_t r = begin; r < end; ++r) {
-    const float *x = rows.x[r] + offset + c, *g = rows.gradient[r] + d;
-    for (int64_t j = 0; j < rows.width; ++j, x += rows.step, g += rows.outputs) {
+    const float *x = rows.x[r] + offset + rows.of_x.at(c), *g = rows.gradient[r] + rows.of_gradient.at(d);
+    for (int64_t j = 0; j < rows.width; ++j, x += rows.of_x.pixel, g += rows.of_gradient.pixel) {
       Vector row[kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) row[v] = load(g + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) row[v] = load(g + v * rows.of_gradient.vector);
 #pragma GCC unroll 16
       for (int q = 0; q < kInputs; ++q)
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) sum[q][v] += x[q] * row[v];
+        for (int v = 0; v < kVectors; ++v) sum[q][v] += x[rows.of_x.at(q)] * row[v];
     }
   }
   for (int q = 0; q < kInputs; ++q)
@@ -496,23 +515,23 @@ template <typename Form>
 void winograd_kernel_gradient(ffi::ThreadPool& pool, const Images& images, const float* from, const float* gradients,
                               float* to, int64_t outputs) {
   constexpr int kIn = Form::kIn, kOut = Form::kOut, kPlaces = Form::kPlaces;
+  constexpr int64_t kBlock = kPlaces * kPlace;
   const int64_t together = tiles_together<Form>(images, outputs);
   const int64_t channels = images.channels, matrix = channels * outputs;
   const Shares shares(pool, images.batch, kPlaces * matrix);
   const Tiles tiles(images, kOut);
-  const std::vector<float> zeros(channels);
+  const std::vector<float> zeros(kIn * channels);
   in_parallel(pool, shares.count, [&](int64_t share) {
-    float *sum = shares.zeroed(share), *spread = scratch(0, together * kPlaces * channels);
-    float* others = scratch(1, together * kPlaces * outputs);
+    float* sum = shares.zeroed(share);
+    float *spread = scratch(0, channels / kLanes * kBlock), *others = scratch(1, outputs / kLanes * kBlock);
     const int64_t end = shares.begin(share + 1) * tiles.in_one();
     for (int64_t first = shares.begin(share) * tiles.in_one(); first < end; first += together) {
       const int64_t count = std::min(together, end - first);
-      to_tiles<Form::spread_input, kIn, kIn>(tiles, first, count, together, 1, channels, from, zeros.data(), spread);
-      to_tiles<Form::spread_gradient, kOut, kIn>(tiles, first, count, together, 0, outputs, gradients, zeros.data(),
-                                                 others);
+      to_blocks<Form::spread_input, kIn, kIn, 1>(tiles, first, count, channels, from, zeros.data(), spread);
+      to_blocks<Form::spread_gradient, kOut, kIn, 0>(tiles, first, count, outputs, gradients, nullptr, others);
       for (int64_t k = 0; k < kPlaces; ++k) {
-        const Rows rows{{spread + k * together * channels}, {others + k * together * outputs}, count, channels, channels,
-                        outputs};
+        const Rows rows{{spread + k * kPlace},  {others + k * kPlace}, count, channels, outputs, {kLanes, kBlock},
+                        {kLanes, kBlock}};
         accumulate_all(rows, 0, 1, 0, sum + k * matrix);
       }
     }
@@ -537,7 +556,7 @@ void direct_kernel_gradient(ffi::ThreadPool& pool, const Images& images, const f
     for (int64_t first = shares.begin(share); first < end; first += group) {
       const int64_t count = std::min(group, end - first);
       const float* padded = images.padded(from, first, count);
-      Rows rows{{}, {}, width, stride * channels, channels, outputs};
+      Rows rows{{}, {}, width, channels, outputs, {stride * channels, kLanes}, {outputs, kLanes}};
       for (int64_t n = 0; n < count; ++n)
         for (int64_t i = 0; i < height; ++i) {
           rows.x.push_back(padded + images.at(n, i * stride, 0));
