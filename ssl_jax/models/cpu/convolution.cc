@@ -72,13 +72,13 @@ struct Weights {
   int64_t numbers, channels, outputs, vectors;
   Floats memory;
   Weights(int64_t numbers, int64_t channels, int64_t outputs)
-      : numbers(numbers), channels(channels), outputs(outputs), memory(numbers * channels * outputs) {
+      : numbers(numbers), channels(channels), outputs(outputs), memory(numbers * (channels * outputs + outputs)) {
     for (vectors = kWide; outputs % (vectors * kLanes); vectors /= 2) continue;
   }
   int64_t slice() const { return vectors * kLanes; }
   float* at(int64_t number, int64_t channel, int64_t output) const {
     int64_t before = output / slice() * numbers + number;
-    return &memory[(before * channels + channel) * slice() + output % slice()];
+    return &memory[before * (channels * slice() + kLanes) + channel * slice() + output % slice()];
   }
 };
 
@@ -90,7 +90,7 @@ void multiply(const float* const* from, float* const* to, const std::vector<Tap>
   constexpr int kOutputs = kVectors * kLanes;
   Vector sum[kRows][kVectors] = {};
   for (const Tap& tap : taps) {
-    const float* w = weights + tap.number * channels * kOutputs;
+    const float* w = weights + tap.number * (channels * kOutputs + kLanes);
     const float* x[kRows];
     for (int r = 0; r < kRows; ++r) x[r] = from[r] + tap.offset;
     int64_t c = 0;
@@ -267,44 +267,64 @@ struct Tiles {
 constexpr int64_t kRoom = 72;  // tiles that there is room for
 constexpr int64_t kPlace = kRoom * kLanes;
 
+// Calls work(channels). One vector's channels, the narrowest and fastest layers', are a constant there, so that all distances
+// within an image are known as well.
+template <typename Work>
+void with_channels(int64_t channels, Work work) {
+  channels == kLanes ? work(std::integral_constant<int64_t, kLanes>()) : work(channels);
+}
+
 // The kIn x kIn pixels of each of `count` tiles, of which a border of kBorder belongs to the tiles around it, to blocks of
 // kOut x kOut places. zeros: kIn pixels for what lies outside of the image.
 template <auto transform, int kIn, int kOut, int kBorder>
-void to_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t channels, const float* from, const float* zeros,
-               float* to) {
-  const int64_t row = tiles.width * channels;
-  for (int64_t t = 0; t < count; ++t) {
-    const int64_t top = tiles.top(first + t), left = tiles.left(first + t);
-    const float* corner = from + tiles.pixel(first + t) * channels - kBorder * (row + channels);
-    const float *inner[kIn], *begin[kIn], *end[kIn];  // of each row, where it is inside
-    for (int i = 0; i < kIn; ++i) {
-      const bool outside = i < kBorder - top || top + i - kBorder >= tiles.height;
-      inner[i] = outside ? zeros : corner + i * row;
-      begin[i] = left < kBorder ? zeros : inner[i];
-      end[i] = left + kIn - kBorder > tiles.width ? zeros : inner[i] + (kIn - 1) * channels;
+void to_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t ahead, int64_t all_channels, const float* from,
+               const float* zeros, float* to) {
+  constexpr int kOwn = kIn - 2 * kBorder;
+  with_channels(all_channels, [&](auto channels) {
+    const int64_t row = tiles.width * channels;
+    for (int64_t t = first; t < first + count; ++t) {
+      const int64_t top = tiles.top(t), left = tiles.left(t);
+      const float* corner = from + tiles.pixel(t) * channels;
+      const float* soon = t + ahead < tiles.all() ? from + tiles.pixel(t + ahead) * channels : corner;
+      const float *own[kIn], *before[kIn], *behind[kIn];  // in each row: the tile's own pixels, and the border's
+      for (int i = 0; i < kIn; ++i) {
+        const bool outside = i < kBorder - top || top + i - kBorder >= tiles.height;
+        own[i] = outside ? zeros : corner + (i - kBorder) * row;
+        before[i] = outside || left == 0 ? zeros : own[i] - kBorder * channels;
+        behind[i] = outside || left + kOwn == tiles.width ? zeros : own[i] + kOwn * channels;
+      }
+      float* block = to + (t - first) * kLanes;
+      for (int64_t c = 0; c < channels; c += kLanes, block += kOut * kOut * kPlace) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kOwn; ++i)
+#pragma GCC unroll 4
+          for (int j = 0; j < kOwn; ++j) __builtin_prefetch(soon + i * row + j * channels + c, 0, 2);
+        both_ways<transform, kIn, kOut>(
+            [&](int i, int j) {
+              if (j < kBorder) return load(before[i] + c);
+              if (j >= kIn - kBorder) return load(behind[i] + c);
+              return load(own[i] + (j - kBorder) * channels + c);
+            },
+            [&](int i, int j, Vector value) { store(block + (i * kOut + j) * kPlace, value); });
+      }
     }
-    float* block = to + t * kLanes;
-    for (int64_t c = 0; c < channels; c += kLanes, block += kOut * kOut * kPlace)
-      both_ways<transform, kIn, kOut>(
-          [&](int i, int j) {
-            return load((j < kBorder ? begin[i] : j < kIn - kBorder ? inner[i] + j * channels : end[i]) + c);
-          },
-          [&](int i, int j, Vector value) { store(block + (i * kOut + j) * kPlace, value); });
-  }
+  });
 }
 
 // Back from blocks of kIn x kIn places to the kOut x kOut pixels of each tile.
 template <auto transform, int kIn, int kOut>
-void from_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t channels, const float* from, float* to) {
-  const int64_t row = tiles.width * channels;
-  for (int64_t t = 0; t < count; ++t) {
-    float* corner = to + tiles.pixel(first + t) * channels;
-    const float* block = from + t * kLanes;
-    for (int64_t c = 0; c < channels; c += kLanes, block += kIn * kIn * kPlace)
-      both_ways<transform, kIn, kOut>(
-          [&](int i, int j) { return load(block + (i * kIn + j) * kPlace); },
-          [&](int i, int j, Vector value) { store(corner + i * row + j * channels + c, value); });
-  }
+void from_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t all_channels, const float* from, float* to) {
+  with_channels(all_channels, [&](auto channels) {
+    const int64_t row = tiles.width * channels;
+    for (int64_t t = first; t < first + count; ++t) {
+      float* corner = to + tiles.pixel(t) * channels;
+      const float* block = from + (t - first) * kLanes;
+      for (int64_t c = 0; c < channels; c += kLanes, block += kIn * kIn * kPlace)
+        both_ways<transform, kIn, kOut>(
+            [&](int i, int j) { return load(block + (i * kIn + j) * kPlace); },
+            [&](int i, int j, Vector value) { store(corner + i * row + j * channels + c, value); });
+    }
+  });
 }
 
 // Memory that the thread keeps.
@@ -366,7 +386,8 @@ void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, co
   in_parallel(pool, items, [&](int64_t item) {
     const int64_t first = tiles.all() * item / items, count = tiles.all() * (item + 1) / items - first;
     float *spread = scratch(0, blocks * kBlock), *products = scratch(1, outputs / kLanes * kBlock);
-    to_blocks<Form::spread_input, kIn, kIn, 1>(tiles, first, count, channels, from, zeros.data(), spread);
+    to_blocks<Form::spread_input, kIn, kIn, 1>(tiles, first, count, cores(pool) * count, channels, from, zeros.data(),
+                                              spread);
     for (int64_t k = 0; k < kPlaces; ++k)
       if (square)
         multiply_square(spread + k * kPlace, products + k * kPlace, count, weights.at(k, 0, 0));
@@ -381,10 +402,12 @@ void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, co
 // With stride s the pixels of a gradient by the input fall into s x s classes, each of which met its own taps.
 void direct(ffi::ThreadPool& pool, const Images& images, const float* from, const float* kernel, float* to,
             int64_t size, int64_t stride, int64_t height, int64_t width, int64_t outputs, bool transposed) {
-  const int64_t channels = images.channels, border = images.border;
-  const Weights weights(size * size, channels, outputs);
+  // What a window reads in one row lies in order, as all of its taps' channels. A gradient by the input takes tap by tap.
+  const int64_t border = images.border, across = transposed ? 1 : size, numbers = size * size / across;
+  const int64_t channels = across * images.channels;
+  const Weights weights(numbers, channels, outputs);
   in_parallel(pool, outputs / weights.slice(), [&](int64_t slice) {
-    for (int64_t tap = 0; tap < size * size; ++tap)
+    for (int64_t tap = 0; tap < numbers; ++tap)
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t d = slice * weights.slice(), end = d + weights.slice(); d < end; ++d)
           *weights.at(tap, c, d) =
@@ -395,12 +418,12 @@ void direct(ffi::ThreadPool& pool, const Images& images, const float* from, cons
   std::vector<Pixels> pixels(classes * classes);  // of `group` images
   for (int64_t a = 0; a < classes; ++a)
     for (int64_t b = 0; b < classes; ++b) {
-      for (int64_t tap = 0; tap < size * size; ++tap) {
-        int64_t i = tap / size - border, j = tap % size - border;
+      for (int64_t tap = 0; tap < numbers; ++tap) {
+        int64_t i = tap * across / size - border, j = tap * across % size - border;
         if (transposed) i = a - i, j = b - j;
         if (transposed && (i % stride || j % stride)) continue;
         if (transposed) i /= stride, j /= stride;
-        taps[a * classes + b].push_back({i * images.row() + j * channels, tap});
+        taps[a * classes + b].push_back({i * images.row() + j * images.channels, tap});
       }
       Pixels& of_class = pixels[a * classes + b];
       for (int64_t n = 0; n < group; ++n)
@@ -479,6 +502,7 @@ template <int kInputs, int kVectors>
 void accumulate_channels(const Rows& rows, size_t begin, size_t end, int64_t offset, int64_t d, float* to) {
   int64_t c = 0;
   for (; c + kInputs <= rows.channels; c += kInputs) accumulate<kInputs, kVectors>(rows, begin, end, offset, c, d, to);
+  for (; c + 4 <= rows.channels; c += 4) accumulate<4, kVectors>(rows, begin, end, offset, c, d, to);
   for (; c < rows.channels; ++c) accumulate<1, kVectors>(rows, begin, end, offset, c, d, to);
 }
 
@@ -527,8 +551,8 @@ void winograd_kernel_gradient(ffi::ThreadPool& pool, const Images& images, const
     const int64_t end = shares.begin(share + 1) * tiles.in_one();
     for (int64_t first = shares.begin(share) * tiles.in_one(); first < end; first += together) {
       const int64_t count = std::min(together, end - first);
-      to_blocks<Form::spread_input, kIn, kIn, 1>(tiles, first, count, channels, from, zeros.data(), spread);
-      to_blocks<Form::spread_gradient, kOut, kIn, 0>(tiles, first, count, outputs, gradients, nullptr, others);
+      to_blocks<Form::spread_input, kIn, kIn, 1>(tiles, first, count, count, channels, from, zeros.data(), spread);
+      to_blocks<Form::spread_gradient, kOut, kIn, 0>(tiles, first, count, count, outputs, gradients, nullptr, others);
       for (int64_t k = 0; k < kPlaces; ++k) {
         const Rows rows{{spread + k * kPlace},  {others + k * kPlace}, count, channels, outputs, {kLanes, kBlock},
                         {kLanes, kBlock}};
@@ -556,16 +580,16 @@ void direct_kernel_gradient(ffi::ThreadPool& pool, const Images& images, const f
     for (int64_t first = shares.begin(share); first < end; first += group) {
       const int64_t count = std::min(group, end - first);
       const float* padded = images.padded(from, first, count);
-      Rows rows{{}, {}, width, channels, outputs, {stride * channels, kLanes}, {outputs, kLanes}};
+      Rows rows{{}, {}, width, size * channels, outputs, {stride * channels, kLanes}, {outputs, kLanes}};
       for (int64_t n = 0; n < count; ++n)
         for (int64_t i = 0; i < height; ++i) {
           rows.x.push_back(padded + images.at(n, i * stride, 0));
           rows.gradient.push_back(gradients + ((first + n) * height + i) * width * outputs);
         }
       for (size_t r = 0; r < rows.x.size(); r += together)
-        for (int64_t tap = 0; tap < size * size; ++tap) {
-          const int64_t offset = (tap / size - border) * images.row() + (tap % size - border) * channels;
-          accumulate_all(rows, r, std::min(r + together, rows.x.size()), offset, sum + tap * matrix);
+        for (int64_t i = 0; i < size; ++i) {  // a row of the window lies in order, as all of its taps' channels
+          const int64_t offset = (i - border) * images.row() - border * channels;
+          accumulate_all(rows, r, std::min(r + together, rows.x.size()), offset, sum + i * size * matrix);
         }
     }
   });
