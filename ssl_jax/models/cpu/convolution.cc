@@ -15,6 +15,7 @@ using Result = ffi::Result<Array>;
 constexpr int64_t kScratchBytes = 1 << 19;  // padded images that are worked on at a time: a part of a core's cache
 constexpr int64_t kPixels = 128;            // pixels whose products are summed before their sum is added to the others
 constexpr int64_t kMostShares = 16;         // sums over images that are held at a time: each up to 4 times the kernel
+constexpr int64_t kShareTiles = 32;         // from so many tiles on a share's work is worth a sum of four times the kernel
 
 // --- Images with a border of zeros ---------------------------------------------------------------------------------
 
@@ -67,18 +68,20 @@ struct Pixels {
 };
 
 // Matrices of weights in the order in which they are read: [slice of the outputs][number][channel][output in it].
-// A slice is as many vectors wide as a sum can be and divides the outputs.
+// A slice is as many vectors wide as a sum can be and divides the outputs. A vector between the matrices keeps the same
+// places of all of them out of the same sets of a cache.
 struct Weights {
   int64_t numbers, channels, outputs, vectors;
   Floats memory;
-  Weights(int64_t numbers, int64_t channels, int64_t outputs)
-      : numbers(numbers), channels(channels), outputs(outputs), memory(numbers * (channels * outputs + outputs)) {
+  Weights(int64_t numbers, int64_t channels, int64_t outputs) : numbers(numbers), channels(channels), outputs(outputs) {
     for (vectors = kWide; outputs % (vectors * kLanes); vectors /= 2) continue;
+    memory.make_room(outputs / slice() * numbers * matrix(channels, slice()));
   }
+  static int64_t matrix(int64_t channels, int64_t slice) { return channels * slice + kLanes; }
   int64_t slice() const { return vectors * kLanes; }
   float* at(int64_t number, int64_t channel, int64_t output) const {
     int64_t before = output / slice() * numbers + number;
-    return &memory[before * (channels * slice() + kLanes) + channel * slice() + output % slice()];
+    return &memory[before * matrix(channels, slice()) + channel * slice() + output % slice()];
   }
 };
 
@@ -90,7 +93,7 @@ void multiply(const float* const* from, float* const* to, const std::vector<Tap>
   constexpr int kOutputs = kVectors * kLanes;
   Vector sum[kRows][kVectors] = {};
   for (const Tap& tap : taps) {
-    const float* w = weights + tap.number * (channels * kOutputs + kLanes);
+    const float* w = weights + tap.number * Weights::matrix(channels, kOutputs);
     const float* x[kRows];
     for (int r = 0; r < kRows; ++r) x[r] = from[r] + tap.offset;
     int64_t c = 0;
@@ -521,7 +524,10 @@ struct Shares {
   int64_t batch, count, entries;
   Floats memory;
   Shares(const ffi::ThreadPool& pool, int64_t batch, int64_t entries)
-      : batch(batch), count(std::min({batch, cores(pool), kMostShares})), entries(entries), memory(count * entries) {}
+      : batch(batch), count(how_many(pool, batch)), entries(entries), memory(count * entries) {}
+  static int64_t how_many(const ffi::ThreadPool& pool, int64_t batch) {
+    return std::min({batch, cores(pool), kMostShares});
+  }
   int64_t begin(int64_t share) const { return batch * share / count; }
   float* zeroed(int64_t share) const {
     std::fill_n(&memory[share * entries], entries, 0.f);
@@ -605,7 +611,8 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array gradient, Result 
   const int64_t height = gradient.dimensions()[1], width = gradient.dimensions()[2], outputs = gradient.dimensions()[3];
   const Images images(x, size / 2);
   const float *from = x.typed_data(), *gradients = gradient.typed_data();
-  if (suits<FourByFour>(images, size, stride, outputs))
+  const bool many = Tiles(images, FourByFour::kOut).all() >= kShareTiles * Shares::how_many(pool, images.batch);
+  if (many && suits<FourByFour>(images, size, stride, outputs))
     winograd_kernel_gradient<FourByFour>(pool, images, from, gradients, result->typed_data(), outputs);
   else if (suits<TwoByTwo>(images, size, stride, outputs))
     winograd_kernel_gradient<TwoByTwo>(pool, images, from, gradients, result->typed_data(), outputs);
