@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -41,6 +42,7 @@ class Floats {
   float* make_room(int64_t size) {
     if (size > room_) {
       memory_.reset(static_cast<float*>(std::aligned_alloc(kLine, (size * sizeof(float) + kLine - 1) / kLine * kLine)));
+      if (!memory_) throw std::bad_alloc();
       room_ = size;
     }
     return memory_.get();

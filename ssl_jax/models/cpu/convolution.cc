@@ -15,7 +15,7 @@ using Result = ffi::Result<Array>;
 constexpr int64_t kScratchBytes = 1 << 19;  // padded images that are worked on at a time: a part of a core's cache
 constexpr int64_t kPixels = 128;            // pixels whose products are summed before their sum is added to the others
 constexpr int64_t kMostShares = 16;         // sums over images that are held at a time: each up to 4 times the kernel
-constexpr int64_t kShareTiles = 32;         // from so many tiles on a share's work is worth a sum of four times the kernel
+constexpr int64_t kShareTiles = 32;         // tiles from which on a share is worth a sum of four times the kernel
 
 // --- Images with a border of zeros ---------------------------------------------------------------------------------
 
@@ -265,20 +265,21 @@ struct Tiles {
   int64_t pixel(int64_t t) const { return (t / in_one() * height + top(t)) * width + left(t); }
 };
 
-// The numbers of some tiles: a block for each vector of channels, in it [place][tile][kLanes]. All distances within a block
-// are known when this is compiled.
+// The numbers of some tiles: a block for each vector of channels, in it [place][tile][kLanes]. All distances within a
+// block are known when this is compiled.
 constexpr int64_t kRoom = 72;  // tiles that there is room for
 constexpr int64_t kPlace = kRoom * kLanes;
 
-// Calls work(channels). One vector's channels, the narrowest and fastest layers', are a constant there, so that all distances
-// within an image are known as well.
+// Calls work(channels). One vector's channels, those of the narrowest and fastest layers, are a constant there, so that all
+// distances within an image are known as well.
 template <typename Work>
 void with_channels(int64_t channels, Work work) {
   channels == kLanes ? work(std::integral_constant<int64_t, kLanes>()) : work(channels);
 }
 
-// The kIn x kIn pixels of each of `count` tiles, of which a border of kBorder belongs to the tiles around it, to blocks of
-// kOut x kOut places. zeros: kIn pixels for what lies outside of the image.
+// The kIn x kIn pixels of each of `count` tiles, of which a border of kBorder belongs to the tiles around it, to blocks
+// of kOut x kOut places. zeros: kIn pixels for what lies outside of the image. The pixels of the tile that is `ahead` are
+// asked for, to be in the cache when its turn comes.
 template <auto transform, int kIn, int kOut, int kBorder>
 void to_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t ahead, int64_t all_channels, const float* from,
                const float* zeros, float* to) {
@@ -560,7 +561,7 @@ void winograd_kernel_gradient(ffi::ThreadPool& pool, const Images& images, const
       to_blocks<Form::spread_input, kIn, kIn, 1>(tiles, first, count, count, channels, from, zeros.data(), spread);
       to_blocks<Form::spread_gradient, kOut, kIn, 0>(tiles, first, count, count, outputs, gradients, nullptr, others);
       for (int64_t k = 0; k < kPlaces; ++k) {
-        const Rows rows{{spread + k * kPlace},  {others + k * kPlace}, count, channels, outputs, {kLanes, kBlock},
+        const Rows rows{{spread + k * kPlace}, {others + k * kPlace}, count, channels, outputs, {kLanes, kBlock},
                         {kLanes, kBlock}};
         accumulate_all(rows, 0, 1, 0, sum + k * matrix);
       }
