@@ -171,10 +171,13 @@ void multiply_square(const float* from, float* to, int64_t count, const float* w
 // A' [(G k G') o (B' x B)] A of the kernel k and the (m + 2) x (m + 2) inputs x around it. Summed over channels that is
 // one matrix product for each of the (m + 2)^2 places: 2.25 times fewer multiplications than by the definition with
 // m = 2, 4 times with m = 4. ' is the transpose. Every matrix is a function here, of vectors that are s apart.
+//
+// A form says, for a row of a tile: how many pixels it reads, kBefore and kBehind of them beside its own, how many places
+// it makes of them and how many pixels it writes; and how many different weights the places have.
 
 // By the points 0, 1, -1 and infinity: their section 4.1.
 struct TwoByTwo {
-  static constexpr int kOut = 2, kIn = 4, kPlaces = 16;
+  static constexpr int kStride = 1, kIn = 4, kBefore = 1, kBehind = 1, kAcross = 4, kOut = 2, kWeights = 4;
 
   static void spread_input(const Vector* x, int s, Vector* y) {  // B'
     y[0] = x[0] - x[2 * s], y[1] = x[s] + x[2 * s], y[2] = x[2 * s] - x[s], y[3] = x[s] - x[3 * s];
@@ -198,7 +201,7 @@ struct TwoByTwo {
 // By the points 0, 1/r, -1/r, r, -r and infinity, r the root of 2: by the usual 1, -1, 2 and -2 the numbers in the
 // matrices are larger, and so are the errors.
 struct FourByFour {
-  static constexpr int kOut = 4, kIn = 6, kPlaces = 36;
+  static constexpr int kStride = 1, kIn = 6, kBefore = 1, kBehind = 1, kAcross = 6, kOut = 4, kWeights = 6;
   static constexpr float kRoot = 1.41421356237f;
 
   static void spread_input(const Vector* x, int s, Vector* y) {  // B'
@@ -232,22 +235,90 @@ struct FourByFour {
   }
 };
 
+// With stride 2 the first and last weight of a row meet the pixels between which the outputs lie, as a kernel of two, and the
+// middle one those where they lie, by itself. So 4 outputs take 9 products in place of 12: 4 with the middle weight, at
+// places 0, 6, 7 and 8, and at the others those of F(4, 2), by the points of FourByFour without 0.
+struct Strided {
+  static constexpr int kStride = 2, kIn = 9, kBefore = 1, kBehind = 0, kAcross = 9, kOut = 4, kWeights = 6;
+
+  // What F(4, 2) makes of 5 pixels.
+  static void spread_between(const Vector* x, int s, Vector* y) {
+    Vector even = (.5f * kRoot) * x[2 * s] - kRoot * x[0], odd = x[3 * s] - 2.f * x[s];
+    Vector other_even = kRoot * x[2 * s] - (.5f * kRoot) * x[0], other_odd = x[3 * s] - .5f * x[s];
+    y[0] = odd + even, y[1] = odd - even, y[2] = other_odd + other_even, y[3] = other_odd - other_even;
+    y[4] = x[0] - 2.5f * x[2 * s] + x[4 * s];
+  }
+  static void spread_input(const Vector* x, int s, Vector* y) {
+    spread_between(x, 2 * s, y + 1);
+    y[0] = x[s], y[6] = x[3 * s], y[7] = x[5 * s], y[8] = x[7 * s];
+  }
+  static void gather_output(const Vector* x, int s, Vector* y) {
+    FourByFour::gather_output(x, s, y);
+    y[1] += x[6 * s], y[2] += x[7 * s], y[3] += x[8 * s];
+  }
+  static void spread_gradient(const Vector* x, int s, Vector* y) {
+    FourByFour::spread_gradient(x, s, y);
+    y[6] = x[s], y[7] = x[2 * s], y[8] = x[3 * s];
+  }
+  static void spread_kernel(const Vector* x, int s, Vector* y) {
+    Vector first = (kRoot / 3) * x[0], last = (1 / 3.f) * x[2 * s];
+    y[0] = x[s], y[1] = -first - last, y[2] = first - last;
+    y[3] = .5f * first + last, y[4] = last - .5f * first, y[5] = x[2 * s];
+  }
+  static void gather_kernel(const Vector* x, int s, Vector* y) {
+    y[0] = (kRoot / 3) * (x[2 * s] - x[s]) + (kRoot / 6) * (x[3 * s] - x[4 * s]), y[1] = x[0];
+    y[2] = (1 / 3.f) * (x[3 * s] + x[4 * s] - x[s] - x[2 * s]) + x[5 * s];
+  }
+
+ protected:
+  static constexpr float kRoot = FourByFour::kRoot;
+};
+
+// The gradient by the input: a pixel where an output lies takes the middle weight alone, one between two of them the others.
+struct StridedBack : Strided {
+  static constexpr int kIn = 5, kBefore = 0, kBehind = 1, kOut = 8;
+
+  static void spread_input(const Vector* x, int s, Vector* y) {
+    spread_between(x, s, y + 1);
+    y[0] = x[0], y[6] = x[s], y[7] = x[2 * s], y[8] = x[3 * s];
+  }
+  static void gather_output(const Vector* x, int s, Vector* y) {
+    const Vector points[6] = {Vector{}, x[s], x[2 * s], x[3 * s], x[4 * s], x[5 * s]};
+    Vector between[4];
+    FourByFour::gather_output(points, 1, between);
+    y[0] = x[0], y[2] = x[6 * s], y[4] = x[7 * s], y[6] = x[8 * s];
+    y[1] = between[0], y[3] = between[1], y[5] = between[2], y[7] = between[3];
+  }
+};
+
+template <typename Form>
+constexpr int kPlaces = Form::kAcross * Form::kAcross;
+template <typename Form>
+constexpr int kSide = Form::kIn - Form::kBefore - Form::kBehind;  // of a tile where it is read
+
+// Which of the kWeights x kWeights numbers of a kernel belongs to a place.
+template <typename Form>
+constexpr int weight(int place) {
+  const int i = place / Form::kAcross, j = place % Form::kAcross, n = Form::kWeights;
+  return (i < n ? i : 0) * n + (j < n ? j : 0);
+}
+
 // T x T' for a kIn x kIn tile x of vectors, T a function that makes kOut of kIn.
 template <auto transform, int kIn, int kOut, typename Load, typename Store>
 [[gnu::always_inline]] inline void both_ways(Load load_from, Store store_to) {
   Vector half[kIn * kOut];
-#pragma GCC unroll 6
+#pragma GCC unroll 9
   for (int i = 0; i < kIn; ++i) {
     Vector in[kIn];
-#pragma GCC unroll 6
+#pragma GCC unroll 9
     for (int j = 0; j < kIn; ++j) in[j] = load_from(i, j);
     transform(in, 1, half + i * kOut);
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 9
   for (int j = 0; j < kOut; ++j) {
     Vector out[kOut];
     transform(half + j, kOut, out);
-#pragma GCC unroll 6
+#pragma GCC unroll 9
     for (int i = 0; i < kOut; ++i) store_to(i, j, out[i]);
   }
 }
@@ -255,8 +326,6 @@ template <auto transform, int kIn, int kOut, typename Load, typename Store>
 // The tiles of a batch of images, one after the other.
 struct Tiles {
   int64_t batch, height, width, side;
-  Tiles(const Images& images, int64_t side)
-      : batch(images.batch), height(images.height), width(images.width), side(side) {}
   int64_t in_one() const { return height * width / (side * side); }
   int64_t all() const { return batch * in_one(); }
   int64_t top(int64_t t) const { return t % in_one() / (width / side) * side; }
@@ -269,6 +338,9 @@ struct Tiles {
 // block are known when this is compiled.
 constexpr int64_t kRoom = 72;  // tiles that there is room for
 constexpr int64_t kPlace = kRoom * kLanes;
+constexpr int64_t kStridedTiles = 18;
+template <typename Form>
+constexpr int64_t kLeastChannels = Form::kStride == 2 ? 16 : 32;
 
 // Calls work(channels). One vector's channels, those of the narrowest and fastest layers, are a constant there, so that all
 // distances within an image are known as well.
@@ -277,37 +349,37 @@ void with_channels(int64_t channels, Work work) {
   channels == kLanes ? work(std::integral_constant<int64_t, kLanes>()) : work(channels);
 }
 
-// The kIn x kIn pixels of each of `count` tiles, of which a border of kBorder belongs to the tiles around it, to blocks
-// of kOut x kOut places. zeros: kIn pixels for what lies outside of the image. The pixels of the tile that is `ahead` are
-// asked for, to be in the cache when its turn comes.
-template <auto transform, int kIn, int kOut, int kBorder>
+// The kIn x kIn pixels of each of `count` tiles, kBefore and kBehind of a row beside its own, to blocks of kOut x kOut
+// places. zeros: kIn pixels for what lies outside of the image. The pixels of the tile that is `ahead` are asked for, to be
+// in the cache when its turn comes.
+template <auto transform, int kIn, int kBefore, int kBehind, int kOut>
 void to_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t ahead, int64_t all_channels, const float* from,
                const float* zeros, float* to) {
-  constexpr int kOwn = kIn - 2 * kBorder;
+  constexpr int kOwn = kIn - kBefore - kBehind;
   with_channels(all_channels, [&](auto channels) {
     const int64_t row = tiles.width * channels;
     for (int64_t t = first; t < first + count; ++t) {
       const int64_t top = tiles.top(t), left = tiles.left(t);
       const float* corner = from + tiles.pixel(t) * channels;
       const float* soon = t + ahead < tiles.all() ? from + tiles.pixel(t + ahead) * channels : corner;
-      const float *own[kIn], *before[kIn], *behind[kIn];  // in each row: the tile's own pixels, and the border's
+      const float *own[kIn], *before[kIn], *behind[kIn];  // in each row: the tile's own pixels, and those beside
       for (int i = 0; i < kIn; ++i) {
-        const bool outside = i < kBorder - top || top + i - kBorder >= tiles.height;
-        own[i] = outside ? zeros : corner + (i - kBorder) * row;
-        before[i] = outside || left == 0 ? zeros : own[i] - kBorder * channels;
+        const bool outside = i < kBefore - top || top + i - kBefore >= tiles.height;
+        own[i] = outside ? zeros : corner + (i - kBefore) * row;
+        before[i] = outside || left == 0 ? zeros : own[i] - kBefore * channels;
         behind[i] = outside || left + kOwn == tiles.width ? zeros : own[i] + kOwn * channels;
       }
       float* block = to + (t - first) * kLanes;
       for (int64_t c = 0; c < channels; c += kLanes, block += kOut * kOut * kPlace) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int i = 0; i < kOwn; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int j = 0; j < kOwn; ++j) __builtin_prefetch(soon + i * row + j * channels + c, 0, 2);
         both_ways<transform, kIn, kOut>(
             [&](int i, int j) {
-              if (j < kBorder) return load(before[i] + c);
-              if (j >= kIn - kBorder) return load(behind[i] + c);
-              return load(own[i] + (j - kBorder) * channels + c);
+              if (j < kBefore) return load(before[i] + c);
+              if (j >= kBefore + kOwn) return load(behind[i] + c);
+              return load(own[i] + (j - kBefore) * channels + c);
             },
             [&](int i, int j, Vector value) { store(block + (i * kOut + j) * kPlace, value); });
       }
@@ -342,29 +414,31 @@ bool is_square(const Images& images, int64_t outputs) { return images.channels =
 // Fewer than 32 channels or outputs lose more by the transforms than the products gain, unless both are one vector.
 template <typename Form>
 bool suits(const Images& images, int64_t size, int64_t stride, int64_t outputs) {
-  return size == 3 && stride == 1 && images.height % Form::kOut == 0 && images.width % Form::kOut == 0 &&
-         images.channels % kLanes == 0 && (is_square(images, outputs) || std::min(images.channels, outputs) >= 32);
+  return size == 3 && stride == Form::kStride && images.height % kSide<Form> == 0 && images.width % kSide<Form> == 0 &&
+         images.channels % kLanes == 0 && outputs % kLanes == 0 &&
+         (is_square(images, outputs) || std::min(images.channels, outputs) >= kLeastChannels<Form>);
 }
 
 // How many tiles are worked on at a time: so few that all of their places stay in a core's second cache (2 MB: up to some
 // 200 channels), but with more channels enough to be worth the reading of their weights.
 template <typename Form>
 int64_t tiles_together(const Images& images, int64_t outputs) {
+  if (Form::kStride == 2) return kStridedTiles;
   return Form::kOut == 2 || std::max(images.channels, outputs) > 256 ? kRoom : kRoom / 2;
 }
 constexpr int64_t kSquareTiles = 8;  // the same with weights in registers, for the nearest cache
 
 template <typename Form>
 void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, const float* kernel, float* to,
-              int64_t outputs, bool transposed) {
-  constexpr int kIn = Form::kIn, kOut = Form::kOut, kPlaces = Form::kPlaces;
-  constexpr int64_t kBlock = kPlaces * kPlace;
+              int64_t height, int64_t width, int64_t outputs, bool transposed) {
+  constexpr int kIn = Form::kIn, kOut = Form::kOut, kAcross = Form::kAcross, kWeights = Form::kWeights;
+  constexpr int64_t kBlock = kPlaces<Form> * kPlace;
   const int64_t channels = images.channels, blocks = channels / kLanes;
-  const Weights weights(kPlaces * blocks, kLanes, outputs);  // of each place, one matrix for each block of channels
+  const Weights weights(kWeights * kWeights * blocks, kLanes, outputs);  // one after the other: a number's blocks of channels
   in_parallel(pool, outputs / kLanes, [&](int64_t vector) {
     const int64_t d = vector * kLanes;
     for (int64_t c = 0; c < channels; ++c) {
-      both_ways<Form::spread_kernel, 3, kIn>(
+      both_ways<Form::spread_kernel, 3, kWeights>(
           [&](int i, int j) {
             if (!transposed) return load(kernel + ((i * 3 + j) * channels + c) * outputs + d);
             Vector turned;  // the same convolution, with the kernel turned round
@@ -372,32 +446,32 @@ void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, co
             return turned;
           },
           [&](int i, int j, Vector value) {
-            store(weights.at((i * kIn + j) * blocks + c / kLanes, c % kLanes, d), value);
+            store(weights.at((i * kWeights + j) * blocks + c / kLanes, c % kLanes, d), value);
           });
     }
   });
   const bool square = is_square(images, outputs);
   const int64_t together = square ? kSquareTiles : tiles_together<Form>(images, outputs);
-  const Tiles tiles(images, kOut);
+  const Tiles read{images.batch, images.height, images.width, kSide<Form>}, written{images.batch, height, width, kOut};
   const std::vector<float> zeros(kIn * channels);
   Pixels rows;  // of a matrix of as many rows
   for (int64_t t = 0; t < together; ++t) rows.from.push_back(t * kLanes), rows.to.push_back(t * kLanes);
-  std::vector<std::vector<Tap>> taps(kPlaces);
-  for (int64_t k = 0; k < kPlaces; ++k)
-    for (int64_t b = 0; b < blocks; ++b) taps[k].push_back({b * kBlock + k * kPlace, k * blocks + b});
+  std::vector<std::vector<Tap>> taps(kPlaces<Form>);
+  for (int k = 0; k < kPlaces<Form>; ++k)
+    for (int64_t b = 0; b < blocks; ++b) taps[k].push_back({b * kBlock + k * kPlace, weight<Form>(k) * blocks + b});
   // As many items as there are cores, or twice, ...: cores that are alike end together.
-  const int64_t round = together * cores(pool), items = (tiles.all() + round - 1) / round * cores(pool);
+  const int64_t round = together * cores(pool), items = (read.all() + round - 1) / round * cores(pool);
   in_parallel(pool, items, [&](int64_t item) {
-    const int64_t first = tiles.all() * item / items, count = tiles.all() * (item + 1) / items - first;
+    const int64_t first = read.all() * item / items, count = read.all() * (item + 1) / items - first;
     float *spread = scratch(0, blocks * kBlock), *products = scratch(1, outputs / kLanes * kBlock);
-    to_blocks<Form::spread_input, kIn, kIn, 1>(tiles, first, count, cores(pool) * count, channels, from, zeros.data(),
-                                              spread);
-    for (int64_t k = 0; k < kPlaces; ++k)
+    to_blocks<Form::spread_input, kIn, Form::kBefore, Form::kBehind, kAcross>(
+        read, first, count, cores(pool) * count, channels, from, zeros.data(), spread);
+    for (int k = 0; k < kPlaces<Form>; ++k)
       if (square)
-        multiply_square(spread + k * kPlace, products + k * kPlace, count, weights.at(k, 0, 0));
+        multiply_square(spread + k * kPlace, products + k * kPlace, count, weights.at(weight<Form>(k), 0, 0));
       else
         multiply_all(spread, products + k * kPlace, rows, count, taps[k], weights, kBlock);
-    from_blocks<Form::gather_output, kIn, kOut>(tiles, first, count, outputs, products, to);
+    from_blocks<Form::gather_output, kAcross, kOut>(written, first, count, outputs, products, to);
   });
 }
 
@@ -454,11 +528,13 @@ ffi::Error Correlate(ffi::ThreadPool pool, Array x, Array kernel, Result y, int6
   const int64_t height = y->dimensions()[1], width = y->dimensions()[2], outputs = y->dimensions()[3];
   const Images images(x, size / 2);
   const float *from = x.typed_data(), *weights = kernel.typed_data();
-  if (suits<FourByFour>(images, size, stride, outputs))
-    winograd<FourByFour>(pool, images, from, weights, y->typed_data(), outputs, transposed);
-  else if (suits<TwoByTwo>(images, size, stride, outputs))
-    winograd<TwoByTwo>(pool, images, from, weights, y->typed_data(), outputs, transposed);
-  else
+  const auto by = [&](auto form) {
+    using Form = decltype(form);
+    const bool possible = suits<Form>(images, size, stride, outputs);
+    if (possible) winograd<Form>(pool, images, from, weights, y->typed_data(), height, width, outputs, transposed);
+    return possible;
+  };
+  if (!by(FourByFour()) && !by(TwoByTwo()) && !(transposed ? by(StridedBack()) : by(Strided())))
     direct(pool, images, from, weights, y->typed_data(), size, stride, height, width, outputs, transposed);
   return ffi::Error::Success();
 }
@@ -544,33 +620,34 @@ struct Shares {
 // Winograd's form of it: dk = G' [sum over tiles of (B' x B) o (A g A')] G, the sum by one product for each place.
 template <typename Form>
 void winograd_kernel_gradient(ffi::ThreadPool& pool, const Images& images, const float* from, const float* gradients,
-                              float* to, int64_t outputs) {
-  constexpr int kIn = Form::kIn, kOut = Form::kOut, kPlaces = Form::kPlaces;
-  constexpr int64_t kBlock = kPlaces * kPlace;
+                              float* to, int64_t height, int64_t width, int64_t outputs) {
+  constexpr int kIn = Form::kIn, kOut = Form::kOut, kAcross = Form::kAcross, kWeights = Form::kWeights;
+  constexpr int64_t kBlock = kPlaces<Form> * kPlace;
   const int64_t together = tiles_together<Form>(images, outputs);
   const int64_t channels = images.channels, matrix = channels * outputs;
-  const Shares shares(pool, images.batch, kPlaces * matrix);
-  const Tiles tiles(images, kOut);
+  const Shares shares(pool, images.batch, kWeights * kWeights * matrix);
+  const Tiles read{images.batch, images.height, images.width, kSide<Form>}, met{images.batch, height, width, kOut};
   const std::vector<float> zeros(kIn * channels);
   in_parallel(pool, shares.count, [&](int64_t share) {
     float* sum = shares.zeroed(share);
     float *spread = scratch(0, channels / kLanes * kBlock), *others = scratch(1, outputs / kLanes * kBlock);
-    const int64_t end = shares.begin(share + 1) * tiles.in_one();
-    for (int64_t first = shares.begin(share) * tiles.in_one(); first < end; first += together) {
+    const int64_t end = shares.begin(share + 1) * read.in_one();
+    for (int64_t first = shares.begin(share) * read.in_one(); first < end; first += together) {
       const int64_t count = std::min(together, end - first);
-      to_blocks<Form::spread_input, kIn, kIn, 1>(tiles, first, count, count, channels, from, zeros.data(), spread);
-      to_blocks<Form::spread_gradient, kOut, kIn, 0>(tiles, first, count, count, outputs, gradients, nullptr, others);
-      for (int64_t k = 0; k < kPlaces; ++k) {
+      to_blocks<Form::spread_input, kIn, Form::kBefore, Form::kBehind, kAcross>(
+          read, first, count, count, channels, from, zeros.data(), spread);
+      to_blocks<Form::spread_gradient, kOut, 0, 0, kAcross>(met, first, count, count, outputs, gradients, nullptr, others);
+      for (int k = 0; k < kPlaces<Form>; ++k) {
         const Rows rows{{spread + k * kPlace}, {others + k * kPlace}, count, channels, outputs, {kLanes, kBlock},
                         {kLanes, kBlock}};
-        accumulate_all(rows, 0, 1, 0, sum + k * matrix);
+        accumulate_all(rows, 0, 1, 0, sum + weight<Form>(k) * matrix);
       }
     }
   });
   in_parallel(pool, channels, [&](int64_t c) {
     for (int64_t entry = c * outputs; entry < (c + 1) * outputs; entry += kLanes) {
-      both_ways<Form::gather_kernel, kIn, 3>(
-          [&](int i, int j) { return shares.total((i * kIn + j) * matrix + entry); },
+      both_ways<Form::gather_kernel, kWeights, 3>(
+          [&](int i, int j) { return shares.total((i * kWeights + j) * matrix + entry); },
           [&](int i, int j, Vector value) { store(to + (i * 3 + j) * matrix + entry, value); });
     }
   });
@@ -612,12 +689,16 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array gradient, Result 
   const int64_t height = gradient.dimensions()[1], width = gradient.dimensions()[2], outputs = gradient.dimensions()[3];
   const Images images(x, size / 2);
   const float *from = x.typed_data(), *gradients = gradient.typed_data();
-  const bool many = Tiles(images, FourByFour::kOut).all() >= kShareTiles * Shares::how_many(pool, images.batch);
-  if (many && suits<FourByFour>(images, size, stride, outputs))
-    winograd_kernel_gradient<FourByFour>(pool, images, from, gradients, result->typed_data(), outputs);
-  else if (suits<TwoByTwo>(images, size, stride, outputs))
-    winograd_kernel_gradient<TwoByTwo>(pool, images, from, gradients, result->typed_data(), outputs);
-  else
+  const auto by = [&](auto form) {
+    using Form = decltype(form);
+    const int64_t tiles = images.batch * height * width / (Form::kOut * Form::kOut);
+    const bool enough = Form::kOut == 2 || tiles >= kShareTiles * Shares::how_many(pool, images.batch);
+    const bool possible = enough && suits<Form>(images, size, stride, outputs);
+    if (possible)
+      winograd_kernel_gradient<Form>(pool, images, from, gradients, result->typed_data(), height, width, outputs);
+    return possible;
+  };
+  if (!by(FourByFour()) && !by(TwoByTwo()) && !by(Strided()))
     direct_kernel_gradient(pool, images, from, gradients, result->typed_data(), size, stride, height, width, outputs);
   return ffi::Error::Success();
 }
