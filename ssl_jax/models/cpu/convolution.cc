@@ -338,9 +338,6 @@ struct Tiles {
 // block are known when this is compiled.
 constexpr int64_t kRoom = 72;  // tiles that there is room for
 constexpr int64_t kPlace = kRoom * kLanes;
-constexpr int64_t kStridedTiles = 18;
-template <typename Form>
-constexpr int64_t kLeastChannels = Form::kStride == 2 ? 16 : 32;
 
 // Calls work(channels). One vector's channels, those of the narrowest and fastest layers, are a constant there, so that all
 // distances within an image are known as well.
@@ -416,15 +413,15 @@ template <typename Form>
 bool suits(const Images& images, int64_t size, int64_t stride, int64_t outputs) {
   return size == 3 && stride == Form::kStride && images.height % kSide<Form> == 0 && images.width % kSide<Form> == 0 &&
          images.channels % kLanes == 0 && outputs % kLanes == 0 &&
-         (is_square(images, outputs) || std::min(images.channels, outputs) >= kLeastChannels<Form>);
+         (is_square(images, outputs) || std::min(images.channels, outputs) >= 32);
 }
 
 // How many tiles are worked on at a time: so few that all of their places stay in a core's second cache (2 MB: up to some
 // 200 channels), but with more channels enough to be worth the reading of their weights.
 template <typename Form>
 int64_t tiles_together(const Images& images, int64_t outputs) {
-  if (Form::kStride == 2) return kStridedTiles;
-  return Form::kOut == 2 || std::max(images.channels, outputs) > 256 ? kRoom : kRoom / 2;
+  const bool wide = Form::kStride == 1 && std::max(images.channels, outputs) > 256;
+  return Form::kOut == 2 || wide ? kRoom : kRoom / 2;
 }
 constexpr int64_t kSquareTiles = 8;  // the same with weights in registers, for the nearest cache
 
