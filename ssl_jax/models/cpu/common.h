@@ -13,6 +13,10 @@
 #include <new>
 #include <vector>
 
+#if defined(__SSE__)
+#include <immintrin.h>
+#endif
+
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -32,6 +36,23 @@ typedef float Anywhere __attribute__((vector_size(4 * kLanes), aligned(4)));  //
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Anywhere*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Anywhere*>(to) = value; }
+
+// To memory past the caches, which would first fetch what is to be written over. `to` is a multiple of the vector's size.
+// Whoever stores so calls finish_stores() before another thread may read it.
+#if defined(__AVX512F__)
+inline void store_past(float* to, Vector value) { _mm512_stream_ps(to, (__m512)value); }
+#elif defined(__AVX__)
+inline void store_past(float* to, Vector value) { _mm256_stream_ps(to, (__m256)value); }
+#elif defined(__SSE__)
+inline void store_past(float* to, Vector value) { _mm_stream_ps(to, (__m128)value); }
+#else
+inline void store_past(float* to, Vector value) { store(to, value); }
+#endif
+inline void finish_stores() {
+#if defined(__SSE__)
+  _mm_sfence();
+#endif
+}
 
 // Floats that begin with a line of the cache, so that no vector of them lies in two, which takes twice as long.
 class Floats {

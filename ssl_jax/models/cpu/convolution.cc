@@ -15,6 +15,7 @@ using Result = ffi::Result<Array>;
 constexpr int64_t kScratchBytes = 1 << 19;  // padded images that are worked on at a time: a part of a core's cache
 constexpr int64_t kPixels = 128;            // pixels whose products are summed before their sum is added to the others
 constexpr int64_t kMostShares = 16;         // sums over images that are held at a time: each up to 4 times the kernel
+constexpr int64_t kPastCaches = 1 << 21;    // floats that an array has to have to be written past the caches
 constexpr int64_t kShareTiles = 32;         // tiles from which on a share is worth a sum of four times the kernel
 
 // --- Images with a border of zeros ---------------------------------------------------------------------------------
@@ -235,9 +236,9 @@ struct FourByFour {
   }
 };
 
-// With stride 2 the first and last weight of a row meet the pixels between which the outputs lie, as a kernel of two, and the
-// middle one those where they lie, by itself. So 4 outputs take 9 products in place of 12: 4 with the middle weight, at
-// places 0, 6, 7 and 8, and at the others those of F(4, 2), by the points of FourByFour without 0.
+// With stride 2 the first and last weight of a row meet the pixels between which the outputs lie, as a kernel of two,
+// and the middle one those where they lie, by itself. So 4 outputs take 9 products in place of 12: 4 with the middle
+// weight, at places 0, 6, 7 and 8, and at the others those of F(4, 2), by the points of FourByFour without 0.
 struct Strided {
   static constexpr int kStride = 2, kIn = 9, kBefore = 1, kBehind = 0, kAcross = 9, kOut = 4, kWeights = 6;
 
@@ -274,7 +275,8 @@ struct Strided {
   static constexpr float kRoot = FourByFour::kRoot;
 };
 
-// The gradient by the input: a pixel where an output lies takes the middle weight alone, one between two of them the others.
+// The gradient by the input: a pixel where an output lies takes the middle weight alone, one between two of them the
+// others.
 struct StridedBack : Strided {
   static constexpr int kIn = 5, kBefore = 0, kBehind = 1, kOut = 8;
 
@@ -339,16 +341,16 @@ struct Tiles {
 constexpr int64_t kRoom = 72;  // tiles that there is room for
 constexpr int64_t kPlace = kRoom * kLanes;
 
-// Calls work(channels). One vector's channels, those of the narrowest and fastest layers, are a constant there, so that all
-// distances within an image are known as well.
+// Calls work(channels). One vector's channels, those of the narrowest and fastest layers, are a constant there, so that
+// all distances within an image are known as well.
 template <typename Work>
 void with_channels(int64_t channels, Work work) {
   channels == kLanes ? work(std::integral_constant<int64_t, kLanes>()) : work(channels);
 }
 
 // The kIn x kIn pixels of each of `count` tiles, kBefore and kBehind of a row beside its own, to blocks of kOut x kOut
-// places. zeros: kIn pixels for what lies outside of the image. The pixels of the tile that is `ahead` are asked for, to be
-// in the cache when its turn comes.
+// places. zeros: kIn pixels for what lies outside of the image. The pixels of the tile that is `ahead` are asked for, to
+// be in the cache when its turn comes.
 template <auto transform, int kIn, int kBefore, int kBehind, int kOut>
 void to_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t ahead, int64_t all_channels, const float* from,
                const float* zeros, float* to) {
@@ -387,7 +389,9 @@ void to_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t ahead, 
 // Back from blocks of kIn x kIn places to the kOut x kOut pixels of each tile.
 template <auto transform, int kIn, int kOut>
 void from_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t all_channels, const float* from, float* to) {
-  with_channels(all_channels, [&](auto channels) {
+  const int64_t pixels = tiles.batch * tiles.height * tiles.width;
+  const bool past = pixels * all_channels >= kPastCaches && reinterpret_cast<uintptr_t>(to) % sizeof(Vector) == 0;
+  const auto write = [&](auto channels, auto store_to) {
     const int64_t row = tiles.width * channels;
     for (int64_t t = first; t < first + count; ++t) {
       float* corner = to + tiles.pixel(t) * channels;
@@ -395,8 +399,14 @@ void from_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t all_c
       for (int64_t c = 0; c < channels; c += kLanes, block += kIn * kIn * kPlace)
         both_ways<transform, kIn, kOut>(
             [&](int i, int j) { return load(block + (i * kIn + j) * kPlace); },
-            [&](int i, int j, Vector value) { store(corner + i * row + j * channels + c, value); });
+            [&](int i, int j, Vector value) { store_to(corner + i * row + j * channels + c, value); });
     }
+  };
+  with_channels(all_channels, [&](auto channels) {
+    if (past)
+      write(channels, [](float* place, Vector value) { store_past(place, value); }), finish_stores();
+    else
+      write(channels, [](float* place, Vector value) { store(place, value); });
   });
 }
 
@@ -431,7 +441,7 @@ void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, co
   constexpr int kIn = Form::kIn, kOut = Form::kOut, kAcross = Form::kAcross, kWeights = Form::kWeights;
   constexpr int64_t kBlock = kPlaces<Form> * kPlace;
   const int64_t channels = images.channels, blocks = channels / kLanes;
-  const Weights weights(kWeights * kWeights * blocks, kLanes, outputs);  // one after the other: a number's blocks of channels
+  const Weights weights(kWeights * kWeights * blocks, kLanes, outputs);  // of each weight the blocks of channels in order
   in_parallel(pool, outputs / kLanes, [&](int64_t vector) {
     const int64_t d = vector * kLanes;
     for (int64_t c = 0; c < channels; ++c) {
@@ -633,7 +643,8 @@ void winograd_kernel_gradient(ffi::ThreadPool& pool, const Images& images, const
       const int64_t count = std::min(together, end - first);
       to_blocks<Form::spread_input, kIn, Form::kBefore, Form::kBehind, kAcross>(
           read, first, count, count, channels, from, zeros.data(), spread);
-      to_blocks<Form::spread_gradient, kOut, 0, 0, kAcross>(met, first, count, count, outputs, gradients, nullptr, others);
+      to_blocks<Form::spread_gradient, kOut, 0, 0, kAcross>(met, first, count, count, outputs, gradients, nullptr,
+                                                            others);
       for (int k = 0; k < kPlaces<Form>; ++k) {
         const Rows rows{{spread + k * kPlace}, {others + k * kPlace}, count, channels, outputs, {kLanes, kBlock},
                         {kLanes, kBlock}};
