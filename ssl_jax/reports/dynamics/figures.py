@@ -5,6 +5,7 @@ file, and returns its path.
 """
 
 import functools
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 DPI = 150
+CHARACTERS_PER_INCH = 11  # of a title
 PARTS = {"encoder": "-", "projector": "--", "predictor": ":"}
 PROXY = "$W_p$ of a two-layer predictor: product of its matrices, without bias, BatchNorm and ReLU"
 
@@ -127,7 +129,7 @@ def figure4(runs: Sequence[Run], path: Path) -> Path:
         fontsize=7.5,
     )
     _legend(figure, axes[0])
-    figure.suptitle(_title("Asymmetry of the predictor", runs), fontsize=11)
+    _entitle(figure, "Asymmetry of the predictor", runs)
     return save(figure, path, DPI)
 
 
@@ -160,7 +162,7 @@ def signs(runs: Sequence[Run], path: Path) -> Path:
     parts = [plt.Line2D([], [], color="0.3", ls=style, label=word) for word, style in PARTS.items()]
     axes[2, 0].legend(handles=parts, fontsize=7.5)
     _legend(figure, *axes.flat[:6])
-    figure.suptitle(_title("Signs of learning and of collapse", runs), fontsize=11)
+    _entitle(figure, "Signs of learning and of collapse", runs)
     return save(figure, path, DPI)
 
 
@@ -171,15 +173,19 @@ def _columns(runs: Sequence[Run], title: str) -> tuple["Figure", np.ndarray]:
     """Return a figure and its axes (2, R), one column a run."""
     wide = max(3.3 * len(runs) + 1.2, 5.5)
     figure, axes = panels(2, len(runs), wide / len(runs), 3.1, sharex="col")
-    figure.suptitle(_title(title, runs), fontsize=11)
+    _entitle(figure, title, runs)
     for axis in axes.flat:
         axis.grid(alpha=0.25)
         axis.title.set_fontsize(10)
     return figure, axes
 
 
-def _title(title: str, runs: Sequence[Run]) -> str:
-    return f"{title}\n{PROXY}" if not all(run.predictor.linear for run in runs) else title
+def _entitle(figure: "Figure", title: str, runs: Sequence[Run]) -> None:
+    """Set the title over all panels, and under it what W_p stands for, in lines that fit."""
+    lines = [title]
+    if not all(run.predictor.linear for run in runs):
+        lines += textwrap.wrap(PROXY, int(CHARACTERS_PER_INCH * figure.get_figwidth()))
+    figure.suptitle("\n".join(lines), fontsize=11)
 
 
 def _lines(axis: "Axes", run: Run, curves: np.ndarray) -> None:
