@@ -13,7 +13,7 @@
 #include <new>
 #include <vector>
 
-#if defined(__SSE__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -37,22 +37,17 @@ typedef float Anywhere __attribute__((vector_size(4 * kLanes), aligned(4)));  //
 inline Vector load(const float* from) { return *reinterpret_cast<const Anywhere*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Anywhere*>(to) = value; }
 
-// To memory past the caches, which would first fetch what is to be written over. `to` is a multiple of the vector's size.
-// Whoever stores so calls finish_stores() before another thread may read it.
+constexpr int64_t kLine = 64;  // bytes of a line of the cache
+
+// Stores past the caches: an ordinary store first fetches the line that it overwrites. `to` is a multiple of a line,
+// which a vector fills. Whoever stores so calls finish_stores() before another thread may read it.
 #if defined(__AVX512F__)
 inline void store_past(float* to, Vector value) { _mm512_stream_ps(to, (__m512)value); }
-#elif defined(__AVX__)
-inline void store_past(float* to, Vector value) { _mm256_stream_ps(to, (__m256)value); }
-#elif defined(__SSE__)
-inline void store_past(float* to, Vector value) { _mm_stream_ps(to, (__m128)value); }
+inline void finish_stores() { _mm_sfence(); }
 #else
 inline void store_past(float* to, Vector value) { store(to, value); }
+inline void finish_stores() {}
 #endif
-inline void finish_stores() {
-#if defined(__SSE__)
-  _mm_sfence();
-#endif
-}
 
 // Floats that begin with a line of the cache, so that no vector of them lies in two, which takes twice as long.
 class Floats {
@@ -62,6 +57,7 @@ class Floats {
   // At least as many; what they held is lost where there were fewer.
   float* make_room(int64_t size) {
     if (size > room_) {
+      memory_.reset(), room_ = 0;
       memory_.reset(static_cast<float*>(std::aligned_alloc(kLine, (size * sizeof(float) + kLine - 1) / kLine * kLine)));
       if (!memory_) throw std::bad_alloc();
       room_ = size;
@@ -72,7 +68,6 @@ class Floats {
   float& operator[](int64_t place) const { return memory_[place]; }
 
  private:
-  static constexpr int64_t kLine = 64;
   struct Free {
     void operator()(float* memory) const { std::free(memory); }
   };

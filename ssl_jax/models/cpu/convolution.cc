@@ -15,8 +15,8 @@ using Result = ffi::Result<Array>;
 constexpr int64_t kScratchBytes = 1 << 19;  // padded images that are worked on at a time: a part of a core's cache
 constexpr int64_t kPixels = 128;            // pixels whose products are summed before their sum is added to the others
 constexpr int64_t kMostShares = 16;         // sums over images that are held at a time: each up to 4 times the kernel
-constexpr int64_t kPastCaches = 1 << 21;    // floats that an array has to have to be written past the caches
-constexpr int64_t kShareTiles = 32;         // tiles from which on a share is worth a sum of four times the kernel
+constexpr int64_t kPastCaches = 1 << 21;    // least number of floats of an array that is written past the caches
+constexpr int64_t kShareTiles = 32;         // least number of a share's tiles that are worth a sum of 4 times the kernel
 
 // --- Images with a border of zeros ---------------------------------------------------------------------------------
 
@@ -173,12 +173,13 @@ void multiply_square(const float* from, float* to, int64_t count, const float* w
 // one matrix product for each of the (m + 2)^2 places: 2.25 times fewer multiplications than by the definition with
 // m = 2, 4 times with m = 4. ' is the transpose. Every matrix is a function here, of vectors that are s apart.
 //
-// A form says, for a row of a tile: how many pixels it reads, kBefore and kBehind of them beside its own, how many places
-// it makes of them and how many pixels it writes; and how many different weights the places have.
+// A form says of a row of a tile: kIn pixels are read, kBefore and kBehind of them (none or one) beside its own; kAcross
+// places are made of them, which have kWeights different weights; kOut pixels are written. kStride is the stride of the
+// convolution that it serves, kRoom the most tiles that are worked on together.
 
 // By the points 0, 1, -1 and infinity: their section 4.1.
 struct TwoByTwo {
-  static constexpr int kStride = 1, kIn = 4, kBefore = 1, kBehind = 1, kAcross = 4, kOut = 2, kWeights = 4;
+  static constexpr int kStride = 1, kIn = 4, kBefore = 1, kBehind = 1, kAcross = 4, kOut = 2, kWeights = 4, kRoom = 72;
 
   static void spread_input(const Vector* x, int s, Vector* y) {  // B'
     y[0] = x[0] - x[2 * s], y[1] = x[s] + x[2 * s], y[2] = x[2 * s] - x[s], y[3] = x[s] - x[3 * s];
@@ -202,7 +203,7 @@ struct TwoByTwo {
 // By the points 0, 1/r, -1/r, r, -r and infinity, r the root of 2: by the usual 1, -1, 2 and -2 the numbers in the
 // matrices are larger, and so are the errors.
 struct FourByFour {
-  static constexpr int kStride = 1, kIn = 6, kBefore = 1, kBehind = 1, kAcross = 6, kOut = 4, kWeights = 6;
+  static constexpr int kStride = 1, kIn = 6, kBefore = 1, kBehind = 1, kAcross = 6, kOut = 4, kWeights = 6, kRoom = 72;
   static constexpr float kRoot = 1.41421356237f;
 
   static void spread_input(const Vector* x, int s, Vector* y) {  // B'
@@ -240,7 +241,8 @@ struct FourByFour {
 // and the middle one those where they lie, by itself. So 4 outputs take 9 products in place of 12: 4 with the middle
 // weight, at places 0, 6, 7 and 8, and at the others those of F(4, 2), by the points of FourByFour without 0.
 struct Strided {
-  static constexpr int kStride = 2, kIn = 9, kBefore = 1, kBehind = 0, kAcross = 9, kOut = 4, kWeights = 6;
+  static constexpr int kStride = 2, kIn = 9, kBefore = 1, kBehind = 0, kAcross = 9, kOut = 4, kWeights = 6, kRoom = 36;
+  static constexpr float kRoot = FourByFour::kRoot;
 
   // What F(4, 2) makes of 5 pixels.
   static void spread_between(const Vector* x, int s, Vector* y) {
@@ -270,9 +272,6 @@ struct Strided {
     y[0] = (kRoot / 3) * (x[2 * s] - x[s]) + (kRoot / 6) * (x[3 * s] - x[4 * s]), y[1] = x[0];
     y[2] = (1 / 3.f) * (x[3 * s] + x[4 * s] - x[s] - x[2 * s]) + x[5 * s];
   }
-
- protected:
-  static constexpr float kRoot = FourByFour::kRoot;
 };
 
 // The gradient by the input: a pixel where an output lies takes the middle weight alone, one between two of them the
@@ -296,7 +295,7 @@ struct StridedBack : Strided {
 template <typename Form>
 constexpr int kPlaces = Form::kAcross * Form::kAcross;
 template <typename Form>
-constexpr int kSide = Form::kIn - Form::kBefore - Form::kBehind;  // of a tile where it is read
+constexpr int kSide = Form::kIn - Form::kBefore - Form::kBehind;  // the side of a tile, in pixels of what is read
 
 // Which of the kWeights x kWeights numbers of a kernel belongs to a place.
 template <typename Form>
@@ -338,8 +337,10 @@ struct Tiles {
 
 // The numbers of some tiles: a block for each vector of channels, in it [place][tile][kLanes]. All distances within a
 // block are known when this is compiled.
-constexpr int64_t kRoom = 72;  // tiles that there is room for
-constexpr int64_t kPlace = kRoom * kLanes;
+template <typename Form>
+constexpr int64_t kPlace = Form::kRoom * kLanes;
+template <typename Form>
+constexpr int64_t kBlock = kPlaces<Form> * kPlace<Form>;
 
 // Calls work(channels). One vector's channels, those of the narrowest and fastest layers, are a constant there, so that
 // all distances within an image are known as well.
@@ -348,13 +349,13 @@ void with_channels(int64_t channels, Work work) {
   channels == kLanes ? work(std::integral_constant<int64_t, kLanes>()) : work(channels);
 }
 
-// The kIn x kIn pixels of each of `count` tiles, kBefore and kBehind of a row beside its own, to blocks of kOut x kOut
-// places. zeros: kIn pixels for what lies outside of the image. The pixels of the tile that is `ahead` are asked for, to
-// be in the cache when its turn comes.
-template <auto transform, int kIn, int kBefore, int kBehind, int kOut>
+// The kIn x kIn pixels of each of `count` tiles, kBefore and kBehind of a row beside its own, to blocks. zeros: kIn
+// pixels for what lies outside of the image. The pixels of the tile that is `ahead` are asked for, to be in the cache
+// when its turn comes.
+template <typename Form, auto transform, int kIn, int kBefore, int kBehind>
 void to_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t ahead, int64_t all_channels, const float* from,
                const float* zeros, float* to) {
-  constexpr int kOwn = kIn - kBefore - kBehind;
+  constexpr int kAcross = Form::kAcross, kOwn = kIn - kBefore - kBehind;
   with_channels(all_channels, [&](auto channels) {
     const int64_t row = tiles.width * channels;
     for (int64_t t = first; t < first + count; ++t) {
@@ -369,36 +370,40 @@ void to_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t ahead, 
         behind[i] = outside || left + kOwn == tiles.width ? zeros : own[i] + kOwn * channels;
       }
       float* block = to + (t - first) * kLanes;
-      for (int64_t c = 0; c < channels; c += kLanes, block += kOut * kOut * kPlace) {
+      for (int64_t c = 0; c < channels; c += kLanes, block += kBlock<Form>) {
+        if (c * 4 % kLine == 0) {
 #pragma GCC unroll 8
-        for (int i = 0; i < kOwn; ++i)
+          for (int i = 0; i < kOwn; ++i)
 #pragma GCC unroll 8
-          for (int j = 0; j < kOwn; ++j) __builtin_prefetch(soon + i * row + j * channels + c, 0, 2);
-        both_ways<transform, kIn, kOut>(
+            for (int j = 0; j < kOwn; ++j) __builtin_prefetch(soon + i * row + j * channels + c, 0, 2);
+        }
+        both_ways<transform, kIn, kAcross>(
             [&](int i, int j) {
               if (j < kBefore) return load(before[i] + c);
               if (j >= kBefore + kOwn) return load(behind[i] + c);
               return load(own[i] + (j - kBefore) * channels + c);
             },
-            [&](int i, int j, Vector value) { store(block + (i * kOut + j) * kPlace, value); });
+            [&](int i, int j, Vector value) { store(block + (i * kAcross + j) * kPlace<Form>, value); });
       }
     }
   });
 }
 
-// Back from blocks of kIn x kIn places to the kOut x kOut pixels of each tile.
-template <auto transform, int kIn, int kOut>
+// Back from blocks to the kOut x kOut pixels of each tile.
+template <typename Form>
 void from_blocks(const Tiles& tiles, int64_t first, int64_t count, int64_t all_channels, const float* from, float* to) {
-  const int64_t pixels = tiles.batch * tiles.height * tiles.width;
-  const bool past = pixels * all_channels >= kPastCaches && reinterpret_cast<uintptr_t>(to) % sizeof(Vector) == 0;
+  constexpr int kAcross = Form::kAcross, kOut = Form::kOut;
+  // Channels are whole vectors: where the first pixel is a line of the cache, every one is.
+  const bool lines = sizeof(Vector) == kLine && reinterpret_cast<uintptr_t>(to) % kLine == 0;
+  const bool past = lines && tiles.batch * tiles.height * tiles.width * all_channels >= kPastCaches;
   const auto write = [&](auto channels, auto store_to) {
     const int64_t row = tiles.width * channels;
     for (int64_t t = first; t < first + count; ++t) {
       float* corner = to + tiles.pixel(t) * channels;
       const float* block = from + (t - first) * kLanes;
-      for (int64_t c = 0; c < channels; c += kLanes, block += kIn * kIn * kPlace)
-        both_ways<transform, kIn, kOut>(
-            [&](int i, int j) { return load(block + (i * kIn + j) * kPlace); },
+      for (int64_t c = 0; c < channels; c += kLanes, block += kBlock<Form>)
+        both_ways<Form::gather_output, kAcross, kOut>(
+            [&](int i, int j) { return load(block + (i * kAcross + j) * kPlace<Form>); },
             [&](int i, int j, Vector value) { store_to(corner + i * row + j * channels + c, value); });
     }
   };
@@ -416,7 +421,10 @@ float* scratch(int which, int64_t size) {
   return memory[which].make_room(size);
 }
 
-bool is_square(const Images& images, int64_t outputs) { return images.channels == kLanes && outputs == kLanes; }
+// One vector to one vector, of 16 channels: native.py asks for no fewer.
+bool is_square(const Images& images, int64_t outputs) {
+  return kLanes == 16 && images.channels == kLanes && outputs == kLanes;
+}
 
 // Fewer than 32 channels or outputs lose more by the transforms than the products gain, unless both are one vector.
 template <typename Form>
@@ -426,20 +434,19 @@ bool suits(const Images& images, int64_t size, int64_t stride, int64_t outputs) 
          (is_square(images, outputs) || std::min(images.channels, outputs) >= 32);
 }
 
-// How many tiles are worked on at a time: so few that all of their places stay in a core's second cache (2 MB: up to some
-// 200 channels), but with more channels enough to be worth the reading of their weights.
+// How many tiles are worked on at a time: by F(4x4, 3x3) so few that all of their places stay in a core's second cache
+// (2 MB: up to some 200 channels), but with more channels enough to be worth the reading of their weights.
 template <typename Form>
 int64_t tiles_together(const Images& images, int64_t outputs) {
-  const bool wide = Form::kStride == 1 && std::max(images.channels, outputs) > 256;
-  return Form::kOut == 2 || wide ? kRoom : kRoom / 2;
+  const bool few = Form::kStride == 1 && Form::kOut == 4 && std::max(images.channels, outputs) <= 256;
+  return few ? Form::kRoom / 2 : Form::kRoom;
 }
 constexpr int64_t kSquareTiles = 8;  // the same with weights in registers, for the nearest cache
 
 template <typename Form>
 void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, const float* kernel, float* to,
               int64_t height, int64_t width, int64_t outputs, bool transposed) {
-  constexpr int kIn = Form::kIn, kOut = Form::kOut, kAcross = Form::kAcross, kWeights = Form::kWeights;
-  constexpr int64_t kBlock = kPlaces<Form> * kPlace;
+  constexpr int kWeights = Form::kWeights;
   const int64_t channels = images.channels, blocks = channels / kLanes;
   const Weights weights(kWeights * kWeights * blocks, kLanes, outputs);  // of each weight the blocks of channels in order
   in_parallel(pool, outputs / kLanes, [&](int64_t vector) {
@@ -459,26 +466,31 @@ void winograd(ffi::ThreadPool& pool, const Images& images, const float* from, co
   });
   const bool square = is_square(images, outputs);
   const int64_t together = square ? kSquareTiles : tiles_together<Form>(images, outputs);
-  const Tiles read{images.batch, images.height, images.width, kSide<Form>}, written{images.batch, height, width, kOut};
-  const std::vector<float> zeros(kIn * channels);
+  const Tiles read{images.batch, images.height, images.width, kSide<Form>};
+  const Tiles written{images.batch, height, width, Form::kOut};
+  const std::vector<float> zeros(Form::kIn * channels);
   Pixels rows;  // of a matrix of as many rows
   for (int64_t t = 0; t < together; ++t) rows.from.push_back(t * kLanes), rows.to.push_back(t * kLanes);
   std::vector<std::vector<Tap>> taps(kPlaces<Form>);
   for (int k = 0; k < kPlaces<Form>; ++k)
-    for (int64_t b = 0; b < blocks; ++b) taps[k].push_back({b * kBlock + k * kPlace, weight<Form>(k) * blocks + b});
+    for (int64_t b = 0; b < blocks; ++b)
+      taps[k].push_back({b * kBlock<Form> + k * kPlace<Form>, weight<Form>(k) * blocks + b});
   // As many items as there are cores, or twice, ...: cores that are alike end together.
   const int64_t round = together * cores(pool), items = (read.all() + round - 1) / round * cores(pool);
   in_parallel(pool, items, [&](int64_t item) {
     const int64_t first = read.all() * item / items, count = read.all() * (item + 1) / items - first;
-    float *spread = scratch(0, blocks * kBlock), *products = scratch(1, outputs / kLanes * kBlock);
-    to_blocks<Form::spread_input, kIn, Form::kBefore, Form::kBehind, kAcross>(
-        read, first, count, cores(pool) * count, channels, from, zeros.data(), spread);
-    for (int k = 0; k < kPlaces<Form>; ++k)
+    float *spread = scratch(0, blocks * kBlock<Form>), *products = scratch(1, outputs / kLanes * kBlock<Form>);
+    const int64_t ahead = cores(pool) * count;  // this core's next item, if all of them take turns
+    to_blocks<Form, Form::spread_input, Form::kIn, Form::kBefore, Form::kBehind>(
+        read, first, count, ahead, channels, from, zeros.data(), spread);
+    for (int k = 0; k < kPlaces<Form>; ++k) {
+      float* product = products + k * kPlace<Form>;
       if (square)
-        multiply_square(spread + k * kPlace, products + k * kPlace, count, weights.at(weight<Form>(k), 0, 0));
+        multiply_square(spread + k * kPlace<Form>, product, count, weights.at(weight<Form>(k), 0, 0));
       else
-        multiply_all(spread, products + k * kPlace, rows, count, taps[k], weights, kBlock);
-    from_blocks<Form::gather_output, kAcross, kOut>(written, first, count, outputs, products, to);
+        multiply_all(spread, product, rows, count, taps[k], weights, kBlock<Form>);
+    }
+    from_blocks<Form>(written, first, count, outputs, products, to);
   });
 }
 
@@ -549,6 +561,7 @@ ffi::Error Correlate(ffi::ThreadPool pool, Array x, Array kernel, Result y, int6
 // --- The gradient by the kernel ------------------------------------------------------------------------------------
 
 // Pixels, or tiles, as an array holds them: from one to the next, and from one vector of their channels to the next.
+// at(c + q) is at(c) + at(q) where c begins a vector, or c and c + q lie in one.
 struct Steps {
   int64_t pixel, vector;
   int64_t at(int64_t channel) const { return channel / kLanes * vector + channel % kLanes; }
@@ -603,7 +616,7 @@ void accumulate_all(const Rows& rows, size_t begin, size_t end, int64_t offset, 
 }
 
 // Every core sums over its own share of the images; the shares are then added in order, so that as many cores always
-// round alike.
+// round alike. Of how many tiles a share has depends the form, too.
 struct Shares {
   int64_t batch, count, entries;
   Floats memory;
@@ -628,26 +641,27 @@ struct Shares {
 template <typename Form>
 void winograd_kernel_gradient(ffi::ThreadPool& pool, const Images& images, const float* from, const float* gradients,
                               float* to, int64_t height, int64_t width, int64_t outputs) {
-  constexpr int kIn = Form::kIn, kOut = Form::kOut, kAcross = Form::kAcross, kWeights = Form::kWeights;
-  constexpr int64_t kBlock = kPlaces<Form> * kPlace;
+  static_assert(kSide<Form> == Form::kStride * Form::kOut);  // not so in a form of the gradient by the input
+  constexpr int kWeights = Form::kWeights;
   const int64_t together = tiles_together<Form>(images, outputs);
   const int64_t channels = images.channels, matrix = channels * outputs;
   const Shares shares(pool, images.batch, kWeights * kWeights * matrix);
-  const Tiles read{images.batch, images.height, images.width, kSide<Form>}, met{images.batch, height, width, kOut};
-  const std::vector<float> zeros(kIn * channels);
+  const Tiles read{images.batch, images.height, images.width, kSide<Form>}, met{images.batch, height, width, Form::kOut};
+  const std::vector<float> zeros(Form::kIn * channels);
   in_parallel(pool, shares.count, [&](int64_t share) {
     float* sum = shares.zeroed(share);
-    float *spread = scratch(0, channels / kLanes * kBlock), *others = scratch(1, outputs / kLanes * kBlock);
+    float *spread = scratch(0, channels / kLanes * kBlock<Form>), *others = scratch(1, outputs / kLanes * kBlock<Form>);
     const int64_t end = shares.begin(share + 1) * read.in_one();
     for (int64_t first = shares.begin(share) * read.in_one(); first < end; first += together) {
       const int64_t count = std::min(together, end - first);
-      to_blocks<Form::spread_input, kIn, Form::kBefore, Form::kBehind, kAcross>(
+      to_blocks<Form, Form::spread_input, Form::kIn, Form::kBefore, Form::kBehind>(
           read, first, count, count, channels, from, zeros.data(), spread);
-      to_blocks<Form::spread_gradient, kOut, 0, 0, kAcross>(met, first, count, count, outputs, gradients, nullptr,
-                                                            others);
+      to_blocks<Form, Form::spread_gradient, Form::kOut, 0, 0>(met, first, count, count, outputs, gradients, nullptr,
+                                                              others);
+      const Steps steps{kLanes, kBlock<Form>};
       for (int k = 0; k < kPlaces<Form>; ++k) {
-        const Rows rows{{spread + k * kPlace}, {others + k * kPlace}, count, channels, outputs, {kLanes, kBlock},
-                        {kLanes, kBlock}};
+        const int64_t place = k * kPlace<Form>;
+        const Rows rows{{spread + place}, {others + place}, count, channels, outputs, steps, steps};
         accumulate_all(rows, 0, 1, 0, sum + weight<Form>(k) * matrix);
       }
     }
