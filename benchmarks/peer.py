@@ -99,7 +99,7 @@ def measure(config, views: Iterator, refill: Callable, gpu: bool, quick: bool) -
     contenders = {"ours": compiled(config, steps, size=IMAGES).run}
     for name in formats:
         contenders[name] = their_chunk(config, views, refill, steps, name, gpu)
-    times = common.alternate(contenders, repeats=3)
+    times = common.alternate(contenders, repeats=5)
     ours, images = times["ours"], steps * config.batch_size
     return [
         {
