@@ -26,9 +26,6 @@ from ssl_jax.models.layers import Norm, conv
 from ssl_jax.runtime import cache_directory
 from ssl_jax.runtime.cache_directory import private_folder
 
-# Error over the largest number: 3.9e-6 is the most that five draws of some shapes have, by 4x4
-# tiles where 288 channels are summed.
-BOUND = 5e-6
 # (batch, height, width, inputs, outputs, kernel size, stride). A kernel's gradient by 4x4 tiles
 # takes 32 of them for each thread, and no more than 512.
 SHAPES = {
@@ -60,6 +57,13 @@ SHAPES = {
     "one image": (1, 5, 7, 16, 32, 3, 1),
     "left to XLA": (4, 8, 6, 5, 7, 3, 2),
 }
+
+
+def bound(shape):
+    """The largest error, over the largest number: sums of 288 channels by 4x4 tiles have up to
+    3.9e-6 in five draws.
+    """
+    return 3e-6 if max(shape[3:5]) <= 256 else 5e-6
 
 
 def draw(shape, seed=0):
@@ -112,7 +116,7 @@ def test_value_and_gradients_by_definition(shape):
         (value, *pull(gradient)), by_definition(x, kernel, gradient, shape[-1]), strict=True
     ):
         chex.assert_shape(got, expected.shape)
-        assert np.max(np.abs(got - expected)) < BOUND * np.max(np.abs(expected))
+        assert np.max(np.abs(got - expected)) < bound(shape) * np.max(np.abs(expected))
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -130,7 +134,7 @@ def test_value_and_gradients_of_xla(shape):
     for got, expected in zip(
         (value, *pull(gradient)), (theirs, *their_pull(gradient)), strict=True
     ):
-        atol = 2 * BOUND * float(jnp.max(jnp.abs(expected)))
+        atol = 2 * bound(shape) * float(jnp.max(jnp.abs(expected)))  # XLA errs, too
         chex.assert_trees_all_close(got, expected, atol=atol)
 
 

@@ -430,15 +430,14 @@ bool is_square(const Images& images, int64_t outputs) {
 template <typename Form>
 bool suits(const Images& images, int64_t size, int64_t stride, int64_t outputs) {
   return size == 3 && stride == Form::kStride && images.height % kSide<Form> == 0 && images.width % kSide<Form> == 0 &&
-         images.channels % kLanes == 0 && outputs % kLanes == 0 &&
-         (is_square(images, outputs) || std::min(images.channels, outputs) >= 32);
+         images.channels % kLanes == 0 && (is_square(images, outputs) || std::min(images.channels, outputs) >= 32);
 }
 
 // How many tiles are worked on at a time: by F(4x4, 3x3) so few that all of their places stay in a core's second cache
 // (2 MB: up to some 200 channels), but with more channels enough to be worth the reading of their weights.
 template <typename Form>
 int64_t tiles_together(const Images& images, int64_t outputs) {
-  const bool few = Form::kStride == 1 && Form::kOut == 4 && std::max(images.channels, outputs) <= 256;
+  const bool few = std::is_same_v<Form, FourByFour> && std::max(images.channels, outputs) <= 256;
   return few ? Form::kRoom / 2 : Form::kRoom;
 }
 constexpr int64_t kSquareTiles = 8;  // the same with weights in registers, for the nearest cache
@@ -597,7 +596,7 @@ void accumulate(const Rows& rows, size_t begin, size_t end, int64_t offset, int6
     }
 }
 
-// All channels: kInputs at a time, and the rest one by one.
+// All channels: kInputs at a time, then 4, and the rest one by one.
 template <int kInputs, int kVectors>
 void accumulate_channels(const Rows& rows, size_t begin, size_t end, int64_t offset, int64_t d, float* to) {
   int64_t c = 0;
