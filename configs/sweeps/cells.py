@@ -167,10 +167,45 @@ FAMILY = [
     )
 ]
 
+
+def rescues(scale: str) -> dict[str, dict]:
+    """Changes of DirectPred without a target average, one field each, which might keep it from
+    collapse. "memory_N": F is a mean over about so many batches, 1 / (1 - rho).
+    """
+    base = BASES[scale].get_config()
+    rate, decay = base.optimizer.learning_rate, base.optimizer.weight_decay
+    eps = base.predictor.eps
+    return {
+        "eps_none": {"predictor.eps": 0.0},
+        "eps_tenth": {"predictor.eps": eps / 10},
+        "eps_fivefold": {"predictor.eps": 5 * eps},
+        "eps_literal": {"predictor.eps_mode": "literal"},
+        "memory_1": {"predictor.rho": 0.0},
+        "memory_10": {"predictor.rho": 0.9},
+        "memory_100": {"predictor.rho": 0.99},
+        "centred": {"predictor.centre": True},
+        "every_5": {"predictor.every": 5},
+        "rate_tenth": {"optimizer.learning_rate": rate / 10},
+        "rate_threefold": {"optimizer.learning_rate": 3 * rate},
+        "decay_none": {"optimizer.weight_decay": 0.0},
+        "decay_tenth": {"optimizer.weight_decay": decay / 10},
+        "decay_fivefold": {"optimizer.weight_decay": 5 * decay},
+    }
+
+
+NOEMA = [cell("directpred_noema", all=method("directpred_noema"))] + [
+    cell(
+        f"directpred_noema-{name}",
+        all=method("directpred_noema", f"directpred_noema-{name}"),
+        **{scale: rescues(scale)[name] for scale in SCALES},
+    )
+    for name in rescues("mini")
+]
+
 TABLES: dict[str, list[Cell]] = {
     name: [BUILD.get(name, plain_cell)(published.cell) for published in cells]
     for name, cells in PUBLISHED.items()
-} | {"optimisers": OPTIMISERS, "decay_ssl": DECAY_SSL, "family": FAMILY}
+} | {"optimisers": OPTIMISERS, "decay_ssl": DECAY_SSL, "family": FAMILY, "noema": NOEMA}
 # What a whole table changes of the scale's base, for all its cells.
 RATES = {
     "optimizer.learning_rate": 0.2,
