@@ -1,4 +1,4 @@
-"""What frees DirectPred without a target average: one field changed at a time.
+"""What frees DirectPred without a target average: one field changed at a time, then two.
 
 python launch.py --config configs/sweeps/noema.py --workdir runs/noema
 [--config.scale=mini|midi|full]
