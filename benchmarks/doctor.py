@@ -33,7 +33,7 @@ from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.losses import OBJECTIVES
 from ssl_jax.models import MLPHead, make_encoder, make_network
 from ssl_jax.optim import make_optimizer
-from ssl_jax.predictors import make_predictor
+from ssl_jax.predictors import make_predictor, recent_correlation
 from ssl_jax.train.pretrain import make_pretrain_step
 from ssl_jax.train.state import init_key, init_state
 
@@ -326,7 +326,7 @@ def make_run(program: Program, image: jax.Array, index: np.ndarray, seed: int) -
         def row(state, indices):
             state, metrics = jax.lax.scan(one, state, indices)
             matrix = predictor.matrix(state.params["predictor"])
-            signs = collapse_signs(state.memory["correlation"], matrix)
+            signs = collapse_signs(recent_correlation(state.memory), matrix)
             last = {name: metrics[name][-1] for name in ("loss", "relative_spread")}
             return state, last | signs | {"step": state.step}
 

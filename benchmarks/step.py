@@ -37,7 +37,7 @@ from ssl_jax.data.batches import load, make_feed
 from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.linalg import second_moment
 from ssl_jax.models import MLPHead, make_encoder
-from ssl_jax.predictors import make_predictor
+from ssl_jax.predictors import make_predictor, recent_correlation
 from ssl_jax.train.parallel import steps_per_call
 from ssl_jax.train.pretrain import average, example_keys
 
@@ -127,7 +127,9 @@ def parts_around(config: Any) -> dict[str, Part]:
     correlate = jax.jit(functools.partial(correlate_and_update, parts))
     matrix = parts.predictor.matrix
     signs = jax.jit(
-        lambda state: collapse_signs(state.memory["correlation"], matrix(state.params["predictor"]))
+        lambda state: collapse_signs(
+            recent_correlation(state.memory), matrix(state.params["predictor"])
+        )
     )
     return {
         "input": repeated(lambda: gather(resident, next_batch(plan))),

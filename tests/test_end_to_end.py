@@ -7,6 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from ssl_jax import launch
 from ssl_jax.tasks import training
 from ssl_jax.workdir import metrics_csv
 from ssl_jax.workdir.checkpoints import steps_in
+from ssl_jax.workdir.dynamics_npz import read_dynamics
 
 ROOT = Path(__file__).parent.parent
 PROBE = """
@@ -161,6 +163,23 @@ def test_other_probes_of_a_finished_run(run, no_training):
     assert "ridge_accuracy" not in result_of(run) and "random_init_knn_accuracy" not in result_of(
         run
     )
+
+
+@pytest.mark.slow
+def test_how_long_f_is_remembered_changes_nothing_that_is_measured(tmp_path, monkeypatch):
+    """Of a run whose predictor, a learned one, does not use F."""
+    monkeypatch.chdir(ROOT)
+    runs = tmp_path / "short", tmp_path / "long"
+    for run, rho in zip(runs, (0.3, 0.9), strict=True):
+        assert command("quickstart", run, *TINY, "dynamics.every=2", f"predictor.rho={rho}") == 0
+    times = dict.fromkeys(("seconds", "images_per_second"), 0.0)
+    rows = [[row | times for row in metrics_csv.read_rows(run / "metrics.csv")] for run in runs]
+    chex.assert_trees_all_equal(*rows)
+    records = [read_dynamics(run) for run in runs]
+    chex.assert_trees_all_equal(*records)
+    assert np.isfinite(records[0]["view_correlation"][-1]).all()
+    one, other = (result_of(run)["correlation_eigenvalues"] for run in runs)
+    assert one == other
 
 
 def test_views_writes_its_picture_alone(run, tmp_path):

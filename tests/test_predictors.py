@@ -14,7 +14,7 @@ from suites import check_predictor
 
 from ssl_jax.errors import UserError
 from ssl_jax.linalg import frobenius_norm, from_spectrum, symmetric_eigh
-from ssl_jax.predictors import KINDS, in_closed_form, make_predictor
+from ssl_jax.predictors import KINDS, in_closed_form, make_predictor, recent_correlation
 from ssl_jax.predictors.direct import NORMS, direct_copy, direct_pred, direct_set, optimal
 
 DIM = 12
@@ -286,6 +286,24 @@ def test_in_closed_form_writes_at_every_step_unless_told_otherwise():
         params, memory = predictor.update(marked, memory, jnp.float32(correlation(step)), step)
         chex.assert_trees_all_close(memory["correlation"], np.float32(average), atol=1e-5)
         chex.assert_trees_all_close(predictor.matrix(params), 2 * memory["correlation"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.51, 0.99])
+def test_what_is_recent_is_of_the_last_batches_however_long_the_memory(kind, rho):
+    predictor = make_predictor(kind, DIM, rho=rho)
+    params, memory = predictor.init(jax.random.key(0))
+    pairs = [projections(step) for step in range(6)]
+    for step, (z, t) in enumerate(pairs):
+        if predictor.observe:
+            memory = predictor.observe(memory, z, t, step, suites.alone)
+        params, memory = predictor.update(params, memory, jnp.float32(second(z)), step)
+    batches = [second(z) for z, _ in pairs]
+    chex.assert_trees_all_close(
+        memory["correlation"], np.float32(averaged(batches, rho)), atol=1e-5
+    )
+    recent = averaged(batches, 0.3 if rho > 0.5 else rho)
+    chex.assert_trees_all_close(recent_correlation(memory), np.float32(recent), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "linear"])

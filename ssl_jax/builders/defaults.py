@@ -120,7 +120,8 @@ def default_config() -> Config:
     # (direct_copy's) | trace | none
     config.predictor.norm = "max"
     config.predictor.ridge = 0.01  # optimal: in units of the correlation's mean eigenvalue
-    config.predictor.rho = 0.3  # how much of the old correlation is kept each step
+    # how much of the old correlation is kept each step; above 0.5 what is measured keeps 0.3
+    config.predictor.rho = 0.3
 
     config.target = ConfigDict()
     config.target.tau = 0.996  # 0: no average, the target is the online network (SimSiam)

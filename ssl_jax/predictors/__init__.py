@@ -7,6 +7,15 @@ from ssl_jax.predictors.predictor import (
     in_closed_form,
     make_predictor,
     options_of,
+    recent_correlation,
 )
 
-__all__ = ["KINDS", "Memory", "Predictor", "in_closed_form", "make_predictor", "options_of"]
+__all__ = [
+    "KINDS",
+    "Memory",
+    "Predictor",
+    "in_closed_form",
+    "make_predictor",
+    "options_of",
+    "recent_correlation",
+]

@@ -2,8 +2,10 @@
 
 `memory` has "correlation": F (D, D), the running average of the projections' correlation, uncentred
 (Tian et al. 2021, section 5; Höppe et al. 2022 eq. 7). The closed forms need it, and every kind
-keeps it, since its spectrum is what tells learning from collapse. Some kinds average more of each
-batch (`AVERAGED`), by the same rule.
+keeps it, since its spectrum is what tells learning from collapse. Where `rho` makes that memory
+long, "recent" has the same average over the last batches, which `recent_correlation` returns: a
+collapse must not hide behind old batches. Some kinds average more of each batch (`AVERAGED`), by
+F's rule.
 """
 
 # JAX and its relatives leave the types of arrays' members, and of functions over them, unknown.
@@ -32,7 +34,7 @@ from ssl_jax.predictors.direct import (
 from ssl_jax.predictors.learned import symmetrise_linear, symmetrise_mlp
 from ssl_jax.types import Mean, Params
 
-Memory = dict[str, jax.Array]  # "correlation": F (D, D), and what of `AVERAGED` the kind keeps
+Memory = dict[str, jax.Array]  # "correlation", "recent" (D, D), and what of `AVERAGED` is kept
 Pair = tuple[jax.Array, jax.Array]  # one array (B, D) of each view
 Step = jax.Array | int  # the 0-based number of an optimizer step
 Init = Callable[[jax.Array], tuple[Params, Memory]]  # init(key) -> (params, memory)
@@ -42,6 +44,8 @@ Update = Callable[[Params, Memory, jax.Array, Step], tuple[Params, Memory]]
 Observe = Callable[[Memory, Pair, Pair, Step, Mean], Memory]
 Regulate = Callable[[Params, Memory, Step], Params]  # regulate(params, memory, step) -> params
 Write = Callable[[jax.Array], jax.Array]  # write(F (D, D)) -> W_p (D, D)
+RECENT_RHO = 0.3  # of "recent", the published rho of F: a memory of 1.4 batches
+LONG_RHO = 0.5  # above it, more than two batches, "recent" is kept beside F
 # What a kind may average beside F, by its name in the memory: statistic(z, t) of the projections of
 # both views and of the target's, (B, D) each.
 AVERAGED: dict[str, Callable[[Pair, Pair], jax.Array]] = {
@@ -109,6 +113,11 @@ def make_predictor(kind: str, dim: int, **options: Any) -> Predictor:
     if dim < 1:
         raise UserError(f"projector.out: got {dim}, takes a whole number of at least 1")
     return function(dim, **options)
+
+
+def recent_correlation(memory: Memory) -> jax.Array:
+    """Return the projections' correlation (D, D) over the last batches: F where rho is small."""
+    return memory.get("recent", memory["correlation"])
 
 
 def options_of(kind: str) -> frozenset[str]:
@@ -395,15 +404,17 @@ def _with_memory(
     """
     if not 0 <= rho < 1:
         raise UserError(f"predictor.rho: got {rho}, takes a number in [0, 1)")
+    averages = {"correlation": rho} | ({"recent": RECENT_RHO} if rho > LONG_RHO else {})
 
     def init(key: jax.Array) -> tuple[Params, Memory]:
-        return init_params(key), {"correlation": jnp.zeros((dim, dim))}
+        return init_params(key), {name: jnp.zeros((dim, dim)) for name in averages}
 
     def update(
         params: Params, memory: Memory, corr: jax.Array, step: Step
     ) -> tuple[Params, Memory]:
-        correlation = _averaged(memory["correlation"], corr, rho, step)
-        memory = memory | {"correlation": correlation}
+        memory = memory | {
+            name: _averaged(memory[name], corr, kept, step) for name, kept in averages.items()
+        }
         return regulate(params, memory, step), memory
 
     return init, update

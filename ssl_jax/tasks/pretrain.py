@@ -23,6 +23,7 @@ from ssl_jax.diagnosis.history import facts_of
 from ssl_jax.dynamics.collapse import collapse_signs
 from ssl_jax.dynamics.measure import measure_spectra, measure_weights
 from ssl_jax.linalg import symmetric_eigh
+from ssl_jax.predictors import recent_correlation
 from ssl_jax.probes import accuracies, label_free
 from ssl_jax.reports import run_figures
 from ssl_jax.reports.figure import optional
@@ -134,7 +135,9 @@ def make_job(
     matrix = parts.predictor.matrix
     views = make_views(parts.recipe, dataset.side)
     signs_of = jax.jit(
-        lambda state: collapse_signs(state.memory["correlation"], matrix(state.params["predictor"]))
+        lambda state: collapse_signs(
+            recent_correlation(state.memory), matrix(state.params["predictor"])
+        )
     )
     probe = config.probe
 
@@ -197,7 +200,9 @@ def make_track(matrix: Callable[[Params], jax.Array]) -> Callable[[PretrainState
     def track(state: PretrainState) -> Record:
         # The spectra on one device, from the host: eigenvalues of a matrix that is not symmetric
         # are taken there.
-        corr, w = jax.device_get((state.memory["correlation"], matrix(state.params["predictor"])))
+        corr, w = jax.device_get(
+            (recent_correlation(state.memory), matrix(state.params["predictor"]))
+        )
         record = jax.device_get(spectra(corr, w) | weights(state.params, state.target))
         own = (
             "predictor_eigenvalues",
@@ -240,7 +245,7 @@ def finish(
     if not is_writer():
         return
     rows = metrics_csv.read_rows(out / "metrics.csv")
-    last, eigenvalues = rows[-1], symmetric_eigh(state.memory["correlation"])[0][::-1]
+    last, eigenvalues = rows[-1], symmetric_eigh(recent_correlation(state.memory))[0][::-1]
     diagnosis = history.examine(rows, facts_of(config.to_dict(), int(state.step)), out)
     result = (
         {"task": "pretrain"}

@@ -22,7 +22,7 @@ from ssl_jax.linalg import second_moment
 from ssl_jax.losses import OBJECTIVES, Pair, PairLoss
 from ssl_jax.models import Network
 from ssl_jax.optim import Optimizer, Schedule
-from ssl_jax.predictors import Predictor
+from ssl_jax.predictors import Predictor, recent_correlation
 from ssl_jax.train.accumulate import in_micro_batches
 from ssl_jax.train.state import PretrainState
 from ssl_jax.types import Batch, Mean, Metrics, Params, PyTree, Scalar, Step
@@ -133,7 +133,7 @@ def make_pretrain_step(
         if tracked:
             due = (state.step + 1) % tracked == 0
             metrics |= measure_step(grads, updates, z, t, corr, mean)
-            metrics |= measure_views(memory["correlation"], z, due, mean)
+            metrics |= measure_views(recent_correlation(memory), z, due, mean)
         return PretrainState(
             state.step + 1, params, mean(stats), target, opt_state, memory
         ), metrics

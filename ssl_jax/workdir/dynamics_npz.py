@@ -17,8 +17,9 @@ batch):
     asymmetry, asymmetry_l1, effective_rank, commutator, commutator_relative (T,)
                                            `dynamics.measure.measure_spectra`
 
-The spectra are of F, the running average that the run keeps of its projections' correlation, and of
-W_p; a two-layer predictor stands for W_p as the product of its matrices.
+The spectra are of F, the running average that the run keeps of its projections' correlation
+(`predictors.recent_correlation`), and of W_p; a two-layer predictor stands for W_p as the product
+of its matrices.
 """
 
 import io
