@@ -172,8 +172,8 @@ def rescues(scale: str) -> dict[str, dict]:
     """Changes of DirectPred without a target average which might keep it from collapse.
 
     "memory_N": F is a mean over about so many batches, 1 / (1 - rho). The first are of one field
-    each. The pairs were chosen after the first seed of these at mini scale: a long memory held the
-    rank up for half of the run, and a small rate or decay the accuracy.
+    each. The pairs were chosen after the first seed of these at mini scale, where no decay and a
+    tenth of the rate left the accuracy nearest to the untrained encoder's.
     """
     base = BASES[scale].get_config()
     rate, decay = base.optimizer.learning_rate, base.optimizer.weight_decay
@@ -195,11 +195,11 @@ def rescues(scale: str) -> dict[str, dict]:
         "decay_tenth": {"optimizer.weight_decay": decay / 10},
         "decay_fivefold": {"optimizer.weight_decay": 5 * decay},
     }
-    pairs = [
-        (memory, other)
-        for memory in ("memory_100", "memory_1000")
-        for other in ("rate_tenth", "decay_none", "decay_tenth")
-    ]
+    pairs = (
+        ("rate_tenth", "decay_none"),
+        ("memory_1000", "rate_tenth"),
+        ("memory_1000", "decay_none"),
+    )
     return single | {f"{one}-{two}": single[one] | single[two] for one, two in pairs}
 
 
