@@ -141,7 +141,7 @@ def test_the_front_figure_is_of_the_stored_results(tmp_path):
     ]
     for name, method in (("healthy", "byol"), ("collapsing", "simsiam_sym")):
         run = json.loads(
-            (ROOT / "results" / "table1" / "mini" / method / "seed-0.json").read_text()
+            (ROOT / "results" / "table1" / "midi" / method / "seed-0.json").read_text()
         )
         last = np.sort(run["dynamics"]["history"]["corr_eigenvalues"][-1])[::-1]
         np.testing.assert_allclose(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "quickstart.json"
 FULL = "table1/full/byol/seed-0.json"
-HEALTHY, COLLAPSING = "table1/mini/byol/seed-0.json", "table1/mini/simsiam_sym/seed-0.json"
+HEALTHY, COLLAPSING = "table1/midi/byol/seed-0.json", "table1/midi/simsiam_sym/seed-0.json"
 PUBLISHED = 0.842  # BYOL's linear accuracy, Höppe et al. 2022, table 1
 SHOWN = 12  # eigenvalues, the largest
 HISTORY = {"step": [NUMBER], "corr_eigenvalues": [CURVE]}  # a record without them: [null, ...]
@@ -75,11 +75,12 @@ def draw(results: Path, path: Path) -> dict[str, np.ndarray]:
         step, drawn[name] = spectrum_shares(run["dynamics"]["history"])
         axis.semilogy(step, drawn[name][:, 1:], color="0.6", lw=0.9)
         axis.semilogy(step, drawn[name][:, 0], color=BLUE, lw=2)
-        axis.set(ylim=(1e-6, 2), xlabel="step")
-        axis.set_title(f"{title}\ndoctor: {label(run['state'])}", fontsize=9)
+        axis.set(ylim=(1e-6, 2), xlabel="step (ResNet-18 of width 16)")
+        accuracy = f"{100 * run['linear_accuracy']:.1f} %"
+        axis.set_title(f"{title}\n{accuracy}, doctor: {label(run['state'])}", fontsize=9)
         axis.grid(alpha=0.3)
     axes[1].set_ylabel(f"{SHOWN} largest eigenvalues of F,\nshare of the trace", fontsize=8)
-    save(figure, path, 95)
+    save(figure, path, 92)
     return drawn
 
 
@@ -124,7 +125,7 @@ def _bars(axis: "Axes", drawn: dict[str, np.ndarray]) -> None:
     axis.text(
         4.1,
         -0.2,
-        "CIFAR-10,\nlinear probe",
+        "CIFAR-10, ResNet-18,\nlinear probe",
         va="top",
         ha="center",
         transform=axis.get_xaxis_transform(),
