@@ -559,6 +559,8 @@ def test_the_law_is_asked_only_of_what_it_is_about(make):
     clipped = {"predictor.eps_mode": "clipped"}
     two = read_run(at_rest(make, "clipped/direct_pred", "direct_pred", c, 0.5 * c, c, **clipped))
     assert cosine_law.compare(one) is None and cosine_law.compare(two).law is None
+    long = read_run(at_rest(make, "long", "direct_pred", c, c, c, **{"predictor.rho": 0.9}))
+    assert cosine_law.compare(long).law is None  # written from an F that is not recorded
     centred = {"predictor.centre": True, "loss": "iso_cosine"}
     three = read_run(at_rest(make, "centred/direct_pred", "direct_pred", c, c, c, **centred))
     assert cosine_law.compare(three).law is None

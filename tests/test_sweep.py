@@ -97,6 +97,17 @@ def test_cells_are_what_their_single_configurations_are():
         )
 
 
+@pytest.mark.parametrize("scale", BASES)
+def test_what_might_free_directpred_is_one_field_each(scale):
+    """Of the pairs two; no two cells are the same run."""
+    cells = [config_of("noema", scale, cell.name).to_dict() for cell in TABLES["noema"]]
+    first, *others = map(flatten, cells)
+    changes = [{k: v for k, v in one.items() if v != first[k] and k != "method"} for one in others]
+    names = [cell.name.split("-")[1:] for cell in TABLES["noema"][1:]]
+    assert [len(change) for change in changes] == [len(name) for name in names]
+    assert len({str(change) for change in changes}) == len(changes)
+
+
 def rates(config) -> tuple:
     optimizer = config.optimizer
     own = optimizer.predictor

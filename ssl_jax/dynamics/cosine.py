@@ -17,9 +17,10 @@ directions changes no expectation. All that is left is a number of each mode:
     mean (D,)      of the views there; not 0 in one mode at most. A mode that is all mean has A = 0
                    and counts as one with c = 1.
 
-F, the correlation of projections that a run keeps and that predictors in closed form are computed
-from, is of noisy views. Its eigenvalue is f = s (A + mean²), and that is `f` here; the theory of
-mean views has c f instead. A mode's share c is then v·E[z₁ z₂ᵀ]v / v·F v for its eigenvector v.
+F, the correlation of projections that a run records and that predictors in closed form are computed
+from (of a long memory from another F, see `predictors.recent_correlation`), is of noisy views. Its
+eigenvalue is f = s (A + mean²), and that is `f` here; the theory of mean views has c f instead. A
+mode's share c is then v·E[z₁ z₂ᵀ]v / v·F v for its eigenvector v.
 
 Exact, for Gaussian views. With 1/|u| = π^(-1/2) ∫ t^(-1/2) exp(-t |u|²) dt, twice, E cos is a
 double integral over the Gaussian's generating function. Of a mode with var u = U, var z = Z,

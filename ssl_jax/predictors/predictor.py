@@ -78,7 +78,7 @@ class Predictor(NamedTuple):
     linear: bool = True
     # observe(memory, z, t, step, mean) -> memory, called once before each `update` with the
     # projections and the target's of both views, (B, D) each, and the mean of a tree over all
-    # devices. None: F is all that is kept
+    # devices. None: of each batch the correlation alone is kept
     observe: Observe | None = None
 
 
@@ -399,7 +399,8 @@ def _with_memory(
 ) -> tuple[Init, Update]:
     """Return (init, update) of a predictor that keeps F_k = rho F_{k-1} + (1 - rho) C_k.
 
-    The first batch is stored as it is. `regulate(params, memory, step)` then has its way with the
+    The first batch is stored as it is. "recent" is kept by the same rule with its own rho, where
+    this one is long. `regulate(params, memory, step)` then has its way with the
     parameters.
     """
     if not 0 <= rho < 1:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ssl_jax.dynamics import cosine
+from ssl_jax.predictors.predictor import LONG_RHO
 from ssl_jax.reports import pyplot as plt
 from ssl_jax.reports.compare.figures import panels
 from ssl_jax.reports.dynamics.figures import DPI, PROXY, Run, draw_nothing, ranks
@@ -97,8 +98,9 @@ def compare(run: Run, share: float = LAST) -> Comparison | None:
     with np.errstate(divide="ignore", invalid="ignore"):
         p = p / cosine.level(p, f, c)
     predictor = run.config["predictor"]
-    # a centred predictor has other eigenvectors than F, which is not
-    of_kind = None if predictor["centre"] else LAWS.get(predictor["kind"])
+    # a predictor that is centred, or remembers long, is of another F than the recorded one
+    other = predictor["centre"] or predictor["rho"] > LONG_RHO
+    of_kind = None if other else LAWS.get(predictor["kind"])
     found = of_kind(c, f, predictor) if of_kind else None
     law, size = (None, f.max()) if found is None else found
     return Comparison(c, p, f / size if size > 0 else f, law)

@@ -40,10 +40,7 @@ def fit_run(run: Run, integrates: bool) -> Fit:
     c, a = run.config, run.arrays
     kind, optimizer = c["predictor"]["kind"], c["optimizer"]
     if run.predictor.closed_form:
-        return Fit(
-            f"{kind} writes W_p down from F's eigenvectors: the predictor follows no flow, and p "
-            "is a function of s"
-        )
+        return Fit(f"{kind} writes W_p down from F's eigenvectors: the predictor follows no flow")
     if optimizer["name"] not in DESCENT:
         return Fit(
             "the theory is the flow of gradient descent, and this run's optimizer is "
