@@ -165,7 +165,8 @@ def three_steps(predictor):
     params, memory = predictor.init(jax.random.key(0))
     pairs = [projections(step) for step in range(3)]
     for step, (z, t) in enumerate(pairs):
-        memory = predictor.observe(memory, z, t, step, suites.alone)
+        if predictor.observe:
+            memory = predictor.observe(memory, z, t, step, suites.alone)
         params, memory = predictor.update(params, memory, jnp.float32(second(z)), step)
     return params, memory, pairs
 
@@ -291,13 +292,7 @@ def test_in_closed_form_writes_at_every_step_unless_told_otherwise():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.51, 0.99])
 def test_what_is_recent_is_of_the_last_batches_however_long_the_memory(kind, rho):
-    predictor = make_predictor(kind, DIM, rho=rho)
-    params, memory = predictor.init(jax.random.key(0))
-    pairs = [projections(step) for step in range(6)]
-    for step, (z, t) in enumerate(pairs):
-        if predictor.observe:
-            memory = predictor.observe(memory, z, t, step, suites.alone)
-        params, memory = predictor.update(params, memory, jnp.float32(second(z)), step)
+    _, memory, pairs = three_steps(make_predictor(kind, DIM, rho=rho))
     batches = [second(z) for z, _ in pairs]
     chex.assert_trees_all_close(
         memory["correlation"], np.float32(averaged(batches, rho)), atol=1e-5

@@ -136,7 +136,7 @@ def test_the_memory_of_a_step_is_counted_as_its_arrays_live():
 # What a member may have of its own; every kind has its predictor's numbers besides.
 NUMBERS = {
     "mlp": ({}, {}),
-    "linear": ({"rho": 0.3}, {"rho": 0.5}),
+    "linear": ({"rho": 0.6}, {"rho": 0.8}),
     "direct_pred": ({"eps": 0.1, "every": 2, "rho": 0.3}, {"eps": 0.3, "every": 2, "rho": 0.45}),
 }
 

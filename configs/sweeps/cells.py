@@ -207,7 +207,7 @@ def rescues(scale: str) -> dict[str, dict]:
 
 
 RESCUES = {scale: rescues(scale) for scale in SCALES}
-NOEMA = [cell("directpred_noema", all=method("directpred_noema"))] + [
+NOEMA = [plain_cell("directpred_noema")] + [
     cell(
         f"directpred_noema-{name}",
         all=method("directpred_noema", f"directpred_noema-{name}"),

@@ -23,7 +23,7 @@ class PretrainState(NamedTuple):
     stats: PyTree  # BatchNorm's running statistics of encoder and projector
     target: Params  # {"encoder", "projector"}, or {} where no average is kept
     opt_state: PyTree  # the optimizer's
-    memory: Memory  # the predictor's: the correlation F and the like
+    memory: Memory  # the predictor's: averages over batches, of which F is one
 
 
 def init_key(key: jax.Array) -> jax.Array:
